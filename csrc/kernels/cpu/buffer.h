@@ -1,0 +1,37 @@
+// Scratch memory that a thread reuses from one unit of work to the next.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "simd.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  // Room for `count` elements; vector accesses may run kSlackBytes past them. Contents do not survive growth.
+  T* reserve(int64_t count) {
+    if (count > capacity_) {
+      std::free(data_);
+      data_ = static_cast<T*>(std::malloc(count * sizeof(T) + kSlackBytes));
+      capacity_ = data_ ? count : 0;
+      if (!data_) throw std::bad_alloc();
+    }
+    return data_;
+  }
+
+ private:
+  static constexpr int64_t kSlackBytes = 128;
+  T* data_ = nullptr;
+  int64_t capacity_ = 0;
+};
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -1,0 +1,189 @@
+// Runs of codes between their packed form and a byte each, which is what the vector kernels work on.
+#pragma once
+
+#include "buffer.h"
+#include "simd.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+// A vector of codes written past the end of a block of them.
+inline constexpr int64_t kCodeSlack = 64;
+
+// The largest window the vector kernels take: its codes fit in a byte.
+inline constexpr int kMaxByteBits = 8;
+
+// Eight groups of eight codes, `Bits` packed bytes a group, to and from a byte each.
+template <int Bits>
+struct PackedGroups {
+  static constexpr int64_t kCodes = 64;
+  static constexpr int64_t kBytes = 8 * Bits;
+
+#if defined(__AVX512BW__)
+  static SEGEXT_INLINE void pack(const uint8_t* codes, uint8_t* packed) {
+    const auto words = fold_codes(load(reinterpret_cast<const uint64_t*>(codes)), Bits);
+    const __m512i folded = reinterpret_cast<__m512i>(words);
+    if constexpr (Bits == 1) {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(packed), _mm512_cvtepi64_epi8(folded));
+    } else if constexpr (Bits == 2) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(packed), _mm512_cvtepi64_epi16(folded));
+    } else if constexpr (Bits == 4) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(packed), _mm512_cvtepi64_epi32(folded));
+    } else {
+      _mm512_storeu_si512(packed, folded);
+    }
+  }
+
+  static SEGEXT_INLINE void unpack(const uint8_t* packed, uint8_t* codes) {
+    __m512i groups;
+    if constexpr (Bits == 1) {
+      groups = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(packed)));
+    } else if constexpr (Bits == 2) {
+      groups = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(packed)));
+    } else if constexpr (Bits == 4) {
+      groups = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed)));
+    } else {
+      groups = _mm512_loadu_si512(packed);
+    }
+    store(reinterpret_cast<uint64_t*>(codes), unfold_codes(reinterpret_cast<Vec<uint64_t>>(groups), Bits));
+  }
+#else
+  static SEGEXT_INLINE void pack(const uint8_t* codes, uint8_t* packed) {
+    for (int k = 0; k < 8; ++k) {
+      uint64_t word;
+      std::memcpy(&word, codes + 8 * k, sizeof(word));
+      word = fold_codes(word, Bits);
+      std::memcpy(packed + Bits * k, &word, Bits);
+    }
+  }
+
+  static SEGEXT_INLINE void unpack(const uint8_t* packed, uint8_t* codes) {
+    for (int k = 0; k < 8; ++k) {
+      uint64_t word = 0;
+      std::memcpy(&word, packed + Bits * k, Bits);
+      word = unfold_codes(word, Bits);
+      std::memcpy(codes + 8 * k, &word, sizeof(word));
+    }
+  }
+#endif
+};
+
+// Packs `count` codes from the start of a byte of `packed`; a last, partly filled byte is padded with zero bits.
+template <int Bits>
+SEGEXT_INLINE void pack_run(const uint8_t* codes, int64_t count, uint8_t* packed) {
+  using Groups = PackedGroups<Bits>;
+  int64_t done = 0;
+  for (; done + Groups::kCodes <= count; done += Groups::kCodes) Groups::pack(codes + done, packed + done / 8 * Bits);
+  for (; done < count; done += 8) {
+    const int64_t left = count - done < 8 ? count - done : 8;
+    uint64_t eight = 0;
+    std::memcpy(&eight, codes + done, left);
+    const uint64_t folded = fold_codes(eight, Bits);
+    std::memcpy(packed + done / 8 * Bits, &folded, code_bytes(left, Bits));
+  }
+}
+
+// Unpacks the group-aligned run that contains elements [first, first + count) of a sample of `sample_bytes` bytes,
+// reads nothing past them, and returns where element `first` landed.
+template <int Bits>
+SEGEXT_INLINE const uint8_t* unpack_run(const uint8_t* packed, int64_t sample_bytes, int64_t first, int64_t count,
+                                        uint8_t* codes) {
+  using Groups = PackedGroups<Bits>;
+  const int64_t skip = first % 8;
+  const int64_t end = skip + count;
+  const uint8_t* in = packed + first / 8 * Bits;
+  int64_t bytes_left = sample_bytes - first / 8 * Bits;
+  int64_t done = 0;
+  for (; done < end && bytes_left >= Groups::kBytes; done += Groups::kCodes) {
+    Groups::unpack(in, codes + done);
+    in += Groups::kBytes;
+    bytes_left -= Groups::kBytes;
+  }
+  for (; done < end; done += 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, in, bytes_left < Bits ? bytes_left : Bits);
+    word = unfold_codes(word, Bits);
+    std::memcpy(codes + done, &word, sizeof(word));
+    in += Bits;
+    bytes_left -= Bits;
+  }
+  return codes + skip;
+}
+
+// As unpack_run, for a width known at run time, into `buffer`; bits <= kMaxByteBits.
+inline const uint8_t* unpack_codes(const PoolGeometry& g, const uint8_t* sample_codes, int64_t first, int64_t count,
+                                   Buffer<uint8_t>& buffer) {
+  uint8_t* codes = buffer.reserve(count + 2 * PackedGroups<1>::kCodes);
+  switch (g.bits) {
+    case 1:
+      return unpack_run<1>(sample_codes, g.sample_bytes, first, count, codes);
+    case 2:
+      return unpack_run<2>(sample_codes, g.sample_bytes, first, count, codes);
+    case 4:
+      return unpack_run<4>(sample_codes, g.sample_bytes, first, count, codes);
+    default:
+      return unpack_run<8>(sample_codes, g.sample_bytes, first, count, codes);
+  }
+}
+
+// Takes the codes of consecutive elements from a byte boundary on, and writes them packed a block at a time.
+class CodeWriter {
+ public:
+  CodeWriter(uint8_t* sample_codes, int64_t first, int bits)
+      : wide_codes_(sample_codes), next_(first), packed_(sample_codes + code_bytes(first, bits)), bits_(bits) {}
+  CodeWriter(const CodeWriter&) = delete;
+  CodeWriter& operator=(const CodeWriter&) = delete;
+  ~CodeWriter() { pack(fill_); }
+
+  // Where the next codes go, a byte each; a whole vector of them may be written before the true number is committed.
+  SEGEXT_INLINE uint8_t* tail() { return pending_ + fill_; }
+
+  SEGEXT_INLINE void commit(int64_t count) {
+    fill_ += count;
+    if (fill_ >= kBlock) {
+      pack(kBlock);
+      fill_ -= kBlock;
+      std::memcpy(pending_, pending_ + kBlock, kCodeSlack);
+    }
+  }
+
+  SEGEXT_INLINE void put(uint32_t code) {
+    if (bits_ > kMaxByteBits) {
+      store_wide_code(wide_codes_, next_++, bits_, code);
+    } else {
+      *tail() = static_cast<uint8_t>(code);
+      commit(1);
+    }
+  }
+
+ private:
+  static constexpr int64_t kBlock = 512;
+
+  void pack(int64_t count) {
+    switch (bits_) {
+      case 1:
+        pack_run<1>(pending_, count, packed_);
+        break;
+      case 2:
+        pack_run<2>(pending_, count, packed_);
+        break;
+      case 4:
+        pack_run<4>(pending_, count, packed_);
+        break;
+      case 8:
+        pack_run<8>(pending_, count, packed_);
+        break;
+      default:
+        return;  // wider codes were stored one by one
+    }
+    packed_ += code_bytes(count, bits_);
+  }
+
+  uint8_t* wide_codes_;
+  int64_t next_;
+  uint8_t* packed_;
+  int bits_;
+  int64_t fill_ = 0;
+  alignas(64) uint8_t pending_[kBlock + kCodeSlack];
+};
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

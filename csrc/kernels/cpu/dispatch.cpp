@@ -1,0 +1,79 @@
+// Picks, once per process, the instruction set the CPU kernels run at, and says how their work divides.
+#include "../gather.h"
+#include "../indices.h"
+#include "../max_pool2d.h"
+#include "../scatter.h"
+#include "capability.h"
+#include "rows.h"
+
+// The kernels as compiled for one instruction set.
+#define SEGEXT_DECLARE_KERNELS(level)                                  \
+  namespace segext::level {                                            \
+  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end); \
+  void scatter(const ScatterParams&, int64_t begin, int64_t end);      \
+  void gather(const GatherParams&, int64_t begin, int64_t end);        \
+  }
+
+SEGEXT_DECLARE_KERNELS(baseline)
+#if defined(SEGEXT_X86_LEVELS)
+SEGEXT_DECLARE_KERNELS(avx2)
+SEGEXT_DECLARE_KERNELS(avx512)
+#endif
+
+namespace segext {
+namespace {
+
+template <class Kernel>
+Kernel* pick([[maybe_unused]] Kernel* baseline, [[maybe_unused]] Kernel* avx2, [[maybe_unused]] Kernel* avx512) {
+  switch (cpu_capability()) {
+    case CpuCapability::kAvx512:
+      return avx512;
+    case CpuCapability::kAvx2:
+      return avx2;
+    case CpuCapability::kBaseline:
+      break;
+  }
+  return baseline;
+}
+
+#if defined(SEGEXT_X86_LEVELS)
+#define SEGEXT_PICK(kernel) pick(baseline::kernel, avx2::kernel, avx512::kernel)
+#else
+#define SEGEXT_PICK(kernel) pick(baseline::kernel, baseline::kernel, baseline::kernel)
+#endif
+
+}  // namespace
+
+Work max_pool2d_work(const MaxPool2dParams& params) {
+  const PoolGeometry& g = params.geometry;
+  const int64_t rows = Rows(g).planes * g.pooled_height;
+  const int64_t group = rows_per_code_byte(g);
+  return {g.samples * ((rows + group - 1) / group), group * Rows(g).row * g.window.stride_h};
+}
+
+void max_pool2d_cpu(const MaxPool2dParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(max_pool2d);
+  kernel(params, begin, end);
+}
+
+Work scatter_work(const ScatterParams& params) {
+  const PoolGeometry& g = params.geometry;
+  return {g.samples * Rows(g).planes * g.height, Rows(g).row};
+}
+
+void scatter_cpu(const ScatterParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(scatter);
+  kernel(params, begin, end);
+}
+
+Work gather_work(const GatherParams& params) {
+  const PoolGeometry& g = params.geometry;
+  return {g.samples * Rows(g).planes * g.pooled_height, Rows(g).row * g.window.stride_h};
+}
+
+void gather_cpu(const GatherParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(gather);
+  kernel(params, begin, end);
+}
+
+}  // namespace segext

@@ -1,0 +1,117 @@
+// What kernels must know of each element type: how it ranks in a pool, what a NaN is, its lowest value.
+//
+// Vectors of half types rank as sixteen-bit integers, with no conversion: sign and magnitude become a two's-complement
+// number, so that -0 ties with +0, and a NaN becomes the larger the later its tap, so that the last one wins.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+
+#include "../element_type.h"
+#include "simd.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+template <class T>
+struct Number {
+  using Raw = T;
+  using Rank = T;  // what scalars compare by
+  using VectorRank = Vec<T>;
+  static constexpr T kLowest =
+      std::is_floating_point_v<T> ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
+  static constexpr int64_t kMaxVectorTaps = 256;
+
+  static SEGEXT_INLINE T rank(T v) { return v; }
+  static SEGEXT_INLINE Vec<T> rank(Vec<T> v, int64_t) { return v; }
+
+  // Whether a later tap of rank `later` replaces the best so far. V is T or a vector of it.
+  template <class V>
+  static SEGEXT_INLINE auto beats(V later, V best) {
+    if constexpr (std::is_floating_point_v<T>) {
+      return (later > best) | (later != later);
+    } else {
+      return later > best;
+    }
+  }
+};
+
+SEGEXT_INLINE float float_from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+template <int16_t kInfinity>
+struct Half {
+  using Raw = int16_t;
+  using Rank = float;
+  using VectorRank = Vec<int16_t>;
+  static constexpr int16_t kLowest = static_cast<int16_t>(kInfinity | 0x8000);
+  static constexpr int64_t kMaxVectorTaps = 0x7fff - kInfinity;
+
+  static SEGEXT_INLINE float rank(int16_t v);
+  static SEGEXT_INLINE Vec<int16_t> rank(Vec<int16_t> v, int64_t tap) {
+    const Vec<int16_t> magnitude = v & int16_t{0x7fff}, sign = v >> 15;
+    return magnitude > kInfinity ? broadcast(static_cast<int16_t>(kInfinity + 1 + tap)) : (magnitude ^ sign) - sign;
+  }
+
+  static SEGEXT_INLINE bool beats(float later, float best) { return later > best || later != later; }
+  static SEGEXT_INLINE auto beats(Vec<int16_t> later, Vec<int16_t> best) { return later > best; }
+};
+
+template <>
+SEGEXT_INLINE float Half<0x7f80>::rank(int16_t v) {
+  return float_from_bits(static_cast<uint32_t>(static_cast<uint16_t>(v)) << 16);
+}
+
+template <>
+SEGEXT_INLINE float Half<0x7c00>::rank(int16_t v) {
+  _Float16 value;
+  std::memcpy(&value, &v, sizeof(value));
+  return static_cast<float>(value);
+}
+
+using Float16 = Half<0x7c00>;
+using BFloat16 = Half<0x7f80>;
+
+// Calls `f` with the traits of `type`.
+template <class F>
+SEGEXT_INLINE void with_element(ElementType type, F&& f) {
+  switch (type) {
+    case ElementType::kFloat32:
+      return f(Number<float>{});
+    case ElementType::kFloat64:
+      return f(Number<double>{});
+    case ElementType::kFloat16:
+      return f(Float16{});
+    case ElementType::kBFloat16:
+      return f(BFloat16{});
+    case ElementType::kInt8:
+      return f(Number<int8_t>{});
+    case ElementType::kUInt8:
+      return f(Number<uint8_t>{});
+    case ElementType::kInt16:
+      return f(Number<int16_t>{});
+    case ElementType::kInt32:
+      return f(Number<int32_t>{});
+    case ElementType::kInt64:
+      return f(Number<int64_t>{});
+  }
+}
+
+// As above for the types that scatter and gather take.
+template <class F>
+SEGEXT_INLINE void with_floating_element(ElementType type, F&& f) {
+  switch (type) {
+    case ElementType::kFloat64:
+      return f(Number<double>{});
+    case ElementType::kFloat16:
+      return f(Float16{});
+    case ElementType::kBFloat16:
+      return f(BFloat16{});
+    default:
+      return f(Number<float>{});
+  }
+}
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -1,0 +1,214 @@
+// Conversions between stock's int64 indices and packed codes, and unpooling by indices: plain loops, one element at a
+// time. These run where stock's format meets segext's, not in the inner loop of a network.
+#include "../indices.h"
+
+#include <atomic>
+#include <cstring>
+#include <vector>
+
+#include "rows.h"
+
+namespace segext {
+namespace {
+
+// Element numbers of one sample in the geometry's memory order, as pooled pixels.
+Pixel pooled_pixel(const PoolGeometry& g, int64_t element) {
+  const int64_t pixel = g.channels_last ? element / g.channels : element % (g.pooled_height * g.pooled_width);
+  return {pixel / g.pooled_width, pixel % g.pooled_width};
+}
+
+// Conversions work on blocks of this many elements of one sample; a multiple of 8, so that blocks share no byte.
+constexpr int64_t kBlock = 4096;
+
+Work blocks_of(const PoolGeometry& g) { return {g.samples * ceil_div(pooled_elements(g), kBlock), kBlock}; }
+
+// Calls f(sample, first element, end element) for every block in [begin, end).
+template <class F>
+void for_each_block(const PoolGeometry& g, int64_t begin, int64_t end, F&& f) {
+  const int64_t elements = pooled_elements(g), blocks = ceil_div(elements, kBlock);
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t first = b % blocks * kBlock;
+    f(b / blocks, first, first + kBlock < elements ? first + kBlock : elements);
+  }
+}
+
+// Packs the codes of elements [first, end), which start on a byte; code(element) yields them in order.
+template <class F>
+void store_codes(uint8_t* codes, int64_t first, int64_t end, int bits, F&& code) {
+  if (bits > 8) {
+    for (int64_t e = first; e < end; ++e) store_wide_code(codes, e, bits, code(e));
+    return;
+  }
+  for (int64_t e = first; e < end; e += 8) {
+    const int64_t count = end - e < 8 ? end - e : 8;
+    uint64_t eight = 0;
+    for (int64_t k = 0; k < count; ++k) eight |= static_cast<uint64_t>(code(e + k)) << (8 * k);
+    const uint64_t folded = fold_codes(eight, bits);
+    std::memcpy(codes + code_bytes(e, bits), &folded, code_bytes(count, bits));
+  }
+}
+
+// Code of the tap of `at`'s window that lies on flat index `index`, or -1 where none does.
+int64_t code_of(const PoolGeometry& g, Pixel at, int64_t index) {
+  const Window& w = g.window;
+  if (index < 0 || index >= g.height * g.width) return -1;
+  const int64_t y = index / g.width - (at.row * w.stride_h - w.padding_h);
+  const int64_t x = index % g.width - (at.column * w.stride_w - w.padding_w);
+  if (y < 0 || x < 0 || y % w.dilation_h != 0 || x % w.dilation_w != 0) return -1;
+  const int64_t i = y / w.dilation_h, j = x / w.dilation_w;
+  return i < w.kernel_h && j < w.kernel_w ? i * w.kernel_w + j : -1;
+}
+
+// Unpooling works on lanes: one channel of NCHW, or a few neighbouring channels of channels_last, so that a unit writes
+// each cache line it touches whole. Strides are in elements.
+struct Lanes {
+  static constexpr int64_t kChannels = 16;
+  int64_t count;  // neighbouring elements that belong to one pixel
+  int64_t pixel_stride;
+  int64_t pooled_offset, full_offset;
+
+  static int64_t per_sample(const IndexUnpoolParams& p) {
+    return p.channels_last ? ceil_div(p.channels, kChannels) : p.channels;
+  }
+
+  Lanes(const IndexUnpoolParams& p, int64_t unit) {
+    const int64_t sample = unit / per_sample(p), part = unit % per_sample(p);
+    if (p.channels_last) {
+      const int64_t first = part * kChannels;
+      count = p.channels - first < kChannels ? p.channels - first : kChannels;
+      pixel_stride = p.channels;
+      pooled_offset = sample * p.channels * p.pooled_pixels + first;
+      full_offset = sample * p.channels * p.pixels + first;
+    } else {
+      count = 1;
+      pixel_stride = 1;
+      pooled_offset = unit * p.pooled_pixels;
+      full_offset = unit * p.pixels;
+    }
+  }
+
+  // Calls f(element, lane, index) for every pooled element whose index is in range, in row-major order.
+  template <class F>
+  void for_each_element(const IndexUnpoolParams& p, F&& f) const {
+    for (int64_t k = 0; k < p.pooled_pixels; ++k) {
+      for (int64_t c = 0; c < count; ++c) {
+        const int64_t element = pooled_offset + k * pixel_stride + c;
+        const int64_t index = p.indices[element];
+        if (index >= 0 && index < p.pixels) f(element, c, index);
+      }
+    }
+  }
+};
+
+// Calls f(T) with an integer as wide as the element: unpooling only moves values.
+template <class F>
+void with_width(ElementType type, F&& f) {
+  switch (element_size(type)) {
+    case 2:
+      return f(int16_t{});
+    case 4:
+      return f(int32_t{});
+    default:
+      return f(int64_t{});
+  }
+}
+
+}  // namespace
+
+Work indices_from_codes_work(const IndicesFromCodesParams& params) { return blocks_of(params.geometry); }
+
+void indices_from_codes_cpu(const IndicesFromCodesParams& params, int64_t begin, int64_t end) {
+  const PoolGeometry& g = params.geometry;
+  for_each_block(g, begin, end, [&](int64_t sample, int64_t first, int64_t last) {
+    const uint8_t* codes = params.codes + sample * g.sample_bytes;
+    int64_t* indices = params.indices + sample * pooled_elements(g);
+    for (int64_t e = first; e < last; ++e) {
+      Pixel pixel;
+      const bool named = switch_pixel(g, pooled_pixel(g, e), load_code(codes, e, g.bits), &pixel);
+      indices[e] = named ? pixel.row * g.width + pixel.column : -1;
+    }
+  });
+}
+
+Work codes_from_indices_work(const CodesFromIndicesParams& params) { return blocks_of(params.geometry); }
+
+void codes_from_indices_cpu(const CodesFromIndicesParams& params, int64_t begin, int64_t end) {
+  const PoolGeometry& g = params.geometry;
+  int64_t invalid = 0;
+  for_each_block(g, begin, end, [&](int64_t sample, int64_t first, int64_t last) {
+    const int64_t* indices = params.indices + sample * pooled_elements(g);
+    store_codes(params.codes + sample * g.sample_bytes, first, last, g.bits, [&](int64_t e) {
+      const int64_t code = code_of(g, pooled_pixel(g, e), indices[e]);
+      invalid += code < 0;
+      return static_cast<uint32_t>(code < 0 ? 0 : code);
+    });
+  });
+  if (invalid > 0) std::atomic_ref(*params.invalid).fetch_add(invalid);
+}
+
+Work repack_codes_work(const RepackCodesParams& params) { return blocks_of(params.geometry); }
+
+void repack_codes_cpu(const RepackCodesParams& params, int64_t begin, int64_t end) {
+  const PoolGeometry& g = params.geometry;
+  const int64_t pixels = g.pooled_height * g.pooled_width;
+  for_each_block(g, begin, end, [&](int64_t sample, int64_t first, int64_t last) {
+    const uint8_t* codes = params.codes + sample * g.sample_bytes;
+    store_codes(params.repacked + sample * g.sample_bytes, first, last, g.bits, [&](int64_t e) {
+      const int64_t source =
+          g.channels_last ? e % pixels * g.channels + e / pixels : e % g.channels * pixels + e / g.channels;
+      return load_code(codes, source, g.bits);
+    });
+  });
+}
+
+Work index_unpool_work(const IndexUnpoolParams& params) {
+  return {params.samples * Lanes::per_sample(params),
+          params.pixels * (params.channels_last ? Lanes::kChannels : int64_t{1})};
+}
+
+Work index_unpool_backward_work(const IndexUnpoolParams& params) { return index_unpool_work(params); }
+
+void index_unpool_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
+  with_width(params.type, [&](auto zero) {
+    using T = decltype(zero);
+    const T* values = static_cast<const T*>(params.values);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const Lanes lanes(params, unit);
+      T* map = static_cast<T*>(params.map) + lanes.full_offset;
+      if (lanes.pixel_stride == 1) {
+        std::memset(map, 0, params.pixels * sizeof(T));
+      } else {
+        for (int64_t k = 0; k < params.pixels; ++k)
+          std::memset(map + k * lanes.pixel_stride, 0, lanes.count * sizeof(T));
+      }
+      lanes.for_each_element(params, [&](int64_t element, int64_t c, int64_t index) {
+        map[index * lanes.pixel_stride + c] = values[element];
+      });
+    }
+  });
+}
+
+void index_unpool_backward_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
+  with_width(params.type, [&](auto zero) {
+    using T = decltype(zero);
+    T* grad_values = static_cast<T*>(params.grad_values);
+    // Last element that names each pixel. Only entries that some element names are read, after it has written them.
+    std::vector<int64_t> winners(params.pixels * Lanes::kChannels);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const Lanes lanes(params, unit);
+      const T* grad_map = static_cast<const T*>(params.grad_map) + lanes.full_offset;
+      for (int64_t k = 0; k < params.pooled_pixels; ++k) {
+        std::memset(grad_values + lanes.pooled_offset + k * lanes.pixel_stride, 0, lanes.count * sizeof(T));
+      }
+      lanes.for_each_element(
+          params, [&](int64_t element, int64_t c, int64_t index) { winners[index * Lanes::kChannels + c] = element; });
+      lanes.for_each_element(params, [&](int64_t element, int64_t c, int64_t index) {
+        if (winners[index * Lanes::kChannels + c] == element) {
+          grad_values[element] = grad_map[index * lanes.pixel_stride + c];
+        }
+      });
+    }
+  });
+}
+
+}  // namespace segext

@@ -1,0 +1,321 @@
+// Scatter: writes the full map a row at a time, each row from the few pooled rows whose windows reach it.
+//
+// A full row is written once, front to back, whatever the windows; so rows are independent, no result depends on how
+// threads split them, and large maps can be written around the caches. The pooled rows it needs are unpacked to a byte
+// a code (and masked or widened where asked) in scratch that stays in the first-level cache and serves the next row
+// too.
+#include "../scatter.h"
+
+#include "buffer.h"
+#include "codes.h"
+#include "rows.h"
+#include "strided.h"
+#include "values.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+namespace {
+
+// A pooled row as one full row sees it: the full row is row `i` of its windows.
+template <class T>
+struct Source {
+  const T* values;
+  const uint8_t* codes;  // a byte each
+  int64_t first_tap;     // code of the window's row i, column 0
+};
+
+// Writes full rows from sources. T is what moves: the raw bits of an element, or the type of the sum.
+template <class T, bool kSum>
+class RowWriter {
+  using Lane = Int<T>;
+  static constexpr int kN = kLanes<T>;
+
+ public:
+  RowWriter(const PoolGeometry& g, bool stream) : g_(g), w_(g.window), rows_(g), stream_(stream) {
+    // Columns that a whole block of pooled columns covers with all its taps inside the pooled row.
+    const int64_t reach = (w_.kernel_w - 1) / w_.stride_w * w_.dilation_w;
+    const int64_t covered = (g.width + w_.padding_w) / w_.stride_w;
+    const int64_t first = ceil_div(w_.padding_w, w_.stride_w);
+    blocks_ = {first > reach ? first : reach, covered < g.pooled_width ? covered : g.pooled_width};
+  }
+
+  void write(const Source<T>* sources, int count, T* row) const {
+    if (count == 0) {
+      std::memset(row, 0, rows_.row * sizeof(T));
+    } else if (g_.channels_last) {
+      if (streams(row) && rows_.depth % kN == 0) {
+        channels<true>(sources, count, row);
+      } else {
+        channels<false>(sources, count, row);
+      }
+    } else if (has_strided_path(g_) && !blocks_.empty()) {
+      const int64_t begin = blocks_.begin * w_.stride_w - w_.padding_w;
+      const int64_t end = blocks_.end * w_.stride_w - w_.padding_w;
+      for (int64_t x = 0; x < begin; ++x) row[x] = column(sources, count, x);
+      with_strided_window(w_, [&](auto stride, auto kernel) {
+        if (streams(row + begin)) {
+          columns<stride(), kernel(), true>(sources, count, row);
+        } else {
+          columns<stride(), kernel(), false>(sources, count, row);
+        }
+      });
+      for (int64_t x = end; x < g_.width; ++x) row[x] = column(sources, count, x);
+    } else {
+      for (int64_t x = 0; x < g_.width; ++x) row[x] = column(sources, count, x);
+    }
+  }
+
+ private:
+  bool streams(const T* p) const { return stream_ && reinterpret_cast<uintptr_t>(p) % kVectorBytes == 0; }
+
+  template <class V, class M>
+  static SEGEXT_INLINE V combine(V so_far, M named, V v) {
+    if constexpr (kSum) {
+      return named ? so_far + v : so_far;
+    } else {
+      return named ? v : so_far;
+    }
+  }
+
+  // The block of NCHW columns, Stride phases of pooled columns interleaved: phase p of pooled column j is the pixel
+  // that tap p of window j, tap p + Stride of window j - 1, ... share (at stride 1, windows a dilation apart). Later
+  // taps belong to earlier windows.
+  template <int Stride, int Kernel, bool kStream>
+  SEGEXT_INLINE void columns(const Source<T>* sources, int count, T* row) const {
+    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, dilation_w = Kernel ? 1 : w_.dilation_w;
+    for_each_block<T>(blocks_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+      Vec<T> phase[Stride] = {};
+      for (int s = 0; s < count; ++s) {
+        const Source<T>& source = sources[s];
+#pragma GCC unroll 3
+        for (int p = 0; p < Stride; ++p) {
+#pragma GCC unroll 3
+          for (int64_t m = (kernel_w - 1 - p) / Stride; m >= 0; --m) {
+            const int64_t element = j - m * dilation_w;
+            const Vec<T> v = lanes.load_lanes(source.values + element, 0, 1);
+            const auto tap = broadcast(static_cast<Lane>(source.first_tap + p + m * Stride));
+            phase[p] = combine(phase[p], widen_codes<T>(source.codes + element) == tap, v);
+          }
+        }
+      }
+      T* out = row + j * Stride - w_.padding_w;
+      [&]<int... Q>(std::integer_sequence<int, Q...>) SEGEXT_LAMBDA_INLINE {
+        (..., put<kStream>(lanes, out + Q * kN, interleave<Stride, Q>(phase, LaneSequence<T>{}), Q, Stride));
+      }(std::make_integer_sequence<int, Stride>{});
+    });
+  }
+
+  template <bool kStream, class Lanes>
+  static SEGEXT_INLINE void put(Lanes lanes, T* out, Vec<T> v, int part, int stride) {
+    if constexpr (kStream && std::is_same_v<Lanes, AllLanes>) {
+      store_stream(out, v);
+    } else {
+      lanes.store_lanes(out, v, part, stride);
+    }
+  }
+
+  // Calls f(pooled column, tap) for the windows that have column x, first window first.
+  template <class F>
+  SEGEXT_INLINE void for_each_window(int64_t x, F&& f) const {
+    const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w;
+    int64_t ow = clamp(ceil_div(x + w_.padding_w - reach, w_.stride_w), 0, g_.pooled_width);
+    for (; ow < g_.pooled_width; ++ow) {
+      const int64_t offset = x + w_.padding_w - ow * w_.stride_w;
+      if (offset < 0) return;
+      const int64_t t = quick_div(offset, w_.dilation_w);
+      if (t * w_.dilation_w == offset) f(ow, t);
+    }
+  }
+
+  // One NCHW column.
+  T column(const Source<T>* sources, int count, int64_t x) const {
+    T v = 0;
+    for (int s = 0; s < count; ++s) {
+      for_each_window(x, [&](int64_t ow, int64_t t) {
+        v = combine(v, sources[s].codes[ow] == sources[s].first_tap + t, sources[s].values[ow]);
+      });
+    }
+    return v;
+  }
+
+  // All channels of all columns of a channels_last row.
+  template <bool kStream>
+  void channels(const Source<T>* sources, int count, T* out) const {
+    struct Contribution {
+      const T* values;
+      const uint8_t* codes;
+      Lane tap;
+    };
+    Contribution list[1 << kMaxByteBits];
+    for (int64_t x = 0; x < g_.width; ++x, out += rows_.depth) {
+      int found = 0;
+      for (int s = 0; s < count; ++s) {
+        for_each_window(x, [&](int64_t ow, int64_t t) {
+          list[found++] = {sources[s].values + ow * rows_.depth, sources[s].codes + ow * rows_.depth,
+                           static_cast<Lane>(sources[s].first_tap + t)};
+        });
+      }
+      for_each_block<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
+        Vec<T> v{};
+        for (int k = 0; k < found; ++k) {
+          v = combine(v, widen_codes<T>(list[k].codes + c) == broadcast(list[k].tap),
+                      lanes.load_lanes(list[k].values + c, 0, 1));
+        }
+        put<kStream>(lanes, out + c, v, 0, 1);
+      });
+    }
+  }
+
+  const PoolGeometry& g_;
+  const Window& w_;
+  const Rows rows_;
+  const bool stream_;
+  Range blocks_;
+};
+
+// Scatter over full rows. E is the element type, T what moves (see RowWriter).
+template <class E, class T, bool kSum>
+class Scatter {
+  using Raw = typename E::Raw;
+  static constexpr bool kWidens = kSum && !std::is_same_v<Raw, T>;
+
+ public:
+  explicit Scatter(const ScatterParams& params)
+      : p_(params),
+        g_(params.geometry),
+        w_(params.geometry.window),
+        rows_(params.geometry),
+        writer_(g_, p_.stream),
+        reach_((w_.kernel_h - 1) * w_.dilation_h),
+        slots_(g_.bits > kMaxByteBits ? 1 : reach_ / w_.stride_h + 1),
+        cache_(new Slot[slots_]) {}
+  Scatter(const Scatter&) = delete;
+  Scatter& operator=(const Scatter&) = delete;
+  ~Scatter() { delete[] cache_; }
+
+  // Full rows [begin, end), counted over all planes of all samples.
+  void run(int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      Raw* out = static_cast<Raw*>(p_.map) + r * rows_.row;
+      if constexpr (kWidens) {
+        T* sums = sums_.reserve(rows_.row);
+        write(r / g_.height, r % g_.height, sums);
+        narrow(E{}, sums, rows_.row, out);
+      } else {
+        write(r / g_.height, r % g_.height, reinterpret_cast<T*>(out));
+      }
+    }
+    if (p_.stream) stream_fence();
+  }
+
+ private:
+  // What a pooled row needs before full rows can be written from it.
+  struct Slot {
+    int64_t row = -1;
+    Source<T> source;
+    Buffer<uint8_t> codes;
+    Buffer<Raw> masked;
+    Buffer<T> wide;
+  };
+
+  void write(int64_t plane, int64_t y, T* out) {
+    if (g_.bits > kMaxByteBits) {
+      std::memset(out, 0, rows_.row * sizeof(T));
+      for_each_window(y, [&](int64_t oh, int64_t i) { add_wide_codes(plane, oh, i, out); });
+      return;
+    }
+    Source<T> sources[1 << kMaxByteBits];
+    int count = 0;
+    for_each_window(y, [&](int64_t oh, int64_t i) {
+      sources[count] = source(plane, oh);
+      sources[count++].first_tap = i * w_.kernel_w;
+    });
+    writer_.write(sources, count, out);
+  }
+
+  // Calls f(pooled row, window row) for the windows that have full row y, first window first.
+  template <class F>
+  void for_each_window(int64_t y, F&& f) const {
+    int64_t oh = clamp(ceil_div(y + w_.padding_h - reach_, w_.stride_h), 0, g_.pooled_height);
+    for (; oh < g_.pooled_height && oh * w_.stride_h <= y + w_.padding_h; ++oh) {
+      const int64_t offset = y + w_.padding_h - oh * w_.stride_h;
+      const int64_t i = quick_div(offset, w_.dilation_h);
+      if (i * w_.dilation_h == offset) f(oh, i);
+    }
+  }
+
+  const uint8_t* sample_codes(int64_t plane) const { return p_.codes + plane / rows_.planes * g_.sample_bytes; }
+
+  // First element of pooled row oh of a plane, counted within its sample.
+  int64_t first_element(int64_t plane, int64_t oh) const {
+    return (plane % rows_.planes * g_.pooled_height + oh) * rows_.pooled_row;
+  }
+
+  // Pooled row oh of a plane, unpacked unless it was for the row above.
+  Source<T> source(int64_t plane, int64_t oh) {
+    Slot& slot = cache_[oh % slots_];
+    const int64_t row = plane * g_.pooled_height + oh;
+    if (slot.row != row) {
+      slot.row = row;
+      slot.source.codes = unpack_codes(g_, sample_codes(plane), first_element(plane, oh), rows_.pooled_row, slot.codes);
+      slot.source.values = values(slot, row);
+    }
+    return slot.source;
+  }
+
+  const T* values(Slot& slot, int64_t row) {
+    const int64_t first = row * rows_.pooled_row;
+    const Raw* v = static_cast<const Raw*>(p_.values) + first;
+    if (p_.relu_output != nullptr) {
+      Raw* masked = slot.masked.reserve(rows_.pooled_row);
+      mask_by_relu<E>(v, static_cast<const Raw*>(p_.relu_output) + first, rows_.pooled_row, masked);
+      v = masked;
+    }
+    if constexpr (kWidens) {
+      T* wide = slot.wide.reserve(rows_.pooled_row);
+      widen(E{}, v, rows_.pooled_row, wide);
+      return wide;
+    } else {
+      return reinterpret_cast<const T*>(v);
+    }
+  }
+
+  // Places what row i of the windows of pooled row oh holds; codes wider than a byte.
+  void add_wide_codes(int64_t plane, int64_t oh, int64_t i, T* out) {
+    const T* v = values(cache_[0], plane * g_.pooled_height + oh);
+    const int64_t first = first_element(plane, oh);
+    for (int64_t e = 0; e < rows_.pooled_row; ++e) {
+      const uint32_t code = load_code(sample_codes(plane), first + e, g_.bits);
+      Pixel pixel;
+      if (!switch_pixel(g_, {oh, e / rows_.depth}, code, &pixel) || code / w_.kernel_w != i) continue;
+      T& target = out[pixel.column * rows_.depth + e % rows_.depth];
+      target = kSum ? target + v[e] : v[e];
+    }
+  }
+
+  const ScatterParams& p_;
+  const PoolGeometry& g_;
+  const Window& w_;
+  const Rows rows_;
+  const RowWriter<T, kSum> writer_;
+  const int64_t reach_;  // pixels from the first to the last row of a window
+  const int64_t slots_;
+  Slot* const cache_;
+  Buffer<T> sums_;
+};
+
+}  // namespace
+
+void scatter(const ScatterParams& params, int64_t begin, int64_t end) {
+  with_floating_element(params.type, [&](auto element) {
+    using E = decltype(element);
+    using Raw = typename E::Raw;
+    if (params.overlap == Overlap::kAdd && !windows_are_disjoint(params.geometry.window)) {
+      using Sum = std::conditional_t<std::is_floating_point_v<Raw>, Raw, float>;
+      Scatter<E, Sum, true>(params).run(begin, end);
+    } else {
+      Scatter<E, Int<Raw>, false>(params).run(begin, end);
+    }
+  });
+}
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

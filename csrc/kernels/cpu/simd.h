@@ -1,0 +1,243 @@
+// Vectors as wide as the instruction set this file is compiled for, on GCC's vector extensions.
+//
+// Arithmetic and comparisons are the language's own operators on these types; here are only the operations the language
+// lacks: partial and non-temporal memory access, (de)interleaving, and the widening of codes to lanes.
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "../switches.h"
+
+// The build compiles every file that includes this one once per instruction set, each into a namespace of its own.
+#ifndef SEGEXT_CPU_CAPABILITY
+#error "SEGEXT_CPU_CAPABILITY names the instruction set: baseline, avx2 or avx512"
+#endif
+
+// Behind a lambda's parameters: the loops it is handed to are only fast around its inlined body.
+#define SEGEXT_LAMBDA_INLINE __attribute__((always_inline))
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+#if defined(__AVX512BW__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class T, int N>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(sizeof(T) * N)));
+};
+
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T, int N = kLanes<T>>
+using Vec = typename VectorOf<T, N>::type;
+
+// The signed integer of a lane's width: what comparisons yield, and what holds a code per lane.
+template <int Bytes>
+struct IntOf;
+template <>
+struct IntOf<1> {
+  using type = int8_t;
+};
+template <>
+struct IntOf<2> {
+  using type = int16_t;
+};
+template <>
+struct IntOf<4> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<8> {
+  using type = int64_t;
+};
+template <class T>
+using Int = typename IntOf<sizeof(T)>::type;
+
+template <class T>
+SEGEXT_INLINE Vec<T> broadcast(T value) {
+  return Vec<T>{} + value;
+}
+
+template <class T>
+SEGEXT_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class T>
+SEGEXT_INLINE void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof(v));
+}
+
+// The first `count` lanes (0 to all); the others load as zero. Touches no other memory.
+template <class T>
+SEGEXT_INLINE Vec<T> load_partial(const T* p, int64_t count) {
+#if defined(__AVX512BW__)
+  __m512i v;
+  if constexpr (sizeof(T) == 1) {
+    v = _mm512_maskz_loadu_epi8(_bzhi_u64(~uint64_t{0}, count), p);
+  } else if constexpr (sizeof(T) == 2) {
+    v = _mm512_maskz_loadu_epi16(_bzhi_u32(~0u, count), p);
+  } else if constexpr (sizeof(T) == 4) {
+    v = _mm512_maskz_loadu_epi32(_bzhi_u32(0xffffu, count), p);
+  } else {
+    v = _mm512_maskz_loadu_epi64(_bzhi_u32(0xffu, count), p);
+  }
+  return reinterpret_cast<Vec<T>>(v);
+#else
+  Vec<T> v{};
+  std::memcpy(&v, p, count * sizeof(T));
+  return v;
+#endif
+}
+
+template <class T>
+SEGEXT_INLINE void store_partial(T* p, Vec<T> v, int64_t count) {
+#if defined(__AVX512BW__)
+  const __m512i bits = reinterpret_cast<__m512i>(v);
+  if constexpr (sizeof(T) == 1) {
+    _mm512_mask_storeu_epi8(p, _bzhi_u64(~uint64_t{0}, count), bits);
+  } else if constexpr (sizeof(T) == 2) {
+    _mm512_mask_storeu_epi16(p, _bzhi_u32(~0u, count), bits);
+  } else if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_epi32(p, _bzhi_u32(0xffffu, count), bits);
+  } else {
+    _mm512_mask_storeu_epi64(p, _bzhi_u32(0xffu, count), bits);
+  }
+#else
+  std::memcpy(p, &v, count * sizeof(T));
+#endif
+}
+
+// `count` lanes, all of them on the path that has no tail.
+template <class T>
+SEGEXT_INLINE Vec<T> load_up_to(const T* p, int64_t count) {
+  return count >= kLanes<T> ? load(p) : load_partial(p, count > 0 ? count : 0);
+}
+
+// Around the caches; `p` is aligned to kVectorBytes. Needs stream_fence before another thread reads.
+template <class T>
+SEGEXT_INLINE void store_stream(T* p, Vec<T> v) {
+#if defined(__AVX512BW__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#else
+  store(p, v);
+#endif
+}
+
+SEGEXT_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// Lanes Stride * k + Phase of the concatenation of Stride vectors.
+template <int Stride, int Phase, class V, int... K>
+SEGEXT_INLINE V deinterleave(const V* v, std::integer_sequence<int, K...>) {
+  constexpr int n = sizeof...(K);
+  if constexpr (Stride == 1) {
+    return v[0];
+  } else {
+    const V two = __builtin_shufflevector(v[0], v[1], (Stride * K + Phase < 2 * n ? Stride * K + Phase : 0)...);
+    if constexpr (Stride == 2) {
+      return two;
+    } else {
+      return __builtin_shufflevector(two, v[2], (Stride * K + Phase < 2 * n ? K : Stride * K + Phase - n)...);
+    }
+  }
+}
+
+// Vector Part of the interleaving of Stride phases: the inverse of deinterleave.
+template <int Stride, int Part, class V, int... K>
+SEGEXT_INLINE V interleave(const V* phase, std::integer_sequence<int, K...>) {
+  constexpr int n = sizeof...(K);
+  constexpr int first = Part * n;
+  if constexpr (Stride == 1) {
+    return phase[0];
+  } else {
+    const V two = __builtin_shufflevector(
+        phase[0], phase[1], ((first + K) % Stride < 2 ? (first + K) % Stride * n + (first + K) / Stride : 0)...);
+    if constexpr (Stride == 2) {
+      return two;
+    } else {
+      return __builtin_shufflevector(two, phase[2], ((first + K) % Stride < 2 ? K : n + (first + K) / Stride)...);
+    }
+  }
+}
+
+template <class T>
+using LaneSequence = std::make_integer_sequence<int, kLanes<T>>;
+
+// Codes, a byte each, to and from lanes as wide as T. Both touch kLanes<T> bytes. Written out where the compiler would
+// convert in several steps.
+template <class T>
+SEGEXT_INLINE Vec<Int<T>> widen_codes(const uint8_t* codes) {
+#if defined(__AVX512BW__)
+  if constexpr (sizeof(T) == 2) {
+    return reinterpret_cast<Vec<Int<T>>>(
+        _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes))));
+  } else if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<Int<T>>>(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))));
+  } else if constexpr (sizeof(T) == 8) {
+    return reinterpret_cast<Vec<Int<T>>>(
+        _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes))));
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 2) {
+    return reinterpret_cast<Vec<Int<T>>>(
+        _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))));
+  } else if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<Int<T>>>(
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes))));
+  }
+#endif
+  Vec<uint8_t, kLanes<T>> bytes;
+  std::memcpy(&bytes, codes, sizeof(bytes));
+  return __builtin_convertvector(bytes, Vec<Int<T>>);
+}
+
+template <class T>
+SEGEXT_INLINE void narrow_codes(uint8_t* codes, Vec<Int<T>> lanes) {
+#if defined(__AVX512BW__)
+  const __m512i v = reinterpret_cast<__m512i>(lanes);
+  if constexpr (sizeof(T) == 2) {
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm512_cvtepi16_epi8(v));
+  } else if constexpr (sizeof(T) == 4) {
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(v));
+  } else if constexpr (sizeof(T) == 8) {
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi64_epi8(v));
+  }
+#elif defined(__AVX2__)
+  const __m256i v = reinterpret_cast<__m256i>(lanes);
+  if constexpr (sizeof(T) == 2) {
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi16(v, v), 0x08);
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm256_castsi256_si128(packed));
+  } else if constexpr (sizeof(T) == 4) {
+    const __m256i words = _mm256_packus_epi32(v, v), bytes = _mm256_packus_epi16(words, words);
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(codes),
+                            _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+  }
+#endif
+  const auto bytes = __builtin_convertvector(lanes, Vec<uint8_t, kLanes<T>>);
+  std::memcpy(codes, &bytes, sizeof(bytes));
+}
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -1,0 +1,127 @@
+// Walking a window row for a vector of pooled columns in NCHW: pixels `stride` apart, loaded whole and deinterleaved.
+#pragma once
+
+#include <type_traits>
+
+#include "rows.h"
+#include "simd.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+// True where neighbouring taps of one window row are neighbouring pixels at a stride the deinterleaving kernels have.
+SEGEXT_INLINE bool has_strided_path(const PoolGeometry& g) {
+  const Window& w = g.window;
+  return g.bits <= 8 && (w.stride_w == 1 || (w.stride_w <= 3 && w.dilation_w == 1 && w.kernel_w >= w.stride_w));
+}
+
+// Calls `f` with the stride as a compile-time constant.
+template <class F>
+SEGEXT_INLINE void with_stride(int64_t stride, F&& f) {
+  switch (stride) {
+    case 1:
+      return f(std::integral_constant<int, 1>{});
+    case 2:
+      return f(std::integral_constant<int, 2>{});
+    default:
+      return f(std::integral_constant<int, 3>{});
+  }
+}
+
+// Square windows, undilated, whose loops are unrolled; any other is kAnyKernel.
+inline constexpr int kAnyKernel = 0;
+
+// Calls f(stride, kernel) with the constants of the shapes that networks use; kernel is kAnyKernel for the rest.
+template <class F>
+SEGEXT_INLINE void with_strided_window(const Window& w, F&& f) {
+  const bool square = w.kernel_h == w.kernel_w && w.stride_h == w.stride_w && w.dilation_h == 1 && w.dilation_w == 1;
+  const int64_t kernel = square ? w.kernel_h : kAnyKernel;
+  if (w.stride_w == 2 && kernel == 2) return f(std::integral_constant<int, 2>{}, std::integral_constant<int, 2>{});
+  if (w.stride_w == 2 && kernel == 3) return f(std::integral_constant<int, 2>{}, std::integral_constant<int, 3>{});
+  if (w.stride_w == 3 && kernel == 3) return f(std::integral_constant<int, 3>{}, std::integral_constant<int, 3>{});
+  with_stride(w.stride_w, [&](auto stride) { f(stride, std::integral_constant<int, kAnyKernel>{}); });
+}
+
+// A vector's worth of neighbouring pooled columns, all of them or the first `count`.
+struct AllLanes {
+  template <class T>
+  static SEGEXT_INLINE Vec<T> load_lanes(const T* p, int, int) {
+    return load(p);
+  }
+  template <class T>
+  static SEGEXT_INLINE void store_lanes(T* p, Vec<T> v, int, int) {
+    store(p, v);
+  }
+};
+
+struct FirstLanes {
+  int64_t count;
+
+  // Vector `part` of the `stride` that the columns' pixels take.
+  template <class T>
+  SEGEXT_INLINE Vec<T> load_lanes(const T* p, int part, int stride) const {
+    return load_partial(p, left<T>(part, stride));
+  }
+  template <class T>
+  SEGEXT_INLINE void store_lanes(T* p, Vec<T> v, int part, int stride) const {
+    store_partial(p, v, left<T>(part, stride));
+  }
+
+ private:
+  template <class T>
+  SEGEXT_INLINE int64_t left(int part, int stride) const {
+    return clamp(stride * count - part * kLanes<T>, 0, kLanes<T>);
+  }
+};
+
+// Calls block(column, lanes) for the columns of `range`, a vector at a time.
+template <class T, class F>
+SEGEXT_INLINE void for_each_block(Range range, F&& block) {
+  int64_t j = range.begin;
+  for (; j + kLanes<T> <= range.end; j += kLanes<T>) block(j, AllLanes{});
+  if (j < range.end) block(j, FirstLanes{range.end - j});
+}
+
+// Calls tap(t, pixels) for the taps of one window row in ascending order; `first` is the first tap of the first column.
+// Loads Stride taps at once; where Stride does not divide the kernel, the last load starts earlier rather than reach
+// past the last tap, so no memory outside the windows is touched.
+template <int Stride, int Kernel, class T, class Lanes, class F>
+SEGEXT_INLINE void for_each_tap(const T* first, const Window& w, Lanes lanes, F&& tap) {
+  const int64_t kernel = Kernel ? Kernel : w.kernel_w, dilation = Kernel ? 1 : w.dilation_w;
+#pragma GCC unroll 3
+  for (int64_t t = 0; t < kernel; t += Stride) {
+    const int64_t from = t + Stride <= kernel ? t : kernel - Stride;
+    Vec<T> pixels[Stride];
+#pragma GCC unroll 3
+    for (int q = 0; q < Stride; ++q) {
+      pixels[q] = lanes.load_lanes(first + from * dilation + q * kLanes<T>, q, Stride);
+    }
+    [&]<int... P>(std::integer_sequence<int, P...>) {
+      (..., (from + P >= t ? tap(from + P, deinterleave<Stride, P>(pixels, LaneSequence<T>{})) : void()));
+    }(std::make_integer_sequence<int, Stride>{});
+  }
+}
+
+// The pixels of a channels_last pooled row: calls f(kernel, column, corner, rows, columns) with the taps inside the map
+// and the address of the first of them. `kernel` is a constant where a small square window is inside whole.
+template <class T, class F>
+SEGEXT_INLINE void for_each_pixel(const PoolGeometry& g, const T* map, int64_t top, Range inside, F&& f) {
+  const Window& w = g.window;
+  const int64_t depth = g.channels, row = g.width * depth;
+  const int64_t small = w.kernel_h == w.kernel_w && inside.end - inside.begin == w.kernel_h ? w.kernel_h : kAnyKernel;
+  for (int64_t j = 0; j < g.pooled_width; ++j) {
+    const int64_t left = j * w.stride_w - w.padding_w;
+    const Range across = taps_inside(left, w.kernel_w, w.dilation_w, g.width);
+    const Range rows = across.empty() ? Range{0, 0} : inside;
+    const T* corner = map + (top + rows.begin * w.dilation_h) * row + (left + across.begin * w.dilation_w) * depth;
+    const bool whole = across.end - across.begin == w.kernel_w;
+    if (whole && small == 2) {
+      f(std::integral_constant<int, 2>{}, j, corner, rows, across);
+    } else if (whole && small == 3) {
+      f(std::integral_constant<int, 3>{}, j, corner, rows, across);
+    } else {
+      f(std::integral_constant<int, kAnyKernel>{}, j, corner, rows, across);
+    }
+  }
+}
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

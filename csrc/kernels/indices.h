@@ -1,0 +1,67 @@
+// Contract of everything that reads or writes stock's int64 indices (row * width + column of the full map).
+//
+// Conversions between indices, in stock's layout, and packed codes; and unpooling driven by indices, with the rule of
+// scatter's kKeepLast for indices that name one pixel twice.
+#pragma once
+
+#include "element_type.h"
+#include "switches.h"
+#include "work.h"
+
+namespace segext {
+
+// Codes to indices. A code that names no pixel of the map becomes -1.
+struct IndicesFromCodesParams {
+  const uint8_t* codes;  // [N, sample_bytes]
+  int64_t* indices;      // pooled map, in the geometry's memory order
+  PoolGeometry geometry;
+};
+
+// Indices to codes. An index that is no tap of its window is counted in *invalid, and its element gets code 0.
+struct CodesFromIndicesParams {
+  const int64_t* indices;
+  uint8_t* codes;
+  int64_t* invalid;  // one counter, zeroed by the caller; on the device for CUDA
+  PoolGeometry geometry;
+};
+
+// Codes in one memory order to codes in the other. `geometry` describes the source; bits and sizes stay.
+struct RepackCodesParams {
+  const uint8_t* codes;
+  uint8_t* repacked;
+  PoolGeometry geometry;
+};
+
+// Unpooling by indices and its adjoint. Out-of-range indices place and gather nothing.
+struct IndexUnpoolParams {
+  const void* values;      // forward: pooled map, read. Backward: null
+  void* grad_values;       // backward: pooled map, written. Forward: null
+  const int64_t* indices;  // pooled map
+  void* map;               // forward: full map, every element written
+  const void* grad_map;    // backward: full map, read
+  int64_t* winners;        // CUDA: scratch, one per pixel of the full map: the last element that names it. CPU: null
+  int64_t samples, channels, pixels, pooled_pixels;
+  bool channels_last;
+  ElementType type;  // float32, float64, float16 or bfloat16
+};
+
+Work indices_from_codes_work(const IndicesFromCodesParams& params);
+void indices_from_codes_cpu(const IndicesFromCodesParams& params, int64_t begin, int64_t end);
+CudaStatus indices_from_codes_cuda(const IndicesFromCodesParams& params, CudaStream stream);
+
+Work codes_from_indices_work(const CodesFromIndicesParams& params);
+void codes_from_indices_cpu(const CodesFromIndicesParams& params, int64_t begin, int64_t end);
+CudaStatus codes_from_indices_cuda(const CodesFromIndicesParams& params, CudaStream stream);
+
+Work repack_codes_work(const RepackCodesParams& params);
+void repack_codes_cpu(const RepackCodesParams& params, int64_t begin, int64_t end);
+CudaStatus repack_codes_cuda(const RepackCodesParams& params, CudaStream stream);
+
+Work index_unpool_work(const IndexUnpoolParams& params);
+void index_unpool_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end);
+Work index_unpool_backward_work(const IndexUnpoolParams& params);
+void index_unpool_backward_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end);
+CudaStatus index_unpool_cuda(const IndexUnpoolParams& params, CudaStream stream);
+CudaStatus index_unpool_backward_cuda(const IndexUnpoolParams& params, CudaStream stream);
+
+}  // namespace segext

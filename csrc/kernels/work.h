@@ -1,0 +1,25 @@
+// How kernels meet the layer above: units of CPU work for its threads, and CUDA's stream and status without CUDA's
+// headers (libtorch's glue is compiled where no CUDA toolkit is).
+#pragma once
+
+#include <cstdint>
+
+struct CUstream_st;
+
+namespace segext {
+
+// `units` pieces that may run in any order on any thread; `elements` of the larger map each, the measure for how many
+// make a thread worth waking.
+struct Work {
+  int64_t units;
+  int64_t elements;
+};
+
+using CudaStream = CUstream_st*;
+
+// A cudaError_t by value: 0 is success.
+using CudaStatus = int;
+
+const char* cuda_status_text(CudaStatus status);
+
+}  // namespace segext

@@ -1,0 +1,50 @@
+// Every op of segext, as the dispatcher knows it. Kernels register themselves in ops/, autograd and fakes in Python.
+//
+// All arguments are explicit. `codes` are packed switches (kernels/switches.h); `channels_last` is the memory format an
+// op works in: codes lie in it, other tensors are brought to it, results come in it.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(segext, library) {
+  library.def(
+      "max_pool2d(Tensor input, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, "
+      "bool channels_last) -> (Tensor output, Tensor codes)");
+  library.def(
+      "relu_max_pool2d(Tensor input, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
+      "bool ceil_mode, bool channels_last) -> (Tensor output, Tensor codes)");
+  // Backward of both pools (relu_output is the fused pool's output), and the adjoint of that: its own backward.
+  library.def(
+      "max_pool2d_backward(Tensor grad_output, Tensor codes, Tensor? relu_output, SymInt[2] input_size, "
+      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+  library.def(
+      "max_pool2d_backward_out(Tensor grad_output, Tensor codes, Tensor? relu_output, SymInt[2] input_size, "
+      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool channels_last, Tensor(a!) out) -> ()");
+  library.def(
+      "max_pool2d_double_backward(Tensor grad_grad_input, Tensor codes, Tensor? relu_output, SymInt[2] output_size, "
+      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+
+  library.def(
+      "max_unpool2d(Tensor input, Tensor codes, SymInt[2] output_size, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+  library.def(
+      "max_unpool2d_out(Tensor input, Tensor codes, SymInt[2] output_size, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool channels_last, Tensor(a!) out) -> ()");
+  library.def(
+      "max_unpool2d_backward(Tensor grad_output, Tensor codes, SymInt[2] input_size, int[2] kernel_size, "
+      "int[2] stride, int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+  // By stock's int64 indices. Indices out of range place and gather nothing.
+  library.def(
+      "max_unpool2d_indices(Tensor input, Tensor indices, SymInt[2] output_size, bool channels_last) -> Tensor");
+  library.def(
+      "max_unpool2d_indices_backward(Tensor grad_output, Tensor indices, SymInt[2] input_size, bool channels_last) "
+      "-> Tensor");
+
+  // Stock's indices from codes (-1 where a code names no pixel); codes from indices, and how many were no tap of their
+  // window; codes in the other memory format.
+  library.def(
+      "switches_to_indices(Tensor codes, SymInt[] size, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+  library.def(
+      "switches_from_indices(Tensor indices, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool channels_last) -> (Tensor codes, Tensor invalid)");
+  library.def("switches_repack(Tensor codes, SymInt[] size, int[2] kernel_size, bool channels_last) -> Tensor");
+}

@@ -1,0 +1,123 @@
+// Tensors at the stable ABI: see tensors.h.
+#include "tensors.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace segext::ops {
+namespace {
+
+// Below this the allocator reuses memory whose pages are there already.
+constexpr int64_t kHugePageBytes = int64_t{4} << 20;
+
+void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+#endif
+}
+
+Ints dense_strides(const Ints& sizes, bool channels_last) {
+  Ints strides(sizes.size());
+  int64_t stride = 1;
+  const auto place = [&](size_t dim) {
+    strides[dim] = stride;
+    stride *= sizes[dim] > 0 ? sizes[dim] : 1;
+  };
+  if (channels_last && sizes.size() == 4) {
+    for (size_t dim : {1, 3, 2, 0}) place(dim);
+  } else {
+    for (size_t dim = sizes.size(); dim-- > 0;) place(dim);
+  }
+  return strides;
+}
+
+}  // namespace
+
+Ints sizes_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return Ints(sizes.begin(), sizes.end());
+}
+
+std::string text(const Ints& values) {
+  std::string out = "[";
+  for (size_t k = 0; k < values.size(); ++k) out += (k ? ", " : "") + std::to_string(values[k]);
+  return out + "]";
+}
+
+bool is_dense(const Tensor& tensor, bool channels_last) {
+  const Ints sizes = sizes_of(tensor);
+  const auto strides = tensor.strides();
+  const Ints expected = dense_strides(sizes, channels_last);
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    if (sizes[dim] == 0) return true;
+    if (sizes[dim] != 1 && strides[dim] != expected[dim]) return false;
+  }
+  return true;
+}
+
+Tensor dense(const Tensor& tensor, bool channels_last) {
+  if (is_dense(tensor, channels_last)) return tensor;
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(
+      tensor, channels_last && tensor.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type, bool channels_last) {
+  const Ints strides = dense_strides(sizes, channels_last);
+  int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+                                                  device_type, device_index, &handle));
+  const Tensor result(handle);
+  if (result.is_cpu()) {
+    const int64_t bytes = result.numel() * static_cast<int64_t>(result.element_size());
+    if (bytes >= kHugePageBytes) advise_huge_pages(result.mutable_data_ptr(), bytes);
+  }
+  return result;
+}
+
+ElementType floating_element_type(const char* op, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return ElementType::kFloat32;
+    case ScalarType::Double:
+      return ElementType::kFloat64;
+    case ScalarType::Half:
+      return ElementType::kFloat16;
+    case ScalarType::BFloat16:
+      return ElementType::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "\"", op, "\" not implemented for '", torch::headeronly::toString(tensor.scalar_type()),
+                      "'");
+  }
+}
+
+ElementType element_type(const char* op, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Char:
+      return ElementType::kInt8;
+    case ScalarType::Byte:
+      return ElementType::kUInt8;
+    case ScalarType::Short:
+      return ElementType::kInt16;
+    case ScalarType::Int:
+      return ElementType::kInt32;
+    case ScalarType::Long:
+      return ElementType::kInt64;
+    default:
+      return floating_element_type(op, tensor);
+  }
+}
+
+}  // namespace segext::ops
