@@ -1,0 +1,17 @@
+"""segext: pooling and unpooling layers for segmentation networks whose switches cost two bits, not sixty-four.
+
+Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`convert` swaps them into an existing model.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import functional, nn
+from .convert import convert
+from .switches import Switches
+
+__all__ = ["Switches", "convert", "functional", "nn"]
+
+try:
+    __version__ = version("segext")
+except PackageNotFoundError:  # a checkout that was built in place but never installed
+    __version__ = "unknown"

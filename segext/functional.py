@@ -1,0 +1,278 @@
+"""segext's layers as functions: the signatures of ``torch.nn.functional``, with ``Switches`` for int64 indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _C, ops
+from .switches import Switches, prefers_channels_last, window_of
+
+__all__ = ["conv_transpose2d", "max_pool2d", "max_unpool2d", "relu_max_pool2d", "set_index_check"]
+
+_UNPOOLABLE = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+_POOLABLE = _UNPOOLABLE | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
+
+# Devices with kernels; on others the functions are stock's.
+_DEVICES = frozenset(("cpu", "meta", "cuda") if _C.build_info()["cuda"] else ("cpu", "meta"))
+
+_check_indices = True
+
+IntPair = int | Sequence[int]
+
+
+def set_index_check(enabled: bool) -> None:
+    """Whether ``max_unpool2d`` checks int64 indices before it uses them; on by default.
+
+    The check is one reduction and, on CUDA, one synchronisation. Without it, and while a CUDA graph is captured or a
+    graph compiled, an index out of range places and gathers nothing. Switches are never checked: they need not be.
+    """
+    global _check_indices
+    _check_indices = enabled
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Switches]:
+    """Max-pooling that keeps only packed switches for the backward pass, not its input.
+
+    As :func:`torch.nn.functional.max_pool2d`, in values, gradients, memory format and errors.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W); floats or integers.
+        kernel_size, stride, padding, dilation: the window, in pixels, one int or (vertical, horizontal).
+        ceil_mode: whether a window that starts inside the map may reach past it.
+        return_indices: return (output, switches) rather than the output alone.
+
+    Returns:
+        The pooled map, (N, C, H', W') or (C, H', W'), and with ``return_indices`` its :class:`Switches`.
+
+    Raises:
+        RuntimeError: for a wrong rank, an empty channel or spatial dimension, or a window that does not fit.
+        NotImplementedError: for a dtype without an order.
+        TypeError: for arguments of the wrong type.
+    """
+    return _pool(ops.max_pool2d, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def relu_max_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Switches]:
+    """``max_pool2d(relu(input), ...)`` in one pass that stores no rectified map.
+
+    Equals the composition of :func:`torch.nn.functional.relu` and :func:`max_pool2d` bit for bit, forward and backward,
+    and keeps only the switches and its own output, which must therefore not be changed in place before the backward
+    pass. Arguments, results and errors as :func:`max_pool2d`.
+    """
+    return _pool(ops.relu_max_pool2d, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
+    if not isinstance(input, Tensor):
+        raise TypeError(f"max_pool2d(): argument 'input' must be Tensor, not {type(input).__name__}")
+    if input.device.type not in _DEVICES:
+        input = input if op is ops.max_pool2d else F.relu(input)
+        return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    if input.dtype not in _POOLABLE:
+        raise NotImplementedError(f"\"{op.__name__}\" not implemented for '{input.dtype}'")
+    channels_last = prefers_channels_last(input)
+    try:
+        output, codes = op(
+            input, kernel_size, () if stride is None else stride, padding, dilation, ceil_mode, channels_last
+        )
+    except RuntimeError:
+        _check_window_types(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+        raise
+    if not return_indices:
+        return output
+    window = window_of(kernel_size, stride, padding, dilation)
+    return output, Switches(codes, output.shape, input.shape[-2:], *window, channels_last)
+
+
+def _check_window_types(**arguments) -> None:
+    """Raises the TypeError that the dispatcher reports as a RuntimeError, naming the argument."""
+    for name, value in arguments.items():
+        values = (value,) if isinstance(value, int) or value is None else value
+        if not isinstance(values, Sequence) or not all(v is None or isinstance(v, (int, torch.SymInt)) for v in values):
+            raise TypeError(f"max_pool2d(): argument '{name}' must be int or tuple of ints, not {value!r}")
+
+
+def max_unpool2d(
+    input: Tensor,
+    indices: Switches | Tensor,
+    kernel_size: IntPair | None = None,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    output_size: Sequence[int] | None = None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Puts each value where its maximum was and zero elsewhere.
+
+    As :func:`torch.nn.functional.max_unpool2d`, with two differences. Given :class:`Switches`, the window and the
+    output size are known and may be left out. Where several elements name one pixel, the last in row-major order is
+    kept, on every device, and alone receives the gradient; stock keeps any of them and gives the gradient to all.
+
+    Args:
+        input: pooled map, (N, C, H, W) or (C, H, W); float32, float64, float16 or bfloat16.
+        indices: the pool's switches, or stock's int64 indices, of the same shape.
+        kernel_size, stride, padding: the pool's window. With switches they may be left out and must agree if given.
+        output_size: size of the full map; its last two values count. With switches it must be the pool's input size.
+        out: a tensor to write the result to.
+
+    Returns:
+        The full map, in the memory format of ``input``.
+
+    Raises:
+        ValueError: for an ``output_size`` or window that does not fit.
+        RuntimeError: for a wrong rank, dtype, shape or device, or an index out of range (see :func:`set_index_check`).
+        TypeError: for int64 indices without a ``kernel_size``.
+    """
+    if not isinstance(input, Tensor) or not isinstance(indices, (Switches, Tensor)):
+        raise TypeError(
+            f"max_unpool2d(): expected a Tensor and Switches or a Tensor, not {type(input).__name__} and "
+            f"{type(indices).__name__}"
+        )
+    if input.device.type not in _DEVICES:
+        return _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
+    if input.dtype not in _UNPOOLABLE:
+        raise NotImplementedError(f"\"max_unpool2d\" not implemented for '{input.dtype}'")
+    channels_last = prefers_channels_last(input)
+    if isinstance(indices, Switches):
+        _check_agreement(indices, kernel_size, stride, padding, output_size)
+        _check_same_shape(input, indices)
+        switches = indices
+        if switches.channels_last != channels_last:
+            switches = switches.to_memory_format(torch.channels_last if channels_last else torch.contiguous_format)
+        args = (input, switches.codes, switches.input_size, *switches.window, channels_last)
+        if out is None:
+            return ops.max_unpool2d(*args)
+        return _unpool_into(out, input, args)
+    if kernel_size is None:
+        raise TypeError("max_unpool2d(): int64 indices need a kernel_size; Switches carry their own")
+    size = _unpooled_size(input, kernel_size, stride, padding, output_size)
+    _check_same_shape(input, indices)
+    _check_index_values(indices, size)
+    unpooled = ops.max_unpool2d_indices(input, indices, size, channels_last)
+    return unpooled if out is None else _copy_out(out, input, unpooled)
+
+
+def _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size):
+    if isinstance(indices, Switches):
+        kernel_size, stride, padding, _ = indices.window
+        output_size = indices.input_size
+        indices = indices.indices()
+    return F.max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
+
+
+def _check_same_shape(input: Tensor, indices: Switches | Tensor) -> None:
+    if tuple(input.shape) != tuple(indices.shape):
+        raise RuntimeError(
+            f"Expected shape of indices to be same as that of the input tensor ({list(input.shape)}) but got indices "
+            f"with shape: {list(indices.shape)}"
+        )
+
+
+def _check_agreement(switches: Switches, kernel_size, stride, padding, output_size) -> None:
+    """Raises ValueError where an argument that switches know already says otherwise."""
+    if kernel_size is not None:
+        given = window_of(kernel_size, stride, padding, 1)
+        if given[:3] != switches.window[:3]:
+            raise ValueError(
+                f"max_unpool2d: kernel_size={given[0]}, stride={given[1]}, padding={given[2]} do not agree with the "
+                f"switches' kernel_size={switches.kernel_size}, stride={switches.stride}, padding={switches.padding}"
+            )
+    if output_size is not None:
+        _check_output_rank(output_size)
+        if tuple(output_size[-2:]) != tuple(switches.input_size):
+            raise ValueError(
+                f"max_unpool2d: output_size {tuple(output_size)} does not fit: the switches are of a map of "
+                f"{tuple(switches.input_size)}"
+            )
+
+
+def _check_output_rank(output_size: Sequence[int]) -> None:
+    if len(output_size) not in (2, 3, 4):
+        raise ValueError(
+            f"output_size should be a sequence containing 2, 3 or 4 elements, but it has length {len(output_size)}"
+        )
+
+
+def _unpooled_size(input: Tensor, kernel_size, stride, padding, output_size) -> tuple[int, int]:
+    """Stock's rule: the default size, or any within a stride of it."""
+    kernel_size, stride, padding, _ = window_of(kernel_size, stride, padding, 1)
+    default = tuple(
+        (size - 1) * s + k - 2 * p for size, k, s, p in zip(input.shape[-2:], kernel_size, stride, padding, strict=True)
+    )
+    if output_size is None:
+        size = default
+    else:
+        _check_output_rank(output_size)
+        size = tuple(output_size[-2:])
+        for dim in range(2):
+            low, high = default[dim] - stride[dim], default[dim] + stride[dim]
+            if not low < size[dim] < high:
+                raise ValueError(
+                    f'invalid output_size "{tuple(output_size)}" (dim {dim} must be between {low + 1} and {high - 1})'
+                )
+    if min(size) < 0:
+        raise ValueError(f"max_unpool2d: the output size {size} is negative; give output_size")
+    return size
+
+
+def _check_index_values(indices: Tensor, size: tuple[int, int]) -> None:
+    if not _check_indices or torch.compiler.is_compiling() or indices.device.type == "meta" or indices.numel() == 0:
+        return
+    if indices.dtype != torch.int64 or (indices.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return  # the op turns other dtypes away; a capture cannot wait for values
+    low, high = torch.stack(torch.aminmax(indices)).tolist()
+    if low < 0 or high >= size[0] * size[1]:
+        invalid = low if low < 0 else high
+        raise RuntimeError(f"Found an invalid max index: {invalid} (output volumes are of size {size[0]}x{size[1]})")
+
+
+def _unpool_into(out: Tensor, input: Tensor, args: tuple) -> Tensor:
+    channels_last = args[-1]
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    if out.numel() > 0 and out.is_contiguous(memory_format=memory_format):
+        _check_out_grad(out, input)
+        ops.max_unpool2d_out(*args, out)
+        return out
+    return _copy_out(out, input, ops.max_unpool2d(*args))
+
+
+def _copy_out(out: Tensor, input: Tensor, unpooled: Tensor) -> Tensor:
+    _check_out_grad(out, input)
+    if out.dtype != unpooled.dtype:
+        raise RuntimeError(f"Expected out tensor to have dtype {unpooled.dtype}, but got {out.dtype} instead")
+    if out.numel() == 0:
+        out.resize_(unpooled.shape)
+    if out.shape != unpooled.shape:
+        raise RuntimeError(f"out should have shape {list(unpooled.shape)}, but got {list(out.shape)}")
+    return out.copy_(unpooled)
+
+
+def _check_out_grad(out: Tensor, input: Tensor) -> None:
+    if torch.is_grad_enabled() and (input.requires_grad or out.requires_grad):
+        raise RuntimeError(
+            "max_unpool2d(): functions with out=... arguments don't support automatic differentiation, but one of the "
+            "arguments requires grad."
+        )
+
+
+conv_transpose2d = F.conv_transpose2d

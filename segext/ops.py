@@ -1,0 +1,365 @@
+"""The registered ops from Python: autograd, forward mode, batching rules and fake kernels.
+
+The only module that names ``torch.ops.segext``. Each public function is one op of ``csrc/library.cpp`` with the op's
+arguments, all explicit, and differentiates to any order.
+
+An op reaches autograd by one of two doors that hold the same ``torch.autograd.Function``. In eager mode the functions
+here apply it directly, which costs least a call. Under ``torch.compile`` and ``torch.export`` the op itself must show
+in the graph, so the call goes to the dispatcher, whose Autograd key applies the ``Function`` when the graph is
+differentiated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import _library  # noqa: F401  (registers the ops)
+
+_ops = torch.ops.segext
+_registrations = torch.library.Library("segext", "IMPL")
+
+
+class _MaxPool2d(torch.autograd.Function):
+    """Max-pooling, plain or of a ReLU: keeps the codes and, for the ReLU's mask, the output."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(relu, input, *window_and_format):
+        op = _ops.relu_max_pool2d.default if relu else _ops.max_pool2d.default
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(input, *window_and_format)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        relu, input, *window, _ceil_mode, ctx.channels_last = inputs
+        pooled, codes = output
+        ctx.mark_non_differentiable(codes)
+        ctx.set_materialize_grads(False)
+        ctx.relu = relu
+        ctx.window = window
+        ctx.input_size = input.shape[-2:]
+        ctx.output_size = pooled.shape[-2:]
+        saved = (codes, pooled) if relu else (codes,)
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+
+    @staticmethod
+    def backward(ctx, grad_output, _grad_codes):
+        if grad_output is None:
+            return (None,) * 8
+        codes, relu_output = ctx.saved_tensors if ctx.relu else (*ctx.saved_tensors, None)
+        grad = max_pool2d_backward(grad_output, codes, relu_output, ctx.input_size, *ctx.window, ctx.channels_last)
+        return None, grad, None, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, _relu, tangent, *_):
+        codes, relu_output = ctx.saved_tensors if ctx.relu else (*ctx.saved_tensors, None)
+        pooled = max_pool2d_double_backward(
+            tangent, codes, relu_output, ctx.output_size, *ctx.window, ctx.channels_last
+        )
+        return pooled, None
+
+
+def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autograd.Function]:
+    """The autograd Function of op ``name``, which is linear in its first argument.
+
+    The arguments are (x, `tensors` tensors that select, spatial size of the result, the rest). ``adjoint`` names the op
+    with the same arguments that maps gradients of the result back; its size argument is x's.
+    """
+
+    class Linear(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args):
+            with torch._C._AutoDispatchBelowAutograd():
+                return getattr(_ops, name).default(*args)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            x, *rest = inputs
+            ctx.set_materialize_grads(False)
+            ctx.input_size = x.shape[-2:]
+            ctx.output_size, *ctx.rest = rest[tensors:]
+            ctx.save_for_backward(*rest[:tensors])
+            ctx.save_for_forward(*rest[:tensors])
+
+        @staticmethod
+        def backward(ctx, grad_output):
+            nones = (None,) * (tensors + 1 + len(ctx.rest))
+            if grad_output is None:
+                return None, *nones
+            return globals()[adjoint](grad_output, *ctx.saved_tensors, ctx.input_size, *ctx.rest), *nones
+
+        @staticmethod
+        def jvp(ctx, tangent, *_):
+            return globals()[name](tangent, *ctx.saved_tensors, ctx.output_size, *ctx.rest)
+
+    Linear.__name__ = Linear.__qualname__ = f"_{name}"
+    return Linear
+
+
+def _needs_autograd(x: Tensor) -> bool:
+    return (
+        (x.requires_grad and torch.is_grad_enabled())
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _call(op: torch._ops.OpOverload, function: type[torch.autograd.Function], args: Sequence[Any], *flags: Any) -> Any:
+    """Calls ``op`` by the cheapest door that still differentiates; ``flags`` lead the Function's own arguments."""
+    if torch.compiler.is_compiling():
+        return op(*args)
+    if _needs_autograd(args[0]):
+        return function.apply(*flags, *args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, channels_last) -> tuple[Tensor, Tensor]:
+    args = (input, kernel_size, stride, padding, dilation, ceil_mode, channels_last)
+    return _call(_ops.max_pool2d.default, _MaxPool2d, args, False)
+
+
+def relu_max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, channels_last) -> tuple[Tensor, Tensor]:
+    args = (input, kernel_size, stride, padding, dilation, ceil_mode, channels_last)
+    return _call(_ops.relu_max_pool2d.default, _MaxPool2d, args, True)
+
+
+_registrations.impl("max_pool2d", lambda *args: _MaxPool2d.apply(False, *args), "Autograd")
+_registrations.impl("relu_max_pool2d", lambda *args: _MaxPool2d.apply(True, *args), "Autograd")
+
+
+def _linear(name: str, adjoint: str, tensors: int) -> Callable[..., Tensor]:
+    op = getattr(_ops, name).default
+    function = _linear_function(name, adjoint, tensors)
+    _registrations.impl(name, function.apply, "Autograd")
+
+    def call(*args) -> Tensor:
+        return _call(op, function, args)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+# Each pair is adjoint to the other; so the family is closed under differentiation.
+max_pool2d_backward = _linear("max_pool2d_backward", "max_pool2d_double_backward", tensors=2)
+max_pool2d_double_backward = _linear("max_pool2d_double_backward", "max_pool2d_backward", tensors=2)
+max_unpool2d = _linear("max_unpool2d", "max_unpool2d_backward", tensors=1)
+max_unpool2d_backward = _linear("max_unpool2d_backward", "max_unpool2d", tensors=1)
+max_unpool2d_indices = _linear("max_unpool2d_indices", "max_unpool2d_indices_backward", tensors=1)
+max_unpool2d_indices_backward = _linear("max_unpool2d_indices_backward", "max_unpool2d_indices", tensors=1)
+
+# Not differentiable: conversions of codes, and forms that write into a caller's tensor.
+max_pool2d_backward_out = _ops.max_pool2d_backward_out.default
+max_unpool2d_out = _ops.max_unpool2d_out.default
+switches_to_indices = _ops.switches_to_indices.default
+switches_from_indices = _ops.switches_from_indices.default
+switches_repack = _ops.switches_repack.default
+
+
+# ---- Batching rules: the batch is folded into N; an unbatched map becomes a batch -----------------------------------
+
+
+def _fold(info, in_dim, x, has_samples: bool):
+    if not isinstance(x, Tensor):
+        return x
+    x = x.unsqueeze(0).expand(info.batch_size, *x.shape) if in_dim is None else x.movedim(in_dim, 0)
+    return x.flatten(0, 1) if has_samples else x
+
+
+def _register_vmap(name: str) -> None:
+    op = getattr(_ops, name).default
+
+    def rule(info, in_dims, *args):
+        rank = args[0].dim() - (in_dims[0] is not None)
+        has_samples = rank == 4
+        result = op(*(_fold(info, d, a, has_samples) for d, a in zip(in_dims, args, strict=True)))
+
+        def unfold(x: Tensor) -> Tensor:
+            return x.unflatten(0, (info.batch_size, -1)) if has_samples else x
+
+        if isinstance(result, Tensor):
+            return unfold(result), 0
+        return tuple(map(unfold, result)), (0,) * len(result)
+
+    torch.library.register_vmap(f"segext::{name}", rule, lib=_registrations)
+
+
+for _name in (
+    "max_pool2d",
+    "relu_max_pool2d",
+    "max_pool2d_backward",
+    "max_pool2d_double_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "max_unpool2d_indices",
+    "max_unpool2d_indices_backward",
+):
+    _register_vmap(_name)
+
+
+# ---- Fake kernels: shapes, strides and the same errors as the real ones ---------------------------------------------
+
+
+def code_bits(taps: int) -> int:
+    """Bits of one code: the smallest of 1, 2, 4, 8, 16, 32 that tells ``taps`` taps apart."""
+    return next(bits for bits in (1, 2, 4, 8, 16, 32) if 2**bits >= taps)
+
+
+def code_bytes(elements: int, bits: int) -> int:
+    """Bytes that hold ``elements`` codes of ``bits`` bits."""
+    return (elements * bits + 7) // 8
+
+
+def _pair(name: str, values: int | Sequence[int], least: int) -> tuple[int, int]:
+    pair = (values, values) if isinstance(values, int) else tuple(values) * (2 if len(values) == 1 else 1)
+    torch._check(
+        len(pair) == 2, lambda: f"{name} must either be a single int, or a tuple of two ints, but got {values}"
+    )
+    bound = "greater than zero" if least else "non-negative"
+    torch._check(min(pair) >= least, lambda: f"{name} should be {bound}, but got {values}")
+    return pair
+
+
+def _window(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
+    k = _pair("kernel_size", kernel_size, 1)
+    s = k if not isinstance(stride, int) and len(stride) == 0 else _pair("stride", stride, 1)
+    p, d = _pair("padding", padding, 0), _pair("dilation", dilation, 1)
+    torch._check(
+        all(2 * pad <= kernel for pad, kernel in zip(p, k, strict=True)),
+        lambda: f"padding should be at most half of kernel_size, but got padding={p} and kernel_size={k}",
+    )
+    return k, s, p, d
+
+
+def _check_map(name: str, x: Tensor) -> None:
+    torch._check(
+        x.dim() in (3, 4) and all(size != 0 for size in x.shape[-3:]),
+        lambda: (
+            f"Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for {name}, but got: {list(x.shape)}"
+        ),
+    )
+
+
+def _pooled_extent(size, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool):
+    extent = (size + 2 * padding - dilation * (kernel - 1) - 1 + (stride - 1 if ceil_mode else 0)) // stride + 1
+    # With ceil_mode the last window must still start inside the map or its left padding.
+    return extent - 1 if ceil_mode and (extent - 1) * stride >= size + padding else extent
+
+
+def _new_map(like: Tensor, size: Sequence[int], channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+    size = (*like.shape[:-2], *size)
+    memory_format = torch.channels_last if channels_last and len(size) == 4 else torch.contiguous_format
+    return torch.empty(size, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _check_codes(codes: Tensor, like: Tensor, pooled_size: Sequence[int], kernel_size) -> None:
+    bits = code_bits(math.prod(_pair("kernel_size", kernel_size, 1)))
+    expected = (*like.shape[:-3], code_bytes(like.shape[-3] * pooled_size[0] * pooled_size[1], bits))
+    torch._check(codes.dtype == torch.uint8, lambda: f"codes should be uint8, but got {codes.dtype}")
+    torch._check(
+        codes.dim() == len(expected) and all(a == b for a, b in zip(codes.shape, expected, strict=True)),
+        lambda: f"codes should have shape {list(expected)}, but got {list(codes.shape)}",
+    )
+
+
+def _fake_pool(input, kernel_size, stride, padding, dilation, ceil_mode, channels_last):
+    k, *rest = _window(kernel_size, stride, padding, dilation)
+    _check_map("input", input)
+    pooled = [
+        _pooled_extent(size, *window, ceil_mode) for size, *window in zip(input.shape[-2:], k, *rest, strict=True)
+    ]
+    torch._check(
+        pooled[0] > 0 and pooled[1] > 0,
+        lambda: (
+            f"Given input size: {tuple(input.shape[-3:])}. Calculated output size: {tuple(pooled)}. "
+            "Output size is too small"
+        ),
+    )
+    output = _new_map(input, pooled, channels_last)
+    sample_bytes = code_bytes(input.shape[-3] * pooled[0] * pooled[1], code_bits(k[0] * k[1]))
+    codes = torch.empty((*input.shape[:-3], sample_bytes), dtype=torch.uint8, device=input.device)
+    return output, codes
+
+
+def _fake_scatter(values, codes, size, *window_and_format):
+    *window, channels_last = window_and_format
+    _window(*window)
+    _check_map("values", values)
+    _check_codes(codes, values, values.shape[-2:], window[0])
+    return _new_map(values, size, channels_last)
+
+
+def _fake_max_unpool2d_out(*args):
+    *args, out = args
+    expected = _fake_scatter(*args)
+    torch._check(
+        out.shape == expected.shape,
+        lambda: f"out should have shape {list(expected.shape)}, but got {list(out.shape)}",
+    )
+
+
+def _fake_max_pool2d_backward_out(grad_output, codes, _relu_output, *rest):
+    _fake_max_unpool2d_out(grad_output, codes, *rest)
+
+
+def _fake_gather(map, codes, size, *window_and_format):
+    *window, channels_last = window_and_format
+    _window(*window)
+    _check_map("map", map)
+    _check_codes(codes, map, size, window[0])
+    return _new_map(map, size, channels_last)
+
+
+def _fake_max_unpool2d_indices(input, indices, output_size, channels_last):
+    _check_map("input", input)
+    torch._check(indices.dtype == torch.int64, lambda: f"elements in indices should be type int64, not {indices.dtype}")
+    torch._check(
+        input.shape == indices.shape,
+        lambda: (
+            f"Expected shape of indices to be same as that of the input tensor ({list(input.shape)}) "
+            f"but got indices tensor with shape: {list(indices.shape)}"
+        ),
+    )
+    return _new_map(input, output_size, channels_last)
+
+
+def _fake_switches_from_indices(indices, _input_size, kernel_size, stride, padding, dilation, _channels_last):
+    k, *_ = _window(kernel_size, stride, padding, dilation)
+    _check_map("indices", indices)
+    sample_bytes = code_bytes(math.prod(indices.shape[-3:]), code_bits(k[0] * k[1]))
+    codes = torch.empty((*indices.shape[:-3], sample_bytes), dtype=torch.uint8, device=indices.device)
+    return codes, indices.new_empty(1)
+
+
+def _fake_switches_to_indices(codes, size, _input_size, _k, _s, _p, _d, channels_last):
+    memory_format = torch.channels_last if channels_last and len(size) == 4 else torch.contiguous_format
+    return torch.empty(tuple(size), dtype=torch.int64, device=codes.device, memory_format=memory_format)
+
+
+_FAKES = {
+    "max_pool2d": _fake_pool,
+    "relu_max_pool2d": _fake_pool,
+    "max_pool2d_backward": lambda grad, codes, _relu_output, *rest: _fake_scatter(grad, codes, *rest),
+    "max_pool2d_backward_out": _fake_max_pool2d_backward_out,
+    "max_pool2d_double_backward": lambda grad, codes, _relu_output, *rest: _fake_gather(grad, codes, *rest),
+    "max_unpool2d": _fake_scatter,
+    "max_unpool2d_out": _fake_max_unpool2d_out,
+    "max_unpool2d_backward": _fake_gather,
+    "max_unpool2d_indices": _fake_max_unpool2d_indices,
+    "max_unpool2d_indices_backward": lambda grad, _indices, size, channels_last: _new_map(grad, size, channels_last),
+    "switches_to_indices": _fake_switches_to_indices,
+    "switches_from_indices": _fake_switches_from_indices,
+    "switches_repack": lambda codes, *_: torch.empty_like(codes),
+}
+for _name, _fake in _FAKES.items():
+    torch.library.register_fake(f"segext::{_name}", _fake, lib=_registrations)

@@ -1,0 +1,266 @@
+"""The value that remembers where every maximum was: packed switches and the geometry of the pool they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from . import ops
+
+# The largest map that repr draws.
+_PICTURE_ROWS, _PICTURE_COLUMNS = 16, 32
+
+
+class Switches:
+    """Where each maximum of a max-pool was, at 2 bits for a 2x2 window instead of an int64.
+
+    Stands where stock PyTorch has the int64 ``indices`` of ``max_pool2d(..., return_indices=True)`` and, unlike them,
+    knows the pool's window and input size, so unpooling needs no ``output_size``. Handed to a stock function it turns
+    into those indices. Indexing takes samples of a batch.
+
+    Args:
+        codes: packed switches, uint8 of shape (N, ceil(C * H * W * bits / 8)) for a pooled map of (N, C, H, W), or one
+            row without N for (C, H, W). Any bytes are safe: a code that names no pixel places nothing, gathers zero.
+        shape: shape of the pooled map, (N, C, H, W) or (C, H, W).
+        input_size: height and width of the map that was pooled.
+        kernel_size, stride, padding, dilation: the window, each (vertical, horizontal) in pixels.
+        channels_last: whether the codes lie in the order of a channels_last map.
+    """
+
+    __slots__ = ("channels_last", "codes", "dilation", "input_size", "kernel_size", "padding", "shape", "stride")
+
+    def __init__(
+        self,
+        codes: Tensor,
+        shape: Sequence[int],
+        input_size: Sequence[int],
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        channels_last: bool = False,
+    ) -> None:
+        self.codes = codes
+        self.shape = shape
+        self.input_size = input_size
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.channels_last = channels_last
+
+    @classmethod
+    def from_indices(
+        cls,
+        indices: Tensor,
+        input_size: Sequence[int],
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+    ) -> Switches:
+        """Switches from stock's ``indices`` of shape (N, C, H, W) or (C, H, W).
+
+        ``input_size`` is that of the pooled map's input; its last two values count. The window is the pool's.
+
+        Raises:
+            RuntimeError: if an index is no tap of its element's window, or an argument makes no window.
+        """
+        window = window_of(kernel_size, stride, padding, dilation)
+        input_size = tuple(input_size[-2:])
+        channels_last = prefers_channels_last(indices)
+        codes, invalid = ops.switches_from_indices(indices, input_size, *window, channels_last)
+        count = 0 if torch.compiler.is_compiling() else int(invalid)
+        if count:
+            raise RuntimeError(
+                f"Switches.from_indices: {count} of {indices.numel()} indices are no tap of their window "
+                f"(input_size={input_size}, kernel_size={window[0]}, stride={window[1]}, padding={window[2]}, "
+                f"dilation={window[3]})"
+            )
+        return cls(codes, tuple(indices.shape), input_size, *window, channels_last)
+
+    @property
+    def window(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Kernel size, stride, padding and dilation."""
+        return self.kernel_size, self.stride, self.padding, self.dilation
+
+    @property
+    def bits(self) -> int:
+        """Bits of one code."""
+        return ops.code_bits(self.kernel_size[0] * self.kernel_size[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed codes: ceil(C * H * W * bits / 8) a sample."""
+        return self.codes.numel()
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
+
+    def size(self, dim: int | None = None):
+        """Shape of the pooled map, or its size along ``dim``, as ``Tensor.size``."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """Number of dimensions of the pooled map: 4, or 3 without a batch."""
+        return len(self.shape)
+
+    def indices(self) -> Tensor:
+        """Stock's indices: int64 of the pooled shape, row * width + column in the input map.
+
+        A code that names no pixel (of a window wholly in the padding, or of arbitrary bytes) gives -1.
+        """
+        return ops.switches_to_indices(self.codes, self.shape, self.input_size, *self.window, self.channels_last)
+
+    def mask(self) -> Tensor:
+        """The input map with 1 where a maximum was and 0 elsewhere: uint8 of shape (N, C, H, W) or (C, H, W)."""
+        memory_format = torch.channels_last if self.channels_last and self.dim() == 4 else torch.contiguous_format
+        ones = torch.empty(tuple(self.shape), dtype=torch.bfloat16, device=self.device, memory_format=memory_format)
+        placed = ops.max_unpool2d(ones.fill_(1), self.codes, self.input_size, *self.window, self.channels_last)
+        return placed.to(torch.uint8)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Switches:
+        """The same switches on ``device``."""
+        return self._with_codes(self.codes.to(device, non_blocking=non_blocking))
+
+    def to_memory_format(self, memory_format: torch.memory_format) -> Switches:
+        """The same switches with codes in the order of ``torch.contiguous_format`` or ``torch.channels_last`` maps.
+
+        Raises:
+            ValueError: for any other memory format.
+        """
+        if memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise ValueError(f"memory_format should be contiguous_format or channels_last, but got {memory_format}")
+        if self.channels_last == (memory_format is torch.channels_last):
+            return self
+        codes = ops.switches_repack(self.codes, self.shape, self.kernel_size, self.channels_last)
+        return Switches(codes, self.shape, self.input_size, *self.window, not self.channels_last)
+
+    def _with_codes(self, codes: Tensor, shape: Sequence[int] | None = None) -> Switches:
+        return Switches(codes, shape or self.shape, self.input_size, *self.window, self.channels_last)
+
+    def __len__(self) -> int:
+        self._check_batched()
+        return self.shape[0]
+
+    def __getitem__(self, samples: int | slice | Tensor) -> Switches:
+        """The switches of one sample (unbatched), or of the samples that a slice, mask or index tensor selects."""
+        self._check_batched()
+        codes = self.codes[samples]
+        shape = tuple(self.shape[1:])
+        if codes.dim() == 1:
+            one = Switches(codes, shape, self.input_size, *self.window, self.channels_last)
+            return one.to_memory_format(torch.contiguous_format)  # what an unbatched map can only have
+        if codes.dim() != 2:
+            raise TypeError(f"Switches can be indexed along the batch only, but got {samples!r}")
+        return self._with_codes(codes, (codes.shape[0], *shape))
+
+    def _check_batched(self) -> None:
+        if self.dim() != 4:
+            raise TypeError(f"Switches of an unbatched map of shape {tuple(self.shape)} have no batch")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Switches):
+            return NotImplemented
+        return (
+            tuple(self.shape) == tuple(other.shape)
+            and tuple(self.input_size) == tuple(other.input_size)
+            and self.window == other.window
+            and self.channels_last == other.channels_last
+            and torch.equal(self.codes, other.codes)
+        )
+
+    __hash__ = None
+
+    def __reduce__(self):
+        state = (tuple(self.shape), tuple(self.input_size), *self.window, self.channels_last)
+        return Switches, (self.codes, *state)
+
+    def __repr__(self) -> str:
+        k, s, p, d = self.window
+        text = f"Switches(shape={tuple(self.shape)}, input_size={tuple(self.input_size)}, kernel_size={k}, stride={s}"
+        text += f", padding={p}" if any(p) else ""
+        text += f", dilation={d}" if d != (1, 1) else ""
+        text += f", {self.bits} bits each, {self.nbytes} bytes"
+        text += f", device='{self.device}'" if self.device.type != "cpu" else ""
+        return text + ")" + self._picture()
+
+    def _picture(self) -> str:
+        """The first channel's mask, where it is small and there is data to look at."""
+        height, width = self.input_size
+        has_data = type(self.codes) is Tensor and self.device.type in ("cpu", "cuda") and self.nbytes > 0
+        if not has_data or height > _PICTURE_ROWS or width > _PICTURE_COLUMNS:
+            return ""
+        first = (self[0] if self.dim() == 4 else self).mask()[0]
+        return "".join("\n  " + " ".join(".#"[pixel] for pixel in row) for row in first.tolist())
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        """Lets switches stand for their indices wherever a torch function takes a tensor."""
+
+        def indices(value: Any) -> Any:
+            return value.indices() if isinstance(value, Switches) else value
+
+        args, kwargs = pytree.tree_map(indices, (args, kwargs or {}), is_leaf=lambda v: isinstance(v, Switches))
+        return func(*args, **kwargs)
+
+
+def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
+    """The four window arguments as pairs; a stride left out is the kernel size."""
+
+    def pair(value) -> tuple[int, int]:
+        return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+    kernel_size = pair(kernel_size)
+    has_stride = stride is not None and (isinstance(stride, int) or len(stride) > 0)
+    return kernel_size, pair(stride) if has_stride else kernel_size, pair(padding), pair(dilation)
+
+
+def prefers_channels_last(x: Tensor) -> bool:
+    """True for a (N, C, H, W) tensor with channels_last strides, dense or not, by the rule stock's ops follow."""
+    if x.dim() != 4 or x.is_contiguous():
+        return False
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return True
+    least = 0
+    strides, sizes = x.stride(), x.shape
+    if strides[1] == 0:
+        return False
+    for dim in (1, 3, 2, 0):
+        if sizes[dim] == 0 or strides[dim] < least or (dim == 0 and least == strides[1]):
+            return False
+        least = strides[dim] * max(sizes[dim], 1)
+    return True
+
+
+# Sizes are leaves: kept as context, they would be constants to torch.export.
+def _flatten(switches: Switches):
+    leaves = (switches.codes, tuple(switches.shape), tuple(switches.input_size))
+    return leaves, (*switches.window, switches.channels_last)
+
+
+def _flatten_with_keys(switches: Switches):
+    leaves, context = _flatten(switches)
+    keys = map(pytree.GetAttrKey, ("codes", "shape", "input_size"))
+    return list(zip(keys, leaves, strict=True)), context
+
+
+def _unflatten(leaves, context) -> Switches:
+    return Switches(*leaves, *context)
+
+
+pytree.register_pytree_node(
+    Switches,
+    _flatten,
+    _unflatten,
+    serialized_type_name="segext.Switches",
+    flatten_with_keys_fn=_flatten_with_keys,
+    to_dumpable_context=lambda context: [*map(list, context[:4]), context[4]],
+    from_dumpable_context=lambda dumped: (*map(tuple, dumped[:4]), dumped[4]),
+)
+torch.serialization.add_safe_globals([Switches])
