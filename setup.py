@@ -1,7 +1,7 @@
 """Builds segext's two compiled parts with ninja: the op library (stable ABI of torch) and the pybind11 module.
 
-CPU kernels are compiled once per instruction set; CUDA kernels whenever a usable nvcc is there, with or without a GPU or a
-CUDA build of torch. The resolved settings are printed.
+CPU kernels are compiled once per instruction set; CUDA kernels whenever a usable nvcc is there, with or without a GPU
+or a CUDA build of torch. The resolved settings are printed.
 
 Environment: SEGEXT_CUDA=1 demands the CUDA part, 0 leaves it out; TORCH_CUDA_ARCH_LIST names architectures as for torch
 ("8.0 9.0+PTX"); CUDA_HOME, CXX, CXXFLAGS, NVCCFLAGS and MAX_JOBS as usual.
@@ -34,10 +34,8 @@ CPU_LEVELS = {"baseline": [], "avx2": AVX2, "avx512": AVX512} if IS_X86 else {"b
 KERNELS = "csrc/kernels"
 PER_LEVEL = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("max_pool2d", "scatter", "gather")]
 ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch", "indices")]
-GLUE = [
-    "csrc/library.cpp",
-    *(f"csrc/ops/{s}.cpp" for s in ("max_pool2d", "max_unpool2d", "pooling", "switches", "tensors")),
-]
+OPS = ("max_pool2d", "max_unpool2d", "pooling", "switches", "tensors")
+GLUE = ["csrc/library.cpp", *(f"csrc/ops/{stem}.cpp" for stem in OPS)]
 CUDA = [f"{KERNELS}/cuda/{stem}.cu" for stem in ("gather", "indices", "max_pool2d", "scatter", "status")]
 MODULE = ["csrc/bindings.cpp", f"{KERNELS}/cpu/capability.cpp"]
 
@@ -115,16 +113,9 @@ class NinjaBuild(build_ext):
         print(f"segext: CUDA kernels {f'with {nvcc} for {archs}' if nvcc else 'left out (no nvcc, or SEGEXT_CUDA=0)'}")
 
         ninja_file = NinjaFile(Path(self.build_temp).resolve())
-        common = [
-            "-std=c++20",
-            "-O3",
-            "-fPIC",
-            "-fvisibility=hidden",
-            "-Wall",
-            "-Wextra",
-            "-Wno-psabi",
-            "-Wno-maybe-uninitialized",
-        ]
+        # -Wno-psabi: vector arguments only pass inlined functions. GCC 12 warns in its own AVX-512 headers.
+        warnings = ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+        common = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", *warnings]
         common += ["-DSEGEXT_X86_LEVELS"] if IS_X86 else []
         common += [os.environ.get("CXXFLAGS", "")]
         includes = [f"-isystem {torch_root / 'include'}", f"-isystem {pybind11.get_include()}"]
@@ -150,9 +141,9 @@ class NinjaBuild(build_ext):
         ninja_file.rule("link_module", [cxx, *link_flags])
         if nvcc:
             host = f"-Xcompiler {','.join(['-fPIC', '-fvisibility=hidden', '-Wall'])}"
-            warnings = "-Werror all-warnings -Xptxas -warn-spills,-warn-lmem-usage"
+            strict = "-Werror all-warnings -Xptxas -warn-spills,-warn-lmem-usage"
             user = os.environ.get("NVCCFLAGS", "")
-            command = [nvcc, "-std=c++17", "-O3", host, warnings, *cuda_arch_flags(archs), user]
+            command = [nvcc, "-std=c++17", "-O3", host, strict, *cuda_arch_flags(archs), user]
             ninja_file.rule("cuda", [*command, *compile_tail], **deps)
             # nvcc links, because it knows where its static runtime lies.
             linker = [nvcc, "-cudart=static", "-Xcompiler=-fopenmp", *link_flags, "-Xlinker=--no-as-needed", *libraries]
