@@ -1,0 +1,147 @@
+// Kernels of gather: each pooled element reads the pixel its switch names. Nothing is computed, so kernels are compiled
+// for the bits of an element, one for each size.
+//
+//   gather_blocks_kernel                NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
+//   gather_channels_last_blocks_kernel  channels_last, the same windows, channels that 16-byte vectors fill
+//   gather_kernel                       everything else: one element a thread, coalesced along the pooled map
+#pragma once
+
+#include <cstdint>
+
+#include "codes.cuh"
+#include "element.cuh"
+#include "geometry.cuh"
+#include "launch.cuh"
+
+namespace segext {
+
+// A thread gathers V = 4 or 8 elements of one row. It reads their blocks whole, since some window of any 32 bytes names
+// some pixel there: four 16-byte loads that do not wait for the codes, one 16-byte store.
+//
+//     codes    1 2 0 3
+//     map      . a . . c . . .   row 2r
+//              . . b . . . . d   row 2r + 1
+//     values   a b c d           row r
+template <typename Bits>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    gather_blocks_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes, Bits* __restrict__ values,
+                         ReluMask<Bits> relu, PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row,
+                         int32_t threads) {
+  constexpr int kLanes = Vector<Bits>::kLanes;
+  const int bits = code_bits(4);
+  const int64_t thread = thread_number();
+  if (thread >= threads) return;
+
+  int32_t vector_in_row;
+  const int32_t pooled_row = vectors_per_row.divide(static_cast<int32_t>(thread), &vector_in_row);
+  const Bits* top = map + block_row(shape, pooled_row) * shape.columns.size + 2 * kLanes * vector_in_row;
+  const Bits* bottom = top + shape.columns.size;
+  Vector<Bits> pixels[2][2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    pixels[0][half] = load_vector<Vector<Bits>>(top + half * kLanes);
+    pixels[1][half] = load_vector<Vector<Bits>>(bottom + half * kLanes);
+  }
+  const uint64_t run = load_run(codes, thread, kLanes * bits / 8);
+
+  Vector<Bits> result;
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    const Vector<Bits>& upper = pixels[0][2 * k / kLanes];
+    const Vector<Bits>& lower = pixels[1][2 * k / kLanes];
+    const int left = 2 * k % kLanes;
+    const uint32_t code = take_code(run, k, bits);
+    const Bits in_upper = (code & 1) != 0 ? upper.lane[left + 1] : upper.lane[left];
+    const Bits in_lower = (code & 1) != 0 ? lower.lane[left + 1] : lower.lane[left];
+    result.lane[k] = (code & 2) != 0 ? in_lower : in_upper;
+  }
+  relu.apply(thread * kLanes, &result);
+  store_vector(values + thread * kLanes, result);
+}
+
+// A thread gathers V = 4 or 8 channels of one pooled pixel from the four pixels of its block: four 16-byte loads, one
+// 16-byte store. Neighbouring threads hold neighbouring channels, then neighbouring pixels.
+template <typename Bits>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    gather_channels_last_blocks_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes,
+                                       Bits* __restrict__ values, ReluMask<Bits> relu, PoolShape<int32_t> shape,
+                                       Divisor<int32_t> vectors_per_pixel, int32_t threads) {
+  constexpr int kLanes = Vector<Bits>::kLanes;
+  const int bits = code_bits(4);
+  const int64_t thread = thread_number();
+  if (thread >= threads) return;
+
+  int32_t vector, column;
+  const int32_t pixel = vectors_per_pixel.divide(static_cast<int32_t>(thread), &vector);
+  const int32_t pooled_row = shape.columns.by_pooled_size.divide(pixel, &column);
+  const Bits* top = map + block_row(shape, pooled_row) * shape.map.row_stride + 2 * column * shape.map.column_stride +
+                    vector * kLanes;
+  Vector<uint32_t> pixels[2][2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const Bits* pixel = top + (i * shape.map.row_stride + j * shape.map.column_stride);
+      pixels[i][j] = as_words(load_vector<Vector<Bits>>(pixel));
+    }
+  }
+  const BlockMasks<kLanes> masks(load_run(codes, thread, kLanes * bits / 8));
+
+  Vector<uint32_t> words;
+#pragma unroll
+  for (int w = 0; w < Vector<uint32_t>::kLanes; ++w) {
+    const uint32_t upper = (pixels[0][0].lane[w] & ~masks.right[w]) | (pixels[0][1].lane[w] & masks.right[w]);
+    const uint32_t lower = (pixels[1][0].lane[w] & ~masks.right[w]) | (pixels[1][1].lane[w] & masks.right[w]);
+    words.lane[w] = (upper & ~masks.lower[w]) | (lower & masks.lower[w]);
+  }
+  auto result = from_words<Bits>(words);
+  relu.apply(thread * kLanes, &result);
+  store_vector(values + thread * kLanes, result);
+}
+
+// Whether a later window of the same channel, in row-major order, also names `pixel`.
+template <typename Index>
+__device__ __forceinline__ bool is_named_later(const PoolShape<Index>& shape, const uint8_t* __restrict__ codes,
+                                               const Place<Index>& window, Index row, Index column) {
+  const Index first_column = shape.columns.first_window(column);
+  const Index last_column = shape.columns.last_window(column);
+  const Index last_row = shape.rows.last_window(row);
+  for (Index r = window.row; r <= last_row; ++r) {
+    const Index i = shape.rows.tap(r, row);
+    if (i < 0) continue;
+    for (Index c = r == window.row ? window.column + 1 : first_column; c <= last_column; ++c) {
+      const Index j = shape.columns.tap(c, column);
+      if (j < 0) continue;
+      const Index element = shape.pooled.element({window.channel, r, c});
+      if (load_any_code(codes, element, shape.bits) == static_cast<uint32_t>(i * shape.columns.kernel + j)) return true;
+    }
+  }
+  return false;
+}
+
+// A thread gathers one element: codes and values are coalesced, and the pixels that neighbours read lie close together.
+// With `only_winners`, an element whose pixel a later one names as well gets zero.
+template <typename Bits, typename Index>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    gather_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes, Bits* __restrict__ values,
+                  ReluMask<Bits> relu, PoolShape<Index> shape, WarpRuns<Index> runs, bool only_winners) {
+  const auto lane = runs.lane();
+  if (lane.sample >= runs.samples || !lane.present) return;
+
+  const int64_t element = static_cast<int64_t>(lane.sample) * runs.elements + lane.element;
+  const uint8_t* sample_codes = codes + lane.sample * shape.sample_bytes;
+  Bits value = 0;
+  if (relu.passes(element)) {
+    const uint32_t code = load_any_code(sample_codes, lane.element, shape.bits);
+    const Place<Index> window = shape.pooled.place(lane.element);
+    Index row, column;
+    if (shape.names_pixel(window, code, &row, &column) &&
+        !(only_winners && is_named_later(shape, sample_codes, window, row, column))) {
+      value = map[static_cast<int64_t>(lane.sample) * shape.map.elements +
+                  shape.map.element({window.channel, row, column})];
+    }
+  }
+  values[element] = value;
+}
+
+}  // namespace segext

@@ -1,0 +1,223 @@
+// A PoolGeometry as kernels use it: divisions prepared, in 32-bit numbers wherever a sample allows it.
+//
+// Numbers inside one sample are of type Index; only a sample's start in its tensor is always 64-bit. Index is int32_t
+// unless a sample of either map, or the reach of a window, exceeds it.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+#include "../switches.h"
+#include "codes.cuh"
+#include "divisor.cuh"
+#include "element.cuh"
+#include "runtime.cuh"
+
+namespace segext {
+
+// A place in one sample of a map.
+template <typename Index>
+struct Place {
+  Index channel, row, column;
+};
+
+// The memory order of one sample of a map: which place an element has, and which element a place.
+template <typename Index>
+struct Order {
+  Divisor<Index> inner, middle;  // NCHW: columns, rows. channels_last: channels, columns
+  Index channel_stride, row_stride, column_stride;
+  Index elements;
+  bool channels_last;
+
+  Order(int64_t channels, int64_t height, int64_t width, bool channels_last)
+      : inner(channels_last ? channels : width),
+        middle(channels_last ? width : height),
+        channel_stride(static_cast<Index>(channels_last ? 1 : height * width)),
+        row_stride(static_cast<Index>(channels_last ? width * channels : width)),
+        column_stride(static_cast<Index>(channels_last ? channels : 1)),
+        elements(static_cast<Index>(channels * height * width)),
+        channels_last(channels_last) {}
+
+  __device__ __forceinline__ Place<Index> place(Index element) const {
+    Index in_inner, in_middle;
+    const Index outer = middle.divide(inner.divide(element, &in_inner), &in_middle);
+    return channels_last ? Place<Index>{in_inner, outer, in_middle} : Place<Index>{outer, in_middle, in_inner};
+  }
+
+  __device__ __forceinline__ Index element(const Place<Index>& place) const {
+    return place.channel * channel_stride + place.row * row_stride + place.column * column_stride;
+  }
+};
+
+// One axis of the windows: which pixels a window has, and which windows a pixel.
+template <typename Index>
+struct Axis {
+  Index size, pooled_size;
+  Index kernel, stride, padding, dilation;
+  Divisor<Index> by_stride, by_dilation, by_pooled_size;
+
+  Axis(int64_t size, int64_t pooled_size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation)
+      : size(static_cast<Index>(size)),
+        pooled_size(static_cast<Index>(pooled_size)),
+        kernel(static_cast<Index>(kernel)),
+        stride(static_cast<Index>(stride)),
+        padding(static_cast<Index>(padding)),
+        dilation(static_cast<Index>(dilation)),
+        by_stride(stride),
+        by_dilation(dilation),
+        by_pooled_size(pooled_size) {}
+
+  __device__ __forceinline__ Index pixel(Index window, Index tap) const {
+    return window * stride - padding + tap * dilation;
+  }
+
+  __device__ __forceinline__ bool contains(Index pixel) const {
+    using Unsigned = typename std::make_unsigned<Index>::type;
+    return static_cast<Unsigned>(pixel) < static_cast<Unsigned>(size);
+  }
+
+  // The first tap of `window` that does not lie before the map. Where it lies behind it, or is no tap any more, the
+  // window has none inside.
+  __device__ __forceinline__ Index first_tap(Index window) const {
+    const Index before = padding - window * stride;
+    return before <= 0 ? 0 : by_dilation.quotient(before + dilation - 1);
+  }
+
+  __device__ __forceinline__ bool has_tap(Index window, Index tap) const {
+    return tap < kernel && pixel(window, tap) < size;
+  }
+
+  // The windows that can have `pixel` are first..last; none if last < first.
+  __device__ __forceinline__ Index first_window(Index pixel) const {
+    const Index beyond = pixel + padding - (kernel - 1) * dilation;
+    return beyond <= 0 ? 0 : by_stride.quotient(beyond + stride - 1);
+  }
+
+  __device__ __forceinline__ Index last_window(Index pixel) const {
+    const Index last = by_stride.quotient(pixel + padding);
+    return last < pooled_size ? last : pooled_size - 1;
+  }
+
+  // The tap of `window`, one of first..last, that lies on `pixel`; -1 where dilation or stride leaves it out.
+  __device__ __forceinline__ Index tap(Index window, Index pixel) const {
+    Index gap;
+    const Index tap = by_dilation.divide(pixel + padding - window * stride, &gap);
+    return gap == 0 && tap < kernel ? tap : -1;
+  }
+};
+
+template <typename Index>
+struct PoolShape {
+  Axis<Index> rows, columns;
+  Order<Index> map, pooled;
+  Divisor<Index> by_kernel_w, by_width;
+  int bits;
+  int64_t sample_bytes;
+
+  explicit PoolShape(const PoolGeometry& g)
+      : rows(g.height, g.pooled_height, g.window.kernel_h, g.window.stride_h, g.window.padding_h, g.window.dilation_h),
+        columns(g.width, g.pooled_width, g.window.kernel_w, g.window.stride_w, g.window.padding_w, g.window.dilation_w),
+        map(g.channels, g.height, g.width, g.channels_last),
+        pooled(g.channels, g.pooled_height, g.pooled_width, g.channels_last),
+        by_kernel_w(g.window.kernel_w),
+        by_width(g.width),
+        bits(g.bits),
+        sample_bytes(g.sample_bytes) {}
+
+  // switch_pixel of switches.h: the pixel that `code` names in the window at a pooled place; false if there is none.
+  __device__ __forceinline__ bool names_pixel(const Place<Index>& window, uint32_t code, Index* row,
+                                              Index* column) const {
+    const Index number = static_cast<Index>(code);
+    if (number < 0) return false;  // more than an Index of 32 bits holds
+    Index j;
+    const Index i = by_kernel_w.divide(number, &j);
+    if (i >= rows.kernel) return false;
+    *row = rows.pixel(window.row, i);
+    *column = columns.pixel(window.column, j);
+    return rows.contains(*row) && columns.contains(*column);
+  }
+
+  // Its inverse: the code of the tap that lies on pixel `index`, row * width + column, of the map; false if there is
+  // none.
+  __device__ __forceinline__ bool tap_on_pixel(const Place<Index>& window, int64_t index, uint32_t* code) const {
+    if (index < 0 || index >= static_cast<int64_t>(rows.size) * columns.size) return false;
+    Index column;
+    const Index row = by_width.divide(static_cast<Index>(index), &column);
+    const Index from_row = row - rows.pixel(window.row, 0);
+    const Index from_column = column - columns.pixel(window.column, 0);
+    if (from_row < 0 || from_column < 0) return false;
+    Index row_gap, column_gap;
+    const Index i = rows.by_dilation.divide(from_row, &row_gap);
+    const Index j = columns.by_dilation.divide(from_column, &column_gap);
+    if (row_gap != 0 || column_gap != 0 || i >= rows.kernel || j >= columns.kernel) return false;
+    *code = static_cast<uint32_t>(i * columns.kernel + j);
+    return true;
+  }
+};
+
+// In 2x2 blocks, the upper row of a pooled row's blocks; both rows are counted through all planes (NCHW) or samples.
+__device__ __forceinline__ int64_t block_row(const PoolShape<int32_t>& shape, int32_t pooled_row) {
+  const int32_t plane = shape.rows.by_pooled_size.quotient(pooled_row);
+  return 2 * static_cast<int64_t>(pooled_row) +
+         static_cast<int64_t>(plane) * (shape.rows.size - 2 * shape.rows.pooled_size);
+}
+
+inline int64_t map_elements(const PoolGeometry& g) { return g.channels * g.height * g.width; }
+
+// Whether int32_t holds every number that a kernel forms inside a sample, and the number of warps of either map.
+inline bool fits_int32(const PoolGeometry& g) {
+  constexpr int64_t kLimit = int64_t{1} << 30;
+  const Window& w = g.window;
+  for (const int64_t number : {g.height, g.width, g.pooled_height, g.pooled_width, w.kernel_h, w.kernel_w, w.stride_h,
+                               w.stride_w, w.padding_h, w.padding_w, w.dilation_h, w.dilation_w}) {
+    if (number >= kLimit) return false;
+  }
+  const auto axis_fits = [](int64_t size, int64_t pooled, int64_t kernel, int64_t stride, int64_t padding,
+                            int64_t dilation) {
+    return pooled * stride < kLimit && kernel * dilation < kLimit && size + padding + stride < kLimit;
+  };
+  return map_elements(g) < kLimit && pooled_elements(g) < kLimit && g.samples < kLimit &&
+         g.samples * warps_per_sample(map_elements(g)) < kLimit &&
+         g.samples * warps_per_sample(pooled_elements(g)) < kLimit &&
+         axis_fits(g.height, g.pooled_height, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h) &&
+         axis_fits(g.width, g.pooled_width, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w);
+}
+
+// Calls `function` with the TypeTag of the index type that fits.
+template <typename Function>
+CudaStatus for_index(const PoolGeometry& g, const Function& function) {
+  return fits_int32(g) ? function(TypeTag<int32_t>{}) : function(TypeTag<int64_t>{});
+}
+
+// Windows that kernels are compiled for.
+enum class Windows : uint8_t {
+  kBlocks,  // 2x2 tiles, each wholly inside the map
+  k2x2,     // 2x2 and 3x3 of any stride, padding and dilation
+  k3x3,
+  kAny,
+};
+
+// k where the windows are k x k, else 0.
+template <Windows kWindows>
+inline constexpr int kSquareKernel = kWindows == Windows::kAny   ? 0
+                                     : kWindows == Windows::k3x3 ? 3
+                                                                 : 2;
+
+// Whether windows are 2x2 tiles from the map's first pixel on. They may overhang it, if pooled sizes were rounded up.
+inline bool windows_are_2x2_tiles(const PoolGeometry& g) {
+  const Window& w = g.window;
+  return w.kernel_h == 2 && w.kernel_w == 2 && w.stride_h == 2 && w.stride_w == 2 && w.padding_h == 0 &&
+         w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1 && g.bits == code_bits(4);
+}
+
+inline Windows windows_of(const PoolGeometry& g) {
+  const Window& w = g.window;
+  if (w.kernel_h != w.kernel_w || g.bits != code_bits(w.kernel_h * w.kernel_w)) return Windows::kAny;
+  if (w.kernel_h == 3) return Windows::k3x3;
+  if (w.kernel_h != 2) return Windows::kAny;
+  const bool blocks = windows_are_2x2_tiles(g) && 2 * g.pooled_height <= g.height && 2 * g.pooled_width <= g.width;
+  return blocks ? Windows::kBlocks : Windows::k2x2;
+}
+
+}  // namespace segext

@@ -1,0 +1,159 @@
+// Kernels around stock's int64 indices: to and from packed codes, codes from one memory order to the other, and
+// unpooling by indices. A thread has one element; a warp that writes codes has 32 neighbours of one sample.
+//
+// Unpooling by indices cannot ask which elements name a pixel, so it takes two steps: every element bids for its pixel
+// with its number in the plane, the highest of which stays (a maximum comes out alike in any order), and then each
+// pixel or element looks at who won.
+#pragma once
+
+#include <cstdint>
+
+#include "codes.cuh"
+#include "element.cuh"
+#include "geometry.cuh"
+#include "launch.cuh"
+
+namespace segext {
+
+template <typename Index>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    indices_from_codes_kernel(const uint8_t* __restrict__ codes, int64_t* __restrict__ indices, PoolShape<Index> shape,
+                              WarpRuns<Index> runs) {
+  const auto lane = runs.lane();
+  if (lane.sample >= runs.samples || !lane.present) return;
+
+  const uint32_t code = load_any_code(codes + lane.sample * shape.sample_bytes, lane.element, shape.bits);
+  Index row, column;
+  const bool exists = shape.names_pixel(shape.pooled.place(lane.element), code, &row, &column);
+  indices[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] =
+      exists ? static_cast<int64_t>(row) * shape.columns.size + column : -1;
+}
+
+// Invalid indices are counted, which is the same number in any order. A warp counts its own first.
+template <typename Index>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    codes_from_indices_kernel(const int64_t* __restrict__ indices, uint8_t* __restrict__ codes,
+                              int64_t* __restrict__ invalid, PoolShape<Index> shape, WarpRuns<Index> runs) {
+  const auto lane = runs.lane();
+  if (lane.sample >= runs.samples) return;
+
+  uint32_t code = 0;
+  bool is_invalid = false;
+  if (lane.present) {
+    const int64_t index = indices[static_cast<int64_t>(lane.sample) * runs.elements + lane.element];
+    is_invalid = !shape.tap_on_pixel(shape.pooled.place(lane.element), index, &code);
+  }
+  const uint32_t invalid_lanes = __ballot_sync(0xffffffffu, is_invalid);
+  if (invalid_lanes != 0 && threadIdx.x % Launch::kWarpThreads == 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(invalid), static_cast<unsigned long long>(__popc(invalid_lanes)));
+  }
+  store_warp_codes(codes + lane.sample * shape.sample_bytes, lane.element, lane.present, shape.bits, code);
+}
+
+// Writes are coalesced; reads jump from byte to byte, but codes are a small part of what the op beside this moves.
+template <typename Index>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    repack_codes_kernel(const uint8_t* __restrict__ codes, uint8_t* __restrict__ repacked, PoolShape<Index> shape,
+                        Order<Index> repacked_order, WarpRuns<Index> runs) {
+  const auto lane = runs.lane();
+  if (lane.sample >= runs.samples) return;
+
+  uint32_t code = 0;
+  if (lane.present) {
+    const Index element = shape.pooled.element(repacked_order.place(lane.element));
+    code = load_any_code(codes + lane.sample * shape.sample_bytes, element, shape.bits);
+  }
+  store_warp_codes(repacked + lane.sample * shape.sample_bytes, lane.element, lane.present, shape.bits, code);
+}
+
+// Memory order of maps as unpooling by indices knows them: planes of so many pixels, in NCHW or channels_last order.
+struct PlaneOrder {
+  Divisor<int64_t> inner;  // NCHW: pixels. channels_last: channels
+  Divisor<int64_t> outer;  // NCHW: none. channels_last: pixels
+  int64_t channels, pixels;
+  bool channels_last;
+
+  PlaneOrder(int64_t channels, int64_t pixels, bool channels_last)
+      : inner(channels_last ? channels : pixels),
+        outer(channels_last ? pixels : 1),
+        channels(channels),
+        pixels(pixels),
+        channels_last(channels_last) {}
+
+  // A plane, counted through the samples, and a pixel of it.
+  struct Place {
+    int64_t plane, pixel;
+  };
+
+  __device__ __forceinline__ Place place(int64_t element) const {
+    Place at;
+    if (!channels_last) {
+      at.plane = inner.divide(element, &at.pixel);
+      return at;
+    }
+    int64_t channel;
+    const int64_t sample = outer.divide(inner.divide(element, &channel), &at.pixel);
+    at.plane = sample * channels + channel;
+    return at;
+  }
+
+  __device__ __forceinline__ int64_t element(const Place& at, const Divisor<int64_t>& by_channels) const {
+    if (!channels_last) return at.plane * pixels + at.pixel;
+    int64_t channel;
+    const int64_t sample = by_channels.divide(at.plane, &channel);
+    return (sample * pixels + at.pixel) * channels + channel;
+  }
+};
+
+struct IndexUnpoolShape {
+  PlaneOrder map, pooled;
+  Divisor<int64_t> by_channels;
+  int64_t elements;  // of the map that threads are divided over
+
+  // The element of the full map that a pooled element's index names; -1 if it names none.
+  __device__ __forceinline__ int64_t named_element(const PlaneOrder::Place& at, int64_t index) const {
+    return index >= 0 && index < map.pixels ? map.element({at.plane, index}, by_channels) : -1;
+  }
+};
+
+// A pooled element bids for its pixel. `winners` starts at -1 throughout.
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    index_unpool_bid_kernel(const int64_t* __restrict__ indices, int64_t* __restrict__ winners,
+                            IndexUnpoolShape shape) {
+  const int64_t element = thread_number();
+  if (element >= shape.elements) return;
+  const PlaneOrder::Place at = shape.pooled.place(element);
+  const int64_t named = shape.named_element(at, indices[element]);
+  if (named >= 0) atomicMax(reinterpret_cast<long long*>(winners) + named, static_cast<long long>(at.pixel));
+}
+
+// A pixel of the full map takes the value that won it.
+template <typename Bits>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    index_unpool_kernel(const Bits* __restrict__ values, const int64_t* __restrict__ winners, Bits* __restrict__ map,
+                        IndexUnpoolShape shape) {
+  const int64_t element = thread_number();
+  if (element >= shape.elements) return;
+  const int64_t winner = winners[element];
+  Bits value = 0;
+  if (winner >= 0) {
+    const PlaneOrder::Place at = shape.map.place(element);
+    value = values[shape.pooled.element({at.plane, winner}, shape.by_channels)];
+  }
+  map[element] = value;
+}
+
+// A pooled element takes the gradient of the pixel it won.
+template <typename Bits>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    index_unpool_backward_kernel(const Bits* __restrict__ grad_map, const int64_t* __restrict__ indices,
+                                 const int64_t* __restrict__ winners, Bits* __restrict__ grad_values,
+                                 IndexUnpoolShape shape) {
+  const int64_t element = thread_number();
+  if (element >= shape.elements) return;
+  const PlaneOrder::Place at = shape.pooled.place(element);
+  const int64_t named = shape.named_element(at, indices[element]);
+  grad_values[element] = named >= 0 && winners[named] == at.pixel ? grad_map[named] : Bits{0};
+}
+
+}  // namespace segext

@@ -1,0 +1,46 @@
+// How every kernel is launched: one-dimensional grids of one block size.
+//
+// A grid holds up to 2^31 - 1 blocks, 5 * 10^11 threads: more than any memory has elements, so kernels need no loop
+// over a grid that is too small.
+#pragma once
+
+#include <cstdint>
+
+#include "../work.h"
+#include "runtime.cuh"
+
+namespace segext {
+
+struct Launch {
+  static constexpr int kWarpThreads = 32;
+  static constexpr int kBlockThreads = 256;
+  static constexpr int kBlockWarps = kBlockThreads / kWarpThreads;
+  // Of one multiprocessor. Kernels need few registers and many more blocks fit; but where no number is given, ptxas
+  // spills a register or two for some architectures to fit yet one more.
+  static constexpr int kMinBlocks = 2;
+  static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
+  static_assert(kBlockThreads % kWarpThreads == 0, "a block is whole warps: they exchange codes");
+};
+
+// Number of this thread in its grid.
+__device__ __forceinline__ int64_t thread_number() {
+  return static_cast<int64_t>(blockIdx.x) * Launch::kBlockThreads + threadIdx.x;
+}
+
+// Runs `kernel` on at least `threads` threads of `stream`. No threads: no launch, success. An error is returned and
+// forgotten, so that nobody meets it again.
+template <typename... Parameters, typename... Arguments>
+CudaStatus launch(void (*kernel)(Parameters...), int64_t threads, CudaStream stream, const Arguments&... arguments) {
+  if (threads <= 0) return cudaSuccess;
+  const int64_t blocks = (threads + Launch::kBlockThreads - 1) / Launch::kBlockThreads;
+  if (blocks > Launch::kMaxBlocks) return cudaErrorInvalidConfiguration;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(Launch::kBlockThreads);
+  config.stream = stream;
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
+  if (status != cudaSuccess) cudaGetLastError();
+  return status;
+}
+
+}  // namespace segext

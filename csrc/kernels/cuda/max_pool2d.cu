@@ -1,0 +1,96 @@
+// Launches max-pooling with switches.
+#include <limits>
+
+#include "../max_pool2d.h"
+#include "max_pool2d.cuh"
+
+namespace segext {
+namespace {
+
+template <typename T>
+MaxLimits<typename Element<T>::Wide> max_limits(bool relu) {
+  using Wide = typename Element<T>::Wide;
+  using Limits = std::numeric_limits<Wide>;
+  const Wide lowest = Limits::has_infinity ? static_cast<Wide>(-Limits::infinity()) : Limits::lowest();
+  return {relu ? Wide{0} : lowest, lowest};
+}
+
+// Whether the kernels with 128-bit accesses may read and write in runs of one vector of T.
+template <typename T>
+bool vectors_fit(const MaxPool2dParams& params) {
+  const PoolGeometry& g = params.geometry;
+  const int run_bits = Vector<T>::kLanes * g.bits;
+  return run_is_bytes(Vector<T>::kLanes, g.bits) && codes_are_flat(g) && fits_int32(g) &&
+         g.samples * pooled_elements(g) / Vector<T>::kLanes < std::numeric_limits<int32_t>::max() &&
+         is_aligned(params.input, kVectorBytes) && is_aligned(params.output, kVectorBytes) &&
+         is_aligned(params.codes, run_bits / 8);
+}
+
+template <typename T>
+CudaStatus launch_vectors(const MaxPool2dParams& params, CudaStream stream, bool* launched) {
+  const PoolGeometry& g = params.geometry;
+  constexpr int kLanes = Vector<T>::kLanes;
+  const auto run = [&](auto kernel, int64_t vectors) {
+    *launched = true;
+    const int64_t threads = g.samples * pooled_elements(g) / kLanes;
+    return launch(kernel, threads, stream, static_cast<const T*>(params.input), static_cast<T*>(params.output),
+                  params.codes, PoolShape<int32_t>(g), Divisor<int32_t>(vectors), static_cast<int32_t>(threads),
+                  max_limits<T>(params.relu));
+  };
+  *launched = false;
+  if (!vectors_fit<T>(params)) return cudaSuccess;
+  if (!g.channels_last) {
+    if (windows_of(g) != Windows::kBlocks || g.pooled_width % kLanes != 0 || g.width % kLanes != 0) return cudaSuccess;
+    return run(max_pool2d_blocks_kernel<T>, g.pooled_width / kLanes);
+  }
+  if (g.channels % kLanes != 0) return cudaSuccess;
+  switch (windows_of(g)) {
+    case Windows::kBlocks:
+      return run(max_pool2d_channels_last_kernel<T, Windows::kBlocks>, g.channels / kLanes);
+    case Windows::k2x2:
+      return run(max_pool2d_channels_last_kernel<T, Windows::k2x2>, g.channels / kLanes);
+    case Windows::k3x3:
+      return run(max_pool2d_channels_last_kernel<T, Windows::k3x3>, g.channels / kLanes);
+    case Windows::kAny:
+      break;
+  }
+  return run(max_pool2d_channels_last_kernel<T, Windows::kAny>, g.channels / kLanes);
+}
+
+template <typename T, typename Index, Windows kWindows>
+CudaStatus launch_elements(const MaxPool2dParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  return launch(max_pool2d_kernel<T, Index, kWindows>, warp_run_threads(g.samples, pooled_elements(g)), stream,
+                static_cast<const T*>(params.input), static_cast<T*>(params.output), params.codes, PoolShape<Index>(g),
+                warp_runs<Index>(g.samples, pooled_elements(g)), max_limits<T>(params.relu));
+}
+
+}  // namespace
+
+CudaStatus max_pool2d_cuda(const MaxPool2dParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  if (g.samples * pooled_elements(g) == 0) return cudaSuccess;
+  return for_element(params.type, [&](auto type) {
+    using T = typename decltype(type)::Type;
+    if constexpr (kHasVectorKernels<T>) {
+      bool launched;
+      const CudaStatus status = launch_vectors<T>(params, stream, &launched);
+      if (launched) return status;
+      switch (fits_int32(g) ? windows_of(g) : Windows::kAny) {
+        case Windows::kBlocks:
+          return launch_elements<T, int32_t, Windows::kBlocks>(params, stream);
+        case Windows::k2x2:
+          return launch_elements<T, int32_t, Windows::k2x2>(params, stream);
+        case Windows::k3x3:
+          return launch_elements<T, int32_t, Windows::k3x3>(params, stream);
+        case Windows::kAny:
+          break;
+      }
+    }
+    return for_index(g, [&](auto index) {
+      return launch_elements<T, typename decltype(index)::Type, Windows::kAny>(params, stream);
+    });
+  });
+}
+
+}  // namespace segext

@@ -1,0 +1,257 @@
+// Kernels of max-pooling with switches: every input element is read once from memory, every output and every byte of
+// codes written once, by one thread.
+//
+//   max_pool2d_blocks_kernel         NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
+//   max_pool2d_channels_last_kernel  channels_last, any window, channels that 16-byte vectors fill
+//   max_pool2d_kernel                everything else: one element a thread, coalesced along the pooled map
+#pragma once
+
+#include <cstdint>
+
+#include "codes.cuh"
+#include "element.cuh"
+#include "geometry.cuh"
+#include "launch.cuh"
+
+namespace segext {
+
+// `floor`: what a window with a tap inside the map is at least, zero with ReLU, else the lowest value. `lowest`: the
+// value of a window without one.
+template <typename Wide>
+struct MaxLimits {
+  Wide floor, lowest;
+};
+
+// The running maximum of one window, whose taps come in row-major order: of equals the first stays, of NaNs the last.
+template <typename Wide>
+struct Maximum {
+  Wide value;
+  uint32_t code;
+
+  __device__ __forceinline__ void take(Wide tap_value, uint32_t tap) {
+    const bool wins = tap_value > value || tap_value != tap_value;
+    value = wins ? tap_value : value;
+    code = wins ? tap : code;
+  }
+};
+
+// The first tap inside the map of the window at a pooled pixel. It starts as the window's maximum, at the floor.
+template <typename Index>
+struct FirstTap {
+  Index row, column;
+  bool exists;
+
+  __device__ __forceinline__ FirstTap(const PoolShape<Index>& shape, Index window_row, Index window_column)
+      : row(shape.rows.first_tap(window_row)),
+        column(shape.columns.first_tap(window_column)),
+        exists(shape.rows.has_tap(window_row, row) && shape.columns.has_tap(window_column, column)) {}
+
+  template <typename Wide>
+  __device__ __forceinline__ Maximum<Wide> start(Index kernel_w, const MaxLimits<Wide>& limits) const {
+    return {exists ? limits.floor : limits.lowest, exists ? static_cast<uint32_t>(row * kernel_w + column) : 0};
+  }
+};
+
+// The taps of a square window: which lie inside the map, and where from tap (0, 0).
+template <typename Index, Windows kWindows>
+struct SquareTaps {
+  static constexpr int kKernel = kSquareKernel<kWindows>;
+  static constexpr bool kAllInside = kWindows == Windows::kBlocks;
+  bool row_inside[kKernel], column_inside[kKernel];
+  int64_t corner;  // the element of tap (0, 0); not one of the map where that lies outside
+  Index row_step, column_step;
+
+  __device__ __forceinline__ SquareTaps(const PoolShape<Index>& shape, Index sample, const Place<Index>& window)
+      : corner(static_cast<int64_t>(sample) * shape.map.elements +
+               shape.map.element(
+                   {window.channel, shape.rows.pixel(window.row, 0), shape.columns.pixel(window.column, 0)})),
+        row_step(kAllInside ? shape.map.row_stride : shape.rows.dilation * shape.map.row_stride),
+        column_step(kAllInside ? shape.map.column_stride : shape.columns.dilation * shape.map.column_stride) {
+#pragma unroll
+    for (int i = 0; i < kKernel; ++i) {
+      row_inside[i] = kAllInside || shape.rows.contains(shape.rows.pixel(window.row, i));
+      column_inside[i] = kAllInside || shape.columns.contains(shape.columns.pixel(window.column, i));
+    }
+  }
+
+  __device__ __forceinline__ bool inside(int i, int j) const { return row_inside[i] && column_inside[j]; }
+
+  __device__ __forceinline__ int64_t element(int i, int j) const { return corner + (i * row_step + j * column_step); }
+
+  template <typename Wide>
+  __device__ __forceinline__ Maximum<Wide> start(const MaxLimits<Wide>& limits) const {
+    int row = kKernel, column = kKernel;
+#pragma unroll
+    for (int i = kKernel - 1; i >= 0; --i) {
+      row = row_inside[i] ? i : row;
+      column = column_inside[i] ? i : column;
+    }
+    const bool exists = row < kKernel && column < kKernel;
+    return {exists ? limits.floor : limits.lowest, exists ? static_cast<uint32_t>(row * kKernel + column) : 0};
+  }
+};
+
+// A thread makes V = 4 (float32) or 8 (half types) outputs of one row, and their byte or two of codes:
+//
+//     input    a a b b c c d d   row 2r       two 16-byte loads
+//              a a b b c c d d   row 2r + 1   two 16-byte loads
+//     output   A B C D           row r        one 16-byte store
+//
+// Neighbouring threads read neighbouring 32 bytes. There are `threads` of them; rows are counted through all planes.
+template <typename T>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    max_pool2d_blocks_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
+                             PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row, int32_t threads,
+                             MaxLimits<typename Element<T>::Wide> limits) {
+  using Wide = typename Element<T>::Wide;
+  constexpr int kLanes = Vector<T>::kLanes;
+  const int bits = code_bits(4);
+  const int64_t thread = thread_number();
+  if (thread >= threads) return;
+
+  int32_t vector_in_row;
+  const int32_t pooled_row = vectors_per_row.divide(static_cast<int32_t>(thread), &vector_in_row);
+  const T* top = input + block_row(shape, pooled_row) * shape.columns.size + 2 * kLanes * vector_in_row;
+  const T* bottom = top + shape.columns.size;
+  Vector<T> taps[2][2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    taps[0][half] = load_vector<Vector<T>>(top + half * kLanes);
+    taps[1][half] = load_vector<Vector<T>>(bottom + half * kLanes);
+  }
+
+  Vector<T> maxima;
+  uint64_t run = 0;
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    const Vector<T>& upper = taps[0][2 * k / kLanes];
+    const Vector<T>& lower = taps[1][2 * k / kLanes];
+    const int left = 2 * k % kLanes;
+    const Wide first = widen_lane(upper, left);
+    Maximum<Wide> maximum{first <= limits.floor ? limits.floor : first, 0};  // keeps a NaN
+    maximum.take(widen_lane(upper, left + 1), 1);
+    maximum.take(widen_lane(lower, left), 2);
+    maximum.take(widen_lane(lower, left + 1), 3);
+    maxima.lane[k] = Element<T>::narrow(maximum.value);
+    run |= place_code(maximum.code, k, bits);
+  }
+  store_vector(output + thread * kLanes, maxima);
+  store_run(codes, thread, kLanes * bits / 8, run);
+}
+
+// A thread makes one pooled pixel of V = 4 or 8 channels, and their whole bytes of codes; each tap is one 16-byte load,
+// the result one 16-byte store. Neighbouring threads hold neighbouring channels, then neighbouring pixels.
+//
+//     tap 0: cccc   tap 1: cccc   ...   ->   output: CCCC
+//
+// The loads of a square window are all issued before the first is used; a tap outside the map is the lowest value,
+// which never wins.
+template <typename T, Windows kWindows>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    max_pool2d_channels_last_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
+                                    PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_pixel, int32_t threads,
+                                    MaxLimits<typename Element<T>::Wide> limits) {
+  using Wide = typename Element<T>::Wide;
+  constexpr int kLanes = Vector<T>::kLanes;
+  constexpr int kKernel = kSquareKernel<kWindows>;
+  const int bits = kKernel > 0 ? code_bits(kKernel * kKernel) : shape.bits;
+  const int64_t thread = thread_number();
+  if (thread >= threads) return;
+
+  int32_t vector, window_row, window_column;
+  const int32_t pixel = vectors_per_pixel.divide(static_cast<int32_t>(thread), &vector);
+  const int32_t row_of_windows = shape.columns.by_pooled_size.divide(pixel, &window_column);
+  const int32_t sample = shape.rows.by_pooled_size.divide(row_of_windows, &window_row);
+
+  Maximum<Wide> maxima[kLanes];
+  if constexpr (kKernel > 0) {
+    const SquareTaps<int32_t, kWindows> taps(shape, sample, {vector * kLanes, window_row, window_column});
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) maxima[k] = taps.start(limits);
+#pragma unroll
+    for (int i = 0; i < kKernel; ++i) {
+      Vector<T> values[kKernel];
+#pragma unroll
+      for (int j = 0; j < kKernel; ++j) {
+        values[j] = fill_vector<T>(Element<T>::narrow(limits.lowest));
+        if (taps.inside(i, j)) values[j] = load_vector<Vector<T>>(input + taps.element(i, j));
+      }
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) {
+#pragma unroll
+        for (int j = 0; j < kKernel; ++j) maxima[k].take(widen_lane(values[j], k), i * kKernel + j);
+      }
+    }
+  } else {
+    const T* channels = input + static_cast<int64_t>(sample) * shape.map.elements + vector * kLanes;
+    const FirstTap<int32_t> first(shape, window_row, window_column);
+    const int32_t kernel_w = shape.columns.kernel;
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) maxima[k] = first.start(kernel_w, limits);
+    for (int32_t i = first.row; shape.rows.has_tap(window_row, i); ++i) {
+      for (int32_t j = first.column; shape.columns.has_tap(window_column, j); ++j) {
+        const Place<int32_t> at{0, shape.rows.pixel(window_row, i), shape.columns.pixel(window_column, j)};
+        const auto values = load_vector<Vector<T>>(channels + shape.map.element(at));
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k) maxima[k].take(widen_lane(values, k), i * kernel_w + j);
+      }
+    }
+  }
+
+  Vector<T> result;
+  uint64_t run = 0;
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    result.lane[k] = Element<T>::narrow(maxima[k].value);
+    run |= place_code(maxima[k].code, k, bits);
+  }
+  store_vector(output + thread * kLanes, result);
+  store_run(codes, thread, kLanes * bits / 8, run);
+}
+
+// A thread makes one element, a warp 32 neighbours of one sample in memory order and, together, the bytes of their
+// codes. Outputs are coalesced, inputs as far as the stride lets them be; taps that windows share come from the caches.
+template <typename T, typename Index, Windows kWindows>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    max_pool2d_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
+                      PoolShape<Index> shape, WarpRuns<Index> runs, MaxLimits<typename Element<T>::Wide> limits) {
+  using Wide = typename Element<T>::Wide;
+  constexpr int kKernel = kSquareKernel<kWindows>;
+  const auto lane = runs.lane();
+  if (lane.sample >= runs.samples) return;
+
+  const int bits = kKernel > 0 ? code_bits(kKernel * kKernel) : shape.bits;
+  Maximum<Wide> maximum{limits.lowest, 0};
+  if (lane.present) {
+    const Place<Index> window = shape.pooled.place(lane.element);
+    if constexpr (kKernel > 0) {
+      const SquareTaps<Index, kWindows> taps(shape, lane.sample, window);
+      Wide values[kKernel][kKernel];
+#pragma unroll
+      for (int i = 0; i < kKernel; ++i) {
+#pragma unroll
+        for (int j = 0; j < kKernel; ++j) {
+          values[i][j] = taps.inside(i, j) ? Element<T>::widen(input[taps.element(i, j)]) : limits.lowest;
+        }
+      }
+      maximum = taps.start(limits);
+#pragma unroll
+      for (int tap = 0; tap < kKernel * kKernel; ++tap) maximum.take(values[tap / kKernel][tap % kKernel], tap);
+    } else {
+      const T* sample = input + static_cast<int64_t>(lane.sample) * shape.map.elements;
+      const FirstTap<Index> first(shape, window.row, window.column);
+      const Index kernel_w = shape.columns.kernel;
+      maximum = first.start(kernel_w, limits);
+      for (Index i = first.row; shape.rows.has_tap(window.row, i); ++i) {
+        for (Index j = first.column; shape.columns.has_tap(window.column, j); ++j) {
+          const Place<Index> at{window.channel, shape.rows.pixel(window.row, i), shape.columns.pixel(window.column, j)};
+          maximum.take(Element<T>::widen(sample[shape.map.element(at)]), static_cast<uint32_t>(i * kernel_w + j));
+        }
+      }
+    }
+    output[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] = Element<T>::narrow(maximum.value);
+  }
+  store_warp_codes(codes + lane.sample * shape.sample_bytes, lane.element, lane.present, bits, maximum.code);
+}
+
+}  // namespace segext

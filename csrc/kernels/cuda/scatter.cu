@@ -1,0 +1,141 @@
+// Launches scatter: chooses the kernel by windows, memory order and alignment.
+#include <limits>
+
+#include "../scatter.h"
+#include "scatter.cuh"
+
+namespace segext {
+namespace {
+
+// Cells of more pixels than this leave a thread too long alone; a pixel a thread is better then.
+constexpr int64_t kMaxCellPixels = 64;
+
+constexpr int64_t kMaxThreads = std::numeric_limits<int32_t>::max();
+
+template <typename T>
+ScatterArrays<T> arrays_of(const ScatterParams& params) {
+  using Bits = RawBitsOf<T>;
+  return {static_cast<const T*>(params.values),
+          params.codes,
+          static_cast<T*>(params.map),
+          {static_cast<const Bits*>(params.relu_output), static_cast<Bits>(infinity_bits(params.type))}};
+}
+
+int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
+
+// NCHW blocks: vectors fill the rows of the full map and half vectors those of the pooled map.
+template <typename Bits>
+bool rows_fit_vectors(const ScatterParams& params) {
+  const PoolGeometry& g = params.geometry;
+  constexpr int kLanes = Vector<Bits>::kLanes;
+  return g.width % kLanes == 0 && g.pooled_width % (kLanes / 2) == 0 && codes_are_flat(g) && fits_int32(g) &&
+         g.samples * map_elements(g) / kLanes < kMaxThreads && is_aligned(params.map, kVectorBytes) &&
+         is_aligned(params.values, kVectorBytes / 2) && is_aligned(params.relu_output, kVectorBytes / 2);
+}
+
+// channels_last: vectors fill the channels, and their codes whole bytes.
+template <typename T>
+bool channels_fit_vectors(const ScatterParams& params) {
+  const PoolGeometry& g = params.geometry;
+  constexpr int kLanes = Vector<T>::kLanes;
+  return g.channels % kLanes == 0 && run_is_bytes(kLanes, g.bits) && codes_are_flat(g) && fits_int32(g) &&
+         g.samples * map_elements(g) / kLanes < kMaxThreads && is_aligned(params.map, kVectorBytes) &&
+         is_aligned(params.values, kVectorBytes) && is_aligned(params.relu_output, kVectorBytes) &&
+         is_aligned(params.codes, kLanes * g.bits / 8);
+}
+
+template <typename Bits>
+CudaStatus launch_blocks(const ScatterParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  const int64_t vectors = g.width / Vector<Bits>::kLanes;
+  const int64_t block_rows = ceil_divide(g.height, 2);
+  const int64_t threads = g.samples * g.channels * block_rows * vectors;
+  return launch(scatter_blocks_kernel<Bits>, threads, stream, arrays_of<Bits>(params), PoolShape<int32_t>(g),
+                Divisor<int32_t>(vectors), Divisor<int32_t>(block_rows), static_cast<int32_t>(threads));
+}
+
+template <typename Bits>
+CudaStatus launch_tiles(const ScatterParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  const int64_t tile_rows = ceil_divide(g.height, 2), tile_columns = ceil_divide(g.width, 2);
+  const int64_t threads = g.samples * g.channels * tile_rows * tile_columns;
+  const bool paired = g.width % 2 == 0 && is_aligned(params.map, sizeof(Pair<Bits>));
+  return launch(scatter_tiles_kernel<Bits>, threads, stream, arrays_of<Bits>(params), PoolShape<int32_t>(g),
+                Divisor<int32_t>(tile_columns), Divisor<int32_t>(tile_rows), Divisor<int32_t>(g.channels),
+                static_cast<int32_t>(threads), paired);
+}
+
+template <typename Bits>
+CudaStatus launch_windows(const ScatterParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  const int64_t vectors = g.channels / Vector<Bits>::kLanes;
+  const int64_t cell_rows = ceil_divide(g.height + g.window.padding_h, g.window.stride_h);
+  const int64_t cell_columns = ceil_divide(g.width + g.window.padding_w, g.window.stride_w);
+  const int64_t threads = g.samples * cell_rows * cell_columns * vectors;
+  const auto kernel =
+      windows_are_2x2_tiles(g) ? scatter_channels_last_blocks_kernel<Bits> : scatter_channels_last_windows_kernel<Bits>;
+  return launch(kernel, threads, stream, arrays_of<Bits>(params), PoolShape<int32_t>(g), Divisor<int32_t>(vectors),
+                Divisor<int32_t>(cell_rows), Divisor<int32_t>(cell_columns), static_cast<int32_t>(threads));
+}
+
+// Windows that do not overlap. Sets *launched where there is a kernel for them.
+template <typename Bits>
+CudaStatus launch_disjoint(const ScatterParams& params, CudaStream stream, bool* launched) {
+  const PoolGeometry& g = params.geometry;
+  *launched = true;
+  if constexpr (kHasVectorKernels<Bits>) {
+    const bool cells =
+        g.window.dilation_h == 1 && g.window.dilation_w == 1 && g.window.stride_h <= kMaxCellPixels / g.window.stride_w;
+    if (g.channels_last && cells && channels_fit_vectors<Bits>(params)) return launch_windows<Bits>(params, stream);
+    if (!g.channels_last && windows_are_2x2_tiles(g) && rows_fit_vectors<Bits>(params)) {
+      return launch_blocks<Bits>(params, stream);
+    }
+  }
+  if (!g.channels_last && windows_are_2x2_tiles(g) && fits_int32(g) && g.samples * map_elements(g) < kMaxThreads) {
+    return launch_tiles<Bits>(params, stream);
+  }
+  *launched = false;
+  return cudaSuccess;
+}
+
+// Any windows. T is the type for sums, else the bits of an element.
+template <typename T, Overlap kOverlap>
+CudaStatus launch_any(const ScatterParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  if constexpr (kHasVectorKernels<T>) {
+    if (g.channels_last && channels_fit_vectors<T>(params)) {
+      const int64_t vectors = g.channels / Vector<T>::kLanes;
+      const int64_t threads = g.samples * g.height * g.width * vectors;
+      return launch(scatter_channels_last_kernel<T, kOverlap>, threads, stream, arrays_of<T>(params),
+                    PoolShape<int32_t>(g), Divisor<int32_t>(vectors), Divisor<int32_t>(g.height),
+                    static_cast<int32_t>(threads));
+    }
+  }
+  return for_index(g, [&](auto index) {
+    using Index = typename decltype(index)::Type;
+    return launch(scatter_kernel<T, kOverlap, Index>, warp_run_threads(g.samples, map_elements(g)), stream,
+                  arrays_of<T>(params), PoolShape<Index>(g), warp_runs<Index>(g.samples, map_elements(g)));
+  });
+}
+
+}  // namespace
+
+CudaStatus scatter_cuda(const ScatterParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  if (g.samples * map_elements(g) == 0) return cudaSuccess;
+  const bool disjoint = windows_are_disjoint(g.window);
+  if (params.overlap == Overlap::kAdd && !disjoint) {
+    return for_float(params.type, [&](auto type) {
+      return launch_any<typename decltype(type)::Type, Overlap::kAdd>(params, stream);
+    });
+  }
+  return for_float_bits(params.type, [&](auto type) {
+    using Bits = typename decltype(type)::Type;
+    bool launched = false;
+    const CudaStatus status = disjoint ? launch_disjoint<Bits>(params, stream, &launched) : cudaSuccess;
+    if (launched) return status;
+    return launch_any<Bits, Overlap::kKeepLast>(params, stream);
+  });
+}
+
+}  // namespace segext
