@@ -1,0 +1,228 @@
+// Runs CUDA kernels on one CPU thread, so that tests need no GPU and sanitizers see every access.
+//
+// Included in place of the CUDA headers where SEGEXT_CUDA_EMULATION is defined. A kernel is an ordinary function here:
+// every CUDA thread is a fiber, blocks run one after another, and shuffles, votes and barriers switch fibers. What CUDA
+// leaves undefined stops the program with a message: barriers that some threads miss, shuffles from lanes that take no
+// part, warps that wait for a lane that never comes. Races are found by ThreadSanitizer (see cuda_emulation.cpp).
+//
+// Not emulated: the memory model between blocks, asynchronous copies, tensor cores, clusters.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+#define __shared__ static  // one block at a time
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+struct CUstream_st;
+using cudaStream_t = CUstream_st*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+
+namespace cuda_emulation {
+
+inline constexpr unsigned kWarpThreads = 32;
+
+// In which order the threads of a block run between barriers. A correct kernel does not care.
+enum class ThreadOrder { kAscending, kDescending, kRandom };
+
+void set_thread_order(ThreadOrder order, uint32_t seed = 0);
+
+// Called with each kernel that is launched.
+void set_launch_observer(void (*observer)(const void* kernel, uint64_t threads));
+
+unsigned lane_index();
+void* dynamic_shared_memory();
+cudaError_t last_error();  // and forgets it
+
+// What the fibers do; `operation` and `line` are for messages.
+void wait_for_block(const char* operation, int line);
+uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, int line);
+unsigned vote(unsigned mask, bool predicate, const char* operation, int line);
+
+// Runs every block of a launch, or returns why no GPU would.
+cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*call)(void*), void* closure);
+
+template <typename To, typename From>
+To bit_cast(const From& from) {
+  static_assert(sizeof(To) >= sizeof(From) || sizeof(From) == 8, "no bits are lost");
+  To to{};
+  std::memcpy(&to, &from, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
+  return to;
+}
+
+template <typename T>
+T shuffle(unsigned mask, T value, unsigned source_lane, const char* operation, int line) {
+  static_assert(sizeof(T) <= 8, "a shuffle moves up to 64 bits");
+  return bit_cast<T>(exchange(mask, bit_cast<uint64_t>(value), source_lane, operation, line));
+}
+
+float half_to_float(uint16_t half);
+uint16_t float_to_half(float value);
+uint16_t float_to_bfloat16(float value);
+
+}  // namespace cuda_emulation
+
+// Of the thread that runs.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+// Runtime. A launch is done when it returns, whatever its stream.
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim;
+  dim3 blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  auto closure = [&] { kernel(static_cast<Parameters>(arguments)...); };
+  return cuda_emulation::run(
+      reinterpret_cast<const void*>(kernel), config->gridDim, config->blockDim, config->dynamicSmemBytes,
+      [](void* self) { (*static_cast<decltype(closure)*>(self))(); }, &closure);
+}
+
+inline cudaError_t cudaGetLastError() { return cuda_emulation::last_error(); }
+
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+
+// Barriers, votes and shuffles. `line` is the caller's.
+
+inline void __syncthreads(int line = __builtin_LINE()) { cuda_emulation::wait_for_block("__syncthreads", line); }
+
+inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) {
+  cuda_emulation::vote(mask, false, "__syncwarp", line);
+}
+
+inline unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+  return cuda_emulation::vote(mask, predicate != 0, "__ballot_sync", line);
+}
+
+inline int __any_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+  return cuda_emulation::vote(mask, predicate != 0, "__any_sync", line) != 0;
+}
+
+inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+  return cuda_emulation::vote(mask, predicate != 0, "__all_sync", line) == mask;
+}
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32, int line = __builtin_LINE()) {
+  const unsigned first = cuda_emulation::lane_index() & ~(width - 1u);
+  return cuda_emulation::shuffle(mask, value, first + (source & (width - 1u)), "__shfl_sync", line);
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, int line = __builtin_LINE()) {
+  const unsigned lane = cuda_emulation::lane_index();
+  const unsigned end = (lane & ~(width - 1u)) + width;
+  const unsigned source = lane ^ static_cast<unsigned>(lanes);
+  return cuda_emulation::shuffle(mask, value, source < end ? source : lane, "__shfl_xor_sync", line);
+}
+
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = 32, int line = __builtin_LINE()) {
+  const unsigned lane = cuda_emulation::lane_index();
+  const unsigned end = (lane & ~(width - 1u)) + width;
+  return cuda_emulation::shuffle(mask, value, lane + lanes < end ? lane + lanes : lane, "__shfl_down_sync", line);
+}
+
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32, int line = __builtin_LINE()) {
+  const unsigned lane = cuda_emulation::lane_index();
+  const unsigned first = lane & ~(width - 1u);
+  return cuda_emulation::shuffle(mask, value, lane >= first + lanes ? lane - lanes : lane, "__shfl_up_sync", line);
+}
+
+// Memory.
+
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+template <typename T>
+T __ldcs(const T* address) {
+  return *address;
+}
+
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
+}
+
+template <typename T>
+T atomicAdd(T* address, T value) {
+  return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+
+template <typename T>
+T atomicMax(T* address, T value) {
+  T old = __atomic_load_n(address, __ATOMIC_RELAXED);
+  while (old < value && !__atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return old;
+}
+
+// Arithmetic and conversions.
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32); }
+
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+inline float __uint_as_float(unsigned bits) { return cuda_emulation::bit_cast<float>(bits); }
+
+inline unsigned __float_as_uint(float value) { return cuda_emulation::bit_cast<unsigned>(value); }
+
+struct __half {
+  uint16_t bits;
+};
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+inline __half __ushort_as_half(uint16_t bits) { return {bits}; }
+inline uint16_t __half_as_ushort(__half value) { return value.bits; }
+inline float __half2float(__half value) { return cuda_emulation::half_to_float(value.bits); }
+inline __half __float2half_rn(float value) { return {cuda_emulation::float_to_half(value)}; }
+
+inline __nv_bfloat16 __ushort_as_bfloat16(uint16_t bits) { return {bits}; }
+inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
+inline float __bfloat162float(__nv_bfloat16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
+inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {cuda_emulation::float_to_bfloat16(value)}; }

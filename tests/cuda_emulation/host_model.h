@@ -1,0 +1,287 @@
+// What the kernels have to compute, written down once more from the contracts' words: one element at a time, codes one
+// bit at a time, as slow and plain as can be. Shares no code with the kernels but the structs they take.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "cuda_emulation.h"
+#include "gather.h"
+#include "indices.h"
+#include "max_pool2d.h"
+#include "scatter.h"
+
+namespace segext::host_model {
+
+inline bool is_integer(ElementType type) { return type >= ElementType::kInt8; }
+
+// Elements of any type: numbers as double, which is exact for all but large int64 values; tests use none.
+inline double load(const void* data, ElementType type, int64_t k) {
+  switch (type) {
+    case ElementType::kFloat32:
+      return static_cast<const float*>(data)[k];
+    case ElementType::kFloat64:
+      return static_cast<const double*>(data)[k];
+    case ElementType::kFloat16:
+      return cuda_emulation::half_to_float(static_cast<const uint16_t*>(data)[k]);
+    case ElementType::kBFloat16:
+      return __bfloat162float({static_cast<const uint16_t*>(data)[k]});
+    case ElementType::kInt8:
+      return static_cast<const int8_t*>(data)[k];
+    case ElementType::kUInt8:
+      return static_cast<const uint8_t*>(data)[k];
+    case ElementType::kInt16:
+      return static_cast<const int16_t*>(data)[k];
+    case ElementType::kInt32:
+      return static_cast<const int32_t*>(data)[k];
+    case ElementType::kInt64:
+      return static_cast<double>(static_cast<const int64_t*>(data)[k]);
+  }
+  return 0;
+}
+
+inline void store(void* data, ElementType type, int64_t k, double value) {
+  switch (type) {
+    case ElementType::kFloat32:
+      static_cast<float*>(data)[k] = static_cast<float>(value);
+      break;
+    case ElementType::kFloat64:
+      static_cast<double*>(data)[k] = value;
+      break;
+    case ElementType::kFloat16:
+      static_cast<uint16_t*>(data)[k] = cuda_emulation::float_to_half(static_cast<float>(value));
+      break;
+    case ElementType::kBFloat16:
+      static_cast<uint16_t*>(data)[k] = cuda_emulation::float_to_bfloat16(static_cast<float>(value));
+      break;
+    case ElementType::kInt8:
+      static_cast<int8_t*>(data)[k] = static_cast<int8_t>(value);
+      break;
+    case ElementType::kUInt8:
+      static_cast<uint8_t*>(data)[k] = static_cast<uint8_t>(value);
+      break;
+    case ElementType::kInt16:
+      static_cast<int16_t*>(data)[k] = static_cast<int16_t>(value);
+      break;
+    case ElementType::kInt32:
+      static_cast<int32_t*>(data)[k] = static_cast<int32_t>(value);
+      break;
+    case ElementType::kInt64:
+      static_cast<int64_t*>(data)[k] = static_cast<int64_t>(value);
+      break;
+  }
+}
+
+inline double lowest(ElementType type) {
+  switch (type) {
+    case ElementType::kInt8:
+      return std::numeric_limits<int8_t>::lowest();
+    case ElementType::kUInt8:
+      return 0;
+    case ElementType::kInt16:
+      return std::numeric_limits<int16_t>::lowest();
+    case ElementType::kInt32:
+      return std::numeric_limits<int32_t>::lowest();
+    case ElementType::kInt64:
+      return static_cast<double>(std::numeric_limits<int64_t>::lowest());
+    default:
+      return -std::numeric_limits<double>::infinity();
+  }
+}
+
+// Where an element of a map lies.
+inline int64_t element(bool channels_last, int64_t channels, int64_t height, int64_t width, int64_t n, int64_t c,
+                       int64_t h, int64_t w) {
+  return channels_last ? ((n * height + h) * width + w) * channels + c : ((n * channels + c) * height + h) * width + w;
+}
+
+inline int64_t map_element(const PoolGeometry& g, int64_t n, int64_t c, int64_t h, int64_t w) {
+  return element(g.channels_last, g.channels, g.height, g.width, n, c, h, w);
+}
+
+inline int64_t pooled_element(const PoolGeometry& g, int64_t n, int64_t c, int64_t r, int64_t col) {
+  return element(g.channels_last, g.channels, g.pooled_height, g.pooled_width, n, c, r, col);
+}
+
+// The code of element `e` of sample `n`, bit by bit: little-endian at e * bits of the sample's bytes.
+inline uint32_t code_at(const std::vector<uint8_t>& codes, const PoolGeometry& g, int64_t n, int64_t e) {
+  uint32_t code = 0;
+  for (int b = 0; b < g.bits; ++b) {
+    const int64_t bit = e * g.bits + b;
+    code |= static_cast<uint32_t>(codes[n * g.sample_bytes + bit / 8] >> bit % 8 & 1) << b;
+  }
+  return code;
+}
+
+inline void set_code(std::vector<uint8_t>* codes, const PoolGeometry& g, int64_t n, int64_t e, uint32_t code) {
+  for (int b = 0; b < g.bits; ++b) {
+    const int64_t bit = e * g.bits + b;
+    uint8_t& byte = (*codes)[n * g.sample_bytes + bit / 8];
+    byte = static_cast<uint8_t>((byte & ~(1u << bit % 8)) | (code >> b & 1) << bit % 8);
+  }
+}
+
+// Calls `visit(n, c, row, column, element)` for every pooled element, in row-major order of each plane; the last is its
+// number in the sample.
+template <typename Visit>
+void for_each_pooled(const PoolGeometry& g, const Visit& visit) {
+  for (int64_t n = 0; n < g.samples; ++n) {
+    for (int64_t c = 0; c < g.channels; ++c) {
+      for (int64_t r = 0; r < g.pooled_height; ++r) {
+        for (int64_t col = 0; col < g.pooled_width; ++col) visit(n, c, r, col, pooled_element(g, 0, c, r, col));
+      }
+    }
+  }
+}
+
+// The pixel that tap (i, j) of a window lies on; false outside the map.
+inline bool tap_pixel(const PoolGeometry& g, int64_t r, int64_t col, int64_t i, int64_t j, int64_t* h, int64_t* w) {
+  *h = r * g.window.stride_h - g.window.padding_h + i * g.window.dilation_h;
+  *w = col * g.window.stride_w - g.window.padding_w + j * g.window.dilation_w;
+  return *h >= 0 && *h < g.height && *w >= 0 && *w < g.width;
+}
+
+inline void max_pool2d(const MaxPool2dParams& p, void* output, std::vector<uint8_t>* codes) {
+  const PoolGeometry& g = p.geometry;
+  for_each_pooled(g, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    double best = lowest(p.type);
+    int64_t code = 0;
+    bool first = true;
+    for (int64_t i = 0; i < g.window.kernel_h; ++i) {
+      for (int64_t j = 0; j < g.window.kernel_w; ++j) {
+        int64_t h, w;
+        if (!tap_pixel(g, r, col, i, j, &h, &w)) continue;
+        double value = load(p.input, p.type, map_element(g, n, c, h, w));
+        if (p.relu && value <= 0) value = 0;
+        if (first || value > best || std::isnan(value)) {
+          best = value;
+          code = i * g.window.kernel_w + j;
+        }
+        first = false;
+      }
+    }
+    store(output, p.type, pooled_element(g, n, c, r, col), best);
+    set_code(codes, g, n, e, static_cast<uint32_t>(code));
+  });
+}
+
+// Element of the full map that a switch names, or -1.
+inline int64_t named_element(const PoolGeometry& g, const std::vector<uint8_t>& codes, int64_t n, int64_t c, int64_t r,
+                             int64_t col, int64_t e) {
+  const int64_t code = code_at(codes, g, n, e);
+  const int64_t i = code / g.window.kernel_w, j = code % g.window.kernel_w;
+  int64_t h, w;
+  if (i >= g.window.kernel_h || !tap_pixel(g, r, col, i, j, &h, &w)) return -1;
+  return map_element(g, n, c, h, w);
+}
+
+inline bool is_masked(const void* relu_output, ElementType type, int64_t element) {
+  return relu_output != nullptr && load(relu_output, type, element) <= 0;
+}
+
+inline void scatter(const ScatterParams& p, const std::vector<uint8_t>& codes, void* map) {
+  const PoolGeometry& g = p.geometry;
+  std::vector<double> sums(g.samples * g.channels * g.height * g.width, 0.0);
+  for_each_pooled(g, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t named = named_element(g, codes, n, c, r, col, e);
+    if (named < 0) return;
+    const int64_t from = pooled_element(g, n, c, r, col);
+    const double value = is_masked(p.relu_output, p.type, from) ? 0 : load(p.values, p.type, from);
+    if (p.overlap == Overlap::kKeepLast) {
+      sums[named] = value;
+    } else if (p.type == ElementType::kFloat64) {
+      sums[named] += value;
+    } else {
+      sums[named] = static_cast<float>(sums[named]) + static_cast<float>(value);
+    }
+  });
+  for (size_t k = 0; k < sums.size(); ++k) store(map, p.type, static_cast<int64_t>(k), sums[k]);
+}
+
+inline void gather(const GatherParams& p, const std::vector<uint8_t>& codes, void* values) {
+  const PoolGeometry& g = p.geometry;
+  std::vector<int64_t> winner(g.samples * g.channels * g.height * g.width, -1);
+  for_each_pooled(g, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t named = named_element(g, codes, n, c, r, col, e);
+    if (named >= 0) winner[named] = e;
+  });
+  for_each_pooled(g, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t named = named_element(g, codes, n, c, r, col, e);
+    const int64_t to = pooled_element(g, n, c, r, col);
+    const bool reads =
+        named >= 0 && (p.overlap == Overlap::kAdd || winner[named] == e) && !is_masked(p.relu_output, p.type, to);
+    store(values, p.type, to, reads ? load(p.map, p.type, named) : 0);
+  });
+}
+
+inline void indices_from_codes(const PoolGeometry& g, const std::vector<uint8_t>& codes, int64_t* indices) {
+  for_each_pooled(g, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t code = code_at(codes, g, n, e);
+    const int64_t i = code / g.window.kernel_w, j = code % g.window.kernel_w;
+    int64_t h, w;
+    const bool names = i < g.window.kernel_h && tap_pixel(g, r, col, i, j, &h, &w);
+    indices[pooled_element(g, n, c, r, col)] = names ? h * g.width + w : -1;
+  });
+}
+
+inline int64_t codes_from_indices(const PoolGeometry& g, const int64_t* indices, std::vector<uint8_t>* codes) {
+  int64_t invalid = 0;
+  for_each_pooled(g, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t index = indices[pooled_element(g, n, c, r, col)];
+    int64_t code = -1;
+    for (int64_t i = 0; i < g.window.kernel_h; ++i) {
+      for (int64_t j = 0; j < g.window.kernel_w; ++j) {
+        int64_t h, w;
+        if (tap_pixel(g, r, col, i, j, &h, &w) && h * g.width + w == index) code = i * g.window.kernel_w + j;
+      }
+    }
+    invalid += code < 0;
+    set_code(codes, g, n, e, code < 0 ? 0 : static_cast<uint32_t>(code));
+  });
+  return invalid;
+}
+
+inline void repack_codes(const PoolGeometry& g, const std::vector<uint8_t>& codes, std::vector<uint8_t>* repacked) {
+  for_each_pooled(g, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t to = element(!g.channels_last, g.channels, g.pooled_height, g.pooled_width, 0, c, r, col);
+    set_code(repacked, g, n, to, code_at(codes, g, n, e));
+  });
+}
+
+// Visits (element of the pooled map, element of the full map it names or -1) in row-major order of each plane.
+template <typename Visit>
+void for_each_index(const IndexUnpoolParams& p, const Visit& visit) {
+  for (int64_t n = 0; n < p.samples; ++n) {
+    for (int64_t c = 0; c < p.channels; ++c) {
+      for (int64_t k = 0; k < p.pooled_pixels; ++k) {
+        const int64_t from = element(p.channels_last, p.channels, 1, p.pooled_pixels, n, c, 0, k);
+        const int64_t index = p.indices[from];
+        const bool names = index >= 0 && index < p.pixels;
+        visit(from, names ? element(p.channels_last, p.channels, 1, p.pixels, n, c, 0, index) : -1);
+      }
+    }
+  }
+}
+
+inline void index_unpool(const IndexUnpoolParams& p, void* map) {
+  for (int64_t k = 0; k < p.samples * p.channels * p.pixels; ++k) store(map, p.type, k, 0);
+  for_each_index(p, [&](int64_t from, int64_t named) {
+    if (named >= 0) store(map, p.type, named, load(p.values, p.type, from));
+  });
+}
+
+inline void index_unpool_backward(const IndexUnpoolParams& p, void* grad_values) {
+  std::map<int64_t, int64_t> winners;
+  for_each_index(p, [&](int64_t from, int64_t named) { winners[named] = from; });
+  for_each_index(p, [&](int64_t from, int64_t named) {
+    const bool won = named >= 0 && winners[named] == from;
+    store(grad_values, p.type, from, won ? load(p.grad_map, p.type, named) : 0);
+  });
+}
+
+}  // namespace segext::host_model

@@ -1,0 +1,485 @@
+// Runs the launchers of csrc/kernels/cuda in the emulation and compares every element and every byte with the host
+// model.
+//
+//   kernels_test [ascending|descending|random] [share] [part]     share: every share-th case, from case number `part`
+//   on
+//
+// Arrays are heap blocks of exactly their size, so that AddressSanitizer sees one element too far. Prints each kernel
+// that ran and its number of launches; the first mismatch ends the program.
+#include <cxxabi.h>
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "host_model.h"
+
+namespace {
+
+using namespace segext;  // NOLINT: a test's main file
+
+constexpr ElementType kAllTypes[] = {ElementType::kFloat32,  ElementType::kFloat64, ElementType::kFloat16,
+                                     ElementType::kBFloat16, ElementType::kInt8,    ElementType::kUInt8,
+                                     ElementType::kInt16,    ElementType::kInt32,   ElementType::kInt64};
+constexpr ElementType kFloatTypes[] = {ElementType::kFloat32, ElementType::kFloat64, ElementType::kFloat16,
+                                       ElementType::kBFloat16};
+constexpr ElementType kVectorTypes[] = {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBFloat16};
+constexpr const char* kTypeNames[] = {"float32", "float64", "float16", "bfloat16", "int8",
+                                      "uint8",   "int16",   "int32",   "int64"};
+
+// A heap block of exactly so many bytes, aligned for vectors or, shifted, for no more than an element.
+class Array {
+ public:
+  Array(int64_t count, int64_t element_bytes, bool shifted)
+      : bytes_(count * element_bytes), shift_(shifted ? element_bytes : 0), block_(std::malloc(bytes_ + shift_)) {
+    std::memset(data(), 0xa5, bytes_);
+  }
+  ~Array() { std::free(block_); }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+
+  void* data() const { return static_cast<char*>(block_) + shift_; }
+  uint8_t* bytes() const { return static_cast<uint8_t*>(data()); }
+  int64_t* int64s() const { return static_cast<int64_t*>(data()); }
+  std::vector<uint8_t> copy() const { return std::vector<uint8_t>(bytes(), bytes() + bytes_); }
+  int64_t size() const { return bytes_; }
+
+ private:
+  int64_t bytes_, shift_;
+  void* block_;
+};
+
+// What one pool looks like, before the sizes that follow from it.
+struct Shape {
+  int64_t samples, channels, height, width;
+  Window window;
+  bool ceil_mode = false;
+};
+
+Window square(int64_t kernel, int64_t stride, int64_t padding = 0, int64_t dilation = 1) {
+  return {kernel, kernel, stride, stride, padding, padding, dilation, dilation};
+}
+
+int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
+  const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1;
+  if (room < 0) return ceil_mode ? 1 : 0;
+  int64_t pooled = room / stride + 1;
+  if (ceil_mode && room % stride != 0 && pooled * stride < size + padding) ++pooled;
+  return pooled;
+}
+
+PoolGeometry geometry_of(const Shape& s, bool channels_last) {
+  const Window& w = s.window;
+  PoolGeometry g{};
+  g.window = w;
+  g.samples = s.samples;
+  g.channels = s.channels;
+  g.height = s.height;
+  g.width = s.width;
+  g.pooled_height = pooled_size(s.height, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, s.ceil_mode);
+  g.pooled_width = pooled_size(s.width, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, s.ceil_mode);
+  g.channels_last = channels_last;
+  g.bits = code_bits(w.kernel_h * w.kernel_w);
+  g.sample_bytes = code_bytes(pooled_elements(g), g.bits);
+  return g;
+}
+
+int64_t map_count(const PoolGeometry& g) { return g.samples * g.channels * g.height * g.width; }
+int64_t pooled_count(const PoolGeometry& g) { return g.samples * pooled_elements(g); }
+
+std::string describe(const PoolGeometry& g, ElementType type) {
+  const Window& w = g.window;
+  char text[256];
+  std::snprintf(text, sizeof(text),
+                "(%ld, %ld, %ld, %ld) -> (%ld, %ld), kernel %ldx%ld stride %ld,%ld padding %ld,%ld dilation %ld,%ld, "
+                "%d bits, %s, %s",
+                g.samples, g.channels, g.height, g.width, g.pooled_height, g.pooled_width, w.kernel_h, w.kernel_w,
+                w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.dilation_h, w.dilation_w, g.bits,
+                g.channels_last ? "channels_last" : "NCHW", kTypeNames[static_cast<int>(type)]);
+  return text;
+}
+
+class Tester {
+ public:
+  Tester(int64_t share, int64_t part) : share_(share), part_(part) {}
+
+  int64_t cases() const { return cases_; }
+
+  // Whether the next case is this run's.
+  bool takes_next() { return counter_++ % share_ == part_; }
+
+  // What a case feeds: few different numbers, so that ties are common, and the numbers that are no numbers.
+  void fill(Array* array, ElementType type, bool special) {
+    const int64_t count = array->size() / element_size(type);
+    for (int64_t k = 0; k < count; ++k) {
+      double value = static_cast<double>(random_() % 9) - 4;
+      if (type == ElementType::kUInt8) value += 4;
+      if (host_model::is_integer(type)) {
+        if (random_() % 16 == 0) value = host_model::lowest(type);
+      } else {
+        value *= 0.375;
+        if (special) {
+          switch (random_() % 8) {
+            case 0:
+              value = std::numeric_limits<double>::quiet_NaN();
+              break;
+            case 1:
+              value = -std::numeric_limits<double>::infinity();
+              break;
+            case 2:
+              value = -0.0;
+              break;
+            case 3:
+              value = std::numeric_limits<double>::infinity();
+              break;
+          }
+        }
+      }
+      host_model::store(array->data(), type, k, value);
+    }
+  }
+
+  void fill_lowest(Array* array, ElementType type) {
+    for (int64_t k = 0; k < array->size() / element_size(type); ++k) {
+      host_model::store(array->data(), type, k, host_model::lowest(type));
+    }
+  }
+
+  void fill_random_bytes(Array* array) {
+    for (int64_t k = 0; k < array->size(); ++k) array->bytes()[k] = static_cast<uint8_t>(random_());
+  }
+
+  uint32_t random() { return static_cast<uint32_t>(random_()); }
+
+  void expect_success(CudaStatus status, const char* op, const std::string& what) {
+    if (status == cudaSuccess) return;
+    std::fprintf(stderr, "%s returns %d: %s\n", op, status, what.c_str());
+    std::exit(1);
+  }
+
+  void expect_equal(const Array& got, const Array& expected, ElementType type, const char* op,
+                    const std::string& what) {
+    for (int64_t k = 0; k < got.size() / element_size(type); ++k) {
+      const double a = host_model::load(got.data(), type, k), b = host_model::load(expected.data(), type, k);
+      if (a == b || (std::isnan(a) && std::isnan(b))) continue;
+      std::fprintf(stderr, "%s: element %ld is %g instead of %g: %s\n", op, k, a, b, what.c_str());
+      std::exit(1);
+    }
+  }
+
+  void expect_equal(const std::vector<uint8_t>& got, const std::vector<uint8_t>& expected, const char* op,
+                    const std::string& what) {
+    for (size_t k = 0; k < expected.size(); ++k) {
+      if (got[k] == expected[k]) continue;
+      std::fprintf(stderr, "%s: byte %zu is %02x instead of %02x: %s\n", op, k, got[k], expected[k], what.c_str());
+      std::exit(1);
+    }
+  }
+
+  void max_pool2d(const PoolGeometry& g, ElementType type, bool relu, bool special, bool shifted,
+                  bool all_lowest = false) {
+    if (!takes_next()) return;
+    ++cases_;
+    Array input(map_count(g), element_size(type), shifted), output(pooled_count(g), element_size(type), shifted),
+        expected(pooled_count(g), element_size(type), false), codes(g.samples * g.sample_bytes, 1, shifted);
+    if (all_lowest) {
+      fill_lowest(&input, type);
+    } else {
+      fill(&input, type, special);
+    }
+    const MaxPool2dParams params{input.data(), output.data(), codes.bytes(), g, type, relu};
+    const std::string what = describe(g, type) + (relu ? ", relu" : "") + (shifted ? ", shifted" : "");
+    expect_success(max_pool2d_cuda(params, nullptr), "max_pool2d", what);
+    std::vector<uint8_t> expected_codes(codes.size());
+    host_model::max_pool2d(params, expected.data(), &expected_codes);
+    expect_equal(output, expected, type, "max_pool2d", what);
+    expect_equal(codes.copy(), expected_codes, "max_pool2d codes", what);
+  }
+
+  void scatter_and_gather(const PoolGeometry& g, ElementType type, Overlap overlap, bool relu, bool shifted) {
+    if (!takes_next()) return;
+    ++cases_;
+    const int size = element_size(type);
+    Array values(pooled_count(g), size, shifted), relu_output(pooled_count(g), size, shifted),
+        map(map_count(g), size, shifted), codes(g.samples * g.sample_bytes, 1, shifted);
+    fill(&values, type, false);
+    fill(&relu_output, type, true);
+    fill_random_bytes(&codes);
+    const std::string what = describe(g, type) + (overlap == Overlap::kAdd ? ", add" : ", keep last") +
+                             (relu ? ", relu" : "") + (shifted ? ", shifted" : "");
+    const void* mask = relu ? relu_output.data() : nullptr;
+    {
+      Array expected(map_count(g), size, false);
+      const ScatterParams params{values.data(), mask, codes.bytes(), map.data(), g, type, overlap, false};
+      expect_success(scatter_cuda(params, nullptr), "scatter", what);
+      host_model::scatter(params, codes.copy(), expected.data());
+      expect_equal(map, expected, type, "scatter", what);
+    }
+    fill(&map, type, false);
+    {
+      Array gathered(pooled_count(g), size, shifted), expected(pooled_count(g), size, false);
+      const GatherParams params{map.data(), mask, codes.bytes(), gathered.data(), g, type, overlap};
+      expect_success(gather_cuda(params, nullptr), "gather", what);
+      host_model::gather(params, codes.copy(), expected.data());
+      expect_equal(gathered, expected, type, "gather", what);
+    }
+  }
+
+  void conversions(const PoolGeometry& g) {
+    if (!takes_next()) return;
+    ++cases_;
+    const std::string what = describe(g, ElementType::kInt64);
+    Array codes(g.samples * g.sample_bytes, 1, false), indices(pooled_count(g), 8, false),
+        expected_indices(pooled_count(g), 8, false);
+    fill_random_bytes(&codes);
+    const IndicesFromCodesParams to_indices{codes.bytes(), indices.int64s(), g};
+    expect_success(indices_from_codes_cuda(to_indices, nullptr), "indices_from_codes", what);
+    host_model::indices_from_codes(g, codes.copy(), expected_indices.int64s());
+    expect_equal(indices, expected_indices, ElementType::kInt64, "indices_from_codes", what);
+
+    for (int64_t k = 0; k < pooled_count(g); ++k) {
+      if (random_() % 8 == 0) indices.int64s()[k] = static_cast<int64_t>(random_() % 1000) - 100;
+      if (random_() % 64 == 0) indices.int64s()[k] = static_cast<int64_t>(random_()) << 32;
+    }
+    Array back(codes.size(), 1, false);
+    int64_t invalid = 0;
+    const CodesFromIndicesParams to_codes{indices.int64s(), back.bytes(), &invalid, g};
+    expect_success(codes_from_indices_cuda(to_codes, nullptr), "codes_from_indices", what);
+    std::vector<uint8_t> expected_codes(codes.size());
+    const int64_t expected_invalid = host_model::codes_from_indices(g, indices.int64s(), &expected_codes);
+    expect_equal(back.copy(), expected_codes, "codes_from_indices", what);
+    if (invalid != expected_invalid) {
+      std::fprintf(stderr, "codes_from_indices counts %ld instead of %ld: %s\n", invalid, expected_invalid,
+                   what.c_str());
+      std::exit(1);
+    }
+
+    Array repacked(codes.size(), 1, false);
+    const RepackCodesParams repack{codes.bytes(), repacked.bytes(), g};
+    expect_success(repack_codes_cuda(repack, nullptr), "repack_codes", what);
+    std::fill(expected_codes.begin(), expected_codes.end(), 0);
+    host_model::repack_codes(g, codes.copy(), &expected_codes);
+    expect_equal(repacked.copy(), expected_codes, "repack_codes", what);
+  }
+
+  void index_unpool(int64_t samples, int64_t channels, int64_t pixels, int64_t pooled_pixels, bool channels_last,
+                    ElementType type) {
+    if (!takes_next()) return;
+    ++cases_;
+    const int size = element_size(type);
+    const int64_t map_count = samples * channels * pixels, pooled_count = samples * channels * pooled_pixels;
+    Array values(pooled_count, size, false), map(map_count, size, false), expected_map(map_count, size, false),
+        grad(pooled_count, size, false), expected_grad(pooled_count, size, false), indices(pooled_count, 8, false),
+        winners(map_count, 8, false);
+    fill(&values, type, false);
+    for (int64_t k = 0; k < pooled_count; ++k) {
+      const bool wild = random_() % 8 == 0;
+      indices.int64s()[k] = wild ? static_cast<int64_t>(random_()) - (int64_t{1} << 31)
+                                 : static_cast<int64_t>(random_() % static_cast<uint64_t>(pixels));
+    }
+    char what[128];
+    std::snprintf(what, sizeof(what), "(%ld, %ld, %ld from %ld), %s, %s", samples, channels, pixels, pooled_pixels,
+                  channels_last ? "channels_last" : "NCHW", kTypeNames[static_cast<int>(type)]);
+    IndexUnpoolParams params{};
+    params.indices = indices.int64s();
+    params.winners = winners.int64s();
+    params.samples = samples;
+    params.channels = channels;
+    params.pixels = pixels;
+    params.pooled_pixels = pooled_pixels;
+    params.channels_last = channels_last;
+    params.type = type;
+    params.values = values.data();
+    params.map = map.data();
+    expect_success(index_unpool_cuda(params, nullptr), "index_unpool", what);
+    host_model::index_unpool(params, expected_map.data());
+    expect_equal(map, expected_map, type, "index_unpool", what);
+    fill(&map, type, false);
+    params.grad_map = map.data();
+    params.grad_values = grad.data();
+    expect_success(index_unpool_backward_cuda(params, nullptr), "index_unpool_backward", what);
+    host_model::index_unpool_backward(params, expected_grad.data());
+    expect_equal(grad, expected_grad, type, "index_unpool_backward", what);
+  }
+
+ private:
+  int64_t share_, part_, counter_ = 0, cases_ = 0;
+  std::mt19937 random_{12345};
+};
+
+// Sizes around every vector, warp and block boundary for the windows that have kernels of their own.
+std::vector<Shape> shapes_of_2x2_blocks() {
+  std::vector<Shape> shapes;
+  for (const int64_t width : {2, 3, 4, 6, 7, 8, 9, 14, 15, 16, 17, 24, 31, 32, 33, 48, 60, 64}) {
+    for (const int64_t height : {2, 3, 6, 7}) shapes.push_back({2, 3, height, width, square(2, 2)});
+  }
+  for (const int64_t channels : {1, 3, 4, 7, 8, 9, 12, 16, 21, 24, 32}) {
+    shapes.push_back({2, channels, 4, 4, square(2, 2)});
+    shapes.push_back({3, channels, 5, 7, square(2, 2)});
+    shapes.push_back({2, channels, 5, 7, square(2, 2), true});
+  }
+  shapes.push_back({1, 1, 2, 2, square(2, 2)});
+  shapes.push_back({1, 5, 1, 2, square(2, 2), true});
+  shapes.push_back({5, 1, 14, 14, square(2, 2)});
+  shapes.push_back({2, 4, 45, 60, square(2, 2)});
+  shapes.push_back({1, 2, 113, 113, square(2, 2)});
+  shapes.push_back({1, 8, 33, 35, square(2, 2), true});
+  return shapes;
+}
+
+std::vector<Shape> shapes_of_any_windows() {
+  std::vector<Shape> shapes;
+  const Window windows[] = {
+      square(1, 1),
+      square(1, 2),
+      square(2, 1),
+      square(2, 3),
+      square(2, 2, 1),
+      square(2, 2, 1, 2),
+      square(2, 2, 0, 3),
+      square(2, 1, 1, 3),
+      square(3, 1, 1),
+      square(3, 2),
+      square(3, 2, 1),
+      square(3, 3),
+      square(3, 3, 1),
+      square(3, 2, 1, 2),
+      square(3, 5, 1),
+      square(4, 4, 2),
+      square(5, 2, 2),
+      square(2, 9),
+      square(2, 2000000000),
+      square(2, 3000000000),
+      {1, 2, 1, 2, 0, 0, 1, 1},
+      {2, 1, 2, 1, 0, 0, 1, 1},
+      {2, 1, 1, 1, 1, 0, 1, 1},
+      {1, 3, 1, 3, 0, 1, 1, 1},
+      {3, 2, 2, 3, 1, 1, 1, 2},
+      {2, 3, 3, 1, 1, 1, 2, 1},
+      {2, 4, 2, 4, 1, 2, 1, 1},
+  };
+  for (const Window& window : windows) {
+    for (const bool ceil_mode : {false, true}) {
+      shapes.push_back({2, 3, 9, 11, window, ceil_mode});
+      shapes.push_back({2, 8, 8, 6, window, ceil_mode});
+      shapes.push_back({1, 16, 5, 5, window, ceil_mode});
+    }
+  }
+  shapes.push_back({1, 2, 18, 17, {17, 16, 3, 2, 8, 3, 1, 1}});  // 16 bits
+  shapes.push_back({1, 8, 17, 20, {17, 16, 3, 2, 8, 3, 1, 1}});
+  shapes.push_back({1, 1, 260, 258, {257, 257, 2, 1, 0, 0, 1, 1}});  // 32 bits
+  shapes.push_back({1, 8, 1, 1, square(2, 2, 1, 4)});                // wholly in the padding
+  shapes.push_back({2, 3, 1, 2, square(2, 1, 2, 4)});
+  shapes.push_back({0, 8, 8, 8, square(2, 2)});
+  return shapes;
+}
+
+void test_max_pool2d(Tester* tester) {
+  for (const bool channels_last : {false, true}) {
+    for (const Shape& shape : shapes_of_2x2_blocks()) {
+      const PoolGeometry g = geometry_of(shape, channels_last);
+      for (const ElementType type : kVectorTypes) {
+        tester->max_pool2d(g, type, false, false, false);
+        tester->max_pool2d(g, type, true, true, false);
+        tester->max_pool2d(g, type, false, true, true);
+      }
+    }
+    for (const Shape& shape : shapes_of_any_windows()) {
+      const PoolGeometry g = geometry_of(shape, channels_last);
+      for (const ElementType type : kAllTypes) tester->max_pool2d(g, type, tester->random() % 2 == 0, true, false);
+      tester->max_pool2d(g, ElementType::kFloat32, true, true, true);
+      tester->max_pool2d(g, ElementType::kBFloat16, false, false, false, true);
+      tester->max_pool2d(g, ElementType::kInt8, false, false, false, true);
+    }
+  }
+}
+
+void test_scatter_and_gather(Tester* tester) {
+  for (const bool channels_last : {false, true}) {
+    for (const Shape& shape : shapes_of_2x2_blocks()) {
+      const PoolGeometry g = geometry_of(shape, channels_last);
+      for (const ElementType type : kVectorTypes) {
+        tester->scatter_and_gather(g, type, Overlap::kKeepLast, false, false);
+        tester->scatter_and_gather(g, type, Overlap::kAdd, true, false);
+        tester->scatter_and_gather(g, type, Overlap::kAdd, true, true);
+      }
+      tester->scatter_and_gather(g, ElementType::kFloat64, Overlap::kKeepLast, false, false);
+    }
+    for (const Shape& shape : shapes_of_any_windows()) {
+      const PoolGeometry g = geometry_of(shape, channels_last);
+      for (const ElementType type : kFloatTypes) {
+        for (const Overlap overlap : {Overlap::kKeepLast, Overlap::kAdd}) {
+          tester->scatter_and_gather(g, type, overlap, tester->random() % 2 == 0, false);
+        }
+      }
+      tester->scatter_and_gather(g, ElementType::kFloat32, Overlap::kAdd, true, true);
+      tester->scatter_and_gather(g, ElementType::kFloat16, Overlap::kKeepLast, false, true);
+    }
+    // Unpooling to more pixels than windows reach, and to fewer.
+    for (const ElementType type : kVectorTypes) {
+      for (const int64_t size : {5, 8, 16, 24}) {
+        PoolGeometry g = geometry_of({2, 8, 12, 16, square(2, 2)}, channels_last);
+        g.height = size + 1;
+        g.width = size;
+        tester->scatter_and_gather(g, type, Overlap::kKeepLast, false, false);
+      }
+    }
+  }
+}
+
+void test_indices(Tester* tester) {
+  for (const bool channels_last : {false, true}) {
+    for (const Shape& shape : shapes_of_2x2_blocks()) tester->conversions(geometry_of(shape, channels_last));
+    for (const Shape& shape : shapes_of_any_windows()) tester->conversions(geometry_of(shape, channels_last));
+    for (const ElementType type : kFloatTypes) {
+      tester->index_unpool(2, 3, 35, 12, channels_last, type);
+      tester->index_unpool(3, 8, 64, 64, channels_last, type);
+      tester->index_unpool(1, 5, 7, 300, channels_last, type);
+      tester->index_unpool(0, 5, 7, 3, channels_last, type);
+      tester->index_unpool(2, 2, 9, 0, channels_last, type);
+    }
+  }
+}
+
+std::map<const void*, int64_t>& launches() {
+  static std::map<const void*, int64_t> counts;
+  return counts;
+}
+
+std::string kernel_name(const void* kernel) {
+  Dl_info info{};
+  if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return "?";
+  int status = 0;
+  const std::unique_ptr<char, decltype(&std::free)> demangled(
+      abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status), &std::free);
+  const std::string name = status == 0 ? demangled.get() : info.dli_sname;
+  const size_t kernel_end = name.find("_kernel");
+  const size_t begin = name.rfind("segext::", kernel_end);
+  const size_t template_end = name.find(">(", kernel_end);
+  return name.substr(begin, (template_end < name.size() ? template_end + 1 : name.find('(', kernel_end)) - begin);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using cuda_emulation::ThreadOrder;
+  const std::string order = argc > 1 ? argv[1] : "ascending";
+  const int64_t share = argc > 2 ? std::atoll(argv[2]) : 1;
+  const int64_t part = argc > 3 ? std::atoll(argv[3]) : 0;
+  cuda_emulation::set_thread_order(order == "descending" ? ThreadOrder::kDescending
+                                   : order == "random"   ? ThreadOrder::kRandom
+                                                         : ThreadOrder::kAscending,
+                                   99);
+  cuda_emulation::set_launch_observer([](const void* kernel, uint64_t) { ++launches()[kernel]; });
+  Tester tester(share, part);
+  test_max_pool2d(&tester);
+  test_scatter_and_gather(&tester);
+  test_indices(&tester);
+  for (const auto& [kernel, count] : launches()) std::printf("%s: %ld launches\n", kernel_name(kernel).c_str(), count);
+  std::printf("%ld cases, %s order\n", tester.cases(), order.c_str());
+  return 0;
+}

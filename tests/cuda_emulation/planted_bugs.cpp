@@ -1,0 +1,147 @@
+// Self-test of the emulation: kernels with one planted bug each, which must stop the program, and the same kernels
+// without it, which must not. The argument names the bug.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+
+#include "cuda_emulation.h"
+
+namespace {
+
+constexpr int kThreads = 64;
+
+enum class Bug {
+  kNone,
+  kStaticSharedOverrun,
+  kDynamicSharedOverrun,
+  kGlobalOverrun,
+  kMisalignedVector,
+  kDivergentBarrier,
+  kExitBeforeBarrier,
+  kLaneMissing,
+  kShuffleOutsideMask,
+  kMissingBarrier,
+};
+
+struct NamedBug {
+  const char* name;
+  Bug bug;
+};
+
+constexpr NamedBug kBugs[] = {
+    {"none", Bug::kNone},
+    {"static-shared-overrun", Bug::kStaticSharedOverrun},
+    {"dynamic-shared-overrun", Bug::kDynamicSharedOverrun},
+    {"global-overrun", Bug::kGlobalOverrun},
+    {"misaligned-vector", Bug::kMisalignedVector},
+    {"divergent-barrier", Bug::kDivergentBarrier},
+    {"exit-before-barrier", Bug::kExitBeforeBarrier},
+    {"lane-missing", Bug::kLaneMissing},
+    {"shuffle-outside-mask", Bug::kShuffleOutsideMask},
+    {"missing-barrier", Bug::kMissingBarrier},
+};
+
+// Sums a block's numbers through both kinds of shared memory.
+template <Bug kBug>
+__global__ void block_sum(const float* numbers, float* sum) {
+  __shared__ float partial[kThreads];
+  float* staged = static_cast<float*>(cuda_emulation::dynamic_shared_memory());
+  const int thread = static_cast<int>(threadIdx.x);
+  staged[thread + (kBug == Bug::kDynamicSharedOverrun ? 1 : 0)] = numbers[thread];
+  __syncthreads();
+  if (kBug == Bug::kExitBeforeBarrier && thread == 5) return;
+  const int mirrored = kThreads - 1 - thread;
+  partial[mirrored + (kBug == Bug::kStaticSharedOverrun ? 1 : 0)] = staged[mirrored];
+  if (kBug != Bug::kMissingBarrier) __syncthreads();
+  if (kBug == Bug::kDivergentBarrier && thread < kThreads / 2) __syncthreads();
+  for (int width = kThreads / 2; width > 0; width /= 2) {
+    if (thread < width) partial[thread] += partial[thread + width];
+    __syncthreads();
+  }
+  if (thread == 0) *sum = partial[0];
+}
+
+// Copies numbers as vectors, and sums a warp's by shuffles.
+template <Bug kBug>
+__global__ void warp_sum(const float* numbers, float* copy, float* sum) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int quarter = kThreads / 4;
+  const float* source = numbers + (kBug == Bug::kMisalignedVector ? 1 : 0);
+  const int last = kBug == Bug::kGlobalOverrun ? quarter + 1 : quarter - (kBug == Bug::kMisalignedVector ? 1 : 0);
+  if (thread < last) reinterpret_cast<float4*>(copy)[thread] = reinterpret_cast<const float4*>(source)[thread];
+  if (thread >= 32) return;
+  if (kBug == Bug::kLaneMissing && thread == 3) return;
+  float total = numbers[thread] + numbers[thread + 32];
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    if (kBug == Bug::kShuffleOutsideMask && lanes == 16 && thread < 16) {
+      total += __shfl_xor_sync(0x0000ffffu, total, lanes);
+    } else {
+      total += __shfl_xor_sync(0xffffffffu, total, lanes);
+    }
+  }
+  if (__all_sync(0xffffffffu, 1) && thread == 0) *sum = total;
+}
+
+template <Bug kBug>
+bool runs_right(const float* numbers, float* copy) {
+  float block_result = 0, warp_result = 0;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(1);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kThreads * sizeof(float);
+  if (cudaLaunchKernelEx(&config, block_sum<kBug>, numbers, &block_result) != cudaSuccess) return false;
+  config.dynamicSmemBytes = 0;
+  if (cudaLaunchKernelEx(&config, warp_sum<kBug>, numbers, copy, &warp_result) != cudaSuccess) return false;
+  constexpr float kSum = kThreads * (kThreads - 1) / 2;
+  return block_result == kSum && warp_result == kSum;
+}
+
+bool run_bug(Bug bug, const float* numbers, float* copy) {
+  switch (bug) {
+    case Bug::kNone:
+      return runs_right<Bug::kNone>(numbers, copy);
+    case Bug::kStaticSharedOverrun:
+      return runs_right<Bug::kStaticSharedOverrun>(numbers, copy);
+    case Bug::kDynamicSharedOverrun:
+      return runs_right<Bug::kDynamicSharedOverrun>(numbers, copy);
+    case Bug::kGlobalOverrun:
+      return runs_right<Bug::kGlobalOverrun>(numbers, copy);
+    case Bug::kMisalignedVector:
+      return runs_right<Bug::kMisalignedVector>(numbers, copy);
+    case Bug::kDivergentBarrier:
+      return runs_right<Bug::kDivergentBarrier>(numbers, copy);
+    case Bug::kExitBeforeBarrier:
+      return runs_right<Bug::kExitBeforeBarrier>(numbers, copy);
+    case Bug::kLaneMissing:
+      return runs_right<Bug::kLaneMissing>(numbers, copy);
+    case Bug::kShuffleOutsideMask:
+      return runs_right<Bug::kShuffleOutsideMask>(numbers, copy);
+    case Bug::kMissingBarrier:
+      return runs_right<Bug::kMissingBarrier>(numbers, copy);
+  }
+  return false;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const char* name = argc > 1 ? argv[1] : "none";
+  std::unique_ptr<float, decltype(&std::free)> numbers(
+      static_cast<float*>(std::aligned_alloc(16, kThreads * sizeof(float))), &std::free);
+  std::unique_ptr<float, decltype(&std::free)> copy(
+      static_cast<float*>(std::aligned_alloc(16, kThreads * sizeof(float))), &std::free);
+  for (int k = 0; k < kThreads; ++k) numbers.get()[k] = static_cast<float>(k);
+  for (const NamedBug& named : kBugs) {
+    if (std::strcmp(named.name, name) != 0) continue;
+    for (const auto order : {cuda_emulation::ThreadOrder::kAscending, cuda_emulation::ThreadOrder::kDescending,
+                             cuda_emulation::ThreadOrder::kRandom}) {
+      cuda_emulation::set_thread_order(order, 7);
+      std::printf("%s: %s\n", name, run_bug(named.bug, numbers.get(), copy.get()) ? "right" : "wrong");
+    }
+    return 0;
+  }
+  std::fprintf(stderr, "no bug is called %s\n", name);
+  return 2;
+}

@@ -1,0 +1,163 @@
+"""The CUDA kernels as compiled: no warnings, no spills, no local memory, no stack, and 128-bit accesses where meant.
+
+Compiles for three architectures, reads the machine code, and needs no GPU.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections import Counter, defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CUDA = ROOT / "csrc" / "kernels" / "cuda"
+SOURCES = sorted(path.with_suffix(".cu") for path in CUDA.glob("*.cuh") if path.with_suffix(".cu").exists())
+ARCHITECTURES = ["75", "80", "90"]
+FLAGS = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-warn-spills,-warn-lmem-usage"]
+
+# Kernels whose speed is the memory's: how many 128-bit loads and stores a thread makes at least.
+HOT = {
+    r"max_pool2d_blocks_kernel": (4, 1),
+    r"max_pool2d_channels_last_kernel<.*Windows\)0>": (4, 1),
+    r"max_pool2d_channels_last_kernel<.*Windows\)1>": (4, 1),
+    r"max_pool2d_channels_last_kernel<.*Windows\)2>": (9, 1),
+    r"max_pool2d_channels_last_kernel<.*Windows\)3>": (1, 1),
+    r"gather_blocks_kernel": (4, 1),
+    r"gather_channels_last_blocks_kernel": (4, 1),
+    r"scatter_blocks_kernel": (0, 2),
+    r"scatter_channels_last_blocks_kernel": (1, 4),
+    r"scatter_channels_last_windows_kernel": (1, 1),
+    r"scatter_channels_last_kernel": (1, 1),
+}
+MAX_REGISTERS = 64  # so that a multiprocessor holds at least half the threads it could
+ATOMIC = {"index_unpool_bid_kernel", "codes_from_indices_kernel"}
+
+
+def find_tool(name):
+    """A CUDA tool on the path, or one that came as a Python package."""
+    found = shutil.which(name)
+    if found:
+        return Path(found)
+    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
+    return next((path for path in sorted(packages.glob(f"**/bin/{name}")) if path.is_file()), None)
+
+
+def read_usage(text):
+    """Registers, stack and local memory of each (architecture, kernel), as cuobjdump -res-usage lists them."""
+    usage, architecture, function = {}, None, None
+    for line in text.splitlines():
+        if match := re.search(r"arch = (sm_\w+)", line):
+            architecture = match[1]
+        elif match := re.search(r"Function (\S+):", line):
+            function = match[1]
+        elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            usage[architecture, function] = SimpleNamespace(
+                registers=int(match[1]), stack=int(match[2]), local=int(match[4])
+            )
+    return usage
+
+
+def read_instructions(text):
+    """How often each (architecture, kernel) has each kind of instruction, as cuobjdump -sass lists them."""
+    counts, architecture, function = defaultdict(Counter), None, None
+    for line in text.splitlines():
+        if match := re.search(r"arch = (sm_\w+)", line):
+            architecture = match[1]
+        elif match := re.search(r"Function : (\S+)", line):
+            function = match[1]
+        elif match := re.search(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", line):
+            operation, *modifiers = match[1].split(".")
+            counts[architecture, function][operation] += 1
+            if "128" in modifiers:
+                counts[architecture, function][f"{operation}.128"] += 1
+    return counts
+
+
+@pytest.fixture(scope="module")
+def nvcc():
+    return find_tool("nvcc") or pytest.skip("needs nvcc")
+
+
+@pytest.fixture(scope="module", params=SOURCES, ids=lambda source: source.stem)
+def binary(request, nvcc, tmp_path_factory):
+    target = tmp_path_factory.mktemp("cuda") / f"{request.param.stem}.fatbin"
+    architectures = [flag for arch in ARCHITECTURES for flag in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
+    command = [str(nvcc), *FLAGS, *architectures, "-fatbin", str(request.param), "-o", str(target)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, f"{request.param.name} does not compile without warnings:\n{result.stderr[-4000:]}"
+    return target
+
+
+@pytest.fixture(scope="module")
+def kernels(binary):
+    """Each compiled kernel: its architecture, name, resources and instructions."""
+    cuobjdump, nvdisasm, filt = find_tool("cuobjdump"), find_tool("nvdisasm"), shutil.which("c++filt")
+    if not (cuobjdump and nvdisasm and filt):
+        pytest.skip("needs cuobjdump and nvdisasm (PyPI: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm) and c++filt")
+    environment = {**os.environ, "PATH": f"{nvdisasm.parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def dump(option):
+        command = [str(cuobjdump), option, str(binary)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+
+    usage, instructions = read_usage(dump("-res-usage")), read_instructions(dump("-sass"))
+    assert usage
+    assert usage.keys() == instructions.keys()
+    keys = sorted(usage)
+    listing = "\n".join(function for _, function in keys)
+    names = subprocess.run([filt], input=listing, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [
+        SimpleNamespace(
+            architecture=key[0],
+            name=re.sub(r"^(void )?segext::", "", name),
+            usage=usage[key],
+            instructions=instructions[key],
+        )
+        for key, name in zip(keys, names, strict=True)
+    ]
+    for kernel in found:
+        wide = {name: count for name, count in kernel.instructions.items() if name.endswith(".128")}
+        print(f"{kernel.architecture} {kernel.name}: {kernel.usage.registers} registers, {wide}")
+    return found
+
+
+def test_compiles_without_warnings(binary):
+    assert binary.stat().st_size > 0
+
+
+def test_every_architecture_is_there(kernels):
+    assert {kernel.architecture for kernel in kernels} == {f"sm_{arch}" for arch in ARCHITECTURES}
+
+
+def test_no_kernel_uses_local_memory(kernels):
+    for kernel in kernels:
+        where = f"{kernel.name} for {kernel.architecture}"
+        assert (kernel.usage.stack, kernel.usage.local) == (0, 0), where
+        assert not kernel.instructions.keys() & {"LDL", "STL"}, where
+
+
+def test_hot_kernels_move_16_bytes_at_a_time(kernels, binary):
+    for pattern, (loads, stores) in HOT.items():
+        found = [kernel for kernel in kernels if re.match(pattern, kernel.name)]
+        assert found or not pattern.startswith(binary.stem), f"no kernel is called {pattern}"
+        for kernel in found:
+            where = f"{kernel.name} for {kernel.architecture}: {dict(kernel.instructions)}"
+            assert kernel.instructions["LDG.128"] >= loads, where
+            assert kernel.instructions["STG.128"] >= stores, where
+
+
+def test_registers_leave_room_for_many_threads(kernels):
+    for kernel in kernels:
+        assert kernel.usage.registers <= MAX_REGISTERS, f"{kernel.name} for {kernel.architecture}"
+
+
+def test_only_index_kernels_are_atomic(kernels):
+    for kernel in kernels:
+        if re.match(r"\w+", kernel.name)[0] not in ATOMIC:
+            atomics = [name for name in kernel.instructions if name.startswith(("ATOM", "RED"))]
+            assert not atomics, f"{kernel.name} for {kernel.architecture} has {atomics}"

@@ -1,0 +1,143 @@
+"""The CUDA kernels, run on the CPU by tests/cuda_emulation under sanitizers, and self-tests of that emulation."""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EMULATION = ROOT / "tests" / "cuda_emulation"
+KERNELS = ROOT / "csrc" / "kernels"
+LAUNCHERS = sorted(
+    path.with_suffix(".cu") for path in (KERNELS / "cuda").glob("*.cuh") if path.with_suffix(".cu").exists()
+)
+CXX = os.environ.get("CXX", "g++")
+FLAGS = [
+    "-std=c++17",
+    "-O1",
+    "-g1",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-DSEGEXT_CUDA_EMULATION",
+    f"-I{EMULATION}",
+    f"-I{KERNELS}",
+]
+MEMORY_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+RACE_SANITIZER = ["-fsanitize=thread"]
+ORDERS = ["ascending", "descending", "random"]
+
+# What the message says of each bug that planted_bugs.cpp plants.
+BUGS = {
+    "static-shared-overrun": "out of bounds",
+    "dynamic-shared-overrun": "heap-buffer-overflow",
+    "global-overrun": "heap-buffer-overflow",
+    "misaligned-vector": "misaligned address",
+    "divergent-barrier": "divergent barrier",
+    "exit-before-barrier": "ended before the barrier",
+    "lane-missing": "never arrives",
+    "shuffle-outside-mask": "outside the mask",
+}
+
+pytestmark = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"needs a C++ compiler, and there is no {CXX}")
+
+
+def run(command, **options):
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
+
+
+def compile_object(source, target, flags):
+    result = run([CXX, *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", str(target)])
+    assert result.returncode == 0, f"{source.name} does not compile:\n{result.stderr}"
+    return target
+
+
+def build(folder, name, sources, sanitizers):
+    """Builds a program from `sources` and the emulation, whose core ThreadSanitizer must not instrument."""
+    races = sanitizers is RACE_SANITIZER
+    jobs = [(source, folder / f"{source.stem}.o", sanitizers) for source in sources]
+    core_flags = ["-DSEGEXT_EMULATION_TSAN"] if races else sanitizers
+    jobs.append((EMULATION / "cuda_emulation.cpp", folder / "cuda_emulation.o", core_flags))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        objects = list(pool.map(lambda job: compile_object(*job), jobs))
+    program = folder / name
+    # -rdynamic: the program names the kernels it ran.
+    result = run([CXX, *sanitizers, "-rdynamic", *map(str, objects), "-ldl", "-o", str(program)])
+    assert result.returncode == 0, result.stderr
+    return program
+
+
+def run_sanitized(program, *arguments):
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "LD_PRELOAD": ""}
+    result = run([str(program), *arguments], env=environment)
+    if "unexpected memory mapping" in result.stderr:
+        pytest.skip("ThreadSanitizer cannot run here: the kernel randomises addresses too widely")
+    return result
+
+
+@pytest.fixture(scope="module")
+def kernels_test(tmp_path_factory):
+    sources = [*LAUNCHERS, EMULATION / "kernels_test.cpp"]
+    return build(tmp_path_factory.mktemp("kernels"), "kernels_test", sources, MEMORY_SANITIZERS)
+
+
+@pytest.fixture(scope="module")
+def planted_bugs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    return build(folder, "planted_bugs", [EMULATION / "planted_bugs.cpp"], MEMORY_SANITIZERS)
+
+
+@pytest.fixture(scope="module")
+def planted_races(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("races")
+    return build(folder, "planted_bugs", [EMULATION / "planted_bugs.cpp"], RACE_SANITIZER)
+
+
+def kernel_names():
+    """Every kernel that the .cuh files define."""
+    headers = (KERNELS / "cuda").glob("*.cuh")
+    return {name for header in headers for name in re.findall(r"(\w+_kernel)\(", header.read_text())}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_kernels_compute_what_the_model_says(kernels_test, order):
+    result = run_sanitized(kernels_test, order)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    defined = kernel_names()
+    assert len(defined) > 10
+    not_run = {name for name in defined if f"segext::{name}" not in result.stdout}
+    assert not not_run, f"no case ran {sorted(not_run)}"
+
+
+def test_correct_kernels_run_right(planted_bugs):
+    result = run_sanitized(planted_bugs, "none")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("right") == len(ORDERS)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bug_is_caught(planted_bugs, bug):
+    result = run_sanitized(planted_bugs, bug)
+    assert result.returncode != 0, f"{bug} went through:\n{result.stdout}"
+    assert BUGS[bug] in result.stderr
+
+
+def test_planted_race_is_caught(planted_races):
+    assert run_sanitized(planted_races, "none").returncode == 0
+    result = run_sanitized(planted_races, "missing-barrier")
+    assert result.returncode != 0
+    assert "data race" in result.stderr
+
+
+@pytest.mark.skipif(os.environ.get("SEGEXT_TSAN") != "1", reason="takes minutes; SEGEXT_TSAN=1 asks for it")
+def test_kernels_have_no_races(tmp_path):
+    program = build(tmp_path, "kernels_test", [*LAUNCHERS, EMULATION / "kernels_test.cpp"], RACE_SANITIZER)
+    share = "20"
+    result = run_sanitized(program, "random", share)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
