@@ -1,0 +1,87 @@
+"""The public face of conversion: the call and its report. What does the work is imported by the first call.
+
+``trace`` reads forwards, ``calls`` knows what one call is, ``dataflow`` links forwards, ``plan`` decides, ``apply``
+changes the model. A swapped layer keeps its identity and changes its class, so that names, state, hooks, sharing and
+every reference to it stay.
+"""
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["Change", "Report", "convert"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of a report: ``action`` is "swapped", "fused" or "left"; ``reason`` says why something was left."""
+
+    action: str
+    name: str
+    before: str
+    after: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`convert` did, one :class:`Change` each; ``print`` shows it as a table."""
+
+    changes: tuple[Change, ...] = ()
+
+    def _of(self, action: str) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.action == action)
+
+    swapped = property(lambda self: self._of("swapped"))
+    fused = property(lambda self: self._of("fused"))
+    left = property(lambda self: self._of("left"))
+
+    def __str__(self) -> str:
+        head = f"segext.convert: {len(self.swapped)} swapped, {len(self.fused)} fused, {len(self.left)} left"
+        rows = [(c.action, c.name, f"{c.before} -> {c.after}" if c.after else c.before, c.reason) for c in self.changes]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n  ".join([head, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)])
+
+
+def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Report]:
+    """Swap the max-pooling and unpooling of ``model`` for segext's and fuse ReLUs into pools where that is exact.
+
+    ::
+
+        model, report = segext.convert(model)
+        print(report)
+
+    ``nn.MaxPool2d`` and ``nn.MaxUnpool2d`` become their namesakes in ``segext.nn``; so do ``F.max_pool2d``,
+    ``torch.max_pool2d`` and ``F.max_unpool2d`` in every forward that torch.fx can trace. A ReLU, as a layer or as a
+    call, whose output goes to a pool and nowhere else becomes part of that pool. State dict, parameters, hooks, modes,
+    shared layers and the classes of your own modules stay; a converted model can be converted again, copied, pickled,
+    trained and compiled. Subclasses of the stock layers are left alone, and so are layers whose indices reach anything
+    but an unpooling of the same windows.
+
+    Exact means that the model's ``forward`` gives the same values and gradients. What lies between a fused ReLU and its
+    pool is gone: a hook added there later, or a block ending in that ReLU and called on its own, gives the values from
+    before it. A rewritten forward fixes the plain attributes it read, such as a flag; to set another value then raises
+    AttributeError. It runs no Python of yours any more, so a ``print`` in it is dropped.
+
+    Args:
+        model: any module that can be deep-copied; it is not run.
+        inplace: change ``model`` itself instead of a deep copy, as training that holds its parameters needs.
+
+    Returns:
+        The converted model and a :class:`Report`.
+
+    Raises:
+        TypeError: ``model`` is not an ``nn.Module``.
+    """
+    from .apply import apply
+    from .dataflow import Dataflow
+    from .plan import Plan
+
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"segext.convert: model must be a torch.nn.Module, but got {type(model).__name__}")
+    model = model if inplace else copy.deepcopy(model)
+    plan = Plan(Dataflow(model))
+    report = plan.report()
+    apply(plan)
+    return model, report

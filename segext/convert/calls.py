@@ -1,0 +1,134 @@
+"""What one call in a graph is: a pool, an unpooling or a ReLU; with which window; and what it may do to its tensors.
+
+A node of a graph that ``dataflow`` made carries in ``meta`` the layer it calls, as ``module`` (None for functions).
+"""
+
+import operator
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.utils import checkpoint
+
+from .. import functional
+from .. import nn as layers
+from .trace import IN_PLACE
+
+STOCK_LAYERS = (nn.MaxPool2d, nn.MaxUnpool2d)
+
+# What a layer, function or method is, and the name in segext that takes over (none: nothing to swap).
+KINDS = {
+    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"), ("relu", None)),
+    **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), ("pool", "max_pool2d")),
+    **dict.fromkeys((layers.MaxPool2d, functional.max_pool2d), ("pool", None)),
+    **dict.fromkeys((layers.ReLUMaxPool2d, functional.relu_max_pool2d), ("relu_pool", None)),
+    **dict.fromkeys((layers.MaxUnpool2d, functional.max_unpool2d), ("unpool", None)),
+    nn.MaxPool2d: ("pool", "MaxPool2d"),
+    nn.MaxUnpool2d: ("unpool", "MaxUnpool2d"),
+    F.max_unpool2d: ("unpool", "max_unpool2d"),
+}
+_POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_UNPOOL = ("input", "indices", "kernel_size", "stride", "padding", "output_size")
+# What returns a tensor of its own, never a view of an argument.
+_FRESH_LAYERS = (*STOCK_LAYERS, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.Linear)
+_FRESH_CALLS = (
+    *(F.conv2d, torch.conv2d, F.conv_transpose2d, F.batch_norm, torch.cat),
+    *(torch.add, operator.add, operator.mul),
+)
+_KNOWN_MODULES = ("torch", "_operator", "operator", "math", "builtins", functional.__name__)
+
+
+def target(node: fx.Node):
+    """The type of layer, the function or the name of the method that a node calls."""
+    return type(node.meta["module"]) if node.op == "call_module" else node.target
+
+
+def kind(node: fx.Node) -> str | None:
+    return KINDS.get(target(node), (None, None))[0] if node.op.startswith("call") else None
+
+
+def title(key) -> str:
+    """A type, function or method as users write it."""
+    if isinstance(key, type):
+        return f"nn.{key.__name__}"
+    if isinstance(key, str):
+        return f"Tensor.{key}"
+    home = "torch" if getattr(torch, key.__name__, None) is key else "F"
+    return f"{home}.{key.__name__.removesuffix('_with_indices')}"
+
+
+def arguments(node: fx.Node) -> dict[str, object]:
+    """A pool's or unpooling's arguments by stock's names, from the call and the layer."""
+    names = _UNPOOL if kind(node) == "unpool" else _POOL
+    called = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    if node.target is F.max_pool2d_with_indices:
+        called["return_indices"] = True
+    module = node.meta["module"]
+    return called | {name: getattr(module, name) for name in names if hasattr(module, name)}
+
+
+def operand(node: fx.Node) -> object:
+    """The tensor that a ReLU is given."""
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
+def window(arguments: dict[str, object]) -> tuple | None:
+    """(kernel, stride, padding) as pairs and the dilation; None where the graph does not fix them."""
+    kernel = arguments.get("kernel_size")
+    values = (kernel, arguments.get("stride") or kernel, arguments.get("padding", 0), arguments.get("dilation", 1))
+    pairs = tuple(tuple(v) * (1 if len(v) == 2 else 2) if isinstance(v, tuple | list) else (v, v) for v in values)
+    return (pairs[:3], pairs[3]) if all(isinstance(v, int) for pair in pairs for v in pair) else None
+
+
+def overlaps(window: tuple | None) -> bool:
+    if window is None:
+        return True
+    (kernel, stride, _), dilation = window
+    return any(s < d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation, strict=True))
+
+
+def is_container(module: nn.Module) -> bool:
+    """Without a forward: its owner calls what it holds."""
+    return getattr(type(module), "forward", None) is nn.Module.forward  # a ScriptModule's type has none
+
+
+def is_layer(module: nn.Module) -> bool:
+    """A layer of torch or segext: a leaf that computes what its documentation says."""
+    home = parametrize.type_before_parametrizations(module).__module__
+    return home.startswith(("torch.nn.", layers.__name__)) and not isinstance(module, nn.Sequential)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(kinds)
+
+
+def is_opaque(node: fx.Node) -> bool:
+    """A call whose inside is unknown."""
+    if node.op == "call_module":
+        return not is_layer(node.meta["module"])
+    home = getattr(node.target, "__module__", None) or "torch"
+    is_known = (home in _KNOWN_MODULES or home.startswith("torch.")) and home != checkpoint.__name__
+    return node.op == "call_function" and not is_known
+
+
+def is_fresh(node: fx.Node) -> bool:
+    """Whether a call returns a tensor of its own, which nothing else can see."""
+    if node.op == "call_module":
+        module = node.meta["module"]
+        return isinstance(module, _FRESH_LAYERS) and is_layer(module) and not is_hooked(module)
+    return node.target in _FRESH_CALLS or kind(node) in ("pool", "relu_pool", "unpool")
+
+
+def mutates(node: fx.Node) -> bool:
+    """Whether a call may change a tensor that exists already."""
+    if not node.op.startswith("call"):
+        return False
+    if is_opaque(node) or node.target in (*IN_PLACE, operator.setitem):
+        return True
+    if node.op == "call_module":
+        return getattr(node.meta["module"], "inplace", False)
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    flagged = node.kwargs.get("inplace") or any(a is True for a in node.args) or "out" in node.kwargs
+    return bool(name.endswith("_") or flagged)
