@@ -1,0 +1,261 @@
+"""The benchmarks themselves: what they count, how they reckon, that they stop at a wrong result, and that they run."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+pytest.importorskip("matplotlib")
+
+from benchmarks import harness, inputs, memory, networks, pooling, targets, throughput
+from benchmarks.__main__ import main
+from benchmarks.harness import CheckFailed, Pace, Summary
+from benchmarks.pooling import Subject
+from benchmarks.results import Results
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+# ---- Reckoning -----------------------------------------------------------------------------------------------------
+
+
+def test_median_and_quartiles():
+    assert Summary.of([5.0, 1.0, 4.0, 2.0, 3.0]) == Summary(3.0, 2.0, 4.0, 5)
+    assert Summary.of([1.0, 2.0, 3.0, 10.0]) == Summary(2.5, 1.75, 4.75, 4)
+    assert Summary.of([7.0]) == Summary(7.0, 7.0, 7.0, 1)
+
+
+def test_ratio_is_taken_of_neighbours():
+    """A machine that slows down threefold halfway changes no ratio."""
+    ours = [1.0, 1.0, 3.0, 3.0, 3.0]
+    stock = [2.0, 2.0, 6.0, 6.0, 6.0]
+    assert harness.ratio(stock, ours) == Summary(2.0, 2.0, 2.0, 5)
+
+
+def fake_clock(costs):
+    """A clock by which entry `name` costs costs[name] ns; calls record their names."""
+    log = []
+
+    def clock(call, calls):
+        log.append((call(), calls))
+        return costs[log[-1][0]]
+
+    return clock, log
+
+
+def test_measure_interleaves_and_repeats_short_calls():
+    clock, log = fake_clock({"short": 1_000, "long": 10_000_000})
+    contest = {name: (lambda name=name: name) for name in ("short", "long")}
+    samples = harness.measure(contest, 0.0, clock=clock, fewest=4, most=9)
+    assert samples == {"short": [1_000] * 4, "long": [10_000_000] * 4}
+    measured = log[4:]
+    assert all({measured[n][0], measured[n + 1][0]} == {"short", "long"} for n in range(0, 8, 2))
+    assert {calls for name, calls in measured if name == "short"} == {200}
+    assert {calls for name, calls in measured if name == "long"} == {1}
+
+
+def test_measure_stops_at_most():
+    clock, _ = fake_clock({"a": 1_000})
+    assert len(harness.measure({"a": lambda: "a"}, 60.0, clock=clock, fewest=1, most=6)["a"]) == 6
+
+
+def test_pace_hands_on_what_is_left():
+    now = [0.0]
+    pace = Pace(10.0, 4, now=lambda: now[0])
+    assert pace.allot() == pytest.approx(2.5)
+    now[0] = 1.0  # took less
+    assert pace.allot(2) == pytest.approx(6.0)
+    now[0] = 11.0  # late
+    assert pace.allot() == 0.0
+
+
+# ---- Counting ------------------------------------------------------------------------------------------------------
+
+
+def test_switch_bytes_of_deconvnet():
+    row = memory.switch_bytes(networks.DECONVNET)
+    assert (row.int64, row.int32, row.uint8, row.packed) == (12_242_944, 6_121_472, 1_530_368, 382_592)
+    assert row.exact
+
+
+@pytest.mark.parametrize(
+    ("network", "sizes"),
+    [
+        (networks.SEGNET, [(360, 480), (180, 240), (90, 120), (45, 60), (23, 30)]),
+        (networks.FCN8S, [(698, 698), (349, 349), (175, 175), (88, 88), (44, 44)]),
+    ],
+    ids=["SegNet", "FCN-8s"],
+)
+def test_sizes_of_networks(network, sizes):
+    assert [(pool.height, pool.width) for pool in network.pools] == sizes
+
+
+def test_saved_bytes_counts_storages_once():
+    """x * y keeps both; an exponential keeps its result, and so does the product with it: the same storage."""
+    x = torch.ones(10, requires_grad=True)
+    y = torch.ones(10, requires_grad=True)
+    assert memory.saved_bytes(lambda: x * y) == 80
+    assert memory.saved_bytes(lambda: x * y, [x]) == 40
+
+    def product():
+        e = x.exp()
+        return e * y
+
+    assert memory.saved_bytes(product, [x, y]) == 40
+
+
+def test_saved_bytes_counts_a_view_whole():
+    x = torch.ones(10, requires_grad=True)
+    whole = torch.ones(100)
+    assert memory.saved_bytes(lambda: x * whole[:10], [x]) == 400
+
+
+def test_saved_bytes_of_a_stock_pool():
+    """Its input, which is the ReLU's output too, and an int64 a pooled element."""
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+    x = torch.rand(1, 2, 8, 8, requires_grad=True)
+    assert memory.saved_bytes(lambda: model(x), [x]) == 2 * 64 * 4 + 2 * 16 * 8
+
+
+def test_saved_rows_agree_with_arithmetic():
+    row = memory.saved_row(networks.Network("small", (networks.Pool("pool", 4, 16, 16),)))
+    assert row.stock == 4 * 256 * 4 + 4 * 64 * 8
+    assert row.pool == 4 * 256 * 4 + 4 * 64 // 4
+    assert row.relu_pool == row.switches_and_output == 4 * 64 * 4 + 4 * 64 // 4
+
+
+# ---- Inputs and checks -----------------------------------------------------------------------------------------------
+
+
+def test_feature_maps_are_those_of_the_pools_and_always_the_same():
+    images = inputs.load(None)
+    maps = inputs.feature_maps(images, networks.DECONVNET, 2)
+    assert [tuple(map.shape) for map in maps] == [(2, p.channels, p.height, p.width) for p in networks.DECONVNET.pools]
+    assert all(map.isfinite().all() and map.std() > 0.01 for map in maps)
+    assert not torch.equal(maps[0][0], maps[0][1])
+    assert torch.equal(maps[-1], inputs.feature_maps(images, networks.DECONVNET, 2)[-1])
+
+
+def test_images_of_a_folder(tmp_path):
+    from matplotlib.image import imsave
+
+    imsave(tmp_path / "a.png", torch.rand(40, 30, 3).numpy())
+    imsave(tmp_path / "b.png", torch.rand(20, 50, 3).numpy())
+    images = inputs.load(tmp_path)
+    assert [tuple(image.shape) for image in images] == [(3, 40, 30), (3, 20, 50)]
+    assert inputs.batch(images, 5, 24, 32).shape == (5, 3, 24, 32)
+
+
+def test_a_folder_without_images_is_an_error(tmp_path, capsys):
+    assert main(["ops", "--quick", "--images", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "no image" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("op", [*pooling.FRESH, *pooling.INTO], ids=lambda op: op.name)
+def test_checks_tell_right_from_wrong(op):
+    """On a map of random values each op passes; with the switches of another map, or another ReLU, it does not."""
+    pool = networks.Pool("pool", 5, 9, 14, ceil_mode=True)
+    map = torch.randn(2, 5, 9, 14, generator=torch.Generator().manual_seed(0))
+    good, other = (Subject.of(pool, x, torch.float32, "channels_last") for x in (map, map.flip(-1)))
+    op.check(good)
+    fields = {name: getattr(good, name) for name in Subject.__dataclass_fields__}
+    if op in (pooling.POOL, pooling.RELU_POOL):
+        with pytest.raises(CheckFailed, match="reference"):
+            pooling._check_pool(good, *pool_that_lies(op, good))
+    elif op is pooling.POOL_BACKWARD:
+        with pytest.raises(CheckFailed, match="gradients differ"):
+            pooling._check_pool_backward(good.grad_map, good)
+    else:
+        with pytest.raises(CheckFailed, match="differ"):
+            op.check(Subject(**{**fields, "switches": other.switches}))
+
+
+def pool_that_lies(op, subject):
+    """The arguments of _check_pool with a reference that takes minima."""
+    own, by_reference = pooling.own.max_pool2d, pooling.reference.max_pool2d
+    stock, input = pooling._stock_pool(subject), subject.map
+    if op is pooling.RELU_POOL:
+        own, stock, input = pooling.own.relu_max_pool2d, pooling._stock_relu_pool(subject), subject.before_relu
+    return own, lambda x, *window: by_reference(-x, *window), input, stock
+
+
+def test_a_wrong_result_stops_the_run(monkeypatch, tmp_path, capsys):
+    def wrong(subject):
+        raise CheckFailed("maxima differ from stock's")
+
+    broken = pooling.Op("pool", pooling.POOL.calls, wrong)
+    monkeypatch.setattr(throughput, "FRESH", (broken,))
+    assert main(["ops", "--quick", "--seconds", "0", "--output", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert "Wrong result" in message
+    assert "pool, DeconvNet 224x224 pool1, batch 1, float32 NCHW: maxima differ" in message
+    assert not (tmp_path / "out").exists()
+
+
+# ---- The run -------------------------------------------------------------------------------------------------------
+
+
+def test_full_plan_covers_what_the_targets_name():
+    works = throughput.plan(quick=False)
+    (key,) = {(work.batch, work.pool.channels, work.pool.height, work.pool.width) for work in works if work.key}
+    assert key == (4, 64, 224, 224)
+    assert {work.dtype for work in works if work.key} == {"float32", "bfloat16"}
+    timed = {op.name for work in works for op in work.ops}
+    named = {op for op, *_ in (*targets.STOCK, *targets.COMPILED)} | set(targets.COPIED)
+    assert named <= timed
+
+
+def test_quick_run(tmp_path, capsys):
+    assert main(["--quick", "--seconds", "0", "--output", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for title in ("Every op on (1, 64, 224, 224)", "What a call costs", "Bytes of all switches", "Targets:"):
+        assert title in text
+    assert (tmp_path / "report.txt").read_text() in text
+    assert (tmp_path / "report.png").read_bytes().startswith(PNG)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert {"processor", "cores", "threads", "torch", "segext", "instruction set", "commit"} <= set(
+        content["environment"]
+    )
+    rows = content["throughput"]
+    assert {row["format"] for row in rows} == {"NCHW", "channels_last"}
+    for row in rows:
+        ours = row["times"][f"segext {row['format']}"]
+        assert ours["samples"] >= harness.FEWEST
+        assert ours["low"] <= ours["median"] <= ours["high"]
+        pooled = row["bytes_moved"] / (row["batch"] * row["channels"] * row["height"] * row["width"])
+        size = {"float32": 4, "bfloat16": 2}[row["dtype"]]
+        assert pooled == pytest.approx(size * 1.25 + 1 / 16, rel=0.05)
+    assert content["targets"]
+
+
+def test_switches_alone(tmp_path, capsys):
+    assert main(["switches", "--quick", "--output", str(tmp_path)]) == 0
+    assert "12,242,944" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text())["throughput"] == []
+
+
+def test_verdicts():
+    """The worst row counts, odd sizes have some slack, and what was not measured is no target."""
+    one = Summary(1.0, 1.0, 1.0, 5)
+
+    def row(suite, format, to_stock, to_copy):
+        values = {"op": "unpool", "suite": suite, "network": "n", "pool": "p", "batch": 4, "channels": 64}
+        values |= {"height": 2, "width": 2, "window": "2x2/2", "dtype": "float32", "format": format}
+        values |= {"bytes_moved": 1, "times": {}, "to_best": one, "best": "stock NCHW", "to_compiled": None}
+        return throughput.Row(**values, to_stock=Summary(to_stock, 0.0, 9.0, 5), to_copy=Summary(to_copy, 0.0, 9.0, 5))
+
+    rows = [row("key", "NCHW", 3.0, 1.3), row("key", "channels_last", 2.0, 1.3), row("odd", "NCHW", 1.7, 2.0)]
+    found = {verdict.what: verdict for verdict in targets.verdicts(Results({}, throughput=rows))}
+    speed = found["unpool float32, to stock, (4, 64, 224, 224)"]
+    assert (speed.met, speed.measured, speed.met_by, speed.count) == (False, "2.00x", 1, 2)
+    assert "channels_last" in speed.where
+    assert found["unpool float32, to stock, odd sizes"].met
+    assert found["unpool, in copies of its bytes, (4, 64, 224, 224)"].met
+    assert found["unpool, in copies of its bytes, odd sizes"].met
+    assert len(found) == 4

@@ -1,0 +1,40 @@
+"""The kernels of every instruction set agree with the reference: the agreement tests rerun at each lower level."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import segext._C
+
+TESTS = Path(__file__).resolve().parent
+LEVELS = ("baseline", "avx2", "avx512")
+AGREEMENT = ("test_max_pool2d.py", "test_relu_max_pool2d.py", "test_max_unpool2d.py", "test_properties.py")
+
+
+def run(*command, level):
+    environment = {**os.environ, "SEGEXT_CPU_CAPABILITY": level}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=TESTS.parent)
+
+
+def test_level_in_use():
+    assert segext._C.cpu_capability() in LEVELS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["baseline", "avx2"])
+def test_level(level):
+    if LEVELS.index(level) > LEVELS.index(segext._C.cpu_capability()):
+        pytest.skip(f"this processor has no {level}")
+    script = "import segext, segext._C; print(segext._C.cpu_capability())"
+    assert run("-c", script, level=level).stdout.strip() == level
+    paths = [str(TESTS / name) for name in AGREEMENT]
+    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *paths, level=level)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_a_level_that_does_not_exist_is_refused_or_ignored():
+    """It must not crash, and the level in use stays one that exists."""
+    done = run("-c", "import segext, segext._C; print(segext._C.cpu_capability())", level="abacus")
+    assert done.stdout.strip() in LEVELS or "abacus" in done.stderr

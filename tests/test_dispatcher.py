@@ -1,0 +1,289 @@
+"""The ops as the dispatcher's citizens: registration, opcheck, compile, export, autocast, inference mode, threads."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.nn.functional as stock
+from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, name, normal, tie_free
+from torch._subclasses import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+import segext
+import segext.functional as own
+from segext import nn, reference
+
+ops = torch.ops.segext
+WINDOW = Pool(3, 2, 1).window
+SHAPE = (2, 5, 7, 9)
+SIZE = (2, 5, *reference.pooled_size(SHAPE[-2:], 3, 2, 1))
+
+
+def op_arguments(layout, dtype=torch.float32, device="cpu"):
+    """Arguments for every op, by name."""
+    last = layout is channels_last
+    full, small = (layout(normal(shape, dtype).to(device)) for shape in (SHAPE, SIZE))
+    codes = ops.relu_max_pool2d(full, *WINDOW, False, last)[1]
+    relu_output = small.relu()
+    indices = layout(stock.max_pool2d(full.cpu().float(), 3, 2, 1, return_indices=True)[1].to(device))
+    for tensor in (full, small):
+        tensor.requires_grad_()
+    to_full, to_small = (SHAPE[-2:], *WINDOW, last), (SIZE[-2:], *WINDOW, last)
+    return {
+        "max_pool2d": (full, *WINDOW, False, last),
+        "relu_max_pool2d": (full, *WINDOW, False, last),
+        "max_pool2d_backward": (small, codes, relu_output, *to_full),
+        "max_pool2d_double_backward": (full, codes, relu_output, *to_small),
+        "max_unpool2d": (small, codes, *to_full),
+        "max_unpool2d_backward": (full, codes, *to_small),
+        "max_unpool2d_indices": (small, indices, SHAPE[-2:], last),
+        "max_unpool2d_indices_backward": (full, indices, SIZE[-2:], last),
+        "switches_to_indices": (codes, SIZE, *to_full),
+        "switches_from_indices": (indices, *to_full),
+        "switches_repack": (codes, SIZE, WINDOW[0], last),
+        "max_pool2d_backward_out": (small.detach(), codes, relu_output, *to_full, torch.empty_like(full.detach())),
+        "max_unpool2d_out": (small.detach(), codes, *to_full, torch.empty_like(full.detach())),
+    }
+
+
+OPS = (
+    "max_pool2d",
+    "relu_max_pool2d",
+    "max_pool2d_backward",
+    "max_pool2d_double_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "max_unpool2d_indices",
+    "max_unpool2d_indices_backward",
+    "switches_to_indices",
+    "switches_from_indices",
+    "switches_repack",
+    "max_pool2d_backward_out",
+    "max_unpool2d_out",
+)
+
+
+def test_every_op_is_registered_and_tested():
+    registered = {
+        full.partition("::")[2] for full in torch._C._dispatch_get_all_op_names() if full.startswith("segext::")
+    }
+    assert registered == set(OPS)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op, layout, device):
+    torch.library.opcheck(getattr(ops, op).default, op_arguments(layout, device=device)[op])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("op", OPS)
+def test_fake_strides_are_real_strides(op, dtype, device):
+    """Shape, type and strides that compile and export see are those of the real result, in both formats."""
+    for layout in FORMATS:
+        arguments = op_arguments(layout, dtype, device)[op]
+        real = pytree.tree_leaves(getattr(ops, op)(*arguments))
+        with FakeTensorMode() as mode:
+            fakes = pytree.tree_map_only(torch.Tensor, mode.from_tensor, arguments)
+            fake = pytree.tree_leaves(getattr(ops, op)(*fakes))
+        for one, other in zip(real, fake, strict=True):
+            if one is not None:
+                assert (other.shape, other.dtype, other.stride()) == (one.shape, one.dtype, one.stride())
+
+
+class Pools(torch.nn.Module):
+    """Two levels of pooling, unpooled again; switches cross from encoder to decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.outer = nn.ReLUMaxPool2d(2, return_indices=True)
+        self.inner = nn.MaxPool2d(3, 2, 1, return_indices=True)
+        self.unpool_inner = nn.MaxUnpool2d(3, 2, 1)
+        self.unpool_outer = nn.MaxUnpool2d(2)
+
+    def forward(self, x):
+        x, outer = self.outer(x * 2)
+        x, inner = self.inner(x)
+        return self.unpool_outer(self.unpool_inner(x, inner) + 1, outer), outer
+
+
+def results(model, x):
+    """Output, codes and input gradient of a model like Pools."""
+    leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    output, switches = model(leaf)
+    output.pow(2).sum().backward()
+    return output, switches.codes, leaf.grad
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile(backend, layout, device):
+    torch._dynamo.reset()
+    model, x = Pools(), layout(tie_free((2, 3, 13, 18), torch.float32).to(device))
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    for actual, expected in zip(results(compiled, x), results(model, x), strict=True):
+        assert_same(actual, expected, strides=True)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_compile_with_dynamic_shapes(layout, device):
+    """One graph serves every size."""
+    torch._dynamo.reset()
+    model = Pools()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    shapes = ((2, 3, 13, 18), (3, 5, 16, 21), (4, 6, 30, 31))
+    for number, shape in enumerate(shapes):
+        x = layout(tie_free(shape, torch.float32).to(device))
+        with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
+            actual = results(compiled, x)
+        for one, other in zip(actual, results(model, x), strict=True):
+            assert_same(one, other)
+
+
+def test_compile_of_unpooling_by_indices(device):
+    torch._dynamo.reset()
+
+    def there_and_back(x):
+        values, switches = own.max_pool2d(x, 2, return_indices=True)
+        return own.max_unpool2d(values, switches.indices(), 2, output_size=x.shape)
+
+    x = tie_free((2, 3, 7, 9), torch.float32).to(device)
+    compiled = torch.compile(there_and_back, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(x), there_and_back(x))
+
+
+def test_compile_takes_and_gives_switches(device):
+    """Switches as an argument and a result of compiled functions."""
+    torch._dynamo.reset()
+    x = tie_free((2, 3, 8, 9), torch.float32).to(device)
+    encode = torch.compile(lambda x: own.max_pool2d(x, 2, return_indices=True), fullgraph=True, backend="aot_eager")
+    decode = torch.compile(lambda x, switches: own.max_unpool2d(x, switches), fullgraph=True, backend="aot_eager")
+    values, switches = encode(x)
+    assert isinstance(switches, segext.Switches)
+    assert_same(decode(values, switches), own.max_unpool2d(*own.max_pool2d(x, 2, return_indices=True)))
+
+
+class Encoder(torch.nn.Module):
+    """One pool; gives switches away."""
+
+    def forward(self, x):
+        return own.max_pool2d(x, 2, return_indices=True)
+
+
+class Decoder(torch.nn.Module):
+    """One unpool; takes switches."""
+
+    def forward(self, x, switches):
+        return own.max_unpool2d(x, switches)
+
+
+def reloaded(program):
+    """An exported program after a trip through a file."""
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    return torch.export.load(file)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict, layout, device):
+    x = layout(tie_free((2, 3, 13, 18), torch.float32).to(device))
+    program = torch.export.export(Pools(), (x,), strict=strict)
+    expected, switches = Pools()(x)
+    for run in (program.module(), reloaded(program).module()):
+        output, exported_switches = run(x)
+        assert_same(output, expected)
+        assert isinstance(exported_switches, segext.Switches)
+        assert_same(exported_switches.indices(), switches.indices())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_with_dynamic_shapes(strict, device):
+    """Batch, height and width vary."""
+    batch, height, width = (
+        torch.export.Dim(of, min=least) for of, least in (("batch", 1), ("height", 8), ("width", 8))
+    )
+    x = tie_free((2, 3, 13, 18), torch.float32).to(device)
+    program = torch.export.export(Pools(), (x,), dynamic_shapes=({0: batch, 2: height, 3: width},), strict=strict)
+    for run in (program.module(), reloaded(program).module()):
+        for shape in ((2, 3, 13, 18), (1, 3, 8, 31), (5, 3, 40, 41)):
+            x = tie_free(shape, torch.float32).to(device)
+            (output, switches), (expected, eager_switches) = run(x), Pools()(x)
+            assert_same(output, expected)
+            assert switches.input_size == eager_switches.input_size
+            assert_same(switches.indices(), eager_switches.indices())
+
+
+def test_export_of_encoder_and_decoder(device):
+    """Switches are the result of one program and the argument of another."""
+    x = tie_free((2, 3, 8, 9), torch.float32).to(device)
+    encoder = reloaded(torch.export.export(Encoder(), (x,)))
+    values, switches = encoder.module()(x)
+    decoder = reloaded(torch.export.export(Decoder(), (values, switches)))
+    assert_same(decoder.module()(values, switches), Decoder()(*Encoder()(x)))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_autocast_keeps_the_type(dtype, device):
+    """Stock's unpool goes to float32 under autocast on a CPU."""
+    x = tie_free((2, 3, 7, 9), dtype).to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        values, switches = own.max_pool2d(x, 2, return_indices=True)
+        for result in (values, own.relu_max_pool2d(x, 2), own.max_unpool2d(values, switches)):
+            assert result.dtype == dtype
+        assert own.max_unpool2d(values, switches.indices(), 2, output_size=(7, 9)).dtype == dtype
+
+
+def test_inference_mode(device):
+    x = tie_free((2, 3, 7, 9), torch.float32).to(device)
+    expected, _ = Pools()(x)
+    with torch.inference_mode():
+        output, switches = Pools()(x.clone())
+        assert output.is_inference()
+        assert switches.codes.is_inference()
+        assert_same(output, expected)
+    values = normal(switches.shape).to(device).requires_grad_()
+    with pytest.raises(RuntimeError, match=r"[Ii]nference"):
+        own.max_unpool2d(values, switches).sum().backward()
+    assert own.max_unpool2d(values.detach(), switches).shape == x.shape
+
+
+def test_meta_tensors():
+    """Shapes without data."""
+    values, switches = own.max_pool2d(torch.empty(2, 3, 7, 9, device="meta"), 2, return_indices=True)
+    assert (values.shape, values.device.type) == ((2, 3, 3, 4), "meta")
+    assert (switches.codes.shape, switches.device.type) == ((2, 9), "meta")
+    assert own.max_unpool2d(values, switches).shape == (2, 3, 7, 9)
+
+
+def test_threads_at_once(device):
+    """Python threads in the same ops, forward and backward, do not meet."""
+    model = Pools()
+    inputs = [normal((2, 7, 45, 51), seed=seed).to(device) for seed in range(4)]
+    expected = [results(model, x) for x in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        for actual, serial in zip(threads.map(lambda x: results(model, x), inputs * 8), expected * 8, strict=True):
+            for one, other in zip(actual, serial, strict=True):
+                assert_same(one, other)
+
+
+def test_functional_call(device):
+    x = tie_free((2, 3, 7, 9), torch.float32).to(device)
+    output, _ = torch.func.functional_call(Pools(), {}, (x,))
+    assert_same(output, Pools()(x)[0])
+
+
+def test_tensor_subclasses_and_modes_are_seen(device):
+    """A dispatch mode sees segext's ops, as profilers and memory trackers need."""
+    seen = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            seen.append(function.name())
+            return function(*arguments, **(keywords or {}))
+
+    with Watch():
+        own.max_unpool2d(*own.max_pool2d(tie_free((1, 2, 4, 4), torch.float32).to(device), 2, return_indices=True))
+    assert {"segext::max_pool2d", "segext::max_unpool2d"} <= set(seen)

@@ -1,0 +1,366 @@
+"""Bad input: stock's exception type, a message that names the argument and the value, and no crash."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as stock
+from samples import normal
+
+import segext.functional as own
+from segext import Switches
+
+ROOT = Path(__file__).resolve().parent.parent
+ones = torch.ones
+
+
+def refuses(call, names, stock_call=None):
+    """`call` raises exactly the exception type stock does, with every one of `names` in its message.
+
+    `call` takes the module of functions, segext's or stock's.
+    """
+    with pytest.raises(Exception) as by_stock:  # noqa: PT011 - its type is what is asked for
+        (stock_call or call)(stock)
+    with pytest.raises(by_stock.type) as by_own:
+        call(own)
+    assert by_own.type is by_stock.type
+    message = str(by_own.value)
+    assert all(part.lower() in message.lower() for part in names), message
+
+
+POOL_INPUTS = {
+    "vector": (ones(4), ("input", "[4]")),
+    "matrix": (ones(4, 5), ("input", "[4, 5]")),
+    "5-D": (ones(1, 1, 1, 4, 4), ("input", "[1, 1, 1, 4, 4]")),
+    "scalar": (torch.tensor(1.0), ("input", "[]")),
+    "no channel": (ones(2, 0, 4, 4), ("[2, 0, 4, 4]",)),
+    "no row": (ones(2, 3, 0, 4), ("[2, 3, 0, 4]",)),
+    "no column": (ones(3, 4, 0), ("[3, 4, 0]",)),
+    "empty unbatched": (ones(0, 4, 4), ("[0, 4, 4]",)),
+    "bool": (ones(1, 1, 4, 4, dtype=torch.bool), ("Bool",)),
+    "complex": (ones(1, 1, 4, 4, dtype=torch.complex64), ("Complex",)),
+    "float8": (ones(1, 1, 4, 4).to(torch.float8_e4m3fn), ("Float8",)),
+    "uint16": (ones(1, 1, 4, 4).to(torch.uint16), ("UInt16",)),
+    "list": ([[[1.0]]], ("input", "list")),
+    "None": (None, ("input", "None")),
+}
+
+POOL_WINDOWS = {
+    "kernel 0": ({"kernel_size": 0}, ("0",)),
+    "kernel 0 with a stride": ({"kernel_size": 0, "stride": 1}, ("kernel", "0")),
+    "kernel -1": ({"kernel_size": -1}, ("-1",)),
+    "kernel (2, -3)": ({"kernel_size": (2, -3), "stride": 1}, ("kernel", "-3")),
+    "kernel of 3": ({"kernel_size": (2, 2, 2)}, ("kernel_size",)),
+    "kernel of 0": ({"kernel_size": ()}, ("kernel_size",)),
+    "kernel 2.5": ({"kernel_size": 2.5}, ("kernel_size", "2.5")),
+    "kernel str": ({"kernel_size": "2"}, ("kernel_size", "'2'")),
+    "kernel of floats": ({"kernel_size": (2.0, 2.0)}, ("kernel_size", "2.0")),
+    "kernel > map": ({"kernel_size": 9}, ("too small", "3x5x6")),
+    "kernel 2^40": ({"kernel_size": 2**40}, ()),
+    "stride 0": ({"kernel_size": 2, "stride": 0}, ("stride", "0")),
+    "stride (1, 0)": ({"kernel_size": 2, "stride": (1, 0)}, ("stride", "0")),
+    "stride -1": ({"kernel_size": 2, "stride": -1}, ("stride", "-1")),
+    "stride of 3": ({"kernel_size": 2, "stride": (1, 2, 3)}, ("stride",)),
+    "padding 2 of 2": ({"kernel_size": 2, "padding": 2}, ("pad", "2")),
+    "padding (0, 2) of 3": ({"kernel_size": 3, "padding": (0, 2)}, ("pad", "2", "3")),
+    "padding 2 of dilated 3": ({"kernel_size": 3, "padding": 2, "dilation": 2}, ("pad", "2", "3")),
+    "padding -1": ({"kernel_size": 2, "padding": -1}, ("pad", "-1")),
+    "padding of 3": ({"kernel_size": 2, "padding": (0, 0, 0)}, ("padding",)),
+    "dilation 0": ({"kernel_size": 2, "dilation": 0}, ("dilation", "0")),
+    "dilation -1": ({"kernel_size": 2, "dilation": -1}, ("dilation", "-1")),
+    "dilation of 3": ({"kernel_size": 2, "dilation": (1, 1, 1)}, ("dilation",)),
+    "dilation > map": ({"kernel_size": 2, "dilation": 7}, ("too small", "3x5x6")),
+    "dilation 2^62": ({"kernel_size": 2, "dilation": 2**62}, ()),
+    "no kernel": ({}, ("kernel_size",)),
+    "unknown keyword": ({"kernel_size": 2, "colour": 1}, ("colour",)),
+}
+
+
+def pool_and(function, *arguments, **keywords):
+    """A call of max_pool2d or, for segext, relu_max_pool2d with the same arguments."""
+    return lambda module: getattr(module, function if module is own else "max_pool2d")(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("return_indices", [False, True])
+@pytest.mark.parametrize("function", ["max_pool2d", "relu_max_pool2d"])
+@pytest.mark.parametrize("case", POOL_INPUTS)
+def test_pool_refuses_input(case, function, return_indices):
+    x, names = POOL_INPUTS[case]
+    refuses(pool_and(function, x, 2, return_indices=return_indices), names)
+
+
+@pytest.mark.parametrize("return_indices", [False, True])
+@pytest.mark.parametrize("function", ["max_pool2d", "relu_max_pool2d"])
+@pytest.mark.parametrize("case", POOL_WINDOWS)
+def test_pool_refuses_window(case, function, return_indices):
+    window, names = POOL_WINDOWS[case]
+    refuses(pool_and(function, ones(2, 3, 5, 6), return_indices=return_indices, **window), names)
+
+
+def values_and_indices():
+    return stock.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
+
+
+INDICES = {
+    "too large": (lambda v, i: (v, i + 100), ("4x6",)),
+    "negative": (lambda v, i: (v, i - 100), ("-", "4x6")),
+    "one past the end": (lambda v, i: (v, torch.full_like(i, 24)), ("24", "4x6")),
+    "int32": (lambda v, i: (v, i.int()), ("indices", "Int")),
+    "float": (lambda v, i: (v, v), ("indices", "Float")),
+    "of another shape": (lambda v, i: (v, i[..., :1]), ("indices", "[2, 3, 2, 1]", "[2, 3, 2, 3]")),
+    "of another rank": (lambda v, i: (v, i[0]), ("indices", "[3, 2, 3]", "[2, 3, 2, 3]")),
+    "of a broadcastable shape": (lambda v, i: (v, i[:, :1]), ("indices", "[2, 1, 2, 3]")),
+    "both of rank 2": (lambda v, i: (v[0, 0], i[0, 0]), ("[2, 3]",)),
+    "both of rank 5": (lambda v, i: (v[None], i[None]), ("[1, 2, 3, 2, 3]",)),
+    "no channel": (lambda v, i: (v[:, :0], i[:, :0]), ("[2, 0, 2, 3]",)),
+    "integer values": (lambda v, i: (v.int(), i), ("Int",)),
+    "bool values": (lambda v, i: (v.bool(), i), ("Bool",)),
+    "complex values": (lambda v, i: (v.to(torch.complex64), i), ("Complex",)),
+    "None": (lambda v, i: (v, None), ("None",)),
+    "a list": (lambda v, i: (v, i.tolist()), ("list",)),
+    "a str": (lambda v, i: (v, "indices"), ("str",)),
+    "on another device": (lambda v, i: (v, i.to("meta")), ("meta",)),
+}
+
+OUTPUT_SIZES = {
+    "of 1": ((4,), ("output_size", "1")),
+    "of 5": ((1, 1, 1, 4, 6), ("output_size", "5")),
+    "an int": (4, ()),
+    "too small": ((2, 6), ("output_size", "(2, 6)")),
+    "too large": ((4, 8), ("output_size", "(4, 8)")),
+    "negative": ((-4, 6), ("output_size", "-4")),
+    "floats": ((4.0, 6.0), ("output_size", "4.0")),
+}
+
+
+@pytest.mark.parametrize("case", INDICES)
+def test_unpool_refuses_indices(case):
+    arguments = INDICES[case][0](*values_and_indices())
+    refuses(lambda module: module.max_unpool2d(*arguments, 2), INDICES[case][1])
+
+
+@pytest.mark.parametrize("case", OUTPUT_SIZES)
+def test_unpool_by_indices_refuses_output_size(case):
+    values, indices = values_and_indices()
+    size, names = OUTPUT_SIZES[case]
+    refuses(lambda module: module.max_unpool2d(values, indices, 2, output_size=size), names)
+
+
+@pytest.mark.parametrize(
+    ("window", "names"),
+    [
+        ({}, ("kernel_size",)),
+        ({"kernel_size": 2, "padding": 5}, ("output_size", "-6")),
+        ({"kernel_size": 2.5}, ()),
+        ({"kernel_size": 2, "stride": 0}, ()),
+    ],
+)
+def test_unpool_by_indices_refuses_window(window, names):
+    values, indices = values_and_indices()
+    refuses(lambda module: module.max_unpool2d(values, indices, **window), names)
+
+
+def test_indices_are_checked_before_anything_is_written():
+    values, indices = values_and_indices()
+    out = torch.full((2, 3, 4, 6), 7.0)
+    with pytest.raises(RuntimeError, match="4x6"):
+        own.max_unpool2d(values, indices + 100, 2, out=out)
+    assert (out == 7).all()
+
+
+def unpool_both(change_values=lambda v: v, change_indices=lambda i: i, change_switches=lambda s: s, **keywords):
+    """One bad call in two forms: segext's with switches, stock's with indices."""
+    x = normal((2, 3, 4, 6))
+    values, indices = stock.max_pool2d(x, 2, return_indices=True)
+    _, switches = own.max_pool2d(x, 2, return_indices=True)
+    values, indices, switches = change_values(values), change_indices(indices), change_switches(switches)
+    return (
+        lambda module: module.max_unpool2d(values, switches, **keywords),
+        lambda module: module.max_unpool2d(values, indices, 2, **keywords),
+    )
+
+
+SWITCHES = {
+    "of another map": ({"change_values": lambda v: v[..., :2]}, ("[2, 3, 2, 2]", "[2, 3, 2, 3]")),
+    "of another batch": ({"change_values": lambda v: v[:1]}, ("[1, 3, 2, 3]", "[2, 3, 2, 3]")),
+    "of a broadcastable map": ({"change_values": lambda v: v[:, :1]}, ("[2, 1, 2, 3]", "[2, 3, 2, 3]")),
+    "of another rank": ({"change_values": lambda v: v[0]}, ("[3, 2, 3]", "[2, 3, 2, 3]")),
+    "of more samples": (
+        {"change_switches": lambda s: s[:1], "change_indices": lambda i: i[:1]},
+        ("[1, 3, 2, 3]", "[2, 3, 2, 3]"),
+    ),
+    "integer values": ({"change_values": lambda v: v.int()}, ("Int",)),
+    "bool values": ({"change_values": lambda v: v.bool()}, ("Bool",)),
+    "complex values": ({"change_values": lambda v: v.to(torch.complex128)}, ("Complex",)),
+    "on another device": (
+        {"change_switches": lambda s: s.to("meta"), "change_indices": lambda i: i.to("meta")},
+        ("meta", "cpu"),
+    ),
+    "output_size of 1": ({"output_size": (4,)}, ("output_size", "1")),
+    "output_size of 5": ({"output_size": (1, 1, 1, 4, 6)}, ("output_size", "5")),
+    "output_size an int": ({"output_size": 4}, ()),
+    "output_size too small": ({"output_size": (2, 6)}, ("output_size", "(2, 6)", "(4, 6)")),
+    "output_size too large": ({"output_size": (4, 8)}, ("output_size", "(4, 8)", "(4, 6)")),
+}
+
+
+@pytest.mark.parametrize("case", SWITCHES)
+def test_unpool_refuses_switches(case):
+    changes, names = SWITCHES[case]
+    call, stock_call = unpool_both(**changes)
+    refuses(call, names, stock_call)
+
+
+@pytest.mark.parametrize("values", [[[1.0]], None, 1.0])
+def test_values_that_are_no_tensor(values):
+    _, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
+    with pytest.raises(TypeError, match=type(values).__name__):
+        own.max_unpool2d(values, switches)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (4, 7), (2, 3, 5, 7), (3, 3, 6)])
+def test_output_size_must_be_the_recorded_one(size):
+    """Stock would take (5, 7) and misplace nothing; switches know better, so another size is a mistake."""
+    call, _ = unpool_both(output_size=size)
+    with pytest.raises(ValueError, match=r"output_size.*4.*6"):
+        call(own)
+
+
+@pytest.mark.parametrize(
+    ("window", "names"),
+    [
+        ({"kernel_size": 3}, ("kernel_size", "3", "2")),
+        ({"kernel_size": 2, "stride": 1}, ("stride", "1", "2")),
+        ({"kernel_size": 2, "padding": 1}, ("padding", "1", "0")),
+        ({"stride": (2, 3)}, ("stride", "3", "2")),
+        ({"kernel_size": (2, 2, 2)}, ("kernel_size",)),
+    ],
+)
+def test_window_must_agree_with_the_switches(window, names):
+    call, _ = unpool_both(**window)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is looked at below
+        call(own)
+    assert all(part in str(error.value) for part in names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.codes[:, :-1],
+        lambda s: s.codes[:1],
+        lambda s: s.codes[:, :0],
+        lambda s: s.codes[0],
+        lambda s: torch.cat((s.codes, s.codes), 1),
+        lambda s: s.codes.int(),
+        lambda s: s.codes.bool(),
+    ],
+)
+def test_codes_that_do_not_fit(change):
+    """Truncated, of another batch, too long or of another type: refused by the ops themselves."""
+    _, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
+    window = (switches.kernel_size, switches.stride, switches.padding, switches.dilation, False)
+    codes, values, full = change(switches), normal((2, 3, 2, 3)), normal((2, 3, 4, 6))
+    ops = torch.ops.segext
+    for call in (
+        lambda: ops.max_unpool2d(values, codes, (4, 6), *window),
+        lambda: ops.max_unpool2d_backward(full, codes, (2, 3), *window),
+        lambda: ops.max_pool2d_backward(values, codes, None, (4, 6), *window),
+        lambda: ops.max_pool2d_double_backward(full, codes, None, (2, 3), *window),
+        lambda: ops.switches_to_indices(codes, (2, 3, 2, 3), (4, 6), *window),
+        lambda: ops.switches_repack(codes, (2, 3, 2, 3), (2, 2), False),
+    ):
+        with pytest.raises(RuntimeError, match="codes"):
+            call()
+
+
+def test_ops_refuse_what_functions_never_pass():
+    """Windows, sizes and companions that do not fit, handed to the ops directly."""
+    _, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
+    codes, values, full, ops = switches.codes, normal((2, 3, 2, 3)), normal((2, 3, 4, 6)), torch.ops.segext
+    two, one, zero = (2, 2), (1, 1), (0, 0)
+    for call in (
+        lambda: ops.max_unpool2d(values, codes, (-4, 6), two, two, zero, one, False),
+        lambda: ops.max_unpool2d(values, codes, (4, 6), zero, two, zero, one, False),
+        lambda: ops.max_unpool2d(values, codes, (4, 6), two, zero, zero, one, False),
+        lambda: ops.max_unpool2d(values, codes, (4, 6), two, two, (-1, 0), one, False),
+        lambda: ops.max_unpool2d(values, codes, (4, 6), two, two, zero, zero, False),
+        lambda: ops.max_unpool2d(values, codes, (4, 6, 1), two, two, zero, one, False),
+        lambda: ops.max_unpool2d_backward(full, codes, (-2, 3), two, two, zero, one, False),
+        lambda: ops.max_pool2d_backward(values, codes, values[:1], (4, 6), two, two, zero, one, False),
+        lambda: ops.max_pool2d_backward(values, codes, values.double(), (4, 6), two, two, zero, one, False),
+        lambda: ops.max_unpool2d(values[0], codes[0], (4, 6), two, two, zero, one, True),
+        lambda: ops.max_unpool2d_out(values, codes, (4, 6), two, two, zero, one, False, out=full[:1]),
+        lambda: ops.max_unpool2d_out(values, codes, (4, 6), two, two, zero, one, False, out=full.double()),
+        lambda: ops.max_unpool2d_indices(values, codes, (4, 6), False),
+    ):
+        with pytest.raises(RuntimeError):
+            call()
+
+
+@pytest.mark.parametrize("by_indices", [False, True])
+@pytest.mark.parametrize(
+    ("out", "error"),
+    [
+        (ones(2, 3, 4, 6, dtype=torch.float64), RuntimeError),
+        (ones(2, 3, 4, 6, dtype=torch.int64), RuntimeError),
+        (ones(2, 3, 4, 6, device="meta"), RuntimeError),
+        (ones(2, 3, 4, 6).tolist(), TypeError),
+        (ones(1).expand(2, 3, 4, 6), RuntimeError),
+    ],
+    ids=("float64", "int64", "meta", "list", "expanded"),
+)
+def test_out_that_does_not_fit(out, error, by_indices):
+    x = normal((2, 3, 4, 6))
+    values, switches = own.max_pool2d(x, 2, return_indices=True)
+    with pytest.raises(error, match=r"\bout\b|written-to"):
+        own.max_unpool2d(values, switches.indices() if by_indices else switches, 2, out=out)
+
+
+@pytest.mark.parametrize("by_indices", [False, True])
+def test_out_takes_no_part_in_autograd(by_indices):
+    """As stock's out=."""
+    values, indices = values_and_indices()
+    values.requires_grad_()
+    with pytest.raises(RuntimeError, match="automatic differentiation"):
+        torch._C._nn.max_unpool2d(values, indices, (4, 6), out=ones(2, 3, 4, 6))
+    switches = Switches.from_indices(indices, (4, 6), 2)
+    with pytest.raises(RuntimeError, match=r"differentiation|grad"):
+        own.max_unpool2d(values, indices if by_indices else switches, 2, out=ones(2, 3, 4, 6))
+
+
+def test_out_that_overlaps_its_input():
+    """Values in a corner of the map they are written to are read before they are overwritten."""
+    buffer = normal((2, 3, 4, 6))
+    values, switches = own.max_pool2d(buffer, 2, return_indices=True)
+    inside = buffer[:, :, :2, :3].copy_(values)
+    expected = own.max_unpool2d(values, switches)
+    assert torch.equal(own.max_unpool2d(inside, switches, out=buffer), expected)
+
+
+def test_bad_indices_on_cuda_are_an_exception(cuda):
+    """No device assert: the context lives on."""
+    values, indices = (tensor.to(cuda) for tensor in values_and_indices())
+    for bad in (indices + 100, indices - 100, indices + 2**32):
+        with pytest.raises(RuntimeError, match="4x6"):
+            own.max_unpool2d(values, bad, 2)
+    assert own.max_unpool2d(values, indices, 2).isfinite().all()
+
+
+def test_switches_on_another_device(cuda):
+    values, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
+    with pytest.raises(RuntimeError, match=r"cuda.*cpu|cpu.*cuda"):
+        own.max_unpool2d(values.to(cuda), switches)
+
+
+def test_messages_show_no_path_of_the_machine_segext_was_built_on():
+    with pytest.raises(RuntimeError) as error:
+        own.max_pool2d(ones(4, 4), 2)
+    assert str(ROOT) not in str(error.value)
+
+
+def test_dilation_that_overflows_an_offset():
+    """Sizes that only 64 bits hold are refused, not wrapped around."""
+    for pool in ((2, 1, 0, 2**31), (2, 1, 0, 2**33), (2, 1, 0, 2**61), (2, 1, 0, (1, 2**62))):
+        with pytest.raises(RuntimeError):
+            own.max_pool2d(ones(1, 1, 5, 5), *pool)
+    assert own.max_pool2d(ones(1, 1, 5, 5), 2, 2**31 - 1).shape == (1, 1, 1, 1)

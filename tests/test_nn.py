@@ -1,0 +1,75 @@
+"""The modules: stock's signatures, representation and state, and the functions' results."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from samples import FORMATS, assert_same, name, normal
+
+import segext.functional as own
+from segext import Switches, nn
+
+SIGNATURES = (
+    ("MaxPool2d", (2,)),
+    ("MaxPool2d", ((3, 2), (2, 1), (1, 0), (1, 2), True, True)),
+    ("MaxUnpool2d", (2,)),
+    ("MaxUnpool2d", ((3, 2), (2, 1), (1, 0))),
+    ("ConvTranspose2d", (4, 6, 3)),
+    ("ConvTranspose2d", (4, 6, (3, 2), 2, 1, 1, 2, False, 2)),
+)
+
+
+@pytest.mark.parametrize(("module", "arguments"), SIGNATURES)
+def test_looks_like_stock(module, arguments):
+    """Same representation, attributes and state dict."""
+    mine, stock = getattr(nn, module)(*arguments), getattr(torch.nn, module)(*arguments)
+    assert repr(mine) == repr(stock)
+    assert mine.state_dict().keys() == stock.state_dict().keys()
+    stock.load_state_dict(mine.state_dict())
+    mine.load_state_dict(stock.state_dict())
+    public = {key: value for key, value in vars(stock).items() if not key.startswith("_") and key != "training"}
+    assert {key: getattr(mine, key) for key in public} == public
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("module", [nn.MaxPool2d, nn.ReLUMaxPool2d])
+def test_pools_are_the_functions(module, layout, device):
+    x = layout(normal((2, 3, 9, 10)).to(device))
+    arguments = (3, 2, 1, 1, True)
+    function = own.max_pool2d if module is nn.MaxPool2d else own.relu_max_pool2d
+    assert_same(module(*arguments[:4], ceil_mode=True)(x), function(x, *arguments), strides=True)
+    output, switches = module(3, stride=2, padding=1, return_indices=True, ceil_mode=True)(x)
+    assert isinstance(switches, Switches)
+    expected, expected_switches = function(x, *arguments, return_indices=True)
+    assert_same(output, expected)
+    assert_same(switches.codes, expected_switches.codes)
+
+
+def test_unpool_takes_switches_or_indices(device):
+    x = normal((2, 3, 9, 11)).to(device)
+    values, switches = nn.MaxPool2d(2, return_indices=True)(x)
+    unpool = nn.MaxUnpool2d(2)
+    expected = torch.where(switches.mask() == 1, x, 0)
+    assert_same(unpool(values, switches), expected)
+    assert_same(unpool(values, switches, output_size=x.size()), expected)
+    assert_same(unpool(values, switches.indices(), output_size=x.size()), expected)
+    assert_same(unpool(values, switches.indices(), x.shape[-2:]), expected)
+
+
+@pytest.mark.parametrize("output_size", [None, (13, 15)])
+def test_transposed_convolution_is_stock_s(output_size, device):
+    mine, stock = (kind(4, 6, 3, 2, 1).to(device) for kind in (nn.ConvTranspose2d, torch.nn.ConvTranspose2d))
+    stock.load_state_dict(mine.state_dict())
+    x = normal((2, 4, 7, 8)).to(device)
+    torch.testing.assert_close(mine(x, output_size), stock(x, output_size))
+
+
+@pytest.mark.parametrize("trip", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies(trip):
+    for module, arguments in SIGNATURES:
+        assert repr(trip(getattr(nn, module)(*arguments))) == repr(getattr(nn, module)(*arguments))
+
+
+def test_relu_pool_shows_its_window():
+    assert repr(nn.ReLUMaxPool2d(3, 2)) == repr(nn.MaxPool2d(3, 2)).replace("MaxPool2d", "ReLUMaxPool2d")
