@@ -1,0 +1,62 @@
+# One command for everything: set-up, build, and then the benchmarks (`make bench`), the tests (`make test`) or the
+# formatters (`make lint`, `make format`). Set-up steps are stamped: a second run does only what has changed.
+#
+#   PYTHON  the interpreter that a new environment is made of
+#   VENV    the environment to make or, where there is one, to use; a torch that is in it stays
+#   ARGS    further arguments, as in `make bench ARGS="--images photos"` or `make test ARGS="-k unpool"`
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMPS := $(VENV)/.segext
+
+NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
+CXX_SOURCES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+PY_SOURCES := setup.py segext benchmarks tests
+# The pinned versions of the extra `lint`, read from pyproject.toml, so that linting needs no build.
+LINTERS = $(shell sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+
+.PHONY: bench test lint format clean
+.DEFAULT_GOAL := bench
+.DELETE_ON_ERROR:
+
+bench: $(STAMPS)/build
+	$(BIN)/python -m benchmarks $(ARGS)
+
+test: $(STAMPS)/build
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/lint
+	$(BIN)/ruff check $(PY_SOURCES)
+	$(BIN)/ruff format --check $(PY_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(STAMPS)/lint
+	$(BIN)/ruff check --fix $(PY_SOURCES)
+	$(BIN)/ruff format $(PY_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+# Editable, so that tests and benchmarks run what the checkout holds.
+$(STAMPS)/build: $(STAMPS)/requirements $(NATIVE)
+	$(PIP) install --no-build-isolation --editable '.[bench,test]'
+	touch $@
+
+$(STAMPS)/requirements: | $(STAMPS)/environment
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install torch==2.13.0
+	$(PIP) install 'setuptools>=77' wheel ninja numpy 'pybind11>=2.13' matplotlib
+	touch $@
+
+$(STAMPS)/lint: pyproject.toml | $(STAMPS)/environment
+	$(PIP) install $(LINTERS)
+	touch $@
+
+$(STAMPS)/environment:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+clean:
+	rm -rf build segext/*.so *.egg-info $(STAMPS)/build

@@ -1,0 +1,87 @@
+"""The command line: ``python -m benchmarks [report | ops | switches]``. Runs, prints the tables, writes the report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from . import calls, figure, inputs, memory, tables, targets, throughput
+from .harness import CheckFailed
+from .progress import Progress
+from .results import Results, environment
+
+PARTS = {
+    "report": "everything (the default)",
+    "ops": "speed of every op on the pools of networks, and what a call costs",
+    "switches": "bytes of switches, and bytes that autograd keeps",
+}
+FINISH = 6.0  # seconds kept for tables and figure
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "part", nargs="?", choices=PARTS, default="report", help="; ".join(f"{k}: {v}" for k, v in PARTS.items())
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to run on, rather than matplotlib's")
+    parser.add_argument("--output", type=Path, default=Path("benchmark-report"), metavar="DIR", help="%(default)s")
+    parser.add_argument("--seconds", type=float, default=150.0, help="about how long to take (%(default).0f)")
+    parser.add_argument("--threads", type=int, help="threads of torch and segext (torch's choice)")
+    parser.add_argument("--quick", action="store_true", help="batch 1 and few networks; nothing is compiled")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    return parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace, progress: Progress) -> Results:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    images = inputs.load(options.images)
+    named = f"{len(images)} images of {options.images}" if options.images else "matplotlib's grace_hopper.jpg"
+    results = Results(environment(named))
+    compile = not (options.no_compile or options.quick)
+    if options.part in ("report", "switches"):
+        results.switches += memory.switch_rows(progress, quick=options.quick)
+        results.saved += memory.saved_rows(progress, compile=compile, notes=results.notes)
+    if options.part in ("report", "ops"):
+        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
+        results.calls += calls.run(left / 5, progress, compile=compile, notes=results.notes)
+        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
+        more = {"compile": compile, "quick": options.quick, "notes": results.notes}
+        results.throughput += throughput.run(images, left, progress, **more)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    progress = Progress()
+    try:
+        results = run(options, progress)
+    except CheckFailed as error:
+        progress.close()
+        print(f"Wrong result, nothing more was timed: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        progress.close()
+        print(error, file=sys.stderr)
+        return 2
+    progress.step("drawing")
+    verdicts = targets.verdicts(results)
+    options.output.mkdir(parents=True, exist_ok=True)
+    results.write(options.output / "results.json", verdicts)
+    text = tables.render(results, verdicts)
+    (options.output / "report.txt").write_text(text)
+    figure.draw(results, options.output / "report.png")
+    progress.close()
+    print(text)
+    files = ", ".join(str(options.output / name) for name in ("report.png", "report.txt", "results.json"))
+    print(f"{files} ({time.monotonic() - progress.start:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What a run found, where it ran, and the JSON that keeps both."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import segext._C
+import torch
+
+import segext
+
+from . import calls, memory, throughput
+
+FORMAT = 1  # of the JSON file
+
+
+@dataclass
+class Results:
+    """Rows of every part that was run; an empty part was not run."""
+
+    environment: dict[str, str | int]
+    throughput: list[throughput.Row] = field(default_factory=list)
+    calls: list[calls.Row] = field(default_factory=list)
+    switches: list[memory.SwitchRow] = field(default_factory=list)
+    saved: list[memory.SavedRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def key_rows(self) -> list[throughput.Row]:
+        """The rows of the key map, or of the largest of DeconvNet's that was timed."""
+        rows = [row for row in self.throughput if row.suite in ("key", "deconvnet")]
+        largest = max((row.batch * row.channels * row.height * row.width for row in rows), default=0)
+        return [row for row in rows if row.batch * row.channels * row.height * row.width == largest]
+
+    def write(self, path: Path, verdicts: list) -> None:
+        content = {"format": FORMAT, **asdict(self), "targets": [asdict(verdict) for verdict in verdicts]}
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def environment(images: str) -> dict[str, str | int]:
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "segext": segext.__version__,
+        "instruction set": segext._C.cpu_capability(),
+        "torch instruction set": torch.backends.cpu.get_cpu_capability(),
+        "commit": _commit(),
+        "images": images,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _commit() -> str:
+    """The checkout's commit, with a plus where files differ from it; empty outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        root = Path(__file__).resolve().parent
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

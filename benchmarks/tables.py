@@ -1,0 +1,181 @@
+"""The report as text: what a terminal shows and report.txt keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import throughput
+from .harness import Summary
+from .results import Results
+from .targets import Verdict
+
+
+def render(results: Results, verdicts: Sequence[Verdict]) -> str:
+    parts = [_environment(results)]
+    if results.throughput:
+        parts += [_key(results), *_networks(results)]
+    if results.calls:
+        parts.append(_calls(results))
+    if results.switches:
+        parts.append(_switches(results))
+    if results.saved:
+        parts.append(_saved(results))
+    if verdicts:
+        parts.append(_targets(verdicts))
+    if results.notes:
+        parts.append("\n".join(["Notes", *(f"  {note}" for note in results.notes)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *notes: str, left: int = 1) -> str:
+    """A table whose first ``left`` and last columns are text, the others numbers."""
+    cells = [list(head), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        last = len(row) - 1
+        aligned = (
+            cell.ljust(width) if n < left or n == last else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return ("  " + "  ".join(aligned)).rstrip()
+
+    rule = "  " + "  ".join("-" * width for width in widths)
+    return "\n".join([title, *(f"  {note}" for note in notes), "", line(cells[0]), rule, *map(line, cells[1:])])
+
+
+def times(value: float) -> str:
+    return f"{value:.0f}x" if value >= 99.5 else f"{value:.1f}x" if value >= 9.95 else f"{value:.2f}x"
+
+
+def _spread(value: Summary) -> str:
+    return f"{times(value.median)} [{times(value.low)[:-1]}-{times(value.high)[:-1]}]"
+
+
+def _environment(results: Results) -> str:
+    e = results.environment
+    commit = f", commit {e['commit']}" if e["commit"] else ""
+    lines = [
+        f"segext {e['segext']} ({e['instruction set']}{commit})",
+        f"torch {e['torch']} ({e['torch instruction set']})",
+        f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; input: {e['images']}",
+    ]
+    return "\n".join(lines)
+
+
+def _key(results: Results) -> str:
+    rows = []
+    for row in results.key_rows:
+        rows.append(
+            [
+                row.op,
+                row.dtype,
+                row.format,
+                _spread(row.to_stock),
+                times(row.to_compiled.median) if row.to_compiled else "-",
+                times(row.to_best.median),
+                row.best,
+                times(row.to_copy.median),
+                "stock wins" if row.stock_wins else "",
+            ]
+        )
+    first = results.key_rows[0]
+    return _table(
+        f"Every op on ({first.batch}, {first.channels}, {first.height}, {first.width})",
+        ["op", "type", "format", "to stock", "to compiled", "to best", "best stock way", "copies", ""],
+        rows,
+        "to stock: times as fast as eager stock in the same format, median and quartiles of interleaved repetitions.",
+        "to best: as the fastest stock way, eager or compiled, in either format. -: not compiled.",
+        "copies: segext's time in plain copies of the bytes that must move, into a buffer used again and again.",
+        left=3,
+    )
+
+
+def _networks(results: Results) -> list[str]:
+    parts = []
+    for title, suites in (
+        ("The pools of DeconvNet, times as fast as eager stock in the same format", ("key", "deconvnet")),
+        ("Odd sizes, channel counts and windows, likewise", ("odd",)),
+    ):
+        chosen = [row for row in results.throughput if row.suite in suites]
+        if not chosen:
+            continue
+        ops = list(dict.fromkeys(row.op for row in chosen))
+        maps: dict[tuple, dict[str, throughput.Row]] = {}
+        for row in sorted(chosen, key=lambda row: (row.network, -row.batch)):
+            window = f" {row.window}" if row.window != "2x2/2" else ""
+            what = f"{row.batch} x {row.channels}@{row.height}x{row.width}{window}"
+            maps.setdefault((row.network, row.pool, what, row.dtype, row.format), {})[row.op] = row
+        rows = [
+            [*label, *(times(by_op[op].to_stock.median) + "* "[not by_op[op].stock_wins] for op in ops), _losses(by_op)]
+            for label, by_op in maps.items()
+        ]
+        lost = sum(row.stock_wins for row in chosen)
+        short = [f"{op.replace('backward', 'bwd')} " for op in ops]
+        head = ["network", "pool", "map", "type", "format", *short, "* the best stock way wins"]
+        parts.append(_table(f"{title}; the best stock way wins in {lost} of {len(chosen)}", head, rows, left=5))
+    return parts
+
+
+def _losses(by_op: dict[str, throughput.Row]) -> str:
+    lost = sorted((row.to_best.median, op) for op, row in by_op.items() if row.stock_wins)
+    if not lost:
+        return ""
+    worst, op = lost[0]
+    more = f", and {len(lost) - 1} more" if lost[1:] else ""
+    return f"{op}: {by_op[op].best} {times(1 / worst)}{more}"
+
+
+def _calls(results: Results) -> str:
+    rows = [
+        [
+            row.op,
+            str(row.shape),
+            "forward+backward" if row.trains else "inference",
+            "compiled" if row.compiled else "eager",
+            f"{row.segext.median / 1e3:.1f}",
+            f"{row.stock.median / 1e3:.1f}",
+            f"{row.difference.median / 1e3:+.1f} [{row.difference.low / 1e3:+.1f} {row.difference.high / 1e3:+.1f}]",
+            times(row.ratio.median),
+            "stock wins" if row.stock_wins else "",
+        ]
+        for row in results.calls
+    ]
+    head = ["op", "shape", "mode", "way", "segext", "stock", "difference", "to stock", ""]
+    return _table("What a call costs, in microseconds (float32, NCHW, warm caches)", head, rows, left=4)
+
+
+def _switches(results: Results) -> str:
+    rows = [
+        [r.network, *(f"{n:,}" for n in (r.int64, r.int32, r.uint8, r.packed)), f"{r.int64 / r.packed:.1f}x smaller"]
+        for r in results.switches
+    ]
+    head = ["network", "int64 (stock)", "int32", "uint8", "packed (segext)", ""]
+    return _table("Bytes of all switches, batch 1", head, rows)
+
+
+def _saved(results: Results) -> str:
+    rows = [
+        [
+            row.stack,
+            "compiled" if row.compiled else "eager",
+            f"{row.stock:,}",
+            f"{row.pool:,}",
+            f"{row.relu_pool:,}",
+            f"{row.stock / row.relu_pool:.1f}x less" if row.relu_pool < row.stock else "stock wins",
+        ]
+        for row in results.saved
+    ]
+    head = ["convolution, ReLU and pool", "way", "stock", "MaxPool2d", "ReLUMaxPool2d", ""]
+    note = "Storages counted once; parameters and the input exist anyway and are left out. segext's layers by name."
+    return _table("Bytes that autograd keeps, batch 1, float32", head, rows, note, left=2)
+
+
+def _targets(verdicts: Sequence[Verdict]) -> str:
+    rows = []
+    for v in verdicts:
+        few = f" ({v.met_by} of {v.count})" if v.count > 1 and not v.met else ""
+        where = f"worst: {v.where}" if v.where and v.count > 1 else ""
+        rows.append(["met" if v.met else f"MISSED{few}", v.what, v.target, v.measured, where])
+    met = sum(v.met for v in verdicts)
+    return _table(f"Targets: {met} of {len(verdicts)} met", ["", "what", "target", "measured", ""], rows, left=2)
