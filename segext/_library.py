@@ -20,3 +20,7 @@ def _load() -> None:
 
 
 _load()
+
+from ._C import build_info, cpu_capability  # noqa: E402  (a missing library is explained first)
+
+__all__ = ["build_info", "cpu_capability"]

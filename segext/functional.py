@@ -8,16 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _C, ops
+from . import ops
 from .switches import Switches, prefers_channels_last, window_of
 
 __all__ = ["conv_transpose2d", "max_pool2d", "max_unpool2d", "relu_max_pool2d", "set_index_check"]
 
 _UNPOOLABLE = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 _POOLABLE = _UNPOOLABLE | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
-
-# Devices with kernels; on others the functions are stock's.
-_DEVICES = frozenset(("cpu", "meta", "cuda") if _C.build_info()["cuda"] else ("cpu", "meta"))
 
 _check_indices = True
 
@@ -85,7 +82,7 @@ def relu_max_pool2d(
 def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
     if not isinstance(input, Tensor):
         raise TypeError(f"max_pool2d(): argument 'input' must be Tensor, not {type(input).__name__}")
-    if input.device.type not in _DEVICES:
+    if input.device.type not in ops.DEVICES:
         input = input if op is ops.max_pool2d else F.relu(input)
         return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     if input.dtype not in _POOLABLE:
@@ -148,10 +145,12 @@ def max_unpool2d(
             f"max_unpool2d(): expected a Tensor and Switches or a Tensor, not {type(input).__name__} and "
             f"{type(indices).__name__}"
         )
-    if input.device.type not in _DEVICES:
+    if input.device.type not in ops.DEVICES:
         return _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
     if input.dtype not in _UNPOOLABLE:
         raise NotImplementedError(f"\"max_unpool2d\" not implemented for '{input.dtype}'")
+    if out is not None and not isinstance(out, Tensor):
+        raise TypeError(f"max_unpool2d(): argument 'out' must be Tensor, not {type(out).__name__}")
     channels_last = prefers_channels_last(input)
     if isinstance(indices, Switches):
         _check_agreement(indices, kernel_size, stride, padding, output_size)
@@ -190,12 +189,14 @@ def _check_same_shape(input: Tensor, indices: Switches | Tensor) -> None:
 
 def _check_agreement(switches: Switches, kernel_size, stride, padding, output_size) -> None:
     """Raises ValueError where an argument that switches know already says otherwise."""
-    if kernel_size is not None:
-        given = window_of(kernel_size, stride, padding, 1)
-        if given[:3] != switches.window[:3]:
+    if kernel_size is not None or stride is not None or padding != 0:
+        known = switches.kernel_size, switches.stride, switches.padding
+        stride = switches.stride if kernel_size is None and stride is None else stride
+        given = window_of(switches.kernel_size if kernel_size is None else kernel_size, stride, padding, 1)[:3]
+        if given != known:
             raise ValueError(
                 f"max_unpool2d: kernel_size={given[0]}, stride={given[1]}, padding={given[2]} do not agree with the "
-                f"switches' kernel_size={switches.kernel_size}, stride={switches.stride}, padding={switches.padding}"
+                f"switches' kernel_size={known[0]}, stride={known[1]}, padding={known[2]}"
             )
     if output_size is not None:
         _check_output_rank(output_size)
@@ -211,6 +212,8 @@ def _check_output_rank(output_size: Sequence[int]) -> None:
         raise ValueError(
             f"output_size should be a sequence containing 2, 3 or 4 elements, but it has length {len(output_size)}"
         )
+    if not all(isinstance(size, (int, torch.SymInt)) for size in output_size):
+        raise TypeError(f"max_unpool2d(): argument 'output_size' must be tuple of ints, not {output_size!r}")
 
 
 def _unpooled_size(input: Tensor, kernel_size, stride, padding, output_size) -> tuple[int, int]:
@@ -236,7 +239,9 @@ def _unpooled_size(input: Tensor, kernel_size, stride, padding, output_size) -> 
 
 
 def _check_index_values(indices: Tensor, size: tuple[int, int]) -> None:
-    if not _check_indices or torch.compiler.is_compiling() or indices.device.type == "meta" or indices.numel() == 0:
+    if not _check_indices or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return
+    if indices.device.type == "meta" or indices.numel() == 0:
         return
     if indices.dtype != torch.int64 or (indices.is_cuda and torch.cuda.is_current_stream_capturing()):
         return  # the op turns other dtypes away; a capture cannot wait for values
@@ -258,6 +263,8 @@ def _unpool_into(out: Tensor, input: Tensor, args: tuple) -> Tensor:
 
 def _copy_out(out: Tensor, input: Tensor, unpooled: Tensor) -> Tensor:
     _check_out_grad(out, input)
+    if out.device != unpooled.device:
+        raise RuntimeError(f"Expected out tensor to be on {unpooled.device}, but it is on {out.device}")
     if out.dtype != unpooled.dtype:
         raise RuntimeError(f"Expected out tensor to have dtype {unpooled.dtype}, but got {out.dtype} instead")
     if out.numel() == 0:

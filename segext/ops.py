@@ -19,10 +19,23 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _library  # noqa: F401  (registers the ops)
+from . import _library
 
 _ops = torch.ops.segext
 _registrations = torch.library.Library("segext", "IMPL")
+
+
+# Devices with kernels, and the meta device, which has shapes.
+DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
+
+
+class _Static:
+    """An op's arguments that are no tensors, as one leaf: transforms would take a tuple apart."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
 
 
 class _MaxPool2d(torch.autograd.Function):
@@ -31,35 +44,35 @@ class _MaxPool2d(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(relu, input, *window_and_format):
+    def forward(input, static):
+        relu, *args = static.values
         op = _ops.relu_max_pool2d.default if relu else _ops.max_pool2d.default
         with torch._C._AutoDispatchBelowAutograd():
-            return op(input, *window_and_format)
+            return op(input, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        relu, input, *window, _ceil_mode, ctx.channels_last = inputs
+        input, static = inputs
         pooled, codes = output
         ctx.mark_non_differentiable(codes)
         ctx.set_materialize_grads(False)
-        ctx.relu = relu
-        ctx.window = window
+        ctx.relu, *ctx.window, _ceil_mode, ctx.channels_last = static.values
         ctx.input_size = input.shape[-2:]
         ctx.output_size = pooled.shape[-2:]
-        saved = (codes, pooled) if relu else (codes,)
+        saved = (codes, pooled) if ctx.relu else (codes,)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx, grad_output, _grad_codes):
         if grad_output is None:
-            return (None,) * 8
+            return None, None
         codes, relu_output = ctx.saved_tensors if ctx.relu else (*ctx.saved_tensors, None)
         grad = max_pool2d_backward(grad_output, codes, relu_output, ctx.input_size, *ctx.window, ctx.channels_last)
-        return None, grad, None, None, None, None, None, None
+        return grad, None
 
     @staticmethod
-    def jvp(ctx, _relu, tangent, *_):
+    def jvp(ctx, tangent, _):
         codes, relu_output = ctx.saved_tensors if ctx.relu else (*ctx.saved_tensors, None)
         pooled = max_pool2d_double_backward(
             tangent, codes, relu_output, ctx.output_size, *ctx.window, ctx.channels_last
@@ -70,30 +83,32 @@ class _MaxPool2d(torch.autograd.Function):
 def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autograd.Function]:
     """The autograd Function of op ``name``, which is linear in its first argument.
 
-    The arguments are (x, `tensors` tensors that select, spatial size of the result, the rest). ``adjoint`` names the op
-    with the same arguments that maps gradients of the result back; its size argument is x's.
+    The op's arguments are (x, `tensors` tensors that select, spatial size of the result, the rest). ``adjoint`` names
+    the op with the same arguments that maps gradients of the result back; its size argument is x's.
     """
+    op = getattr(_ops, name).default
 
     class Linear(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
         def forward(*args):
+            *selected, static = args
             with torch._C._AutoDispatchBelowAutograd():
-                return getattr(_ops, name).default(*args)
+                return op(*selected, *static.values)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            x, *rest = inputs
+            x, *selecting, static = inputs
             ctx.set_materialize_grads(False)
             ctx.input_size = x.shape[-2:]
-            ctx.output_size, *ctx.rest = rest[tensors:]
-            ctx.save_for_backward(*rest[:tensors])
-            ctx.save_for_forward(*rest[:tensors])
+            ctx.output_size, *ctx.rest = static.values
+            ctx.save_for_backward(*selecting)
+            ctx.save_for_forward(*selecting)
 
         @staticmethod
         def backward(ctx, grad_output):
-            nones = (None,) * (tensors + 1 + len(ctx.rest))
+            nones = (None,) * (tensors + 1)
             if grad_output is None:
                 return None, *nones
             return globals()[adjoint](grad_output, *ctx.saved_tensors, ctx.input_size, *ctx.rest), *nones
@@ -106,49 +121,45 @@ def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autogr
     return Linear
 
 
-def _needs_autograd(x: Tensor) -> bool:
-    return (
-        (x.requires_grad and torch.is_grad_enabled())
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+def _differentiable(op, function: type[torch.autograd.Function], arguments: Callable[..., tuple]) -> Callable[..., Any]:
+    """``op`` by the cheapest door that still differentiates; ``arguments`` turns the op's into the Function's."""
+    # Function.apply binds defaults through inspect.signature, at several times the cost of the pool itself.
+    apply_to_plain_tensors = super(torch.autograd.Function, function).apply
 
+    def call_eagerly(*args):
+        x = args[0]
+        if torch._C._are_functorch_transforms_active():
+            return function.apply(*arguments(*args))
+        if (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
+            return apply_to_plain_tensors(*arguments(*args))
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
 
-def _call(op: torch._ops.OpOverload, function: type[torch.autograd.Function], args: Sequence[Any], *flags: Any) -> Any:
-    """Calls ``op`` by the cheapest door that still differentiates; ``flags`` lead the Function's own arguments."""
-    if torch.compiler.is_compiling():
-        return op(*args)
-    if _needs_autograd(args[0]):
-        return function.apply(*flags, *args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    def call(*args):
+        return op(*args) if torch.compiler.is_compiling() else call_eagerly(*args)
 
-
-def max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, channels_last) -> tuple[Tensor, Tensor]:
-    args = (input, kernel_size, stride, padding, dilation, ceil_mode, channels_last)
-    return _call(_ops.max_pool2d.default, _MaxPool2d, args, False)
-
-
-def relu_max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, channels_last) -> tuple[Tensor, Tensor]:
-    args = (input, kernel_size, stride, padding, dilation, ceil_mode, channels_last)
-    return _call(_ops.relu_max_pool2d.default, _MaxPool2d, args, True)
-
-
-_registrations.impl("max_pool2d", lambda *args: _MaxPool2d.apply(False, *args), "Autograd")
-_registrations.impl("relu_max_pool2d", lambda *args: _MaxPool2d.apply(True, *args), "Autograd")
-
-
-def _linear(name: str, adjoint: str, tensors: int) -> Callable[..., Tensor]:
-    op = getattr(_ops, name).default
-    function = _linear_function(name, adjoint, tensors)
-    _registrations.impl(name, function.apply, "Autograd")
-
-    def call(*args) -> Tensor:
-        return _call(op, function, args)
-
+    name = op._schema.name.split("::")[1]
+    _registrations.impl(name, call_eagerly, "Autograd")
     call.__name__ = call.__qualname__ = name
     return call
 
+
+def _pool(relu: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    op = _ops.relu_max_pool2d.default if relu else _ops.max_pool2d.default
+    return _differentiable(op, _MaxPool2d, lambda input, *rest: (input, _Static(relu, *rest)))
+
+
+def _linear(name: str, adjoint: str, tensors: int) -> Callable[..., Tensor]:
+    split = tensors + 1
+    return _differentiable(
+        getattr(_ops, name).default,
+        _linear_function(name, adjoint, tensors),
+        lambda *args: (*args[:split], _Static(*args[split:])),
+    )
+
+
+max_pool2d = _pool(relu=False)
+relu_max_pool2d = _pool(relu=True)
 
 # Each pair is adjoint to the other; so the family is closed under differentiation.
 max_pool2d_backward = _linear("max_pool2d_backward", "max_pool2d_double_backward", tensors=2)
@@ -241,6 +252,20 @@ def _window(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ..
     return k, s, p, d
 
 
+def _check_format(x: Tensor, channels_last: bool) -> None:
+    torch._check(
+        x.dim() == 4 or not channels_last,
+        lambda: f"channels_last needs a batch, but got a map of shape {list(x.shape)}",
+    )
+
+
+def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:
+    torch._check(
+        tensor.device == like.device,
+        lambda: f"{name} should be on the map's device, {like.device}, but is on {tensor.device}",
+    )
+
+
 def _check_map(name: str, x: Tensor) -> None:
     torch._check(
         x.dim() in (3, 4) and all(size != 0 for size in x.shape[-3:]),
@@ -256,15 +281,17 @@ def _pooled_extent(size, kernel: int, stride: int, padding: int, dilation: int, 
     return extent - 1 if ceil_mode and (extent - 1) * stride >= size + padding else extent
 
 
-def _new_map(like: Tensor, size: Sequence[int], channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+def _new_map(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
+    _check_format(like, channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     size = (*like.shape[:-2], *size)
-    memory_format = torch.channels_last if channels_last and len(size) == 4 else torch.contiguous_format
-    return torch.empty(size, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _check_codes(codes: Tensor, like: Tensor, pooled_size: Sequence[int], kernel_size) -> None:
     bits = code_bits(math.prod(_pair("kernel_size", kernel_size, 1)))
     expected = (*like.shape[:-3], code_bytes(like.shape[-3] * pooled_size[0] * pooled_size[1], bits))
+    _check_device("codes", codes, like)
     torch._check(codes.dtype == torch.uint8, lambda: f"codes should be uint8, but got {codes.dtype}")
     torch._check(
         codes.dim() == len(expected) and all(a == b for a, b in zip(codes.shape, expected, strict=True)),
@@ -302,6 +329,7 @@ def _fake_scatter(values, codes, size, *window_and_format):
 def _fake_max_unpool2d_out(*args):
     *args, out = args
     expected = _fake_scatter(*args)
+    _check_device("out", out, args[0])
     torch._check(
         out.shape == expected.shape,
         lambda: f"out should have shape {list(expected.shape)}, but got {list(out.shape)}",
@@ -322,6 +350,7 @@ def _fake_gather(map, codes, size, *window_and_format):
 
 def _fake_max_unpool2d_indices(input, indices, output_size, channels_last):
     _check_map("input", input)
+    _check_device("indices", indices, input)
     torch._check(indices.dtype == torch.int64, lambda: f"elements in indices should be type int64, not {indices.dtype}")
     torch._check(
         input.shape == indices.shape,

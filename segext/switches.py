@@ -151,11 +151,11 @@ class Switches:
     def __getitem__(self, samples: int | slice | Tensor) -> Switches:
         """The switches of one sample (unbatched), or of the samples that a slice, mask or index tensor selects."""
         self._check_batched()
-        codes = self.codes[samples]
         shape = tuple(self.shape[1:])
-        if codes.dim() == 1:
-            one = Switches(codes, shape, self.input_size, *self.window, self.channels_last)
-            return one.to_memory_format(torch.contiguous_format)  # what an unbatched map can only have
+        codes = self.codes[samples]
+        if codes.dim() == 1:  # an unbatched map is contiguous
+            one = self._with_codes(codes[None], (1, *shape)).to_memory_format(torch.contiguous_format)
+            return Switches(one.codes[0], shape, self.input_size, *self.window)
         if codes.dim() != 2:
             raise TypeError(f"Switches can be indexed along the batch only, but got {samples!r}")
         return self._with_codes(codes, (codes.shape[0], *shape))
@@ -213,18 +213,23 @@ class Switches:
 def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
     """The four window arguments as pairs; a stride left out is the kernel size."""
 
-    def pair(value) -> tuple[int, int]:
-        return (value, value) if isinstance(value, int) else (value[0], value[-1])
+    def pair(name: str, value) -> tuple[int, int]:
+        if isinstance(value, int):
+            return value, value
+        if len(value) not in (1, 2):
+            raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
+        return value[0], value[-1]
 
-    kernel_size = pair(kernel_size)
+    kernel_size = pair("kernel_size", kernel_size)
     has_stride = stride is not None and (isinstance(stride, int) or len(stride) > 0)
-    return kernel_size, pair(stride) if has_stride else kernel_size, pair(padding), pair(dilation)
+    stride = pair("stride", stride) if has_stride else kernel_size
+    return kernel_size, stride, pair("padding", padding), pair("dilation", dilation)
 
 
 def prefers_channels_last(x: Tensor) -> bool:
     """True for a (N, C, H, W) tensor with channels_last strides, dense or not, by the rule stock's ops follow."""
-    if x.dim() != 4 or x.is_contiguous():
-        return False
+    if x.dim() != 4 or torch._C._are_functorch_transforms_active() or x.is_contiguous():
+        return False  # a transform may hide the strides
     if x.is_contiguous(memory_format=torch.channels_last):
         return True
     least = 0

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 
+#include "switches.h"
+
 namespace segext {
 
 enum class ElementType : uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16, kInt8, kUInt8, kInt16, kInt32, kInt64 };
 
-inline int element_size(ElementType type) {
+SEGEXT_INLINE int element_size(ElementType type) {
   switch (type) {
     case ElementType::kInt8:
     case ElementType::kUInt8:

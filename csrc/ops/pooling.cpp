@@ -107,6 +107,8 @@ Ints with_spatial_size(const Tensor& tensor, const Ints& size) {
 
 PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& size, const Ints& pooled_size,
                            bool channels_last) {
+  STD_TORCH_CHECK(sizes.size() == 4 || !channels_last, "channels_last needs a batch, but got a map of shape ",
+                  text(sizes));
   PoolGeometry g{};
   g.window = window;
   g.samples = sizes.size() == 4 ? sizes[0] : 1;

@@ -19,7 +19,8 @@ struct Number {
   using VectorRank = Vec<T>;
   static constexpr T kLowest =
       std::is_floating_point_v<T> ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
-  static constexpr int64_t kMaxVectorTaps = 256;
+  // Integers are pooled one by one: no network does it where it takes time.
+  static constexpr int64_t kMaxVectorTaps = std::is_floating_point_v<T> ? 256 : 0;
 
   static SEGEXT_INLINE T rank(T v) { return v; }
   static SEGEXT_INLINE Vec<T> rank(Vec<T> v, int64_t) { return v; }

@@ -13,12 +13,9 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-template <class E>
+// T is an integer as wide as the elements: values are only moved.
+template <class T>
 class Gather {
-  using Raw = typename E::Raw;
-  using T = Int<Raw>;  // values are only moved
-  static constexpr int kN = kLanes<T>;
-
  public:
   explicit Gather(const GatherParams& params)
       : p_(params),
@@ -38,22 +35,27 @@ class Gather {
       const T* map = static_cast<const T*>(p_.map) + plane * g_.height * rows_.row;
       T* out = static_cast<T*>(p_.values) + r * rows_.pooled_row;
       row(map, oh, out);
-      if (p_.relu_output != nullptr) {
-        Raw* values = reinterpret_cast<Raw*>(out);
-        mask_by_relu<E>(values, static_cast<const Raw*>(p_.relu_output) + r * rows_.pooled_row, rows_.pooled_row,
-                        values);
-      }
+      if (p_.relu_output != nullptr) mask(r * rows_.pooled_row, out);
     }
   }
 
  private:
+  void mask(int64_t first, T* out) const {
+    with_floating_element(p_.type, [&](auto element) {
+      using Raw = typename decltype(element)::Raw;
+      Raw* values = reinterpret_cast<Raw*>(out);
+      mask_by_relu<decltype(element)>(values, static_cast<const Raw*>(p_.relu_output) + first, rows_.pooled_row,
+                                      values);
+    });
+  }
+
   void row(const T* map, int64_t oh, T* out) {
     const bool strided = !g_.channels_last && has_strided_path(g_);
     if (only_winners_ || !(strided || (g_.channels_last && g_.bits <= kMaxByteBits))) {
       scalars(map, oh, {0, g_.pooled_width}, out);
       return;
     }
-    const uint8_t* codes = unpack_codes(g_, codes_, first_, rows_.pooled_row, unpacked_);
+    const uint8_t* codes = unpacked_row();
     const int64_t top = oh * w_.stride_h - w_.padding_h;
     const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
     if (g_.channels_last) {
@@ -63,14 +65,22 @@ class Gather {
       return;
     }
     scalars(map, oh, {0, interior_.begin}, out);
-    with_strided_window(w_, [&](auto stride, auto kernel) {
-      if (inside.end - inside.begin == kernel()) {
-        columns<stride(), kernel()>(map, top, inside, codes, out);
-      } else {
-        columns<stride(), kAnyKernel>(map, top, inside, codes, out);
-      }
-    });
+    with_strided_window(w_, inside,
+                        [&](auto stride, auto kernel) { columns<stride(), kernel()>(map, top, inside, codes, out); });
     scalars(map, oh, {interior_.end, g_.pooled_width}, out);
+  }
+
+  // The codes of the row at hand, a byte each, unpacked with those of the next few.
+  const uint8_t* unpacked_row() {
+    if (codes_ != unpacked_sample_ || first_ < unpacked_first_ || first_ + rows_.pooled_row > unpacked_end_) {
+      const int64_t wanted = kUnpackedCodes > rows_.pooled_row ? kUnpackedCodes : rows_.pooled_row;
+      const int64_t left = pooled_elements(g_) - first_;
+      unpacked_sample_ = codes_;
+      unpacked_first_ = first_;
+      unpacked_end_ = first_ + (wanted < left ? wanted : left);
+      unpacked_ = unpack_codes(g_, codes_, first_, unpacked_end_ - first_, buffer_);
+    }
+    return unpacked_ + (first_ - unpacked_first_);
   }
 
   // The interior of an NCHW row, a vector of pooled columns at a time. Kernel, unless it is kAnyKernel, is the height
@@ -84,6 +94,7 @@ class Gather {
       const Vec<T> code = widen_codes<T>(codes + j);
       Vec<T> v{};
       const T* line = corner + j * Stride;
+      prefetch_run<Stride>(corner, w_.stride_h, j);
 #pragma GCC unroll 3
       for (int64_t i = begin; i < end; ++i, line += step) {
         for_each_tap<Stride, Kernel>(line, w_, lanes, [&](int64_t t, Vec<T> pixels) SEGEXT_LAMBDA_INLINE {
@@ -153,13 +164,26 @@ class Gather {
   const bool only_winners_;
   const uint8_t* codes_ = nullptr;  // of the sample at hand
   int64_t first_ = 0;               // element of the sample that the row at hand starts with
-  Buffer<uint8_t> unpacked_;
+
+  // Elements [unpacked_first_, unpacked_end_) of a sample as unpacked_row left them.
+  static constexpr int64_t kUnpackedCodes = 2048;
+  const uint8_t* unpacked_sample_ = nullptr;
+  int64_t unpacked_first_ = 0, unpacked_end_ = 0;
+  const uint8_t* unpacked_ = nullptr;
+  Buffer<uint8_t> buffer_;
 };
 
 }  // namespace
 
 void gather(const GatherParams& params, int64_t begin, int64_t end) {
-  with_floating_element(params.type, [&](auto element) { Gather<decltype(element)>(params).run(begin, end); });
+  switch (element_size(params.type)) {
+    case 2:
+      return Gather<int16_t>(params).run(begin, end);
+    case 4:
+      return Gather<int32_t>(params).run(begin, end);
+    default:
+      return Gather<int64_t>(params).run(begin, end);
+  }
 }
 
 }  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -93,28 +93,30 @@ class Pool {
       Raw* out = output + r * rows_.pooled_row;
       const int64_t top = r % g_.pooled_height * w_.stride_h - w_.padding_h;
       const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
-      if (!vectorises_) {
-        scalars(plane, top, inside, {0, g_.pooled_width}, out, codes);
-      } else if (g_.channels_last) {
-        for_each_pixel(g_, plane, top, inside,
-                       [&](auto kernel, int64_t j, const Raw* corner, Range rows, Range across) {
-                         pixel<kernel()>(corner, rows, across, out + j * rows_.depth, codes);
-                       });
-      } else {
-        scalars(plane, top, inside, {0, interior_.begin}, out, codes);
-        with_strided_window(w_, [&](auto stride, auto kernel) {
-          if (inside.end - inside.begin == kernel()) {
-            columns<stride(), kernel()>(plane, top, inside, out, codes);
-          } else {
-            columns<stride(), kAnyKernel>(plane, top, inside, out, codes);
-          }
-        });
-        scalars(plane, top, inside, {interior_.end, g_.pooled_width}, out, codes);
+      if constexpr (E::kMaxVectorTaps > 0) {
+        if (vectorises_) {
+          vectors(plane, top, inside, out, codes);
+          continue;
+        }
       }
+      scalars(plane, top, inside, {0, g_.pooled_width}, out, codes);
     }
   }
 
  private:
+  void vectors(const Raw* plane, int64_t top, Range inside, Raw* out, CodeWriter& codes) const {
+    if (g_.channels_last) {
+      for_each_pixel(g_, plane, top, inside, [&](auto kernel, int64_t j, const Raw* corner, Range rows, Range across) {
+        pixel<kernel()>(corner, rows, across, out + j * rows_.depth, codes);
+      });
+      return;
+    }
+    scalars(plane, top, inside, {0, interior_.begin}, out, codes);
+    with_strided_window(w_, inside,
+                        [&](auto stride, auto kernel) { columns<stride(), kernel()>(plane, top, inside, out, codes); });
+    scalars(plane, top, inside, {interior_.end, g_.pooled_width}, out, codes);
+  }
+
   // The interior of an NCHW row, a vector of pooled columns at a time. Kernel, unless it is kAnyKernel, is the height
   // and the width of the window, all of whose rows are inside.
   template <int Stride, int Kernel>
@@ -125,6 +127,7 @@ class Pool {
     for_each_block<Raw>(interior_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       Best best;
       const Raw* line = corner + j * Stride;
+      prefetch_run<Stride>(corner, w_.stride_h, j);
 #pragma GCC unroll 3
       for (int64_t i = begin; i < end; ++i, line += step) {
         for_each_tap<Stride, Kernel>(line, w_, lanes, [&](int64_t t, Vec<Raw> v) SEGEXT_LAMBDA_INLINE {

@@ -38,20 +38,21 @@ class RowWriter {
     blocks_ = {first > reach ? first : reach, covered < g.pooled_width ? covered : g.pooled_width};
   }
 
-  void write(const Source<T>* sources, int count, T* row) const {
+  // Not inlined: half types share it.
+  __attribute__((noinline)) void write(const Source<T>* sources, int count, T* row) const {
     if (count == 0) {
       std::memset(row, 0, rows_.row * sizeof(T));
     } else if (g_.channels_last) {
       if (streams(row) && rows_.depth % kN == 0) {
-        channels<true>(sources, count, row);
+        pixels<true>(sources, count, row);
       } else {
-        channels<false>(sources, count, row);
+        pixels<false>(sources, count, row);
       }
     } else if (has_strided_path(g_) && !blocks_.empty()) {
       const int64_t begin = blocks_.begin * w_.stride_w - w_.padding_w;
       const int64_t end = blocks_.end * w_.stride_w - w_.padding_w;
       for (int64_t x = 0; x < begin; ++x) row[x] = column(sources, count, x);
-      with_strided_window(w_, [&](auto stride, auto kernel) {
+      with_strided_window(w_, {0, w_.kernel_h}, [&](auto stride, auto kernel) {
         if (streams(row + begin)) {
           columns<stride(), kernel(), true>(sources, count, row);
         } else {
@@ -137,9 +138,40 @@ class RowWriter {
     return v;
   }
 
-  // All channels of all columns of a channels_last row.
+  // All channels of one channels_last pixel, which pooled pixel ow names by `tap`, if any does.
   template <bool kStream>
-  void channels(const Source<T>* sources, int count, T* out) const {
+  SEGEXT_INLINE void pixel(const Source<T>& source, int64_t ow, int64_t tap, T* out) const {
+    const T* values = source.values + ow * rows_.depth;
+    const uint8_t* codes = source.codes + ow * rows_.depth;
+    const auto lane_tap = broadcast(static_cast<Lane>(tap));
+    for_each_block<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
+      const Vec<T> v = combine(Vec<T>{}, widen_codes<T>(codes + c) == lane_tap, lanes.load_lanes(values + c, 0, 1));
+      put<kStream>(lanes, out + c, v, 0, 1);
+    });
+  }
+
+  // A channels_last row of windows that share no pixel.
+  template <bool kStream>
+  void disjoint_pixels(const Source<T>& source, T* row) const {
+    int64_t next = 0;  // first column not yet written
+    const auto zero_until = [&](int64_t x) {
+      if (x > next) std::memset(row + next * rows_.depth, 0, (x - next) * rows_.depth * sizeof(T));
+    };
+    for (int64_t ow = 0; ow < g_.pooled_width; ++ow) {
+      int64_t x = ow * w_.stride_w - w_.padding_w;
+      for (int64_t t = 0; t < w_.kernel_w && x < g_.width; ++t, x += w_.dilation_w) {
+        if (x < 0) continue;
+        zero_until(x);
+        pixel<kStream>(source, ow, source.first_tap + t, row + x * rows_.depth);
+        next = x + 1;
+      }
+    }
+    zero_until(g_.width);
+  }
+
+  // A channels_last row of any windows.
+  template <bool kStream>
+  void shared_pixels(const Source<T>* sources, int count, T* out) const {
     struct Contribution {
       const T* values;
       const uint8_t* codes;
@@ -165,6 +197,15 @@ class RowWriter {
     }
   }
 
+  template <bool kStream>
+  SEGEXT_INLINE void pixels(const Source<T>* sources, int count, T* row) const {
+    if (windows_are_disjoint(w_)) {
+      disjoint_pixels<kStream>(sources[0], row);
+    } else {
+      shared_pixels<kStream>(sources, count, row);
+    }
+  }
+
   const PoolGeometry& g_;
   const Window& w_;
   const Rows rows_;
@@ -185,12 +226,7 @@ class Scatter {
         w_(params.geometry.window),
         rows_(params.geometry),
         writer_(g_, p_.stream),
-        reach_((w_.kernel_h - 1) * w_.dilation_h),
-        slots_(g_.bits > kMaxByteBits ? 1 : reach_ / w_.stride_h + 1),
-        cache_(new Slot[slots_]) {}
-  Scatter(const Scatter&) = delete;
-  Scatter& operator=(const Scatter&) = delete;
-  ~Scatter() { delete[] cache_; }
+        reach_((w_.kernel_h - 1) * w_.dilation_h) {}
 
   // Full rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
@@ -208,15 +244,6 @@ class Scatter {
   }
 
  private:
-  // What a pooled row needs before full rows can be written from it.
-  struct Slot {
-    int64_t row = -1;
-    Source<T> source;
-    Buffer<uint8_t> codes;
-    Buffer<Raw> masked;
-    Buffer<T> wide;
-  };
-
   void write(int64_t plane, int64_t y, T* out) {
     if (g_.bits > kMaxByteBits) {
       std::memset(out, 0, rows_.row * sizeof(T));
@@ -224,11 +251,18 @@ class Scatter {
       return;
     }
     Source<T> sources[1 << kMaxByteBits];
+    int64_t pooled_rows[1 << kMaxByteBits];
     int count = 0;
     for_each_window(y, [&](int64_t oh, int64_t i) {
-      sources[count] = source(plane, oh);
-      sources[count++].first_tap = i * w_.kernel_w;
+      sources[count].first_tap = i * w_.kernel_w;
+      pooled_rows[count++] = plane * g_.pooled_height + oh;
     });
+    if (count > 0) unpack(pooled_rows[0], pooled_rows[count - 1]);
+    for (int s = 0; s < count; ++s) {
+      const int64_t offset = (pooled_rows[s] - first_) * rows_.pooled_row;
+      sources[s].codes = codes_ + offset;
+      sources[s].values = values_ + offset;
+    }
     writer_.write(sources, count, out);
   }
 
@@ -243,36 +277,36 @@ class Scatter {
     }
   }
 
-  const uint8_t* sample_codes(int64_t plane) const { return p_.codes + plane / rows_.planes * g_.sample_bytes; }
-
-  // First element of pooled row oh of a plane, counted within its sample.
-  int64_t first_element(int64_t plane, int64_t oh) const {
-    return (plane % rows_.planes * g_.pooled_height + oh) * rows_.pooled_row;
-  }
-
-  // Pooled row oh of a plane, unpacked unless it was for the row above.
-  Source<T> source(int64_t plane, int64_t oh) {
-    Slot& slot = cache_[oh % slots_];
-    const int64_t row = plane * g_.pooled_height + oh;
-    if (slot.row != row) {
-      slot.row = row;
-      slot.source.codes = unpack_codes(g_, sample_codes(plane), first_element(plane, oh), rows_.pooled_row, slot.codes);
-      slot.source.values = values(slot, row);
+  // Makes pooled rows [first, last], counted over all samples, ready to be read, and some more, so that small rows are
+  // not unpacked one by one.
+  void unpack(int64_t first, int64_t last) {
+    if (first >= first_ && last < end_) return;
+    const int64_t rows_per_sample = rows_.planes * g_.pooled_height;
+    const int64_t sample = first / rows_per_sample;
+    const int64_t wanted =
+        last + 1 - first > kUnpackedCodes / rows_.pooled_row ? last + 1 - first : kUnpackedCodes / rows_.pooled_row;
+    const int64_t left = (sample + 1) * rows_per_sample - first;
+    const int64_t count = (wanted < left ? wanted : left) * rows_.pooled_row;
+    first_ = first;
+    end_ = first + (wanted < left ? wanted : left);
+    values_ = prepared_values(first * rows_.pooled_row, count);
+    if (g_.bits <= kMaxByteBits) {
+      codes_ = unpack_codes(g_, p_.codes + sample * g_.sample_bytes, first % rows_per_sample * rows_.pooled_row, count,
+                            code_buffer_);
     }
-    return slot.source;
   }
 
-  const T* values(Slot& slot, int64_t row) {
-    const int64_t first = row * rows_.pooled_row;
+  // Values [first, first + count) of the pooled map, masked and widened where asked.
+  const T* prepared_values(int64_t first, int64_t count) {
     const Raw* v = static_cast<const Raw*>(p_.values) + first;
     if (p_.relu_output != nullptr) {
-      Raw* masked = slot.masked.reserve(rows_.pooled_row);
-      mask_by_relu<E>(v, static_cast<const Raw*>(p_.relu_output) + first, rows_.pooled_row, masked);
+      Raw* masked = masked_.reserve(count);
+      mask_by_relu<E>(v, static_cast<const Raw*>(p_.relu_output) + first, count, masked);
       v = masked;
     }
     if constexpr (kWidens) {
-      T* wide = slot.wide.reserve(rows_.pooled_row);
-      widen(E{}, v, rows_.pooled_row, wide);
+      T* wide = wide_.reserve(count);
+      widen(E{}, v, count, wide);
       return wide;
     } else {
       return reinterpret_cast<const T*>(v);
@@ -281,10 +315,13 @@ class Scatter {
 
   // Places what row i of the windows of pooled row oh holds; codes wider than a byte.
   void add_wide_codes(int64_t plane, int64_t oh, int64_t i, T* out) {
-    const T* v = values(cache_[0], plane * g_.pooled_height + oh);
-    const int64_t first = first_element(plane, oh);
+    const int64_t row = plane * g_.pooled_height + oh, rows_per_sample = rows_.planes * g_.pooled_height;
+    unpack(row, row);
+    const T* v = values_ + (row - first_) * rows_.pooled_row;
+    const uint8_t* codes = p_.codes + row / rows_per_sample * g_.sample_bytes;
+    const int64_t first = row % rows_per_sample * rows_.pooled_row;
     for (int64_t e = 0; e < rows_.pooled_row; ++e) {
-      const uint32_t code = load_code(sample_codes(plane), first + e, g_.bits);
+      const uint32_t code = load_code(codes, first + e, g_.bits);
       Pixel pixel;
       if (!switch_pixel(g_, {oh, e / rows_.depth}, code, &pixel) || code / w_.kernel_w != i) continue;
       T& target = out[pixel.column * rows_.depth + e % rows_.depth];
@@ -298,9 +335,17 @@ class Scatter {
   const Rows rows_;
   const RowWriter<T, kSum> writer_;
   const int64_t reach_;  // pixels from the first to the last row of a window
-  const int64_t slots_;
-  Slot* const cache_;
-  Buffer<T> sums_;
+
+  // Pooled rows [first_, end_) as unpack left them.
+  static constexpr int64_t kUnpackedCodes = 2048;
+  int64_t first_ = 0, end_ = 0;
+  const uint8_t* codes_ = nullptr;
+  const T* values_ = nullptr;
+  Buffer<uint8_t> code_buffer_;
+  Buffer<Raw> masked_;
+  Buffer<T> wide_;
+
+  Buffer<T> sums_;  // the full row at hand, before it is narrowed
 };
 
 }  // namespace
