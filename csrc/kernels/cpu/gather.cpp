@@ -140,17 +140,18 @@ class Gather {
 
   // True if the switch of a later window names the pixel too; `e` is the element's place in its pooled row.
   bool loses(Pixel at, int64_t e, Pixel pixel) const {
+    const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w;
+    const int64_t leftmost = clamp(ceil_div(pixel.column + w_.padding_w - reach, w_.stride_w), 0, g_.pooled_width);
     for (int64_t oh = at.row; oh < g_.pooled_height; ++oh) {
-      const int64_t y = pixel.row + w_.padding_h - oh * w_.stride_h;
+      const int64_t y = pixel.row + w_.padding_h - oh * w_.stride_h, i = quick_div(y, w_.dilation_h);
       if (y < 0) return false;
-      if (y % w_.dilation_h != 0 || y / w_.dilation_h >= w_.kernel_h) continue;
-      for (int64_t ow = oh == at.row ? at.column + 1 : 0; ow < g_.pooled_width; ++ow) {
-        const int64_t x = pixel.column + w_.padding_w - ow * w_.stride_w;
+      if (i * w_.dilation_h != y || i >= w_.kernel_h) continue;
+      for (int64_t ow = oh == at.row ? at.column + 1 : leftmost; ow < g_.pooled_width; ++ow) {
+        const int64_t x = pixel.column + w_.padding_w - ow * w_.stride_w, j = quick_div(x, w_.dilation_w);
         if (x < 0) break;
-        if (x % w_.dilation_w != 0 || x / w_.dilation_w >= w_.kernel_w) continue;
+        if (j * w_.dilation_w != x) continue;
         const int64_t element = first_ + (oh - at.row) * rows_.pooled_row + ow * rows_.depth + e % rows_.depth;
-        const int64_t tap = y / w_.dilation_h * w_.kernel_w + x / w_.dilation_w;
-        if (load_code(codes_, element, g_.bits) == tap) return true;
+        if (load_code(codes_, element, g_.bits) == i * w_.kernel_w + j) return true;
       }
     }
     return false;

@@ -36,6 +36,7 @@ class RowWriter {
     const int64_t covered = (g.width + w_.padding_w) / w_.stride_w;
     const int64_t first = ceil_div(w_.padding_w, w_.stride_w);
     blocks_ = {first > reach ? first : reach, covered < g.pooled_width ? covered : g.pooled_width};
+    if (!has_strided_path(g)) blocks_.end = blocks_.begin;
   }
 
   // Not inlined: half types share it.
@@ -48,7 +49,7 @@ class RowWriter {
       } else {
         pixels<false>(sources, count, row);
       }
-    } else if (has_strided_path(g_) && !blocks_.empty()) {
+    } else if (!blocks_.empty()) {
       const int64_t begin = blocks_.begin * w_.stride_w - w_.padding_w;
       const int64_t end = blocks_.end * w_.stride_w - w_.padding_w;
       for (int64_t x = 0; x < begin; ++x) row[x] = column(sources, count, x);
@@ -230,14 +231,19 @@ class Scatter {
 
   // Full rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
+    int64_t plane = begin / g_.height, y = begin % g_.height;
     for (int64_t r = begin; r < end; ++r) {
       Raw* out = static_cast<Raw*>(p_.map) + r * rows_.row;
       if constexpr (kWidens) {
         T* sums = sums_.reserve(rows_.row);
-        write(r / g_.height, r % g_.height, sums);
+        write(plane, y, sums);
         narrow(E{}, sums, rows_.row, out);
       } else {
-        write(r / g_.height, r % g_.height, reinterpret_cast<T*>(out));
+        write(plane, y, reinterpret_cast<T*>(out));
+      }
+      if (++y == g_.height) {
+        y = 0;
+        ++plane;
       }
     }
     if (p_.stream) stream_fence();
