@@ -146,7 +146,8 @@ def max_unpool2d(
             f"{type(indices).__name__}"
         )
     if input.device.type not in ops.DEVICES:
-        return _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
+        unpooled = _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
+        return unpooled if out is None else _copy_out(out, input, unpooled)
     if input.dtype not in _UNPOOLABLE:
         raise NotImplementedError(f"\"max_unpool2d\" not implemented for '{input.dtype}'")
     if out is not None and not isinstance(out, Tensor):

@@ -115,6 +115,8 @@ class Switches:
 
         A code that names no pixel (of a window wholly in the padding, or of arbitrary bytes) gives -1.
         """
+        if self.device.type not in ops.DEVICES:
+            return self.to("cpu").indices().to(self.device)
         return ops.switches_to_indices(self.codes, self.shape, self.input_size, *self.window, self.channels_last)
 
     def mask(self) -> Tensor:
@@ -186,7 +188,7 @@ class Switches:
         text = f"Switches(shape={tuple(self.shape)}, input_size={tuple(self.input_size)}, kernel_size={k}, stride={s}"
         text += f", padding={p}" if any(p) else ""
         text += f", dilation={d}" if d != (1, 1) else ""
-        text += f", {self.bits} bits each, {self.nbytes} bytes"
+        text += f", {self.bits} bits each, {self.nbytes} byte{'s' * (self.nbytes != 1)}"
         text += f", device='{self.device}'" if self.device.type != "cpu" else ""
         return text + ")" + self._picture()
 
