@@ -214,7 +214,7 @@ def _saved(axes: Axes, results: Results) -> None:
     axes.set_xlim(0, 1.22 * max(row.stock for row in results.saved))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:.0f} MB"))
     axes.grid(axis="x", color=GRID)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.08))
 
 
 def _calls(axes: Axes, results: Results) -> None:
@@ -237,4 +237,4 @@ def _calls(axes: Axes, results: Results) -> None:
     axes.set_ylim(place + 0.6, -0.7)
     axes.grid(axis="x", color=GRID)
     _plain_log(axes.xaxis)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.08))

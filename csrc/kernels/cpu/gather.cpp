@@ -27,15 +27,24 @@ class Gather {
 
   // Pooled rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
-    const int64_t rows_per_sample = rows_.planes * g_.pooled_height;
+    const int64_t elements = pooled_elements(g_);
+    int64_t plane = begin / g_.pooled_height, oh = begin % g_.pooled_height;
+    codes_ = p_.codes + plane / rows_.planes * g_.sample_bytes;
+    first_ = (plane % rows_.planes * g_.pooled_height + oh) * rows_.pooled_row;
     for (int64_t r = begin; r < end; ++r) {
-      const int64_t plane = r / g_.pooled_height, oh = r % g_.pooled_height;
-      codes_ = p_.codes + r / rows_per_sample * g_.sample_bytes;
-      first_ = r % rows_per_sample * rows_.pooled_row;
       const T* map = static_cast<const T*>(p_.map) + plane * g_.height * rows_.row;
       T* out = static_cast<T*>(p_.values) + r * rows_.pooled_row;
       row(map, oh, out);
       if (p_.relu_output != nullptr) mask(r * rows_.pooled_row, out);
+      if (++oh == g_.pooled_height) {
+        oh = 0;
+        ++plane;
+      }
+      first_ += rows_.pooled_row;
+      if (first_ == elements) {
+        first_ = 0;
+        codes_ += g_.sample_bytes;
+      }
     }
   }
 

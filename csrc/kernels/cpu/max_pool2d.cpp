@@ -88,10 +88,15 @@ class Pool {
     CodeWriter codes(p_.codes + sample * g_.sample_bytes, begin * rows_.pooled_row, g_.bits);
     const Raw* input = static_cast<const Raw*>(p_.input) + sample * rows_.planes * g_.height * rows_.row;
     Raw* output = static_cast<Raw*>(p_.output) + sample * rows_.planes * g_.pooled_height * rows_.pooled_row;
+    const Raw* plane = input + begin / g_.pooled_height * g_.height * rows_.row;
+    int64_t oh = begin % g_.pooled_height - 1;
     for (int64_t r = begin; r < end; ++r) {
-      const Raw* plane = input + r / g_.pooled_height * g_.height * rows_.row;
+      if (++oh == g_.pooled_height) {
+        oh = 0;
+        plane += g_.height * rows_.row;
+      }
       Raw* out = output + r * rows_.pooled_row;
-      const int64_t top = r % g_.pooled_height * w_.stride_h - w_.padding_h;
+      const int64_t top = oh * w_.stride_h - w_.padding_h;
       const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
       if constexpr (E::kMaxVectorTaps > 0) {
         if (vectorises_) {

@@ -23,6 +23,16 @@ struct Source {
   int64_t first_tap;     // code of the window's row i, column 0
 };
 
+// Stores vector `part` of the `stride` that a block of pooled columns becomes.
+template <bool kStream, class T, class Lanes>
+SEGEXT_INLINE void put(Lanes lanes, T* out, Vec<T> v, int part, int stride) {
+  if constexpr (kStream && std::is_same_v<Lanes, AllLanes>) {
+    store_stream(out, v);
+  } else {
+    lanes.store_lanes(out, v, part, stride);
+  }
+}
+
 // Writes full rows from sources. T is what moves: the raw bits of an element, or the type of the sum.
 template <class T, bool kSum>
 class RowWriter {
@@ -104,15 +114,6 @@ class RowWriter {
         (..., put<kStream>(lanes, out + Q * kN, interleave<Stride, Q>(phase, LaneSequence<T>{}), Q, Stride));
       }(std::make_integer_sequence<int, Stride>{});
     });
-  }
-
-  template <bool kStream, class Lanes>
-  static SEGEXT_INLINE void put(Lanes lanes, T* out, Vec<T> v, int part, int stride) {
-    if constexpr (kStream && std::is_same_v<Lanes, AllLanes>) {
-      store_stream(out, v);
-    } else {
-      lanes.store_lanes(out, v, part, stride);
-    }
   }
 
   // Calls f(pooled column, tap) for the windows that have column x, first window first.
@@ -231,6 +232,15 @@ class Scatter {
 
   // Full rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
+    if constexpr (!kSum) {
+      if (tiles()) {
+        const auto run_tiles = [&](auto size) { w_.stride_w == size() ? tiled_rows<size()>(begin, end) : void(); };
+        run_tiles(std::integral_constant<int, 2>{});
+        run_tiles(std::integral_constant<int, 3>{});
+        if (p_.stream) stream_fence();
+        return;
+      }
+    }
     int64_t plane = begin / g_.height, y = begin % g_.height;
     for (int64_t r = begin; r < end; ++r) {
       Raw* out = static_cast<Raw*>(p_.map) + r * rows_.row;
@@ -250,6 +260,71 @@ class Scatter {
   }
 
  private:
+  // True for NCHW windows that tile the map: square, 2x2 or 3x3, side by side, none reaching past an edge.
+  bool tiles() const {
+    const int64_t size = w_.kernel_h;
+    return !g_.channels_last && (size == 2 || size == 3) && w_.kernel_w == size && w_.stride_h == size &&
+           w_.stride_w == size && w_.padding_h == 0 && w_.padding_w == 0 && w_.dilation_h == 1 && w_.dilation_w == 1 &&
+           g_.pooled_width * size <= g_.width && g_.pooled_height * size <= g_.height;
+  }
+
+  // Full rows of windows that tile the map: values and codes are read once for all Size rows that they fill.
+  //
+  //   pooled   v0   v1        rows 2h, 2h + 1:   [v0 if 0][v0 if 1][v1 if 0][v1 if 1]
+  //                                              [v0 if 2][v0 if 3][v1 if 2][v1 if 3]
+  template <int Size>
+  void tiled_rows(int64_t begin, int64_t end) {
+    int64_t plane = begin / g_.height, y = begin % g_.height;
+    const int64_t covered = g_.pooled_width * Size, bare = (g_.width - covered) * static_cast<int64_t>(sizeof(T));
+    while (begin < end) {
+      T* row = static_cast<T*>(p_.map) + begin * g_.width;
+      const int64_t oh = y / Size;
+      int64_t written = 1;
+      if (oh >= g_.pooled_height) {
+        std::memset(row, 0, g_.width * sizeof(T));
+      } else {
+        const int64_t first = y - oh * Size;
+        written = Size - first < end - begin ? Size - first : end - begin;
+        const int64_t pooled_row = plane * g_.pooled_height + oh;
+        unpack(pooled_row, pooled_row);
+        const int64_t offset = (pooled_row - first_) * g_.pooled_width;
+        const bool stream = p_.stream && reinterpret_cast<uintptr_t>(row) % kVectorBytes == 0 &&
+                            g_.width * sizeof(T) % kVectorBytes == 0;
+        if (stream) {
+          tile_row<Size, true>(values_ + offset, codes_ + offset, first, written, row);
+        } else {
+          tile_row<Size, false>(values_ + offset, codes_ + offset, first, written, row);
+        }
+        for (int64_t k = 0; bare > 0 && k < written; ++k) std::memset(row + k * g_.width + covered, 0, bare);
+      }
+      begin += written;
+      y += written;
+      if (y == g_.height) {
+        y = 0;
+        ++plane;
+      }
+    }
+  }
+
+  // Window rows [first, first + count) of one pooled row.
+  template <int Size, bool kStream>
+  SEGEXT_INLINE void tile_row(const T* values, const uint8_t* codes, int64_t first, int64_t count, T* row) const {
+    for_each_block<T>({0, g_.pooled_width}, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+      const Vec<T> v = lanes.load_lanes(values + j, 0, 1);
+      const auto code = widen_codes<T>(codes + j);
+      T* out = row + j * Size;
+      for (int64_t i = first; i < first + count; ++i, out += g_.width) {
+        Vec<T> phase[Size];
+        for (int t = 0; t < Size; ++t) {
+          phase[t] = code == broadcast(static_cast<Int<T>>(i * Size + t)) ? v : Vec<T>{};
+        }
+        [&]<int... Q>(std::integer_sequence<int, Q...>) SEGEXT_LAMBDA_INLINE {
+          (..., put<kStream>(lanes, out + Q * kLanes<T>, interleave<Size, Q>(phase, LaneSequence<T>{}), Q, Size));
+        }(std::make_integer_sequence<int, Size>{});
+      }
+    });
+  }
+
   void write(int64_t plane, int64_t y, T* out) {
     if (g_.bits > kMaxByteBits) {
       std::memset(out, 0, rows_.row * sizeof(T));
