@@ -288,8 +288,9 @@ class Scatter {
         const int64_t pooled_row = plane * g_.pooled_height + oh;
         unpack(pooled_row, pooled_row);
         const int64_t offset = (pooled_row - first_) * g_.pooled_width;
+        // Whole vectors only: ordinary stores between streamed ones cost more than streaming saves.
         const bool stream = p_.stream && reinterpret_cast<uintptr_t>(row) % kVectorBytes == 0 &&
-                            g_.width * sizeof(T) % kVectorBytes == 0;
+                            g_.width * sizeof(T) % kVectorBytes == 0 && g_.pooled_width % kLanes<T> == 0;
         if (stream) {
           tile_row<Size, true>(values_ + offset, codes_ + offset, first, written, row);
         } else {
