@@ -19,8 +19,10 @@ Clock = Callable[[Call, int], float]
 Key = TypeVar("Key", bound=Hashable)
 
 FEWEST, MOST = 5, 101
-# Short calls are repeated until a sample lasts this long.
+FEWEST_WHEN_LATE = 3
+# Short calls are repeated, within bounds, until a sample lasts this long.
 SAMPLE_NS = 200_000
+MOST_CALLS = 100
 
 
 class CheckFailed(Exception):
@@ -69,12 +71,14 @@ def measure(
 
     A repetition takes one sample of each entry, in an order that changes, so that a slow spell of the machine and a
     neighbour's cache footprint hit all alike. Repetitions go on for ``seconds``, but within ``fewest`` and ``most``.
-    Every entry is warmed up; its inputs are as warm in the caches as the other entries leave them.
+    Every entry is warmed up; its inputs are as warm in the caches as the other entries leave them. Without any time
+    left, ``seconds`` of 0, fewer repetitions do.
     """
-    calls = {}
+    fewest = fewest if seconds > 0 else min(fewest, FEWEST_WHEN_LATE)
+    latest = {}
     for name, call in contest.items():
         clock(call, 1)
-        calls[name] = max(1, min(1000, int(SAMPLE_NS / max(clock(call, 1), 1))))
+        latest[name] = clock(call, 1)
     samples: dict[Key, list[float]] = {name: [] for name in contest}
     order = list(contest)
     shuffle = random.Random(0).shuffle
@@ -88,7 +92,9 @@ def measure(
                 break
             shuffle(order)
             for name in order:
-                samples[name].append(clock(contest[name], calls[name]))
+                calls = max(1, min(MOST_CALLS, int(SAMPLE_NS / max(latest[name], 1))))
+                latest[name] = clock(contest[name], calls)
+                samples[name].append(latest[name])
     finally:
         if collecting:
             gc.enable()
@@ -102,6 +108,11 @@ class Pace:
         self._now = now
         self._end = now() + seconds
         self._work = work
+
+    @property
+    def late(self) -> float:
+        """Seconds past the end."""
+        return self._now() - self._end
 
     def allot(self, work: float = 1.0) -> float:
         """Seconds for the next piece of ``work``; none is left when the run is late."""

@@ -105,11 +105,13 @@ def stack(network: Network, whose: str) -> nn.Sequential:
 def saved_row(network: Network, *, compile: bool = False) -> SavedRow:
     pool = network.pools[0]
     image = torch.rand(1, 3, pool.height, pool.width, generator=torch.Generator().manual_seed(0))
+    # The format compilers choose: they would convert, and keep their own copies of, image and weights in another.
+    image = image.contiguous(memory_format=torch.channels_last)
     counts = {}
     outputs = []
     for whose in LAYERS:
         torch.manual_seed(0)
-        model = stack(network, whose)
+        model = stack(network, whose).to(memory_format=torch.channels_last)
         with fresh():
             call = compiled(model) if compile else model
             counts[whose] = saved_bytes(lambda call=call: call(image), [image, *model.parameters()])

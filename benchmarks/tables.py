@@ -168,7 +168,7 @@ def _saved(results: Results) -> str:
     ]
     head = ["convolution, ReLU and pool", "way", "stock", "MaxPool2d", "ReLUMaxPool2d", ""]
     note = "Storages counted once; parameters and the input exist anyway and are left out. segext's layers by name."
-    return _table("Bytes that autograd keeps, batch 1, float32", head, rows, note, left=2)
+    return _table("Bytes that autograd keeps, batch 1, float32 channels_last", head, rows, note, left=2)
 
 
 def _targets(verdicts: Sequence[Verdict]) -> str:

@@ -24,6 +24,7 @@ from .progress import Progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 KEY_PIECES = 4  # pieces of time that a group of the key map gets
+LATEST = 0.1  # by how much of its time a run may be late before it leaves out the rest
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,16 @@ class Row:
 
 
 def plan(quick: bool) -> list[Work]:
-    """Everything that is timed, the key map first."""
-    batches = (1,) if quick else (4, 1)
-    works = [
-        Work(DECONVNET, pool, batch, dtype, FRESH + INTO, "deconvnet", key=(batch, pool.name) == (4, "pool1"))
-        for batch in batches
-        for pool in DECONVNET.pools
+    """Everything that is timed, the key map first; what a slow machine could do without comes last."""
+    timed = [(network, pool, 1, "odd", FRESH) for network in (ODD[-2:] if quick else ODD) for pool in network.pools]
+    for batch in (1,) if quick else (1, 4):
+        pools = [(DECONVNET, pool, batch, "deconvnet", FRESH + INTO) for pool in DECONVNET.pools]
+        timed = [*pools, *timed] if batch == 4 or quick else [*timed, *pools]
+    return [
+        Work(network, pool, batch, dtype, ops, suite, key=(batch, pool) == (4, DECONVNET.pools[0]))
+        for network, pool, batch, suite, ops in timed
         for dtype in DTYPES
     ]
-    odd = ODD[-2:] if quick else ODD
-    pools = [(network, pool) for network in odd for pool in network.pools]
-    return works + [Work(network, pool, 1, dtype, FRESH, "odd") for network, pool in pools for dtype in DTYPES]
 
 
 def run(
@@ -95,8 +95,12 @@ def run(
     works = plan(quick)
     pace = Pace(seconds, sum(len(work.ops) * (KEY_PIECES if work.key else 1) for work in works))
     compile_until = time.monotonic() + seconds / 2
+    latest = LATEST * seconds
     maps: dict[tuple[str, int], list[Tensor]] = {}
     for number, work in enumerate(works, start=1):
+        if not quick and pace.late > latest:
+            notes.append(f"no time was left for {work}")
+            continue
         progress.step(f"{number}/{len(works)} {work}")
         if (work.network.name, work.batch) not in maps:
             maps = {(work.network.name, work.batch): feature_maps(images, work.network, work.batch)}

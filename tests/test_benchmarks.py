@@ -49,14 +49,31 @@ def fake_clock(costs):
 
 
 def test_measure_interleaves_and_repeats_short_calls():
-    clock, log = fake_clock({"short": 1_000, "long": 10_000_000})
+    clock, log = fake_clock({"short": 2_000, "long": 10_000_000})
     contest = {name: (lambda name=name: name) for name in ("short", "long")}
-    samples = harness.measure(contest, 0.0, clock=clock, fewest=4, most=9)
-    assert samples == {"short": [1_000] * 4, "long": [10_000_000] * 4}
-    measured = log[4:]
+    samples = harness.measure(contest, 1e-9, clock=clock, fewest=4, most=9)
+    assert samples == {"short": [2_000] * 4, "long": [10_000_000] * 4}
+    measured = log[4:]  # after two calls each to warm up
     assert all({measured[n][0], measured[n + 1][0]} == {"short", "long"} for n in range(0, 8, 2))
-    assert {calls for name, calls in measured if name == "short"} == {200}
+    assert {calls for name, calls in measured if name == "short"} == {100}
     assert {calls for name, calls in measured if name == "long"} == {1}
+
+
+def test_measure_makes_fewer_calls_of_what_turns_out_slow():
+    costs = {"a": 1_000}
+    clock, log = fake_clock(costs)
+
+    def slow():
+        costs["a"] = 10_000_000
+        return "a"
+
+    harness.measure({"a": slow}, 1e-9, clock=lambda call, calls: min(clock(call, calls), 1e7), fewest=3, most=3)
+    assert [calls for _, calls in log][-1] == 1
+
+
+def test_measure_makes_do_with_fewer_repetitions_when_late():
+    clock, _ = fake_clock({"a": 1_000})
+    assert len(harness.measure({"a": lambda: "a"}, 0.0, clock=clock)["a"]) == harness.FEWEST_WHEN_LATE
 
 
 def test_measure_stops_at_most():
@@ -226,7 +243,7 @@ def test_quick_run(tmp_path, capsys):
     assert {row["format"] for row in rows} == {"NCHW", "channels_last"}
     for row in rows:
         ours = row["times"][f"segext {row['format']}"]
-        assert ours["samples"] >= harness.FEWEST
+        assert ours["samples"] >= harness.FEWEST_WHEN_LATE
         assert ours["low"] <= ours["median"] <= ours["high"]
         pooled = row["bytes_moved"] / (row["batch"] * row["channels"] * row["height"] * row["width"])
         size = {"float32": 4, "bfloat16": 2}[row["dtype"]]
