@@ -2,6 +2,7 @@
 #pragma once
 
 #include "buffer.h"
+#include "rows.h"
 #include "simd.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
@@ -124,6 +125,48 @@ inline const uint8_t* unpack_codes(const PoolGeometry& g, const uint8_t* sample_
       return unpack_run<8>(sample_codes, g.sample_bytes, first, count, codes);
   }
 }
+
+// Pooled rows of codes, a byte each, unpacked with the next few, so that small rows are not unpacked one by one.
+class UnpackedRows {
+ public:
+  UnpackedRows(const PoolGeometry& g, const uint8_t* codes)
+      : g_(g), codes_(codes), row_(Rows(g).pooled_row), rows_per_sample_(Rows(g).planes * g.pooled_height) {}
+
+  // Makes rows [first, last] ready, which are of one sample and counted over all of them. True if others are lost.
+  SEGEXT_INLINE bool make_ready(int64_t first, int64_t last) {
+    if (first >= begin_ && last < end_) return false;
+    unpack(first, last + 1 - first);
+    return true;
+  }
+
+  // The rows that are ready.
+  int64_t begin() const { return begin_; }
+  int64_t end() const { return end_; }
+
+  // A ready row. Codes wider than a byte are not unpacked.
+  const uint8_t* operator[](int64_t row) const { return unpacked_ + (row - begin_) * row_; }
+
+ private:
+  static constexpr int64_t kCodes = 2048;
+
+  void unpack(int64_t first, int64_t count) {
+    const int64_t sample = first / rows_per_sample_, left = (sample + 1) * rows_per_sample_ - first;
+    if (count < kCodes / row_) count = kCodes / row_;
+    if (count > left) count = left;
+    begin_ = first;
+    end_ = first + count;
+    if (g_.bits > kMaxByteBits) return;
+    unpacked_ =
+        unpack_codes(g_, codes_ + sample * g_.sample_bytes, first % rows_per_sample_ * row_, count * row_, buffer_);
+  }
+
+  const PoolGeometry& g_;
+  const uint8_t* codes_;
+  const int64_t row_, rows_per_sample_;
+  int64_t begin_ = 0, end_ = 0;
+  const uint8_t* unpacked_ = nullptr;
+  Buffer<uint8_t> buffer_;
+};
 
 // Takes the codes of consecutive elements from a byte boundary on, and writes them packed a block at a time.
 class CodeWriter {

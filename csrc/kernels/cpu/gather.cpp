@@ -6,6 +6,7 @@
 
 #include "buffer.h"
 #include "codes.h"
+#include "interleave.h"
 #include "rows.h"
 #include "strided.h"
 #include "values.h"
@@ -23,87 +24,124 @@ class Gather {
         w_(params.geometry.window),
         rows_(params.geometry),
         interior_(interior_columns(params.geometry)),
-        only_winners_(params.overlap == Overlap::kKeepLast && !windows_are_disjoint(params.geometry.window)) {}
+        unpacked_(params.geometry, params.codes),
+        only_winners_(params.overlap == Overlap::kKeepLast && !windows_are_disjoint(params.geometry.window)),
+        vectorises_(g_.bits <= kMaxByteBits && (g_.channels_last || has_strided_path(g_)) &&
+                    (!only_winners_ || w_.kernel_h * w_.kernel_w <= kMostMarkedTaps)),
+        packs_(vectorises_ && packs_pixels<T>(g_)),
+        merges_(vectorises_ && merges_rows<T>(g_)) {}
 
   // Pooled rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
-    const int64_t elements = pooled_elements(g_);
-    int64_t plane = begin / g_.pooled_height, oh = begin % g_.pooled_height;
-    codes_ = p_.codes + plane / rows_.planes * g_.sample_bytes;
-    first_ = (plane % rows_.planes * g_.pooled_height + oh) * rows_.pooled_row;
-    for (int64_t r = begin; r < end; ++r) {
+    for (int64_t r = begin; r < end;) {
+      const int64_t plane = r / g_.pooled_height, oh = r % g_.pooled_height;
       const T* map = static_cast<const T*>(p_.map) + plane * g_.height * rows_.row;
       T* out = static_cast<T*>(p_.values) + r * rows_.pooled_row;
-      row(map, oh, out);
-      if (p_.relu_output != nullptr) mask(r * rows_.pooled_row, out);
-      if (++oh == g_.pooled_height) {
-        oh = 0;
-        ++plane;
+      int64_t count = 1;
+      if (merges_) {
+        unpacked_.make_ready(r, r);
+        count = rows_to_merge<T>(g_, r, oh, smaller(end, unpacked_.end()));
+        merged(map + oh * w_.stride_h * rows_.row, count, unpacked_[r], out);
+      } else {
+        row(map, r, oh, out);
       }
-      first_ += rows_.pooled_row;
-      if (first_ == elements) {
-        first_ = 0;
-        codes_ += g_.sample_bytes;
-      }
+      if (p_.relu_output != nullptr) mask(r * rows_.pooled_row, count * rows_.pooled_row, out);
+      r += count;
     }
   }
 
  private:
-  void mask(int64_t first, T* out) const {
+  void mask(int64_t first, int64_t count, T* out) const {
     with_floating_element(p_.type, [&](auto element) {
       using Raw = typename decltype(element)::Raw;
       Raw* values = reinterpret_cast<Raw*>(out);
-      mask_by_relu<decltype(element)>(values, static_cast<const Raw*>(p_.relu_output) + first, rows_.pooled_row,
-                                      values);
+      mask_by_relu<decltype(element)>(values, static_cast<const Raw*>(p_.relu_output) + first, count, values);
     });
   }
 
-  void row(const T* map, int64_t oh, T* out) {
-    const bool strided = !g_.channels_last && has_strided_path(g_);
-    if (only_winners_ || !(strided || (g_.channels_last && g_.bits <= kMaxByteBits))) {
-      scalars(map, oh, {0, g_.pooled_width}, out);
+  void row(const T* map, int64_t r, int64_t oh, T* out) {
+    if (!vectorises_) {
+      scalars(map, r, oh, {0, g_.pooled_width}, out);
       return;
     }
-    const uint8_t* codes = unpacked_row();
+    const uint8_t* codes = only_winners_ ? winners(r, oh) : codes_of(r);
     const int64_t top = oh * w_.stride_h - w_.padding_h;
     const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
-    if (g_.channels_last) {
+    if (g_.channels_last && !packs_) {
       for_each_pixel(g_, map, top, inside, [&](auto kernel, int64_t j, const T* corner, Range rows, Range across) {
         pixel<kernel()>(corner, rows, across, codes + j * rows_.depth, out + j * rows_.depth);
       });
       return;
     }
-    scalars(map, oh, {0, interior_.begin}, out);
-    with_strided_window(w_, inside,
-                        [&](auto stride, auto kernel) { columns<stride(), kernel()>(map, top, inside, codes, out); });
-    scalars(map, oh, {interior_.end, g_.pooled_width}, out);
-  }
-
-  // The codes of the row at hand, a byte each, unpacked with those of the next few.
-  const uint8_t* unpacked_row() {
-    if (codes_ != unpacked_sample_ || first_ < unpacked_first_ || first_ + rows_.pooled_row > unpacked_end_) {
-      const int64_t wanted = kUnpackedCodes > rows_.pooled_row ? kUnpackedCodes : rows_.pooled_row;
-      const int64_t left = pooled_elements(g_) - first_;
-      unpacked_sample_ = codes_;
-      unpacked_first_ = first_;
-      unpacked_end_ = first_ + (wanted < left ? wanted : left);
-      unpacked_ = unpack_codes(g_, codes_, first_, unpacked_end_ - first_, buffer_);
+    scalars(map, r, oh, {0, interior_.begin}, out);
+    if (packs_) {
+      packed(map, top, inside, codes, out);
+    } else {
+      const T* corner = map + (top + inside.begin * w_.dilation_h) * rows_.row - w_.padding_w;
+      with_strided_window(w_, inside, [&](auto stride, auto kernel) {
+        columns<stride(), kernel(), true>(corner, w_.dilation_h * rows_.row, interior_, inside, codes, out);
+      });
     }
-    return unpacked_ + (first_ - unpacked_first_);
+    scalars(map, r, oh, {interior_.end, g_.pooled_width}, out);
   }
 
-  // The interior of an NCHW row, a vector of pooled columns at a time. Kernel, unless it is kAnyKernel, is the height
-  // and the width of the window, all of whose rows are inside.
-  template <int Stride, int Kernel>
-  SEGEXT_INLINE void columns(const T* map, int64_t top, Range inside, const uint8_t* codes, T* out) const {
+  const uint8_t* codes_of(int64_t r) {
+    unpacked_.make_ready(r, r);
+    return unpacked_[r];
+  }
+
+  // The codes of a row, with all bits set in place of those whose pixel a later window names too.
+  const uint8_t* winners(int64_t r, int64_t oh) {
+    const int64_t reach_h = (w_.kernel_h - 1) * w_.dilation_h / w_.stride_h;
+    const int64_t reach_w = (w_.kernel_w - 1) * w_.dilation_w / w_.stride_w;
+    const int64_t below = smaller(reach_h, g_.pooled_height - 1 - oh);
+    unpacked_.make_ready(r, r + below);
+    uint8_t* marked = winners_.reserve(rows_.pooled_row);
+    std::memcpy(marked, unpacked_[r], rows_.pooled_row);
+    for (int64_t down = 0; down <= below; ++down) {
+      for (int64_t right = down == 0 ? 1 : -reach_w; right <= reach_w; ++right) {
+        // The other window has the pixel at a tap that is so many rows and columns before this one's.
+        const int64_t rows = down * w_.stride_h, columns = right * w_.stride_w;
+        if (rows % w_.dilation_h == 0 && columns % w_.dilation_w == 0) {
+          mark_losers(unpacked_[r], unpacked_[r + down], right, rows / w_.dilation_h, columns / w_.dilation_w, marked);
+        }
+      }
+    }
+    return marked;
+  }
+
+  void mark_losers(const uint8_t* codes, const uint8_t* others, int64_t right, int64_t rows, int64_t columns,
+                   uint8_t* marked) const {
+    const int64_t first = larger(-right, 0) * rows_.depth;
+    const int64_t end = (g_.pooled_width - larger(right, 0)) * rows_.depth;
+    const int64_t shift = right * rows_.depth;
+    for_each_block<uint8_t>({first, end}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
+      const Vec<uint8_t> code = lanes.load_lanes(codes + e, 0, 1), other = lanes.load_lanes(others + e + shift, 0, 1);
+      Vec<uint8_t> loses{};
+      for (int64_t i = rows; i < w_.kernel_h; ++i) {
+        for (int64_t j = larger(columns, 0); j < w_.kernel_w + smaller(columns, 0); ++j) {
+          const auto tap = static_cast<uint8_t>(i * w_.kernel_w + j);
+          const auto other_tap = static_cast<uint8_t>((i - rows) * w_.kernel_w + j - columns);
+          loses |= reinterpret_cast<Vec<uint8_t>>((code == broadcast(tap)) & (other == broadcast(other_tap)));
+        }
+      }
+      lanes.store_lanes(marked + e, lanes.load_lanes(marked + e, 0, 1) | loses, 0, 1);
+    });
+  }
+
+  // Pooled columns `columns` of NCHW, a vector at a time, from window rows `step` apart; `corner` is the first tap of
+  // column 0. Kernel, unless it is kAnyKernel, is the height and the width of the window, all of whose rows are inside.
+  // kFar: the lines are the map's own, out of cache.
+  template <int Stride, int Kernel, bool kFar>
+  SEGEXT_INLINE void columns(const T* corner, int64_t step, Range columns, Range inside, const uint8_t* codes,
+                             T* out) const {
     const int64_t begin = Kernel ? 0 : inside.begin, end = Kernel ? Kernel : inside.end;
-    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, step = (Kernel ? 1 : w_.dilation_h) * rows_.row;
-    const T* corner = map + (top + inside.begin * w_.dilation_h) * rows_.row - w_.padding_w;
-    for_each_block<T>(interior_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w;
+    for_each_block<T>(columns, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       const Vec<T> code = widen_codes<T>(codes + j);
       Vec<T> v{};
       const T* line = corner + j * Stride;
-      prefetch_run<Stride>(corner, w_.stride_h, j);
+      if constexpr (kFar) prefetch_run<Stride>(corner, w_.stride_h, j);
 #pragma GCC unroll 3
       for (int64_t i = begin; i < end; ++i, line += step) {
         for_each_tap<Stride, Kernel>(line, w_, lanes, [&](int64_t t, Vec<T> pixels) SEGEXT_LAMBDA_INLINE {
@@ -111,6 +149,33 @@ class Gather {
         });
       }
       lanes.store_lanes(out + j, v, 0, 1);
+    });
+  }
+
+  // `count` pooled rows of windows that tile the map, their lines laid end to end.
+  void merged(const T* lines, int64_t count, const uint8_t* codes, T* out) {
+    phases_.reserve(w_.kernel_h, count * g_.width);
+    phases_.split(lines, count * w_.kernel_h, g_.width, w_.kernel_h);
+    const Range all{0, count * g_.pooled_width}, inside{0, w_.kernel_h};
+    if (w_.kernel_h == 2) {
+      columns<2, 2, false>(phases_[0], phases_.pitch(), all, inside, codes, out);
+    } else {
+      columns<3, 3, false>(phases_[0], phases_.pitch(), all, inside, codes, out);
+    }
+  }
+
+  // The interior of a row of channels_last pixels of few channels.
+  void packed(const T* map, int64_t top, Range inside, const uint8_t* codes, T* out) {
+    taps_.for_each_part(g_, map, top, inside, interior_, [&](Range part, const TapRow<T>* taps, int count) {
+      const int64_t first = part.begin * rows_.depth, elements = (part.end - part.begin) * rows_.depth;
+      for_each_block<T>({0, elements}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
+        const Vec<T> code = widen_codes<T>(codes + first + e);
+        Vec<T> v{};
+        for (int k = 0; k < count; ++k) {
+          v = code == broadcast(static_cast<T>(taps[k].code)) ? lanes.load_lanes(taps[k].row + e, 0, 1) : v;
+        }
+        lanes.store_lanes(out + first + e, v, 0, 1);
+      });
     });
   }
 
@@ -136,19 +201,23 @@ class Gather {
     });
   }
 
-  // Any window, one element at a time, in both formats.
-  void scalars(const T* map, int64_t oh, Range columns, T* out) const {
+  // Any window, one element at a time, in both formats. `r` is row `oh` of its plane.
+  void scalars(const T* map, int64_t r, int64_t oh, Range columns, T* out) const {
+    const int64_t sample = r / (rows_.planes * g_.pooled_height), first = r * rows_.pooled_row;
+    const uint8_t* codes = p_.codes + sample * g_.sample_bytes;
+    const int64_t first_in_sample = first - sample * pooled_elements(g_);
     for (int64_t e = columns.begin * rows_.depth; e < columns.end * rows_.depth; ++e) {
       const Pixel at{oh, e / rows_.depth};
       Pixel pixel;
-      const bool reads = switch_pixel(g_, at, load_code(codes_, first_ + e, g_.bits), &pixel) &&
-                         !(only_winners_ && loses(at, e, pixel));
+      const bool reads = switch_pixel(g_, at, load_code(codes, first_in_sample + e, g_.bits), &pixel) &&
+                         !(only_winners_ && loses(codes, first_in_sample, at, e, pixel));
       out[e] = reads ? map[pixel.row * rows_.row + pixel.column * rows_.depth + e % rows_.depth] : T{0};
     }
   }
 
-  // True if the switch of a later window names the pixel too; `e` is the element's place in its pooled row.
-  bool loses(Pixel at, int64_t e, Pixel pixel) const {
+  // True if the switch of a later window names the pixel too; `e` is the element's place in its pooled row, which
+  // starts with element `first` of the sample.
+  bool loses(const uint8_t* codes, int64_t first, Pixel at, int64_t e, Pixel pixel) const {
     const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w;
     const int64_t leftmost = clamp(ceil_div(pixel.column + w_.padding_w - reach, w_.stride_w), 0, g_.pooled_width);
     for (int64_t oh = at.row; oh < g_.pooled_height; ++oh) {
@@ -159,8 +228,8 @@ class Gather {
         const int64_t x = pixel.column + w_.padding_w - ow * w_.stride_w, j = quick_div(x, w_.dilation_w);
         if (x < 0) break;
         if (j * w_.dilation_w != x) continue;
-        const int64_t element = first_ + (oh - at.row) * rows_.pooled_row + ow * rows_.depth + e % rows_.depth;
-        if (load_code(codes_, element, g_.bits) == i * w_.kernel_w + j) return true;
+        const int64_t element = first + (oh - at.row) * rows_.pooled_row + ow * rows_.depth + e % rows_.depth;
+        if (load_code(codes, element, g_.bits) == i * w_.kernel_w + j) return true;
       }
     }
     return false;
@@ -171,16 +240,17 @@ class Gather {
   const Window& w_;
   const Rows rows_;
   const Range interior_;
-  const bool only_winners_;
-  const uint8_t* codes_ = nullptr;  // of the sample at hand
-  int64_t first_ = 0;               // element of the sample that the row at hand starts with
+  UnpackedRows unpacked_;
+  const bool only_winners_;  // only the last element that names a pixel reads it
+  const bool vectorises_;
+  const bool packs_;   // see packs_pixels
+  const bool merges_;  // see merges_rows
+  Phases<T> phases_;
+  TapRows<T> taps_;
 
-  // Elements [unpacked_first_, unpacked_end_) of a sample as unpacked_row left them.
-  static constexpr int64_t kUnpackedCodes = 2048;
-  const uint8_t* unpacked_sample_ = nullptr;
-  int64_t unpacked_first_ = 0, unpacked_end_ = 0;
-  const uint8_t* unpacked_ = nullptr;
-  Buffer<uint8_t> buffer_;
+  // Marking compares every pair of taps, which is not worth it for large windows. The mark is no tap's code.
+  static constexpr int64_t kMostMarkedTaps = 36;
+  Buffer<uint8_t> winners_;
 };
 
 }  // namespace

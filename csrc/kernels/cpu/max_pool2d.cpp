@@ -7,6 +7,7 @@
 
 #include "codes.h"
 #include "element.h"
+#include "interleave.h"
 #include "rows.h"
 #include "strided.h"
 
@@ -81,67 +82,106 @@ class Pool {
         rows_(params.geometry),
         interior_(interior_columns(params.geometry)),
         vectorises_(g_.bits <= kMaxByteBits && w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps &&
-                    (g_.channels_last || has_strided_path(g_))) {}
+                    (g_.channels_last || has_strided_path(g_))),
+        packs_(vectorises_ && packs_pixels<Raw>(g_)),
+        merges_(vectorises_ && merges_rows<Raw>(g_)) {}
 
   // Pooled rows [begin, end) of one sample; row `begin` starts on a byte of the codes.
-  void run(int64_t sample, int64_t begin, int64_t end) const {
+  void run(int64_t sample, int64_t begin, int64_t end) {
     CodeWriter codes(p_.codes + sample * g_.sample_bytes, begin * rows_.pooled_row, g_.bits);
     const Raw* input = static_cast<const Raw*>(p_.input) + sample * rows_.planes * g_.height * rows_.row;
     Raw* output = static_cast<Raw*>(p_.output) + sample * rows_.planes * g_.pooled_height * rows_.pooled_row;
-    const Raw* plane = input + begin / g_.pooled_height * g_.height * rows_.row;
-    int64_t oh = begin % g_.pooled_height - 1;
-    for (int64_t r = begin; r < end; ++r) {
-      if (++oh == g_.pooled_height) {
-        oh = 0;
-        plane += g_.height * rows_.row;
-      }
+    for (int64_t r = begin; r < end;) {
+      const int64_t oh = r % g_.pooled_height;
+      const Raw* plane = input + r / g_.pooled_height * g_.height * rows_.row;
       Raw* out = output + r * rows_.pooled_row;
-      const int64_t top = oh * w_.stride_h - w_.padding_h;
-      const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
       if constexpr (E::kMaxVectorTaps > 0) {
-        if (vectorises_) {
-          vectors(plane, top, inside, out, codes);
+        if (merges_) {
+          const int64_t count = rows_to_merge<Raw>(g_, r, oh, end);
+          merged(plane + oh * w_.stride_h * rows_.row, count, out, codes);
+          r += count;
           continue;
         }
       }
-      scalars(plane, top, inside, {0, g_.pooled_width}, out, codes);
+      const int64_t top = oh * w_.stride_h - w_.padding_h;
+      row(plane, top, taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height), out, codes);
+      ++r;
     }
   }
 
  private:
-  void vectors(const Raw* plane, int64_t top, Range inside, Raw* out, CodeWriter& codes) const {
-    if (g_.channels_last) {
-      for_each_pixel(g_, plane, top, inside, [&](auto kernel, int64_t j, const Raw* corner, Range rows, Range across) {
-        pixel<kernel()>(corner, rows, across, out + j * rows_.depth, codes);
-      });
-      return;
+  void row(const Raw* plane, int64_t top, Range inside, Raw* out, CodeWriter& codes) {
+    if constexpr (E::kMaxVectorTaps > 0) {
+      if (packs_ || (vectorises_ && !g_.channels_last)) {
+        scalars(plane, top, inside, {0, interior_.begin}, out, codes);
+        if (packs_) {
+          packed(plane, top, inside, out, codes);
+        } else {
+          const Raw* corner = plane + (top + inside.begin * w_.dilation_h) * rows_.row - w_.padding_w;
+          with_strided_window(w_, inside, [&](auto stride, auto kernel) {
+            columns<stride(), kernel(), true>(corner, w_.dilation_h * rows_.row, interior_, inside, out, codes);
+          });
+        }
+        scalars(plane, top, inside, {interior_.end, g_.pooled_width}, out, codes);
+        return;
+      }
+      if (vectorises_) {
+        for_each_pixel(g_, plane, top, inside,
+                       [&](auto kernel, int64_t j, const Raw* corner, Range rows, Range across) {
+                         pixel<kernel()>(corner, rows, across, out + j * rows_.depth, codes);
+                       });
+        return;
+      }
     }
-    scalars(plane, top, inside, {0, interior_.begin}, out, codes);
-    with_strided_window(w_, inside,
-                        [&](auto stride, auto kernel) { columns<stride(), kernel()>(plane, top, inside, out, codes); });
-    scalars(plane, top, inside, {interior_.end, g_.pooled_width}, out, codes);
+    scalars(plane, top, inside, {0, g_.pooled_width}, out, codes);
   }
 
-  // The interior of an NCHW row, a vector of pooled columns at a time. Kernel, unless it is kAnyKernel, is the height
-  // and the width of the window, all of whose rows are inside.
-  template <int Stride, int Kernel>
-  SEGEXT_INLINE void columns(const Raw* plane, int64_t top, Range inside, Raw* out, CodeWriter& codes) const {
+  // Pooled columns `columns` of NCHW, a vector at a time, from window rows `step` apart; `corner` is the first tap of
+  // column 0. Kernel, unless it is kAnyKernel, is the height and the width of the window, all of whose rows are inside.
+  // kFar: the lines are the map's own, out of cache.
+  template <int Stride, int Kernel, bool kFar>
+  SEGEXT_INLINE void columns(const Raw* corner, int64_t step, Range columns, Range inside, Raw* out,
+                             CodeWriter& codes) const {
     const int64_t begin = Kernel ? 0 : inside.begin, end = Kernel ? Kernel : inside.end;
-    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, step = (Kernel ? 1 : w_.dilation_h) * rows_.row;
-    const Raw* corner = plane + (top + inside.begin * w_.dilation_h) * rows_.row - w_.padding_w;
-    for_each_block<Raw>(interior_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w;
+    for_each_block<Raw>(columns, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       Best best;
       const Raw* line = corner + j * Stride;
-      prefetch_run<Stride>(corner, w_.stride_h, j);
+      if constexpr (kFar) prefetch_run<Stride>(corner, w_.stride_h, j);
 #pragma GCC unroll 3
       for (int64_t i = begin; i < end; ++i, line += step) {
         for_each_tap<Stride, Kernel>(line, w_, lanes, [&](int64_t t, Vec<Raw> v) SEGEXT_LAMBDA_INLINE {
           best.take(v, i * kernel_w + t, i == begin && t == 0);
         });
       }
-      narrow_codes<Raw>(codes.tail(), best.code);
-      codes.commit(interior_.end - j < kN ? interior_.end - j : kN);
-      lanes.store_lanes(out + j, best.value, 0, 1);
+      put(best, lanes, out + j, columns.end - j, codes);
+    });
+  }
+
+  // `count` pooled rows of windows that tile the map, their lines laid end to end.
+  void merged(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) {
+    phases_.reserve(w_.kernel_h, count * g_.width);
+    phases_.split(lines, count * w_.kernel_h, g_.width, w_.kernel_h);
+    const Range all{0, count * g_.pooled_width}, inside{0, w_.kernel_h};
+    if (w_.kernel_h == 2) {
+      columns<2, 2, false>(phases_[0], phases_.pitch(), all, inside, out, codes);
+    } else {
+      columns<3, 3, false>(phases_[0], phases_.pitch(), all, inside, out, codes);
+    }
+  }
+
+  // The interior of a row of channels_last pixels of few channels.
+  void packed(const Raw* plane, int64_t top, Range inside, Raw* out, CodeWriter& codes) {
+    taps_.for_each_part(g_, plane, top, inside, interior_, [&](Range part, const TapRow<Raw>* taps, int count) {
+      Raw* first = out + part.begin * rows_.depth;
+      const int64_t elements = (part.end - part.begin) * rows_.depth;
+      for_each_block<Raw>({0, elements}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
+        Best best;
+        for (int k = 0; k < count; ++k) {
+          best.take(lanes.load_lanes(taps[k].row + e, 0, 1), taps[k].code, k == 0);
+        }
+        put(best, lanes, first + e, elements - e, codes);
+      });
     });
   }
 
@@ -163,10 +203,16 @@ class Pool {
           best.take(lanes.load_lanes(tap, 0, 1), i * kernel_w + t, i == rows_begin && t == columns_begin);
         }
       }
-      lanes.store_lanes(out + c, best.value, 0, 1);
-      narrow_codes<Raw>(codes.tail(), best.code);
-      codes.commit(rows_.depth - c < kN ? rows_.depth - c : kN);
+      put(best, lanes, out + c, rows_.depth - c, codes);
     });
+  }
+
+  // Stores a vector of pooled elements, of which `left` are still to come.
+  template <class Lanes>
+  static SEGEXT_INLINE void put(const Best& best, Lanes lanes, Raw* out, int64_t left, CodeWriter& codes) {
+    narrow_codes<Raw>(codes.tail(), best.code);
+    codes.commit(left < kN ? left : kN);
+    lanes.store_lanes(out, best.value, 0, 1);
   }
 
   // Any window, one element at a time, in both formats.
@@ -194,6 +240,10 @@ class Pool {
   const Rows rows_;
   const Range interior_;
   const bool vectorises_;
+  const bool packs_;   // see packs_pixels
+  const bool merges_;  // see merges_rows
+  Phases<Raw> phases_;
+  TapRows<Raw> taps_;
 };
 
 }  // namespace
@@ -203,7 +253,7 @@ void max_pool2d(const MaxPool2dParams& params, int64_t begin, int64_t end) {
   const int64_t rows = Rows(g).planes * g.pooled_height;
   const int64_t group = rows_per_code_byte(g);
   const int64_t groups = (rows + group - 1) / group;
-  const auto run = [&](auto pool) {
+  const auto run = [&](auto&& pool) {
     while (begin < end) {
       const int64_t sample = begin / groups, first = begin % groups;
       const int64_t last = end - sample * groups < groups ? end - sample * groups : groups;

@@ -39,6 +39,9 @@ SEGEXT_INLINE int64_t quick_div(int64_t a, int64_t b) { return b == 1 ? a : b ==
 
 SEGEXT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? quick_div(a + b - 1, b) : -quick_div(-a, b); }
 
+SEGEXT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+SEGEXT_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
 SEGEXT_INLINE int64_t clamp(int64_t v, int64_t low, int64_t high) { return v < low ? low : v > high ? high : v; }
 
 // Taps of a window that starts at pixel `start` (negative in the padding) that fall on the map's `size` pixels.

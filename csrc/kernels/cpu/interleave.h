@@ -1,0 +1,178 @@
+// Rows that a vector cannot walk as they lie (pixels of a few channels, lines of a few columns), taken apart into runs
+// that it can, and put together again.
+//
+// A row is a sequence of groups of elements, group k of phase k % stride:
+//
+//   row        a0 a1 | b0 b1 | a2 a3 | b2 b3        groups of two elements, stride 2
+//   phases     a0 a1 a2 a3 ..   b0 b1 b2 b3 ..
+//
+// Channels_last pixels are groups of `channels` elements: the phases hold what neighbouring windows see at one tap,
+// side by side. NCHW lines are groups of `width` elements: the phases hold the rows of several windows end to end.
+#pragma once
+
+#include "buffer.h"
+#include "rows.h"
+#include "simd.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+// The longest group worth taking apart, in bytes: longer ones are vectors by themselves.
+inline constexpr int64_t kLongestGroup = 128;
+
+// Scratch of about this many bytes stays in the first-level cache.
+inline constexpr int64_t kScratchBytes = 16384;
+
+template <class T>
+inline constexpr int64_t kBytesOf = static_cast<int64_t>(sizeof(T));
+
+// The phases of a row, in scratch of their own.
+template <class T>
+class Phases {
+ public:
+  // Room for `phases` phases of `size` elements each, and for kLongestGroup bytes past the end of each.
+  T* reserve(int64_t phases, int64_t size) {
+    pitch_ = (size * kBytesOf<T> + kLongestGroup + 63) / 64 * 64 / kBytesOf<T>;
+    data_ = buffer_.reserve(phases * pitch_);
+    return data_;
+  }
+  T* operator[](int64_t phase) const { return data_ + phase * pitch_; }
+  int64_t pitch() const { return pitch_; }
+
+  // Moves the `groups` groups of `row`, of `size` elements each, to the `stride` phases from `first` on.
+  void split(const T* row, int64_t groups, int64_t size, int64_t stride, int64_t first = 0) {
+    move(groups, size, stride, [&](int64_t k, int64_t p, int64_t offset, auto bytes) SEGEXT_LAMBDA_INLINE {
+      std::memcpy((*this)[first + p] + offset, row + k * size, bytes);
+    });
+  }
+
+  // The inverse of split. Writes nothing past the row.
+  void join(T* row, int64_t groups, int64_t size, int64_t stride) const {
+    move(groups, size, stride, [&](int64_t k, int64_t p, int64_t offset, auto bytes) SEGEXT_LAMBDA_INLINE {
+      std::memcpy(row + k * size, (*this)[p] + offset, bytes);
+    });
+  }
+
+ private:
+  // Calls copy(group, phase, offset in the phase, bytes) in ascending order. `bytes` is a constant that may reach past
+  // the group, to where a later one will be written, but not past the row: its last groups are copied exactly.
+  template <class F>
+  static SEGEXT_INLINE void move(int64_t groups, int64_t size, int64_t stride, F&& copy) {
+    const int64_t bytes = size * kBytesOf<T>;
+    const auto in_blocks_of = [&](auto block) SEGEXT_LAMBDA_INLINE {
+      const int64_t blocks = groups * bytes < block() ? 0 : (groups * bytes - block()) / bytes + 1;
+      int64_t k = 0, offset = 0;
+      for (; k + stride <= blocks; k += stride, offset += size) {
+        for (int64_t p = 0; p < stride; ++p) copy(k + p, p, offset, block);
+      }
+      for (int64_t p = 0; k < groups; ++k) {
+        copy(k, p, offset, bytes);
+        if (++p == stride) {
+          p = 0;
+          offset += size;
+        }
+      }
+    };
+    if (bytes <= 8) return in_blocks_of(std::integral_constant<int64_t, 8>{});
+    if (bytes <= 16) return in_blocks_of(std::integral_constant<int64_t, 16>{});
+    if (bytes <= 32) return in_blocks_of(std::integral_constant<int64_t, 32>{});
+    if (bytes <= 64) return in_blocks_of(std::integral_constant<int64_t, 64>{});
+    in_blocks_of(std::integral_constant<int64_t, kLongestGroup>{});
+  }
+
+  Buffer<T> buffer_;
+  T* data_ = nullptr;
+  int64_t pitch_ = 0;
+};
+
+// True where groups of `size` elements are short enough to take apart and would leave a quarter of their vectors empty.
+template <class T>
+SEGEXT_INLINE bool wastes_vectors(int64_t size) {
+  return size * kBytesOf<T> <= kLongestGroup && 4 * size < 3 * ceil_div(size, kLanes<T>) * kLanes<T>;
+}
+
+// True for channels_last pixels that are better taken apart.
+template <class T>
+SEGEXT_INLINE bool packs_pixels(const PoolGeometry& g) {
+  return g.channels_last && wastes_vectors<T>(g.channels);
+}
+
+// True for NCHW windows that tile the map: square, 2x2 or 3x3, side by side, none reaching past an edge.
+SEGEXT_INLINE bool tiles_map(const PoolGeometry& g) {
+  const Window& w = g.window;
+  const int64_t size = w.kernel_h;
+  return !g.channels_last && (size == 2 || size == 3) && w.kernel_w == size && w.stride_h == size &&
+         w.stride_w == size && w.padding_h == 0 && w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1 &&
+         g.pooled_width * size <= g.width && g.pooled_height * size <= g.height;
+}
+
+// True for tiled maps without a column to spare whose lines are better laid end to end.
+template <class T>
+SEGEXT_INLINE bool merges_rows(const PoolGeometry& g) {
+  return tiles_map(g) && g.width == g.pooled_width * g.window.kernel_w && wastes_vectors<T>(g.pooled_width) &&
+         g.width * kBytesOf<T> <= kLongestGroup;
+}
+
+// How many pooled rows to merge into one: of those up to `end`, from `row`, which is row `oh` of its plane, on.
+template <class T>
+SEGEXT_INLINE int64_t rows_to_merge(const PoolGeometry& g, int64_t row, int64_t oh, int64_t end) {
+  const int64_t fit = kScratchBytes / (g.window.kernel_h * g.width * kBytesOf<T>);
+  // Planes follow each other without a gap only where no line is left over.
+  const bool gapless = g.height == g.pooled_height * g.window.kernel_h;
+  const int64_t left = gapless || end - row < g.pooled_height - oh ? end - row : g.pooled_height - oh;
+  return left < fit ? left : fit;
+}
+
+// What a run of channels_last windows sees at one tap: element e of `row` is the pixel of the run's pooled element e.
+template <class T>
+struct TapRow {
+  const T* row;
+  int64_t code;
+};
+
+// The taps of channels_last windows as rows.
+template <class T>
+class TapRows {
+ public:
+  // Calls f(part, taps, number of taps) for parts of the pooled columns `columns`, whose windows have all their columns
+  // inside the map. `inside`: the rows of the windows that are, from map row `top` on.
+  template <class F>
+  SEGEXT_INLINE void for_each_part(const PoolGeometry& g, const T* plane, int64_t top, Range inside, Range columns,
+                                   F&& f) {
+    const Window& w = g.window;
+    const int64_t fit = kScratchBytes / (w.kernel_h * w.stride_w * g.channels * kBytesOf<T>);
+    const int64_t most = fit > kFewestColumns ? fit : kFewestColumns;
+    for (int64_t j = columns.begin; j < columns.end; j += most) {
+      const Range part{j, j + most < columns.end ? j + most : columns.end};
+      f(part, taps_, collect(g, plane, top, inside, part));
+    }
+  }
+
+ private:
+  static constexpr int64_t kFewestColumns = 16;
+  static constexpr int kMostTaps = 256;
+
+  int collect(const PoolGeometry& g, const T* plane, int64_t top, Range inside, Range columns) {
+    const Window& w = g.window;
+    const int64_t first = columns.begin * w.stride_w - w.padding_w;
+    const int64_t pixels = (columns.end - columns.begin - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1;
+    const bool apart = w.stride_w > 1;
+    if (apart) {
+      phases_.reserve((inside.end - inside.begin) * w.stride_w, ceil_div(pixels, w.stride_w) * g.channels);
+    }
+    int count = 0;
+    for (int64_t i = inside.begin, phase = 0; i < inside.end; ++i, phase += w.stride_w) {
+      const T* line = plane + ((top + i * w.dilation_h) * g.width + first) * g.channels;
+      if (apart) phases_.split(line, pixels, g.channels, w.stride_w, phase);
+      for (int64_t t = 0, x = 0; t < w.kernel_w; ++t, x += w.dilation_w) {
+        const T* row = apart ? phases_[phase + x % w.stride_w] + x / w.stride_w * g.channels : line + x * g.channels;
+        taps_[count++] = {row, i * w.kernel_w + t};
+      }
+    }
+    return count;
+  }
+
+  TapRow<T> taps_[kMostTaps];
+  Phases<T> phases_;
+};
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

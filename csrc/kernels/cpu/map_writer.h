@@ -1,0 +1,69 @@
+// Where a map's rows go, front to back: straight to memory, or around the caches.
+#pragma once
+
+#include "buffer.h"
+#include "simd.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+// Writes a run of elements in order. With `stream`, what is written is collected in cache and leaves it in whole
+// aligned vectors: ordinary stores between streamed ones cost more than streaming saves.
+template <class T>
+class MapWriter {
+ public:
+  // `longest`: the most elements that are written before they are committed.
+  MapWriter(T* map, int64_t longest, bool stream) : map_(map), stream_(stream) {
+    if (!stream_) return;
+    T* data = buffer_.reserve(kFull + longest + kPerLine);
+    staged_ = data + (kLine - reinterpret_cast<uintptr_t>(data) % kLine) % kLine / sizeof(T);
+    lead_ = fill_ = reinterpret_cast<uintptr_t>(map_) % kLine / sizeof(T);
+  }
+  MapWriter(const MapWriter&) = delete;
+  MapWriter& operator=(const MapWriter&) = delete;
+  ~MapWriter() {
+    if (!stream_) return;
+    std::memcpy(map_, staged_ + lead_, (fill_ - lead_) * sizeof(T));
+    stream_fence();
+  }
+
+  // Where the next elements are to be written, before they are committed.
+  SEGEXT_INLINE T* next() { return stream_ ? staged_ + fill_ : map_; }
+
+  SEGEXT_INLINE void commit(int64_t count) {
+    if (!stream_) {
+      map_ += count;
+      return;
+    }
+    fill_ += count;
+    if (fill_ >= kFull) flush();
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  static constexpr int64_t kPerLine = kLine / static_cast<int64_t>(sizeof(T));
+  static constexpr int64_t kFull = 1024 / static_cast<int64_t>(sizeof(T));
+
+  // Elements [lead_, fill_) are staged, at the place in their lines that they have in the map.
+  void flush() {
+    T* from = staged_;
+    if (lead_ > 0) {
+      std::memcpy(map_, from + lead_, (kPerLine - lead_) * sizeof(T));
+      map_ += kPerLine - lead_;
+      from += kPerLine;
+      lead_ = 0;
+    }
+    const int64_t whole = (staged_ + fill_ - from) / kPerLine * kPerLine;
+    for (int64_t k = 0; k < whole; k += kLanes<T>) store_stream(map_ + k, load(from + k));
+    map_ += whole;
+    fill_ = staged_ + fill_ - (from + whole);
+    std::memcpy(staged_, from + whole, fill_ * sizeof(T));
+  }
+
+  T* map_;
+  const bool stream_;
+  T* staged_ = nullptr;
+  int64_t lead_ = 0, fill_ = 0;
+  Buffer<T> buffer_;
+};
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

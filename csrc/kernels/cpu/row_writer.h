@@ -1,0 +1,217 @@
+// Writes one full row of a scatter from the pooled rows whose windows reach it.
+#pragma once
+
+#include "codes.h"
+#include "interleave.h"
+#include "map_writer.h"
+#include "rows.h"
+#include "strided.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+// A pooled row as one full row sees it: the full row is row `i` of its windows.
+template <class T>
+struct Source {
+  const T* values;
+  const uint8_t* codes;  // a byte each
+  int64_t first_tap;     // code of the window's row i, column 0
+};
+
+// Writes full rows from sources. T is what moves: the raw bits of an element, or the type of the sum.
+template <class T, bool kSum>
+class RowWriter {
+  using Lane = Int<T>;
+  static constexpr int kN = kLanes<T>;
+
+ public:
+  explicit RowWriter(const PoolGeometry& g) : g_(g), w_(g.window), rows_(g), packs_(packs_pixels<T>(g)) {
+    // Columns that a whole block of pooled columns covers with all its taps inside the pooled row.
+    const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w / w_.stride_w;
+    const int64_t covered = (g.width + w_.padding_w) / w_.stride_w;
+    const int64_t first = ceil_div(w_.padding_w, w_.stride_w);
+    blocks_ = {first > reach ? first : reach, covered < g.pooled_width ? covered : g.pooled_width};
+    const bool has_blocks = g.channels_last ? packs_ : has_strided_path(g);
+    if (blocks_.empty() || !has_blocks) blocks_.end = blocks_.begin;
+  }
+
+  // Not inlined: half types share it.
+  __attribute__((noinline)) void write(const Source<T>* sources, int count, T* row) {
+    if (count == 0) {
+      std::memset(row, 0, rows_.row * sizeof(T));
+    } else if (blocks_.empty()) {
+      pixels(sources, count, {0, g_.width}, row);
+    } else {
+      pixels(sources, count, {0, blocks_.begin * w_.stride_w - w_.padding_w}, row);
+      if (g_.channels_last) {
+        packed_pixels(sources, count, row);
+      } else {
+        with_strided_window(w_, {0, w_.kernel_h},
+                            [&](auto stride, auto kernel) { columns<stride(), kernel()>(sources, count, row); });
+      }
+      pixels(sources, count, {blocks_.end * w_.stride_w - w_.padding_w, g_.width}, row);
+    }
+  }
+
+  // A channels_last row of windows that share no pixel, of which it has one row at most. Commits a pixel at a time: a
+  // row of many channels is larger than the cache that `map` collects it in.
+  void write_pixels(const Source<T>* source, MapWriter<T>& map) const {
+    int64_t next = 0;  // first column not yet written
+    const auto zero_until = [&](int64_t x) {
+      for (; next < x; ++next) {
+        std::memset(map.next(), 0, rows_.depth * sizeof(T));
+        map.commit(rows_.depth);
+      }
+    };
+    for (int64_t ow = 0; source != nullptr && ow < g_.pooled_width; ++ow) {
+      int64_t x = ow * w_.stride_w - w_.padding_w;
+      for (int64_t t = 0; t < w_.kernel_w && x < g_.width; ++t, x += w_.dilation_w) {
+        if (x < 0) continue;
+        zero_until(x);
+        pixel(*source, ow, source->first_tap + t, map.next());
+        map.commit(rows_.depth);
+        ++next;
+      }
+    }
+    zero_until(g_.width);
+  }
+
+ private:
+  template <class V, class M>
+  static SEGEXT_INLINE V combine(V so_far, M named, V v) {
+    if constexpr (kSum) {
+      return named ? so_far + v : so_far;
+    } else {
+      return named ? v : so_far;
+    }
+  }
+
+  // The block of NCHW columns, Stride phases of pooled columns interleaved: phase p of pooled column j is the pixel
+  // that tap p of window j, tap p + Stride of window j - 1, ... share (at stride 1, windows a dilation apart). Later
+  // taps belong to earlier windows.
+  template <int Stride, int Kernel>
+  SEGEXT_INLINE void columns(const Source<T>* sources, int count, T* row) const {
+    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, dilation_w = Kernel ? 1 : w_.dilation_w;
+    for_each_block<T>(blocks_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+      Vec<T> phase[Stride] = {};
+      for (int s = 0; s < count; ++s) {
+        const Source<T>& source = sources[s];
+#pragma GCC unroll 3
+        for (int p = 0; p < Stride; ++p) {
+#pragma GCC unroll 3
+          for (int64_t m = (kernel_w - 1 - p) / Stride; m >= 0; --m) {
+            const int64_t element = j - m * dilation_w;
+            const Vec<T> v = lanes.load_lanes(source.values + element, 0, 1);
+            const auto tap = broadcast(static_cast<Lane>(source.first_tap + p + m * Stride));
+            phase[p] = combine(phase[p], widen_codes<T>(source.codes + element) == tap, v);
+          }
+        }
+      }
+      store_interleaved<Stride>(lanes, phase, row + j * Stride - w_.padding_w);
+    });
+  }
+
+  // Calls f(pooled column, tap) for the windows that have column x, first window first.
+  template <class F>
+  SEGEXT_INLINE void for_each_window(int64_t x, F&& f) const {
+    const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w;
+    int64_t ow = clamp(ceil_div(x + w_.padding_w - reach, w_.stride_w), 0, g_.pooled_width);
+    for (; ow < g_.pooled_width; ++ow) {
+      const int64_t offset = x + w_.padding_w - ow * w_.stride_w;
+      if (offset < 0) return;
+      const int64_t t = quick_div(offset, w_.dilation_w);
+      if (t * w_.dilation_w == offset) f(ow, t);
+    }
+  }
+
+  // All channels of one channels_last pixel, which pooled pixel ow names by `tap`, if any does.
+  SEGEXT_INLINE void pixel(const Source<T>& source, int64_t ow, int64_t tap, T* out) const {
+    const T* values = source.values + ow * rows_.depth;
+    const uint8_t* codes = source.codes + ow * rows_.depth;
+    const auto lane_tap = broadcast(static_cast<Lane>(tap));
+    for_each_block<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
+      const Vec<T> v = combine(Vec<T>{}, widen_codes<T>(codes + c) == lane_tap, lanes.load_lanes(values + c, 0, 1));
+      lanes.store_lanes(out + c, v, 0, 1);
+    });
+  }
+
+  // A pooled pixel that may name the pixel at hand, by `tap`.
+  struct Candidate {
+    const T* values;
+    const uint8_t* codes;
+    Lane tap;
+  };
+
+  template <class Lanes>
+  SEGEXT_INLINE Vec<T> combined(const Candidate* candidates, int count, int64_t element, Lanes lanes) const {
+    Vec<T> v{};
+    for (int k = 0; k < count; ++k) {
+      const Candidate& from = candidates[k];
+      v = combine(v, widen_codes<T>(from.codes + element) == broadcast(from.tap),
+                  lanes.load_lanes(from.values + element, 0, 1));
+    }
+    return v;
+  }
+
+  // The pixels of a range of columns, one at a time: any window, both formats.
+  void pixels(const Source<T>* sources, int count, Range columns, T* row) const {
+    Candidate candidates[1 << kMaxByteBits];
+    for (int64_t x = columns.begin; x < columns.end; ++x) {
+      int found = 0;
+      for (int s = 0; s < count; ++s) {
+        for_each_window(x, [&](int64_t ow, int64_t t) {
+          candidates[found++] = {sources[s].values + ow * rows_.depth, sources[s].codes + ow * rows_.depth,
+                                 static_cast<Lane>(sources[s].first_tap + t)};
+        });
+      }
+      T* out = row + x * rows_.depth;
+      if (rows_.depth == 1) {
+        *out = 0;
+        for (int k = 0; k < found; ++k) {
+          *out = combine(*out, *candidates[k].codes == candidates[k].tap, *candidates[k].values);
+        }
+        continue;
+      }
+      for_each_block<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
+        lanes.store_lanes(out + c, combined(candidates, found, c, lanes), 0, 1);
+      });
+    }
+  }
+
+  // The block of channels_last pixels of few channels: phase p as in `columns`, all channels of a column side by side.
+  void packed_pixels(const Source<T>* sources, int count, T* row) {
+    const int64_t stride = w_.stride_w;
+    const int64_t fit = larger(kScratchBytes / (stride * rows_.depth * kBytesOf<T>), 1);
+    Candidate candidates[1 << kMaxByteBits];
+    for (int64_t j = blocks_.begin; j < blocks_.end; j += fit) {
+      const int64_t columns = j + fit < blocks_.end ? fit : blocks_.end - j, elements = columns * rows_.depth;
+      T* out = row + (j * stride - w_.padding_w) * rows_.depth;
+      if (stride > 1) phases_.reserve(stride, elements);
+      for (int64_t p = 0; p < stride; ++p) {
+        int found = 0;
+        for (int s = 0; s < count; ++s) {
+          for (int64_t t = w_.kernel_w - 1; t >= 0; --t) {
+            const int64_t offset = t * w_.dilation_w - p;
+            if (offset < 0 || offset % stride != 0) continue;
+            const int64_t element = (j - offset / stride) * rows_.depth;
+            candidates[found++] = {sources[s].values + element, sources[s].codes + element,
+                                   static_cast<Lane>(sources[s].first_tap + t)};
+          }
+        }
+        T* phase = stride > 1 ? phases_[p] : out;
+        for_each_block<T>({0, elements}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
+          lanes.store_lanes(phase + e, combined(candidates, found, e, lanes), 0, 1);
+        });
+      }
+      if (stride > 1) phases_.join(out, columns * stride, rows_.depth, stride);
+    }
+  }
+
+  const PoolGeometry& g_;
+  const Window& w_;
+  const Rows rows_;
+  const bool packs_;  // see packs_pixels
+  Range blocks_;      // of pooled columns
+  Phases<T> phases_;
+};
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

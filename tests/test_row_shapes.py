@@ -1,0 +1,101 @@
+"""Maps whose rows CPU kernels do not walk as they lie: short lines, pixels of few channels, outputs beyond caches."""
+
+import pytest
+import torch
+from samples import (
+    FORMATS,
+    Pool,
+    assert_same,
+    channels_last,
+    check_pool,
+    check_pool_backward,
+    check_unpool,
+    contiguous,
+    hard_values,
+    name,
+    normal,
+)
+
+import segext.functional as own
+from segext import reference
+
+TYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def check_all(shape, pool, layout, dtype, device):
+    x = hard_values(shape, dtype)
+    switches = check_pool(x, pool, layout, device)
+    check_pool(x, pool, layout, device, relu=True)
+    check_pool_backward(x, pool, layout, device)
+    check_unpool(switches.to("cpu"), normal(switches.shape, dtype), layout, device)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=name)
+@pytest.mark.parametrize("rest", [0, 1])
+@pytest.mark.parametrize("columns", [1, 2, 5, 7, 11, 15, 17, 33])
+@pytest.mark.parametrize("pool", [Pool(2), Pool(3)], ids=name)
+def test_short_lines_that_windows_tile(pool, columns, rest, dtype, device):
+    """Exactly as wide as their windows; as high, so that planes join, or with a line to spare; not all fit one pass."""
+    shape = (2, 37, 5 * pool.kernel_size + rest, columns * pool.kernel_size)
+    check_all(shape, pool, contiguous, dtype, device)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=name)
+@pytest.mark.parametrize("channels", [1, 3, 13, 21])
+@pytest.mark.parametrize(
+    "pool",
+    [Pool(2), Pool(3, 2, 1), Pool(2, 1), Pool(2, 3, 1), Pool(3, 2, 1, 2), Pool((2, 3), (5, 4), (1, 1), 3)],
+    ids=name,
+)
+def test_pixels_of_few_channels(pool, channels, dtype, device):
+    """Lines of more pixels than are taken apart at a time."""
+    check_all((1, channels, 11, 1999), pool, channels_last, dtype, device)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 13])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (Pool(2), (2, 24, 600, 602)),
+        (Pool(2), (2, 64, 360, 481)),
+        (Pool(2), (3, 3, 1200, 1201)),
+        (Pool(2), (1, 44000, 14, 14)),
+        (Pool(3, 2, 1), (2, 24, 600, 602)),
+        (Pool(3), (5, 16, 601, 602)),
+        (Pool((3, 17), (2, 16)), (2, 24, 600, 602)),
+    ],
+    ids=name,
+)
+def test_large_outputs_of_the_caller(pool, shape, layout, dtype, offset, device):
+    """Written around the caches in whole aligned vectors wherever they start, and nothing beside them."""
+    x = layout(normal(shape, dtype).to(device))
+    pooled, switches = own.max_pool2d(x, *pool, return_indices=True)
+    expected = own.max_unpool2d(pooled, switches)
+    room = torch.full((x.numel() + 64,), 7, dtype=dtype, device=device)
+    out = room[offset : offset + x.numel()].view(shape)
+    if layout is channels_last:
+        out = out.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+    assert out.numel() * out.element_size() >= 2**24
+    own.max_unpool2d(pooled, switches, out=out)
+    assert_same(out, expected)
+    assert room[:offset].eq(7).all()
+    assert room[offset + x.numel() :].eq(7).all()
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize(
+    "pool",
+    [Pool(3, 1, 1), Pool((5, 7), (1, 2), (2, 3)), Pool(3, 2, 1, 3), Pool((2, 3), 1, 1, (2, 1)), Pool(7, 1, 3)],
+    ids=name,
+)
+def test_winners_of_overlapping_windows(pool, layout, device):
+    """Every pixel is named by many windows, and read by the last alone."""
+    x = torch.zeros(2, 3, 24, 41)
+    x[..., ::5, ::6] = normal(x[..., ::5, ::6].shape).abs() + 1
+    _, switches = own.max_pool2d(layout(x), *pool, return_indices=True)
+    taps = reference.unpack(switches.codes, switches.shape, pool.bits, switches.channels_last)
+    indices = reference.tap_indices(taps, x.shape[-2:], *pool.window)
+    assert indices.flatten(2).sort(2).values.diff(dim=2).eq(0).any()
+    check_unpool(switches, normal(switches.shape), layout, device)
