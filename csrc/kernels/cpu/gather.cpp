@@ -33,8 +33,8 @@ class Gather {
 
   // Pooled rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
+    int64_t plane = begin / g_.pooled_height, oh = begin % g_.pooled_height;
     for (int64_t r = begin; r < end;) {
-      const int64_t plane = r / g_.pooled_height, oh = r % g_.pooled_height;
       const T* map = static_cast<const T*>(p_.map) + plane * g_.height * rows_.row;
       T* out = static_cast<T*>(p_.values) + r * rows_.pooled_row;
       int64_t count = 1;
@@ -47,6 +47,7 @@ class Gather {
       }
       if (p_.relu_output != nullptr) mask(r * rows_.pooled_row, count * rows_.pooled_row, out);
       r += count;
+      for (oh += count; oh >= g_.pooled_height; oh -= g_.pooled_height) ++plane;
     }
   }
 
@@ -203,6 +204,7 @@ class Gather {
 
   // Any window, one element at a time, in both formats. `r` is row `oh` of its plane.
   void scalars(const T* map, int64_t r, int64_t oh, Range columns, T* out) const {
+    if (columns.empty()) return;
     const int64_t sample = r / (rows_.planes * g_.pooled_height), first = r * rows_.pooled_row;
     const uint8_t* codes = p_.codes + sample * g_.sample_bytes;
     const int64_t first_in_sample = first - sample * pooled_elements(g_);

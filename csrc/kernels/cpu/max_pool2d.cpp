@@ -91,27 +91,23 @@ class Pool {
     CodeWriter codes(p_.codes + sample * g_.sample_bytes, begin * rows_.pooled_row, g_.bits);
     const Raw* input = static_cast<const Raw*>(p_.input) + sample * rows_.planes * g_.height * rows_.row;
     Raw* output = static_cast<Raw*>(p_.output) + sample * rows_.planes * g_.pooled_height * rows_.pooled_row;
+    const Raw* plane = input + begin / g_.pooled_height * g_.height * rows_.row;
+    int64_t oh = begin % g_.pooled_height;
     for (int64_t r = begin; r < end;) {
-      const int64_t oh = r % g_.pooled_height;
-      const Raw* plane = input + r / g_.pooled_height * g_.height * rows_.row;
-      Raw* out = output + r * rows_.pooled_row;
-      if constexpr (E::kMaxVectorTaps > 0) {
-        if (merges_) {
-          const int64_t count = rows_to_merge<Raw>(g_, r, oh, end);
-          merged(plane + oh * w_.stride_h * rows_.row, count, out, codes);
-          r += count;
-          continue;
-        }
-      }
-      const int64_t top = oh * w_.stride_h - w_.padding_h;
-      row(plane, top, taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height), out, codes);
-      ++r;
+      const int64_t count = merges_ ? rows_to_merge<Raw>(g_, r, oh, end) : 1;
+      rows(plane, oh, count, output + r * rows_.pooled_row, codes);
+      r += count;
+      for (oh += count; oh >= g_.pooled_height; oh -= g_.pooled_height) plane += g_.height * rows_.row;
     }
   }
 
  private:
-  void row(const Raw* plane, int64_t top, Range inside, Raw* out, CodeWriter& codes) {
+  // `count` pooled rows from row `oh` of a plane on; more than one only if they are to be merged.
+  void rows(const Raw* plane, int64_t oh, int64_t count, Raw* out, CodeWriter& codes) {
+    const int64_t top = oh * w_.stride_h - w_.padding_h;
+    const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
     if constexpr (E::kMaxVectorTaps > 0) {
+      if (merges_) return merged(plane + top * rows_.row, count, out, codes);
       if (packs_ || (vectorises_ && !g_.channels_last)) {
         scalars(plane, top, inside, {0, interior_.begin}, out, codes);
         if (packs_) {
