@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from shlex import quote
 
 import ninja
 import pybind11
@@ -119,15 +120,15 @@ class NinjaBuild(build_ext):
         common = ["-std=c++20", "-O2", "-fvect-cost-model=dynamic", "-fPIC", "-fvisibility=hidden", *warnings]
         common += ["-DSEGEXT_X86_LEVELS"] if IS_X86 else []
         common += [os.environ.get("CXXFLAGS", "")]
-        includes = [f"-isystem {torch_root / 'include'}", f"-isystem {pybind11.get_include()}"]
+        includes = [f"-isystem {quote(str(place))}" for place in (torch_root / "include", pybind11.get_include())]
         # Sources name themselves in error messages: by their place in the project, not on the machine that built them.
         named = {ROOT: ".", torch_root: "torch", Path(pybind11.__file__).parent: "pybind11"}
-        common += [f"-ffile-prefix-map={place}={name}" for place, name in named.items()]
-        includes += [f"-isystem {sysconfig.get_paths()['include']}"]
+        common += [quote(f"-ffile-prefix-map={place}={name}") for place, name in named.items()]
+        includes += [f"-isystem {quote(sysconfig.get_paths()['include'])}"]
         defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}"]
         if nvcc:
             # USE_CUDA makes torch's header declare its CUDA entry points, which stay weak: a CPU-only torch lacks them.
-            defines += ["-DSEGEXT_WITH_CUDA", "-DUSE_CUDA", f"-include {ROOT / 'csrc/ops/weak_cuda.h'}"]
+            defines += ["-DSEGEXT_WITH_CUDA", "-DUSE_CUDA", f"-include {quote(str(ROOT / 'csrc/ops/weak_cuda.h'))}"]
         facts = {
             "TORCH": torch.__version__,
             "CUDA": self._nvcc_release(nvcc) if nvcc else "",
@@ -141,7 +142,7 @@ class NinjaBuild(build_ext):
         ninja_file.rule("glue", [cxx, *common, *includes, *defines, *compile_tail], **deps)
         ninja_file.rule("module", [cxx, *common, *includes, *module_defines, *compile_tail], **deps)
         link_flags = ["-shared", "-o", "$out", "$in"]
-        libraries = [f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"]
+        libraries = [quote(f"-L{torch_root / 'lib'}"), "-ltorch", "-ltorch_cpu"]
         ninja_file.rule("link_module", [cxx, *link_flags])
         if nvcc:
             host = f"-Xcompiler {','.join(['-fPIC', '-fvisibility=hidden', '-Wall'])}"

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import ops
-from .switches import Switches, prefers_channels_last, window_of
+from .switches import Switches, plain_int, prefers_channels_last, window_of
 
 __all__ = ["conv_transpose2d", "max_pool2d", "max_unpool2d", "relu_max_pool2d", "set_index_check"]
 
@@ -81,11 +83,16 @@ def relu_max_pool2d(
 
 def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
     if not isinstance(input, Tensor):
+        if has_torch_function_unary(input):  # what stands for a tensor, such as torch.fx's proxies
+            public = max_pool2d if op is ops.max_pool2d else relu_max_pool2d
+            arguments = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+            return handle_torch_function(public, (input,), input, *arguments)
         raise TypeError(f"max_pool2d(): argument 'input' must be Tensor, not {type(input).__name__}")
     if input.device.type not in ops.DEVICES:
-        input = input if op is ops.max_pool2d else F.relu(input)
-        return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return _stock_pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     if input.dtype not in _POOLABLE:
+        if input.is_quantized:
+            return _stock_pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
         raise NotImplementedError(f"\"{op.__name__}\" not implemented for '{input.dtype}'")
     channels_last = prefers_channels_last(input)
     try:
@@ -93,20 +100,42 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
             input, kernel_size, () if stride is None else stride, padding, dilation, ceil_mode, channels_last
         )
     except RuntimeError:
-        _check_window_types(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
-        raise
+        window = _plain_window(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+        if input.layout is not torch.strided:
+            return _stock_pool(op, input, *window, ceil_mode, return_indices)
+        if all(map(_is_plain, (kernel_size, stride, padding, dilation))):
+            raise
+        return _pool(op, input, *window, ceil_mode, return_indices)
     if not return_indices:
         return output
     window = window_of(kernel_size, stride, padding, dilation)
     return output, Switches(codes, output.shape, input.shape[-2:], *window, channels_last)
 
 
-def _check_window_types(**arguments) -> None:
-    """Raises the TypeError that the dispatcher reports as a RuntimeError, naming the argument."""
-    for name, value in arguments.items():
-        values = (value,) if isinstance(value, int) or value is None else value
-        if not isinstance(values, Sequence) or not all(v is None or isinstance(v, (int, torch.SymInt)) for v in values):
-            raise TypeError(f"max_pool2d(): argument '{name}' must be int or tuple of ints, not {value!r}")
+def _stock_pool(op, input, *arguments):
+    return F.max_pool2d(input if op is ops.max_pool2d else F.relu(input), *arguments)
+
+
+def _is_plain(value) -> bool:
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return all(v is None or isinstance(v, (int, torch.SymInt)) for v in values)
+
+
+def _plain_window(**arguments) -> tuple:
+    """The arguments with plain ints for what stands for them. Raises the TypeError that the dispatcher reports as a
+    RuntimeError, naming the argument."""
+
+    def plain(name: str, value):
+        if value is None and name == "stride":
+            return None
+        try:
+            if hasattr(type(value), "__index__"):
+                return plain_int(value)
+            return tuple(map(plain_int, value))
+        except TypeError:
+            raise TypeError(f"max_pool2d(): argument '{name}' must be int or tuple of ints, not {value!r}") from None
+
+    return tuple(plain(*argument) for argument in arguments.items())
 
 
 def max_unpool2d(
@@ -141,6 +170,9 @@ def max_unpool2d(
         TypeError: for int64 indices without a ``kernel_size``.
     """
     if not isinstance(input, Tensor) or not isinstance(indices, (Switches, Tensor)):
+        if not isinstance(input, Tensor) and has_torch_function_unary(input):
+            arguments = (indices, kernel_size, stride, padding, output_size)
+            return handle_torch_function(max_unpool2d, (input,), input, *arguments, out=out)
         raise TypeError(
             f"max_unpool2d(): expected a Tensor and Switches or a Tensor, not {type(input).__name__} and "
             f"{type(indices).__name__}"
@@ -240,9 +272,7 @@ def _unpooled_size(input: Tensor, kernel_size, stride, padding, output_size) -> 
 
 
 def _check_index_values(indices: Tensor, size: tuple[int, int]) -> None:
-    if not _check_indices or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return
-    if indices.device.type == "meta" or indices.numel() == 0:
+    if not _check_indices or indices.numel() == 0 or not ops.has_values(indices):
         return
     if indices.dtype != torch.int64 or (indices.is_cuda and torch.cuda.is_current_stream_capturing()):
         return  # the op turns other dtypes away; a capture cannot wait for values
@@ -253,17 +283,26 @@ def _check_index_values(indices: Tensor, size: tuple[int, int]) -> None:
 
 
 def _unpool_into(out: Tensor, input: Tensor, args: tuple) -> Tensor:
-    channels_last = args[-1]
+    _, codes, *_, channels_last = args
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    if out.numel() > 0 and out.is_contiguous(memory_format=memory_format):
-        _check_out_grad(out, input)
-        ops.max_unpool2d_out(*args, out)
-        return out
-    return _copy_out(out, input, ops.max_unpool2d(*args))
+    if out.numel() == 0 or not out.is_contiguous(memory_format=memory_format) or _share_memory(out, input, codes):
+        return _copy_out(out, input, ops.max_unpool2d(*args))
+    _check_out_is_plain(out, input)
+    ops.max_unpool2d_out(*args, out)
+    if not torch.compiler.is_compiling():  # a compiler keeps its own account of what it changes
+        torch.autograd.graph.increment_version(out)
+    return out
+
+
+def _share_memory(out: Tensor, *others: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not ops.has_values(out):
+        return False
+    memory = out.untyped_storage().data_ptr()
+    return any(other.untyped_storage().data_ptr() == memory for other in others)
 
 
 def _copy_out(out: Tensor, input: Tensor, unpooled: Tensor) -> Tensor:
-    _check_out_grad(out, input)
+    _check_out_is_plain(out, input)
     if out.device != unpooled.device:
         raise RuntimeError(f"Expected out tensor to be on {unpooled.device}, but it is on {out.device}")
     if out.dtype != unpooled.dtype:
@@ -275,12 +314,24 @@ def _copy_out(out: Tensor, input: Tensor, unpooled: Tensor) -> Tensor:
     return out.copy_(unpooled)
 
 
-def _check_out_grad(out: Tensor, input: Tensor) -> None:
+def _check_out_is_plain(out: Tensor, input: Tensor) -> None:
+    """As stock, results written to a caller's tensor have no derivative, so none may be asked for."""
     if torch.is_grad_enabled() and (input.requires_grad or out.requires_grad):
         raise RuntimeError(
             "max_unpool2d(): functions with out=... arguments don't support automatic differentiation, but one of the "
             "arguments requires grad."
         )
+    if torch._C._are_functorch_transforms_active() or _has_tangent(out) or _has_tangent(input):
+        raise NotImplementedError(
+            "max_unpool2d(): functions with out=... arguments support neither torch.func nor forward-mode "
+            "differentiation; leave out= away"
+        )
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.")
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
 
 
 conv_transpose2d = F.conv_transpose2d

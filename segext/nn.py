@@ -57,7 +57,7 @@ class MaxUnpool2d(nn.MaxUnpool2d):
     ) -> None:
         super().__init__(0 if kernel_size is None else kernel_size, stride, padding)
         if kernel_size is None:
-            self.kernel_size = self.stride = None
+            self.kernel_size, self.stride = None, stride
 
     def forward(self, input: Tensor, indices: Switches | Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         return F.max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from . import _library
@@ -27,6 +29,12 @@ _registrations = torch.library.Library("segext", "IMPL")
 
 # Devices with kernels, and the meta device, which has shapes.
 DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether values can be read now: not while a graph is traced or transformed, nor of what is only a shape."""
+    unreadable = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not (unreadable or x.is_meta or isinstance(x, FakeTensor))
 
 
 class _Static:
@@ -138,8 +146,15 @@ def _differentiable(op, function: type[torch.autograd.Function], arguments: Call
     def call(*args):
         return op(*args) if torch.compiler.is_compiling() else call_eagerly(*args)
 
+    def call_below_transforms(*args):
+        # The dispatcher has taken transforms off by now, down to the one level that this key stands for.
+        if torch._C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                return apply_to_plain_tensors(*arguments(*args))
+        return call_eagerly(*args)
+
     name = op._schema.name.split("::")[1]
-    _registrations.impl(name, call_eagerly, "Autograd")
+    _registrations.impl(name, call_below_transforms, "Autograd")
     call.__name__ = call.__qualname__ = name
     return call
 
@@ -193,10 +208,11 @@ def _register_vmap(name: str) -> None:
     def rule(info, in_dims, *args):
         rank = args[0].dim() - (in_dims[0] is not None)
         has_samples = rank == 4
+        samples = args[0].shape[1 if in_dims[0] == 0 else 0]
         result = op(*(_fold(info, d, a, has_samples) for d, a in zip(in_dims, args, strict=True)))
 
         def unfold(x: Tensor) -> Tensor:
-            return x.unflatten(0, (info.batch_size, -1)) if has_samples else x
+            return x.unflatten(0, (info.batch_size, samples)) if has_samples else x
 
         if isinstance(result, Tensor):
             return unfold(result), 0

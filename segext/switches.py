@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ class Switches:
         input_size = tuple(input_size[-2:])
         channels_last = prefers_channels_last(indices)
         codes, invalid = ops.switches_from_indices(indices, input_size, *window, channels_last)
-        count = 0 if torch.compiler.is_compiling() else int(invalid)
+        count = int(invalid) if ops.has_values(invalid) else 0
         if count:
             raise RuntimeError(
                 f"Switches.from_indices: {count} of {indices.numel()} indices are no tap of their window "
@@ -127,7 +128,13 @@ class Switches:
         return placed.to(torch.uint8)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Switches:
-        """The same switches on ``device``."""
+        """The same switches on ``device``.
+
+        Raises:
+            TypeError: for anything but a device; codes have no other dtype.
+        """
+        if not isinstance(device, (torch.device, str, int)):
+            raise TypeError(f"Switches.to: device should be a torch.device, str or int, but got {device!r}")
         return self._with_codes(self.codes.to(device, non_blocking=non_blocking))
 
     def to_memory_format(self, memory_format: torch.memory_format) -> Switches:
@@ -153,6 +160,8 @@ class Switches:
     def __getitem__(self, samples: int | slice | Tensor) -> Switches:
         """The switches of one sample (unbatched), or of the samples that a slice, mask or index tensor selects."""
         self._check_batched()
+        if isinstance(samples, tuple):
+            raise TypeError(f"Switches can be indexed along the batch only, but got {samples!r}")
         shape = tuple(self.shape[1:])
         codes = self.codes[samples]
         if codes.dim() == 1:  # an unbatched map is contiguous
@@ -195,7 +204,7 @@ class Switches:
     def _picture(self) -> str:
         """The first channel's mask, where it is small and there is data to look at."""
         height, width = self.input_size
-        has_data = type(self.codes) is Tensor and self.device.type in ("cpu", "cuda") and self.nbytes > 0
+        has_data = ops.has_values(self.codes) and self.device.type in ops.DEVICES and self.nbytes > 0
         if not has_data or height > _PICTURE_ROWS or width > _PICTURE_COLUMNS:
             return ""
         first = (self[0] if self.dim() == 4 else self).mask()[0]
@@ -213,31 +222,33 @@ class Switches:
 
 
 def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
-    """The four window arguments as pairs; a stride left out is the kernel size."""
+    """The four window arguments as pairs of plain ints; a stride left out is the kernel size."""
 
     def pair(name: str, value) -> tuple[int, int]:
-        if isinstance(value, int):
-            return value, value
-        if len(value) not in (1, 2):
+        values = (value,) if hasattr(type(value), "__index__") else tuple(value)
+        if len(values) not in (1, 2):
             raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
-        return value[0], value[-1]
+        return plain_int(values[0]), plain_int(values[-1])
 
     kernel_size = pair("kernel_size", kernel_size)
-    has_stride = stride is not None and (isinstance(stride, int) or len(stride) > 0)
+    has_stride = stride is not None and (hasattr(type(stride), "__index__") or len(stride) > 0)
     stride = pair("stride", stride) if has_stride else kernel_size
     return kernel_size, stride, pair("padding", padding), pair("dilation", dilation)
 
 
+def plain_int(value) -> int:
+    """An int of what stands for one, such as numpy's; symbols of a trace stay symbols."""
+    return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
+
+
 def prefers_channels_last(x: Tensor) -> bool:
     """True for a (N, C, H, W) tensor with channels_last strides, dense or not, by the rule stock's ops follow."""
-    if x.dim() != 4 or torch._C._are_functorch_transforms_active() or x.is_contiguous():
+    if x.dim() != 4 or torch._C._are_functorch_transforms_active():
         return False  # a transform may hide the strides
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return True
-    least = 0
-    strides, sizes = x.stride(), x.shape
-    if strides[1] == 0:
+    strides = x.stride()
+    if strides[1] > strides[3] or strides[1] == 0:
         return False
+    least, sizes = 0, x.shape
     for dim in (1, 3, 2, 0):
         if sizes[dim] == 0 or strides[dim] < least or (dim == 0 and least == strides[1]):
             return False

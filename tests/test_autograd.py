@@ -167,6 +167,11 @@ def test_vmap_of_pool_and_unpool(pool_function, by_indices, device):
     assert_same(torch.vmap(torch.vmap(there_and_back))(x), expected)
 
 
+def test_vmap_of_nothing():
+    x = torch.empty(0, 2, 3, 4, 4)
+    assert torch.vmap(lambda x: own.max_pool2d(x, 2))(x).shape == (0, 2, 3, 2, 2)
+
+
 def test_vmap_of_unpooling_by_shared_switches(device):
     """Several maps of values through one set of switches, as when maxima of different networks are compared."""
     _, switches = own.max_pool2d(tie_free((2, 3, 6, 7), torch.float32).to(device), 2, return_indices=True)
@@ -331,3 +336,24 @@ def test_gradients_of_a_chain_of_pools_and_unpools(layout, device):
 
     for actual, expected in zip(run(own), run(stock), strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def _loss(x):
+    pooled, switches = own.max_pool2d(x, 2, return_indices=True)
+    return own.max_unpool2d(pooled.sin(), switches).pow(2).sum() + own.relu_max_pool2d(x, 3, 2).sum()
+
+
+@pytest.mark.parametrize(
+    "transformed",
+    [
+        torch.func.grad(_loss),
+        lambda x: torch.func.jvp(_loss, (x,), (x.cos(),))[1],
+        lambda x: torch.func.vjp(_loss, x)[1](torch.tensor(2.0))[0],
+        torch.vmap(torch.func.grad(_loss)),
+    ],
+    ids=("grad", "jvp", "vjp", "vmap of grad"),
+)
+def test_transforms_inside_a_compiled_graph(transformed):
+    x = torch.randn(3, 2, 9, 8)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(transformed, fullgraph=True, backend="aot_eager")(x), transformed(x))

@@ -328,13 +328,63 @@ def test_out_takes_no_part_in_autograd(by_indices):
         own.max_unpool2d(values, indices if by_indices else switches, 2, out=ones(2, 3, 4, 6))
 
 
-def test_out_that_overlaps_its_input():
-    """Values in a corner of the map they are written to are read before they are overwritten."""
+@pytest.mark.parametrize("corner", [False, True])
+def test_out_that_overlaps_its_input(corner):
+    """Values inside the map they are written to are read before they are overwritten, dense or not."""
     buffer = normal((2, 3, 4, 6))
     values, switches = own.max_pool2d(buffer, 2, return_indices=True)
-    inside = buffer[:, :, :2, :3].copy_(values)
+    inside = buffer[:, :, :2, :3] if corner else buffer.view(-1)[: values.numel()].view(values.shape)
+    inside.copy_(values)
     expected = own.max_unpool2d(values, switches)
     assert torch.equal(own.max_unpool2d(inside, switches, out=buffer), expected)
+
+
+def test_out_that_overlaps_its_codes():
+    values, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
+    expected = own.max_unpool2d(values, switches)
+    out = torch.zeros(2, 3, 4, 6)
+    inside = out.view(-1).view(torch.uint8)[: switches.nbytes].view(switches.codes.shape).copy_(switches.codes)
+    aliased = Switches(inside, switches.shape, switches.input_size, *switches.window)
+    assert torch.equal(own.max_unpool2d(values, aliased, out=out), expected)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_out_that_a_backward_pass_needs(strided):
+    """Writing to it is an in-place change that autograd sees."""
+    values, switches = own.max_pool2d(normal((2, 3, 8, 8)), 2, return_indices=True)
+    weight = torch.ones(2, 3, 8, 8, requires_grad=True)
+    out = torch.ones(2, 3, 8, 16)[..., ::2] if strided else torch.ones(2, 3, 8, 8)
+    product = (weight * out).sum()
+    with torch.no_grad():
+        own.max_unpool2d(values, switches, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+@pytest.mark.parametrize("by_indices", [False, True])
+def test_out_has_no_tangent(by_indices):
+    values, switches = own.max_pool2d(normal((2, 3, 8, 8)), 2, return_indices=True)
+    arguments = (switches.indices(), 2) if by_indices else (switches,)
+
+    def unpool(x):
+        return own.max_unpool2d(x, *arguments, out=torch.empty(2, 3, 8, 8))
+
+    with pytest.raises(NotImplementedError, match="out="):
+        torch.func.jvp(unpool, (values,), (values,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(values, values)
+        with pytest.raises(NotImplementedError, match="out="):
+            unpool(dual)
+
+
+def test_out_made_in_inference_mode():
+    values, switches = own.max_pool2d(normal((2, 3, 8, 8)), 2, return_indices=True)
+    with torch.inference_mode():
+        out = torch.empty(2, 3, 8, 8)
+        expected = own.max_unpool2d(values, switches)
+        assert torch.equal(own.max_unpool2d(values, switches, out=out), expected)
+    with pytest.raises(RuntimeError, match="inference tensor"):
+        own.max_unpool2d(values, switches, out=out)
 
 
 def test_bad_indices_on_cuda_are_an_exception(cuda):
@@ -356,6 +406,38 @@ def test_messages_show_no_path_of_the_machine_segext_was_built_on():
     with pytest.raises(RuntimeError) as error:
         own.max_pool2d(ones(4, 4), 2)
     assert str(ROOT) not in str(error.value)
+
+
+def test_sizes_whose_product_wraps_around():
+    """A file may say anything of its codes: their number must fit all the same."""
+    height = (2**64 + 8) // 3
+    switches = Switches(torch.zeros(1, 2, dtype=torch.uint8), (1, 3, height, 1), (2, 2), (2, 2), (2, 2), (0, 0), (1, 1))
+    for use in (lambda: switches.to_memory_format(torch.channels_last), switches.indices):
+        with pytest.raises(RuntimeError, match="more elements than 64 bits count"):
+            use()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [(10**7, 3), (3, 10**7), 10**7, 2**31 - 1])
+def test_strides_far_larger_than_the_map(stride, memory_format):
+    x = normal((2, 8, 5, 84)).contiguous(memory_format=memory_format)
+    output, switches = own.max_pool2d(x, 3, stride, return_indices=True)
+    expected, indices = stock.max_pool2d(x, 3, stride, return_indices=True)
+    assert torch.equal(output, expected)
+    assert torch.equal(switches.indices(), indices)
+    values = output.requires_grad_()
+    grad = normal(x.shape).contiguous(memory_format=memory_format)
+    own.max_unpool2d(values, switches).backward(grad)
+    assert torch.equal(values.grad, grad.flatten(2).gather(2, indices.flatten(2)).view_as(values))
+
+
+def test_dilation_far_larger_than_the_map():
+    """Only switches that no pool made have it; unpooling's gradient looks for other windows no further than the map."""
+    codes = torch.randint(256, (1, 18), dtype=torch.uint8)
+    switches = Switches(codes, (1, 3, 4, 3), (4, 12), (1, 16), (1, 1), (0, 0), (1, 2**31 - 1), True)
+    values = normal((1, 3, 4, 3)).contiguous(memory_format=torch.channels_last).requires_grad_()
+    own.max_unpool2d(values, switches).sum().backward()
+    assert values.grad.isfinite().all()
 
 
 def test_dilation_that_overflows_an_offset():

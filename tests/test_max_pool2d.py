@@ -202,3 +202,29 @@ def test_threads_change_nothing():
 
     for one, several in zip(run(1), run(5), strict=True):
         assert_same(several, one)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 1, 6, 8), (2, 4, 2, 2), (2, 4, 1, 6), (1, 4, 2, 2), (1, 1, 2, 2), (2, 1, 2, 2)], ids=name
+)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_strides_of_maps_that_are_in_both_formats(layout, shape, device):
+    """One channel, or one pixel: as stock's, at every step there and back."""
+    x = layout(normal(shape)).to(device)
+    pool = (1, 2) if shape[2] == 1 else 2
+    output, switches = own.max_pool2d(x, pool, return_indices=True)
+    expected, indices = stock.max_pool2d(x, pool, return_indices=True)
+    assert_same(output, expected, strides=True)
+    unpooled = own.max_unpool2d(output, switches)
+    assert_same(unpooled, stock.max_unpool2d(expected, indices, pool), strides=True)
+
+    nhwc = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert_same(own.max_pool2d(nhwc, pool), stock.max_pool2d(nhwc, pool), strides=True)
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.to_mkldnn, lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)])
+def test_layouts_without_kernels_are_stock_s(make):
+    x = make(normal((1, 3, 8, 8)))
+    actual, expected = own.max_pool2d(x, 2), stock.max_pool2d(x, 2)
+    to_dense = (lambda t: t.dequantize()) if x.is_quantized else (lambda t: t.to_dense())
+    assert torch.equal(to_dense(actual), to_dense(expected))

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from samples import FORMATS, assert_same, name, normal
@@ -73,3 +74,35 @@ def test_copies(trip):
 
 def test_relu_pool_shows_its_window():
     assert repr(nn.ReLUMaxPool2d(3, 2)) == repr(nn.MaxPool2d(3, 2)).replace("MaxPool2d", "ReLUMaxPool2d")
+
+
+@pytest.mark.parametrize("kernel_size", [np.int64(2), torch.tensor(2), (np.int64(2), 2), [np.int32(2)]])
+def test_what_stands_for_an_int(kernel_size, tmp_path):
+    """Sizes computed by numpy or torch; the switches' window is plain ints, which load with weights_only."""
+    x = torch.randn(1, 3, 8, 8)
+    output, switches = nn.MaxPool2d(kernel_size, return_indices=True)(x)
+    assert torch.equal(output, torch.nn.functional.max_pool2d(x, 2))
+    assert switches.window[:2] == ((2, 2), (2, 2))
+    torch.save(switches, tmp_path / "switches.pt")
+    assert torch.load(tmp_path / "switches.pt", weights_only=True) == switches
+
+
+def test_unpool_keeps_a_stride_without_a_kernel():
+    values, switches = nn.MaxPool2d(2, return_indices=True)(torch.randn(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="stride"):
+        nn.MaxUnpool2d(stride=3)(values, switches)
+    assert nn.MaxUnpool2d(stride=2)(values, switches).shape == (1, 3, 8, 8)
+
+
+def test_traces_with_torch_fx():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+        def forward(self, x):
+            pooled, switches = self.pool(x)
+            return self.unpool(pooled, switches) + own.relu_max_pool2d(x, 1)
+
+    net, x = Net(), torch.randn(1, 3, 8, 8)
+    assert torch.equal(torch.fx.symbolic_trace(net)(x), net(x))

@@ -287,3 +287,26 @@ def test_empty_batch(kind, device):
     assert (len(switches), switches.nbytes) == (0, 0)
     assert switches.indices().shape == (0, 3, 3, 4)
     assert own.max_unpool2d(values, switches).shape == (0, 3, 6, 8)
+
+
+def test_only_the_batch_is_indexed():
+    _, switches = own.max_pool2d(torch.randn(2, 3, 4, 6), 2, return_indices=True)
+    for samples in ((slice(None), slice(3)), (slice(None), torch.arange(2)), (0, 0), None):
+        with pytest.raises(TypeError, match="batch"):
+            switches[samples]
+
+
+def test_codes_have_one_dtype():
+    _, switches = own.max_pool2d(torch.randn(2, 3, 4, 6), 2, return_indices=True)
+    with pytest.raises(TypeError, match="device"):
+        switches.to(torch.int32)
+
+
+def test_without_values():
+    """Tensors that are only shapes: nothing is read of them."""
+    with torch._subclasses.FakeTensorMode():
+        output, switches = own.max_pool2d(torch.empty(2, 3, 8, 8), 2, return_indices=True)
+        again = Switches.from_indices(switches.indices(), (8, 8), 2)
+        assert again.codes.shape == switches.codes.shape
+        assert own.max_unpool2d(output, again.indices(), 2).shape == (2, 3, 8, 8)
+        assert "Switches(shape=(2, 3, 4, 4)" in repr(again)

@@ -105,6 +105,15 @@ Ints with_spatial_size(const Tensor& tensor, const Ints& size) {
   return sizes;
 }
 
+// Sizes may come from anywhere, a file for one: their product must be a number of elements.
+static void check_elements(const Ints& sizes, const Ints& size) {
+  int64_t elements = 1;
+  bool fits = true;
+  for (size_t k = 0; k < sizes.size() - 2; ++k) fits = fits && !__builtin_mul_overflow(elements, sizes[k], &elements);
+  for (int64_t s : size) fits = fits && !__builtin_mul_overflow(elements, s, &elements);
+  STD_TORCH_CHECK(fits, "a map of ", text(sizes), " by ", text(size), " has more elements than 64 bits count");
+}
+
 PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& size, const Ints& pooled_size,
                            bool channels_last) {
   STD_TORCH_CHECK(sizes.size() == 4 || !channels_last, "channels_last needs a batch, but got a map of shape ",
@@ -118,6 +127,8 @@ PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& 
   g.pooled_height = pooled_size[0];
   g.pooled_width = pooled_size[1];
   g.channels_last = channels_last;
+  check_elements(sizes, size);
+  check_elements(sizes, pooled_size);
   g.bits = code_bits(window.kernel_h * window.kernel_w);
   g.sample_bytes = code_bytes(pooled_elements(g), g.bits);
   return g;

@@ -15,15 +15,17 @@ void check_pooled_size(const char* op, const Ints& size) {
   STD_TORCH_CHECK(valid, op, ": size should be that of a 3D or 4D pooled map, but got ", text(size));
 }
 
+Ints last_two(const Ints& size) { return Ints(size.end() - 2, size.end()); }
+
 Tensor switches_to_indices(const Tensor& codes, const Ints size, const Ints input_size, const Ints kernel_size,
                            const Ints stride, const Ints padding, const Ints dilation, bool channels_last) {
   constexpr const char* op = "switches_to_indices";
   const Window window = make_window(op, kernel_size, stride, padding, dilation);
   check_spatial_size(op, "input_size", input_size);
   check_pooled_size(op, size);
-  Tensor indices = empty(codes, size, ScalarType::Long, channels_last);
-  const PoolGeometry geometry = make_geometry(window, size, input_size, spatial_size(indices), channels_last);
+  const PoolGeometry geometry = make_geometry(window, size, input_size, last_two(size), channels_last);
   const Tensor rows = checked_codes(op, codes, size.size() == 4, geometry);
+  Tensor indices = empty(codes, size, ScalarType::Long, channels_last);
   if (indices.numel() > 0) {
     const IndicesFromCodesParams params{code_data(rows), static_cast<int64_t*>(indices.mutable_data_ptr()), geometry};
     run(indices, SEGEXT_KERNEL(IndicesFromCodesParams, indices_from_codes), params);
@@ -59,7 +61,7 @@ Tensor switches_repack(const Tensor& codes, const Ints size, const Ints kernel_s
   constexpr const char* op = "switches_repack";
   const Window window = make_window(op, kernel_size, {}, {0}, {1});
   check_pooled_size(op, size);
-  const Ints spatial(size.end() - 2, size.end());
+  const Ints spatial = last_two(size);
   const PoolGeometry geometry = make_geometry(window, size, spatial, spatial, channels_last);
   const Tensor rows = checked_codes(op, codes, size.size() == 4, geometry);
   Tensor repacked = empty(rows, sizes_of(rows), ScalarType::Byte);

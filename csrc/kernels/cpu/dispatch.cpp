@@ -48,7 +48,7 @@ Work max_pool2d_work(const MaxPool2dParams& params) {
   const PoolGeometry& g = params.geometry;
   const int64_t rows = Rows(g).planes * g.pooled_height;
   const int64_t group = rows_per_code_byte(g);
-  return {g.samples * ((rows + group - 1) / group), group * Rows(g).row * g.window.stride_h};
+  return {g.samples * ((rows + group - 1) / group), group * Rows(g).row * smaller(g.window.stride_h, g.height)};
 }
 
 void max_pool2d_cpu(const MaxPool2dParams& params, int64_t begin, int64_t end) {
@@ -68,7 +68,7 @@ void scatter_cpu(const ScatterParams& params, int64_t begin, int64_t end) {
 
 Work gather_work(const GatherParams& params) {
   const PoolGeometry& g = params.geometry;
-  return {g.samples * Rows(g).planes * g.pooled_height, Rows(g).row * g.window.stride_h};
+  return {g.samples * Rows(g).planes * g.pooled_height, Rows(g).row * smaller(g.window.stride_h, g.height)};
 }
 
 void gather_cpu(const GatherParams& params, int64_t begin, int64_t end) {

@@ -94,7 +94,7 @@ class Gather {
   // The codes of a row, with all bits set in place of those whose pixel a later window names too.
   const uint8_t* winners(int64_t r, int64_t oh) {
     const int64_t reach_h = (w_.kernel_h - 1) * w_.dilation_h / w_.stride_h;
-    const int64_t reach_w = (w_.kernel_w - 1) * w_.dilation_w / w_.stride_w;
+    const int64_t reach_w = smaller((w_.kernel_w - 1) * w_.dilation_w / w_.stride_w, g_.pooled_width - 1);
     const int64_t below = smaller(reach_h, g_.pooled_height - 1 - oh);
     unpacked_.make_ready(r, r + below);
     uint8_t* marked = winners_.reserve(rows_.pooled_row);
@@ -142,7 +142,7 @@ class Gather {
       const Vec<T> code = widen_codes<T>(codes + j);
       Vec<T> v{};
       const T* line = corner + j * Stride;
-      if constexpr (kFar) prefetch_run<Stride>(corner, w_.stride_h, j);
+      if constexpr (kFar) prefetch_run<Stride>(corner, smaller(w_.stride_h, w_.kernel_h), j);
 #pragma GCC unroll 3
       for (int64_t i = begin; i < end; ++i, line += step) {
         for_each_tap<Stride, Kernel>(line, w_, lanes, [&](int64_t t, Vec<T> pixels) SEGEXT_LAMBDA_INLINE {

@@ -19,6 +19,9 @@ namespace segext::SEGEXT_CPU_CAPABILITY {
 // The longest group worth taking apart, in bytes: longer ones are vectors by themselves.
 inline constexpr int64_t kLongestGroup = 128;
 
+// The largest stride worth taking apart: beyond it most pixels are of no window.
+inline constexpr int64_t kLargestStride = 8;
+
 // Scratch of about this many bytes stays in the first-level cache.
 inline constexpr int64_t kScratchBytes = 16384;
 
@@ -93,7 +96,7 @@ SEGEXT_INLINE bool wastes_vectors(int64_t size) {
 // True for channels_last pixels that are better taken apart.
 template <class T>
 SEGEXT_INLINE bool packs_pixels(const PoolGeometry& g) {
-  return g.channels_last && wastes_vectors<T>(g.channels);
+  return g.channels_last && g.window.stride_w <= kLargestStride && wastes_vectors<T>(g.channels);
 }
 
 // True for NCHW windows that tile the map: square, 2x2 or 3x3, side by side, none reaching past an edge.
