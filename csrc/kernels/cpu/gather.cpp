@@ -40,7 +40,9 @@ class Gather {
       int64_t count = 1;
       if (merges_) {
         unpacked_.make_ready(r, r);
-        count = rows_to_merge<T>(g_, r, oh, smaller(end, unpacked_.end()));
+        count = larger(1, rows_to_merge<T>(g_, r, oh, smaller(end, unpacked_.end())));
+      }
+      if (count > 1) {
         merged(map + oh * w_.stride_h * rows_.row, count, unpacked_[r], out);
       } else {
         row(map, r, oh, out);

@@ -99,13 +99,13 @@ SEGEXT_INLINE bool packs_pixels(const PoolGeometry& g) {
   return g.channels_last && g.window.stride_w <= kLargestStride && wastes_vectors<T>(g.channels);
 }
 
-// True for NCHW windows that tile the map: square, 2x2 or 3x3, side by side, none reaching past an edge.
+// True for NCHW windows that tile the map: square, 2x2 or 3x3, side by side from its corner on. The last of a row or of
+// a column may reach past the edge.
 SEGEXT_INLINE bool tiles_map(const PoolGeometry& g) {
   const Window& w = g.window;
   const int64_t size = w.kernel_h;
   return !g.channels_last && (size == 2 || size == 3) && w.kernel_w == size && w.stride_h == size &&
-         w.stride_w == size && w.padding_h == 0 && w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1 &&
-         g.pooled_width * size <= g.width && g.pooled_height * size <= g.height;
+         w.stride_w == size && w.padding_h == 0 && w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1;
 }
 
 // True for tiled maps without a column to spare whose lines are better laid end to end.
@@ -115,14 +115,15 @@ SEGEXT_INLINE bool merges_rows(const PoolGeometry& g) {
          g.width * kBytesOf<T> <= kLongestGroup;
 }
 
-// How many pooled rows to merge into one: of those up to `end`, from `row`, which is row `oh` of its plane, on.
+// How many pooled rows to merge into one: of those up to `end`, from `row`, which is row `oh` of its plane, on. None
+// that reaches past the last line.
 template <class T>
 SEGEXT_INLINE int64_t rows_to_merge(const PoolGeometry& g, int64_t row, int64_t oh, int64_t end) {
   const int64_t fit = kScratchBytes / (g.window.kernel_h * g.width * kBytesOf<T>);
   // Planes follow each other without a gap only where no line is left over.
   const bool gapless = g.height == g.pooled_height * g.window.kernel_h;
-  const int64_t left = gapless || end - row < g.pooled_height - oh ? end - row : g.pooled_height - oh;
-  return left < fit ? left : fit;
+  const int64_t whole = smaller(g.pooled_height, g.height / g.window.kernel_h);
+  return smaller(fit, gapless ? end - row : smaller(end - row, whole - oh));
 }
 
 // What a run of channels_last windows sees at one tap: element e of `row` is the pixel of the run's pooled element e.

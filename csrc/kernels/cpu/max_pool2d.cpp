@@ -94,7 +94,7 @@ class Pool {
     const Raw* plane = input + begin / g_.pooled_height * g_.height * rows_.row;
     int64_t oh = begin % g_.pooled_height;
     for (int64_t r = begin; r < end;) {
-      const int64_t count = merges_ ? rows_to_merge<Raw>(g_, r, oh, end) : 1;
+      const int64_t count = merges_ ? larger(1, rows_to_merge<Raw>(g_, r, oh, end)) : 1;
       rows(plane, oh, count, output + r * rows_.pooled_row, codes);
       r += count;
       for (oh += count; oh >= g_.pooled_height; oh -= g_.pooled_height) plane += g_.height * rows_.row;
@@ -107,7 +107,7 @@ class Pool {
     const int64_t top = oh * w_.stride_h - w_.padding_h;
     const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
     if constexpr (E::kMaxVectorTaps > 0) {
-      if (merges_) return merged(plane + top * rows_.row, count, out, codes);
+      if (count > 1) return merged(plane + top * rows_.row, count, out, codes);
       if (packs_ || (vectorises_ && !g_.channels_last)) {
         scalars(plane, top, inside, {0, interior_.begin}, out, codes);
         if (packs_) {

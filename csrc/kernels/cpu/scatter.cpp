@@ -87,25 +87,37 @@ class Scatter {
   template <int Size>
   int64_t tiled_rows(int64_t plane, int64_t y, int64_t most, MapWriter<Moved>& map) {
     const int64_t oh = y / Size, first = y % Size, pooled_row = plane * g_.pooled_height + oh;
-    if (merges_ && first == 0 && most >= Size) {
-      const int64_t count = rows_to_merge<T>(g_, pooled_row, oh, pooled_row + most / Size);
-      make_ready(pooled_row, pooled_row);
-      const int64_t ready = unpacked_.end() - pooled_row, merged = ready < count ? ready : count;
-      lines_.reserve(Size, merged * g_.width);
-      tile<Size>(pooled_row, merged * g_.pooled_width, 0, Size, lines_[0], lines_.pitch());
-      T* rows = map.next();
-      lines_.join(rows, merged * Size, g_.width, Size);
-      map.commit(merged * Size * g_.width);
-      return merged * Size;
-    }
-    const int64_t count = Size - first < most ? Size - first : most;
     make_ready(pooled_row, pooled_row);
+    if (merges_ && first == 0) {
+      const int64_t end = smaller(pooled_row + most / Size, unpacked_.end());
+      const int64_t merged = rows_to_merge<T>(g_, pooled_row, oh, end);
+      if (merged > 1) {
+        lines_.reserve(Size, merged * g_.width);
+        tile<Size>(pooled_row, merged * g_.pooled_width, 0, Size, lines_[0], lines_.pitch());
+        lines_.join(map.next(), merged * Size, g_.width, Size);
+        map.commit(merged * Size * g_.width);
+        return merged * Size;
+      }
+    }
+    const int64_t count = smaller(smaller(Size - first, g_.height - y), most);
+    const int64_t columns = smaller(g_.pooled_width, g_.width / Size);
     T* rows = map.next();
-    tile<Size>(pooled_row, g_.pooled_width, first, count, rows, g_.width);
-    const int64_t covered = g_.pooled_width * Size, bare = g_.width - covered;
-    for (int64_t k = 0; bare > 0 && k < count; ++k) std::memset(rows + k * g_.width + covered, 0, bare * sizeof(T));
+    tile<Size>(pooled_row, columns, first, count, rows, g_.width);
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t x = columns * Size; x < g_.width; ++x) {
+        rows[i * g_.width + x] = edge_pixel<Size>(pooled_row, first + i, x);
+      }
+    }
     map.commit(count * g_.width);
     return count;
+  }
+
+  // The pixel in column x of row i of its windows, of the window that reaches past the edge or, beside all, of none.
+  template <int Size>
+  SEGEXT_INLINE T edge_pixel(int64_t pooled_row, int64_t i, int64_t x) const {
+    const int64_t ow = x / Size;
+    const bool named = ow < g_.pooled_width && unpacked_[pooled_row][ow] == i * Size + x % Size;
+    return named ? values_of(pooled_row)[ow] : T{0};
   }
 
   // Window rows [first, first + count) of `columns` pooled elements from the start of a pooled row on, to rows `pitch`
