@@ -356,7 +356,7 @@ def sanitize(tmp_path, monkeypatch, *, planted=99, errors="0 errors", found=0, s
 def test_a_clean_report_counts_after_the_planted_bug_was_found(tmp_path, monkeypatch):
     outcome = sanitize(tmp_path, monkeypatch)
     assert outcome.status == "passed"
-    assert outcome.summary == "memcheck clean over 120 cases; racecheck clean over 120 cases"
+    assert outcome.summary == "memcheck clean over 120 of 120 cases; racecheck clean over 120 of 120 cases"
 
 
 def test_errors_found_are_a_failure(tmp_path, monkeypatch):
@@ -368,6 +368,15 @@ def test_a_tool_that_sees_nothing_has_not_run(tmp_path, monkeypatch):
     outcome = sanitize(tmp_path, monkeypatch, planted=0)
     assert outcome.status == "not run"
     assert "planted bug" in outcome.summary
+
+
+def test_cases_that_there_was_no_time_for_are_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(sanitizing, "LOADING", 200.0)
+    outcome = sanitize(tmp_path, monkeypatch)
+    assert (outcome.status, outcome.summary) == (
+        "failed",
+        "memcheck clean over 0 of 120 cases; racecheck clean over 0 of 120 cases",
+    )
 
 
 def test_a_tool_that_does_not_come_to_its_end_is_a_failure(tmp_path, monkeypatch):

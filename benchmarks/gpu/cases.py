@@ -6,7 +6,10 @@ Run as a process, it is what compute-sanitizer watches.
 from __future__ import annotations
 
 import argparse
+import math
+import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -125,13 +128,19 @@ def differences(case: Case, device: torch.device | str, compute: Callable = resu
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.cases", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda")
-    device = parser.parse_args().device
-    cases, wrong = list(all_cases()), 0
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case later than this")
+    options = parser.parse_args()
+    end = time.monotonic() + options.seconds
+    cases, done, wrong = list(all_cases()), 0, 0
+    random.Random(0).shuffle(cases)  # so that whatever part there is time for is of all kinds
     for case in cases:
-        for name in differences(case, device):
+        if time.monotonic() > end:
+            break
+        for name in differences(case, options.device):
             wrong += 1
             print(f"{name} differs from the CPU's: {case}")
-    print(f"{len(cases)} cases, {wrong} wrong results")
+        done += 1
+    print(f"{done} of {len(cases)} cases, {wrong} wrong results")
     return int(wrong > 0)
 
 
