@@ -18,6 +18,7 @@ from ..harness import Pace
 from . import parts
 from .parts import BUILD, PARTS, Job, Outcome, Part
 
+ANSWER = 90.0  # seconds that torch may take to load and to find the device
 TAIL = 25  # lines of its output that are shown of a part that failed
 
 
@@ -41,12 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if lacking := parts.missing(BUILD):
         print(f"make gpu: {sys.executable} lacks the Python package{'s' * (len(lacking) > 1)} {', '.join(lacking)}")
         return 2
-    asked = [sys.executable, "-m", "benchmarks.gpu.machine", options.device]
-    answer = subprocess.run(asked, cwd=parts.ROOT, capture_output=True, text=True)
-    if answer.returncode:
-        print(f"make gpu: {answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else 'no GPU'}")
+    machine = ask_machine(options.device)
+    if isinstance(machine, str):
+        print(f"make gpu: {machine}")
         return 2
-    machine = json.loads(answer.stdout)
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     print(describe(machine), flush=True)
@@ -57,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     (options.out / "summary.txt").write_text(text)
     print(f"\n{text}{options.out} ({time.monotonic() - start:.0f} s)")
     return int(any(outcome.status == "failed" for outcome in ran.values()))
+
+
+def ask_machine(device: str) -> dict | str:
+    """The machine's facts, or a line that says why there are none."""
+    asked = [sys.executable, "-m", "benchmarks.gpu.machine", device]
+    try:
+        answer = subprocess.run(asked, cwd=parts.ROOT, capture_output=True, text=True, timeout=ANSWER)
+    except subprocess.TimeoutExpired:
+        return f"torch did not find the device within {ANSWER:.0f} s"
+    if answer.returncode:
+        return (answer.stderr.strip().splitlines() or ["torch ended without a word"])[-1]
+    return json.loads(answer.stdout)
 
 
 def run_all(chosen: Sequence[Part], options: argparse.Namespace, machine: dict) -> dict[Part, Outcome]:
