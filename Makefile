@@ -4,22 +4,27 @@
 #   PYTHON  the interpreter that a new environment is made of
 #   VENV    the environment to make or, where there is one, to use; a torch that is in it stays
 #   ARGS    further arguments, as in `make bench ARGS="--images photos"` or `make test ARGS="-k unpool"`
+#
+# `make gpu OUT=folder [PART=test|sanitize|bench|profile]` is apart: on a machine with a GPU it does all that needs one,
+# under PYTHON itself, and writes what it finds to the folder.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+PART ?= all
+OUT ?= gpu-report
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMPS := $(VENV)/.segext
 
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
-CXX_SOURCES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PY_SOURCES := setup.py segext benchmarks tests
 # The pinned versions of the extra `lint`, read from pyproject.toml, so that linting needs no build.
 LINTERS = $(shell sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: bench test lint format clean
+.PHONY: bench test gpu lint format clean
 .DEFAULT_GOAL := bench
 .DELETE_ON_ERROR:
 
@@ -28,6 +33,10 @@ bench: $(STAMPS)/build
 
 test: $(STAMPS)/build
 	$(BIN)/python -m pytest $(ARGS)
+
+# Builds in place under PYTHON as it is, installs nothing and needs no network: a machine with a GPU may have none.
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(PART) --out '$(OUT)' $(ARGS)
 
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check $(PY_SOURCES)

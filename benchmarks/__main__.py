@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -51,8 +52,10 @@ def run(options: argparse.Namespace, progress: Progress) -> Results:
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         results.calls += calls.run(left / 5, progress, compile=compile, notes=results.notes)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
-        more = {"compile": compile, "quick": options.quick, "notes": results.notes}
-        results.throughput += throughput.run(images, left, progress, **more)
+        more = {"compile": compile, "notes": results.notes}
+        if options.quick:
+            more["late"] = math.inf
+        results.throughput += throughput.run(throughput.plan(options.quick), images, left, progress, **more)
     return results
 
 

@@ -70,7 +70,7 @@ def _stock_unpool(x: Tensor, indices: Tensor):
 
 
 @dataclass(frozen=True)
-class _Op:
+class Op:
     """Functions of a map, or, ``unpools``, of a pooled map and what its pool remembered; and what is compiled of it."""
 
     name: str
@@ -81,9 +81,9 @@ class _Op:
 
 
 OPS = (
-    _Op("pool", _own_pool, _stock_pool, compiled_at=(SMALL, TINY)),
-    _Op("relu+pool", _own_relu_pool, _stock_relu_pool),
-    _Op("unpool", _own_unpool, _stock_unpool, unpools=True, compiled_at=(SMALL,)),
+    Op("pool", _own_pool, _stock_pool, compiled_at=(SMALL, TINY)),
+    Op("relu+pool", _own_relu_pool, _stock_relu_pool),
+    Op("unpool", _own_unpool, _stock_unpool, unpools=True, compiled_at=(SMALL,)),
 )
 
 
@@ -104,15 +104,20 @@ def run(seconds: float, progress: Progress, *, compile: bool, notes: list[str]) 
                     yield _row(op, x, trains, wants_compiled, pace.allot())
 
 
-def _row(op: _Op, x: Tensor, trains: bool, compile: bool, seconds: float) -> Row:
+def contest_of(op: Op, x: Tensor, trains: bool, compile: bool = False) -> dict[str, Call]:
+    """Both calls on ``x``, after a check that they agree. To be made and called in the grad mode it is meant for."""
+    contest = {
+        "segext": _call(op.segext, _own_pool if op.unpools else None, x, trains, compile),
+        "stock": _call(op.stock, _stock_pool if op.unpools else None, x, trains, compile),
+    }
+    what = f"{op.name} on {tuple(x.shape)} differs from stock's"
+    same(_first(contest["segext"]()), _first(contest["stock"]()), what)
+    return contest
+
+
+def _row(op: Op, x: Tensor, trains: bool, compile: bool, seconds: float) -> Row:
     with fresh() if compile else nullcontext(), torch.enable_grad() if trains else torch.inference_mode():
-        contest = {
-            "segext": _call(op.segext, _own_pool if op.unpools else None, x, trains, compile),
-            "stock": _call(op.stock, _stock_pool if op.unpools else None, x, trains, compile),
-        }
-        what = f"{op.name} on {tuple(x.shape)} differs from stock's"
-        same(_first(contest["segext"]()), _first(contest["stock"]()), what)
-        samples = harness.measure(contest, seconds)
+        samples = harness.measure(contest_of(op, x, trains, compile), seconds)
     return Row(
         op.name,
         tuple(x.shape),

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from . import throughput
 from .results import Results
+from .targets import COPIES
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 STOCK, OURS, FUSED, ALARM = "#adb5bd", "#3b8ea5", "#0b4f6c", "#d1495b"
@@ -23,12 +24,14 @@ KINDS = {
     ("float32", "channels_last"): "#3b8ea5",
     ("bfloat16", "NCHW"): "#c0692b",
     ("bfloat16", "channels_last"): "#efb366",
+    ("float16", "NCHW"): "#4f7a3a",
+    ("float16", "channels_last"): "#a3c48a",
 }
 LINES = ("#0b4f6c", "#3b8ea5", "#c0692b", "#d1495b", "#6b8f3a")
 
 
-def draw(results: Results, path: Path) -> None:
-    """Draws a panel for each part of ``results`` that was run."""
+def draw(results: Results, path: Path, *, copies: float = COPIES) -> None:
+    """Draws a panel for each part of ``results`` that was run. ``copies`` is the target in copies of the bytes."""
     speed, lower = bool(results.throughput), []
     if results.switches:
         lower.append(_switches)
@@ -44,7 +47,7 @@ def draw(results: Results, path: Path) -> None:
         grid = figure.add_gridspec(len(heights), 6, height_ratios=heights)
         if speed:
             _speed(figure.add_subplot(grid[0, :]), results)
-            _copies(figure.add_subplot(grid[1, :3]), results)
+            _copies(figure.add_subplot(grid[1, :3]), results, copies)
             _pools(figure.add_subplot(grid[1, 3:]), results)
         width = 6 // max(len(lower), 1)
         for n, panel in enumerate(lower):
@@ -58,9 +61,10 @@ def draw(results: Results, path: Path) -> None:
 def _caption(results: Results) -> str:
     e = results.environment
     commit = f", commit {e['commit']}" if e["commit"] else ""
+    machine = e.get("device") or f"{e['processor']}, {e['threads']} threads, {e['instruction set']}"
     return (
-        f"segext {e['segext']}{commit} beside torch {e['torch']}   |   {e['processor']}, {e['threads']} threads, "
-        f"{e['instruction set']}   |   medians of interleaved calls, on {e['images']}"
+        f"segext {e['segext']}{commit} beside torch {e['torch']}   |   {machine}   |   "
+        f"medians of interleaved calls, on {e['images']}"
     )
 
 
@@ -79,18 +83,20 @@ def _plain_log(axis) -> None:
 
 def _grouped(rows: Sequence[throughput.Row]) -> tuple[list[str], dict[tuple[str, str], dict[str, throughput.Row]]]:
     ops = list(dict.fromkeys(row.op for row in rows))
-    return ops, {kind: {row.op: row for row in rows if (row.dtype, row.format) == kind} for kind in KINDS}
+    by_kind = {kind: {row.op: row for row in rows if (row.dtype, row.format) == kind} for kind in KINDS}
+    return ops, {kind: rows for kind, rows in by_kind.items() if rows}
 
 
 def _speed(axes: Axes, results: Results) -> None:
     rows = results.key_rows
     ops, by_kind = _grouped(rows)
-    width = 0.2
-    for n, (kind, color) in enumerate(KINDS.items()):
+    width = 0.8 / len(by_kind)
+    for n, (kind, row_of) in enumerate(by_kind.items()):
+        color = KINDS[kind]
         for x, op in enumerate(ops):
-            if (row := by_kind[kind].get(op)) is None:
+            if (row := row_of.get(op)) is None:
                 continue
-            place = x + (n - 1.5) * width
+            place = x + (n - (len(by_kind) - 1) / 2) * width
             value, best = row.to_stock.median, row.to_best.median
             label = " ".join(kind) if x == 0 else None
             axes.bar(place, value - 1, width * 0.9, bottom=1, color=color, label=label)
@@ -124,18 +130,25 @@ def _speed(axes: Axes, results: Results) -> None:
     axes.legend(frameon=False, ncols=5, loc="upper right", fontsize=9)
 
 
-def _copies(axes: Axes, results: Results) -> None:
+def _copies(axes: Axes, results: Results, target: float) -> None:
     ops, by_kind = _grouped(results.key_rows)
-    for n, (kind, color) in enumerate(KINDS.items()):
-        found = [(y, by_kind[kind][op].to_copy) for y, op in enumerate(ops) if op in by_kind[kind]]
-        places = [y + (n - 1.5) * 0.17 for y, _ in found]
+    for n, (kind, row_of) in enumerate(by_kind.items()):
+        color = KINDS[kind]
+        found = [(y, row_of[op].to_copy) for y, op in enumerate(ops) if op in row_of]
+        places = [y + (n - (len(by_kind) - 1) / 2) * 0.68 / len(by_kind) for y, _ in found]
         medians = [value.median for _, value in found]
         axes.hlines(places, [v.low for _, v in found], [v.high for _, v in found], color=color, lw=2, alpha=0.6)
         axes.scatter(medians, places, color=color, s=42, zorder=3, label=" ".join(kind))
     axes.axvline(1, color=INK, lw=1)
-    axes.axvline(1.4, color=ALARM, lw=1, ls=(0, (4, 3)))
+    axes.axvline(target, color=ALARM, lw=1, ls=(0, (4, 3)))
     axes.annotate(
-        "target 1.4", (1.4, -0.5), xytext=(4, 2), textcoords="offset points", color=ALARM, fontsize=9, va="top"
+        f"target {target:.3g}",
+        (target, -0.5),
+        xytext=(4, 2),
+        textcoords="offset points",
+        color=ALARM,
+        fontsize=9,
+        va="top",
     )
     axes.set_title("segext's time in plain copies of the bytes it must move")
     axes.set_yticks(range(len(ops)), ops)
@@ -146,7 +159,9 @@ def _copies(axes: Axes, results: Results) -> None:
 
 def _pools(axes: Axes, results: Results) -> None:
     rows = [row for row in results.throughput if row.suite in ("key", "deconvnet")]
-    batch = max(row.batch for row in rows)
+    # The batch of most pools, and of those the largest.
+    pools_at = {row.batch: {other.pool for other in rows if other.batch == row.batch} for row in rows}
+    batch = max(pools_at, key=lambda batch: (len(pools_at[batch]), batch))
     rows = [row for row in rows if row.batch == batch and (row.dtype, row.format) == ("float32", "NCHW")]
     pools = list(dict.fromkeys(row.pool for row in rows))
     ops = [op for op in dict.fromkeys(row.op for row in rows) if not op.endswith("out=")]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib.cbook
-import matplotlib.image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +20,11 @@ def load(folder: Path | None) -> list[Tensor]:
 
     Raises:
         ValueError: for a folder without images, or an image that cannot be read.
+        ImportError: without matplotlib, which alone is needed to read images.
     """
+    import matplotlib.cbook
+    import matplotlib.image
+
     if folder is None:
         with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
             return [_normalised(matplotlib.image.imread(file, format="jpg"))]
@@ -73,14 +75,14 @@ def _filters(inputs: int, outputs: int) -> Tensor:
 
 def convolve(map: Tensor, channels: int) -> Tensor:
     """A 3x3 convolution with fixed filters: what a ReLU and a pool find before them."""
-    return F.conv2d(map, _filters(map.shape[1], channels), padding=1)
+    return F.conv2d(map, _filters(map.shape[1], channels).to(map.device), padding=1)
 
 
 def feature_maps(images: Sequence[Tensor], network: Network, count: int) -> list[Tensor]:
     """For each pool of ``network``, what its ReLU reads: (count, C, H, W) float32.
 
-    One convolution a stage where the networks have up to three. A pool that does not read what the one before it wrote
-    starts from the images again.
+    On the images' device. One convolution a stage where the networks have up to three. A pool that does not read what
+    the one before it wrote starts from the images again.
     """
     maps, previous = [], None
     with torch.no_grad():

@@ -134,7 +134,7 @@ def _check_unpool_backward(grad: Tensor, s: Subject) -> None:
 
 
 def _noise(like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(like.device).manual_seed(1)
     return torch.empty_like(like, dtype=torch.float32).normal_(generator=generator).to(like.dtype)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 import segext
 
 from . import calls, memory, throughput
+from .revision import commit
 
 FORMAT = 1  # of the JSON file
 
@@ -55,7 +55,7 @@ def environment(images: str) -> dict[str, str | int]:
         "segext": segext.__version__,
         "instruction set": segext._C.cpu_capability(),
         "torch instruction set": torch.backends.cpu.get_cpu_capability(),
-        "commit": _commit(),
+        "commit": commit(),
         "images": images,
     }
 
@@ -68,16 +68,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or "unknown"
-
-
-def _commit() -> str:
-    """The checkout's commit, with a plus where files differ from it; empty outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        root = Path(__file__).resolve().parent
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""

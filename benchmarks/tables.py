@@ -13,7 +13,7 @@ from .targets import Verdict
 def render(results: Results, verdicts: Sequence[Verdict]) -> str:
     parts = [_environment(results)]
     if results.throughput:
-        parts += [_key(results), *_networks(results)]
+        parts += [key(results), *networks(results)]
     if results.calls:
         parts.append(_calls(results))
     if results.switches:
@@ -21,13 +21,13 @@ def render(results: Results, verdicts: Sequence[Verdict]) -> str:
     if results.saved:
         parts.append(_saved(results))
     if verdicts:
-        parts.append(_targets(verdicts))
+        parts.append(targets(verdicts))
     if results.notes:
         parts.append("\n".join(["Notes", *(f"  {note}" for note in results.notes)]))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *notes: str, left: int = 1) -> str:
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *notes: str, left: int = 1) -> str:
     """A table whose first ``left`` and last columns are text, the others numbers."""
     cells = [list(head), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -48,7 +48,7 @@ def times(value: float) -> str:
     return f"{value:.0f}x" if value >= 99.5 else f"{value:.1f}x" if value >= 9.95 else f"{value:.2f}x"
 
 
-def _spread(value: Summary) -> str:
+def spread(value: Summary) -> str:
     return f"{times(value.median)} [{times(value.low)[:-1]}-{times(value.high)[:-1]}]"
 
 
@@ -63,7 +63,7 @@ def _environment(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _key(results: Results) -> str:
+def key(results: Results) -> str:
     rows = []
     for row in results.key_rows:
         rows.append(
@@ -71,7 +71,7 @@ def _key(results: Results) -> str:
                 row.op,
                 row.dtype,
                 row.format,
-                _spread(row.to_stock),
+                spread(row.to_stock),
                 times(row.to_compiled.median) if row.to_compiled else "-",
                 times(row.to_best.median),
                 row.best,
@@ -80,7 +80,7 @@ def _key(results: Results) -> str:
             ]
         )
     first = results.key_rows[0]
-    return _table(
+    return table(
         f"Every op on ({first.batch}, {first.channels}, {first.height}, {first.width})",
         ["op", "type", "format", "to stock", "to compiled", "to best", "best stock way", "copies", ""],
         rows,
@@ -91,7 +91,7 @@ def _key(results: Results) -> str:
     )
 
 
-def _networks(results: Results) -> list[str]:
+def networks(results: Results) -> list[str]:
     parts = []
     for title, suites in (
         ("The pools of DeconvNet, times as fast as eager stock in the same format", ("key", "deconvnet")),
@@ -113,7 +113,7 @@ def _networks(results: Results) -> list[str]:
         lost = sum(row.stock_wins for row in chosen)
         short = [f"{op.replace('backward', 'bwd')} " for op in ops]
         head = ["network", "pool", "map", "type", "format", *short, "* the best stock way wins"]
-        parts.append(_table(f"{title}; the best stock way wins in {lost} of {len(chosen)}", head, rows, left=5))
+        parts.append(table(f"{title}; the best stock way wins in {lost} of {len(chosen)}", head, rows, left=5))
     return parts
 
 
@@ -142,7 +142,7 @@ def _calls(results: Results) -> str:
         for row in results.calls
     ]
     head = ["op", "shape", "mode", "way", "segext", "stock", "difference", "to stock", ""]
-    return _table("What a call costs, in microseconds (float32, NCHW, warm caches)", head, rows, left=4)
+    return table("What a call costs, in microseconds (float32, NCHW, warm caches)", head, rows, left=4)
 
 
 def _switches(results: Results) -> str:
@@ -151,7 +151,7 @@ def _switches(results: Results) -> str:
         for r in results.switches
     ]
     head = ["network", "int64 (stock)", "int32", "uint8", "packed (segext)", ""]
-    return _table("Bytes of all switches, batch 1", head, rows)
+    return table("Bytes of all switches, batch 1", head, rows)
 
 
 def _saved(results: Results) -> str:
@@ -168,14 +168,14 @@ def _saved(results: Results) -> str:
     ]
     head = ["convolution, ReLU and pool", "way", "stock", "MaxPool2d", "ReLUMaxPool2d", ""]
     note = "Storages counted once; parameters and the input exist anyway and are left out. segext's layers by name."
-    return _table("Bytes that autograd keeps, batch 1, float32 channels_last", head, rows, note, left=2)
+    return table("Bytes that autograd keeps, batch 1, float32 channels_last", head, rows, note, left=2)
 
 
-def _targets(verdicts: Sequence[Verdict]) -> str:
+def targets(verdicts: Sequence[Verdict]) -> str:
     rows = []
     for v in verdicts:
         few = f" ({v.met_by} of {v.count})" if v.count > 1 and not v.met else ""
         where = f"worst: {v.where}" if v.where and v.count > 1 else ""
         rows.append(["met" if v.met else f"MISSED{few}", v.what, v.target, v.measured, where])
     met = sum(v.met for v in verdicts)
-    return _table(f"Targets: {met} of {len(verdicts)} met", ["", "what", "target", "measured", ""], rows, left=2)
+    return table(f"Targets: {met} of {len(verdicts)} met", ["", "what", "target", "measured", ""], rows, left=2)

@@ -59,10 +59,10 @@ class Verdict:
         return self.met_by == self.count
 
 
-def _judge(
+def judge(
     what: str, values: Iterable[tuple[float, str]], bound: float, *, least: bool, unit: str = "x"
 ) -> list[Verdict]:
-    """No verdict where nothing was measured."""
+    """The worst of ``values``, each with where it was measured, against ``bound``; none where nothing was measured."""
     values = sorted(values, reverse=not least)
     if not values:
         return []
@@ -89,14 +89,14 @@ def _throughput(results: Results) -> list[Verdict]:
 
         for op, dtype, format, bound in STOCK:
             values = [(row.to_stock.median, row.where) for row in chosen(op, dtype, format)]
-            found += _judge(_label(op, dtype, format, "stock", place), values, bound / slack, least=True)
+            found += judge(_label(op, dtype, format, "stock", place), values, bound / slack, least=True)
         for op, dtype, format, bound in COMPILED if suite == "key" else ():
             values = [(r.to_compiled.median, r.where) for r in chosen(op, dtype, format) if r.to_compiled]
-            found += _judge(_label(op, dtype, format, "compiled stock", place), values, bound, least=True)
+            found += judge(_label(op, dtype, format, "compiled stock", place), values, bound, least=True)
         for op in COPIED:
             values = [(row.to_copy.median, row.where) for row in chosen(op)]
             label = _label(op, None, None, "in copies of its bytes", place)
-            found += _judge(label, values, COPIES * slack, least=False)
+            found += judge(label, values, COPIES * slack, least=False)
     return found
 
 
@@ -112,12 +112,12 @@ def _calls(results: Results) -> list[Verdict]:
         way = "compiled" if compiled else "eager"
         for trains, mode in ((False, "inference"), (True, "forward+backward")):
             values = [(row.ratio.median, row.where) for row in rows if (row.shape, row.trains) == (SMALL, trains)]
-            found += _judge(f"{mode}, {way}, {SMALL}", values, 1.0, least=True)
+            found += judge(f"{mode}, {way}, {SMALL}", values, 1.0, least=True)
         for trains, mode in ((False, "inference"), (True, "forward+backward")):
             values = [
                 (row.difference.median / 1e3, row.where) for row in rows if (row.shape, row.trains) == (TINY, trains)
             ]
-            found += _judge(f"{mode}, {way}, the call alone, over stock", values, CALL[trains], least=False, unit=" us")
+            found += judge(f"{mode}, {way}, the call alone, over stock", values, CALL[trains], least=False, unit=" us")
     return found
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from . import harness
 from .compiling import fresh
-from .harness import Call, CheckFailed, Pace, Summary
+from .harness import Call, CheckFailed, Clock, Pace, Summary
 from .inputs import feature_maps
 from .networks import DECONVNET, ODD, Network, Pool
 from .pooling import FORMATS, FRESH, INTO, Op, Subject
 from .progress import Progress
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "bfloat16")
 KEY_PIECES = 4  # pieces of time that a group of the key map gets
 LATEST = 0.1  # by how much of its time a run may be late before it leaves out the rest
 
@@ -89,23 +89,35 @@ def plan(quick: bool) -> list[Work]:
 
 
 def run(
-    images: Sequence[Tensor], seconds: float, progress: Progress, *, compile: bool, quick: bool, notes: list[str]
+    works: Sequence[Work],
+    images: Sequence[Tensor],
+    seconds: float,
+    progress: Progress,
+    *,
+    compile: bool,
+    notes: list[str],
+    late: float | None = None,
+    clock: Clock = harness.cpu_clock,
+    failures: list[str] | None = None,
 ) -> Iterator[Row]:
-    """Checks and times all of the plan in about ``seconds``; stock is compiled within the first half of them."""
-    works = plan(quick)
+    """Checks and times all ``works`` in about ``seconds``, on the images' device, by its ``clock``.
+
+    Stock is compiled within the first half of the time. Works that would begin more than ``late`` seconds too late are
+    left out. A wrong result, or another error, ends the run or, where there is a list of ``failures``, joins it.
+    """
     pace = Pace(seconds, sum(len(work.ops) * (KEY_PIECES if work.key else 1) for work in works))
     compile_until = time.monotonic() + seconds / 2
-    latest = LATEST * seconds
-    maps: dict[tuple[str, int], list[Tensor]] = {}
+    latest = LATEST * seconds if late is None else late
+    maps: dict[tuple[Network, int], list[Tensor]] = {}
     for number, work in enumerate(works, start=1):
-        if not quick and pace.late > latest:
+        if pace.late > latest:
             notes.append(f"no time was left for {work}")
             continue
         progress.step(f"{number}/{len(works)} {work}")
-        if (work.network.name, work.batch) not in maps:
-            maps = {(work.network.name, work.batch): feature_maps(images, work.network, work.batch)}
-        map = maps[work.network.name, work.batch][work.network.pools.index(work.pool)]
-        subjects = {format: Subject.of(work.pool, map, DTYPES[work.dtype], format) for format in FORMATS}
+        if (work.network, work.batch) not in maps:
+            maps = {(work.network, work.batch): feature_maps(images, work.network, work.batch)}
+        map = maps[work.network, work.batch][work.network.pools.index(work.pool)]
+        subjects = {format: Subject.of(work.pool, map, getattr(torch, work.dtype), format) for format in FORMATS}
         for op in work.ops:
             seconds = pace.allot(KEY_PIECES if work.key else 1)
             with fresh() if work.key else nullcontext():
@@ -113,10 +125,15 @@ def run(
                 if compile and work.key and op in FRESH:
                     progress.step(f"{number}/{len(works)} {work}: {op.name}, stock is being compiled")
                     compiled = _compile(op, subjects, compile_until, notes)
-                yield from _group(work, op, subjects, compiled, seconds)
+                try:
+                    yield from _group(work, op, subjects, compiled, seconds, clock)
+                except Exception as error:  # a wrong result, too little memory, an error of the device
+                    if failures is None:
+                        raise
+                    failures.append(f"{type(error).__name__}: {error}")
 
 
-def _mode(op: Op):
+def mode_of(op: Op):
     return torch.enable_grad() if op.trains else torch.inference_mode()
 
 
@@ -128,7 +145,7 @@ def _compile(op: Op, subjects: dict[str, Subject], until: float, notes: list[str
             notes.append(f"no time was left to compile stock's {what}")
             continue
         try:
-            with _mode(op):
+            with mode_of(op):
                 call = op.calls(subject).compile()
                 call()
             calls[format] = call
@@ -137,18 +154,18 @@ def _compile(op: Op, subjects: dict[str, Subject], until: float, notes: list[str
     return calls
 
 
-def _copy(nbytes: int) -> Call:
+def _copy(nbytes: int, device: torch.device) -> Call:
     """Moves ``nbytes``: half is read, half written, the buffers always the same."""
-    source = torch.ones(max(nbytes // 2, 1), dtype=torch.uint8)
+    source = torch.ones(max(nbytes // 2, 1), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
 def _group(
-    work: Work, op: Op, subjects: dict[str, Subject], compiled: dict[str, Call], seconds: float
+    work: Work, op: Op, subjects: dict[str, Subject], compiled: dict[str, Call], seconds: float, clock: Clock
 ) -> Iterator[Row]:
     contest: dict[tuple[str, str], Call] = {}
-    with _mode(op):
+    with mode_of(op):
         for format, subject in subjects.items():
             try:
                 op.check(subject)
@@ -159,8 +176,8 @@ def _group(
             contest["stock", format] = calls.stock
             if format in compiled:
                 contest["compiled", format] = compiled[format]
-        contest["copy", ""] = _copy(subjects["NCHW"].bytes_moved)
-        samples = harness.measure(contest, seconds)
+        contest["copy", ""] = _copy(subjects["NCHW"].bytes_moved, subjects["NCHW"].map.device)
+        samples = harness.measure(contest, seconds, clock=clock)
     times = {name: Summary.of(values) for name, values in samples.items()}
     for format, subject in subjects.items():
         ours = samples["segext", format]

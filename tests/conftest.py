@@ -22,6 +22,14 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("device", devices, indirect=True)
 
 
+def pytest_collection_modifyitems(items):
+    """Marks what runs on a GPU, so that `-m cuda` chooses it: tests of `cuda`, and those of `device` on the GPU."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "cuda" in item.fixturenames or parameters.get("device") == "cuda":
+            item.add_marker(pytest.mark.cuda)
+
+
 @pytest.fixture
 def device(request):
     return request.getfixturevalue("cuda") if request.param == "cuda" else torch.device(request.param)

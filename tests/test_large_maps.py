@@ -32,6 +32,7 @@ def test_indices_beyond_float_precision(device):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("memory")
 @pytest.mark.parametrize(
     ("shape", "channels_last"),
     [

@@ -1,0 +1,148 @@
+"""A covering subset of ops and shapes: every kernel at least once, each compared with the CPU to the bit.
+
+Run as a process, it is what compute-sanitizer watches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import segext.functional as own
+from segext import Switches
+
+FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class Case(NamedTuple):
+    """A pool on a map. Which kernels it comes to depends on window, channels, width and type."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    window: tuple  # of max_pool2d, after its input
+    dtype: torch.dtype
+    format: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.shape} {str(self.dtype).removeprefix('torch.')} {self.format}"
+
+
+# Shapes that fill vectors, then ones off them; windows that tile, leave gaps, overlap, and are anything else.
+SHAPES = ((2, 32, 32, 32), (2, 3, 17, 23), (1, 5, 8, 6))
+WINDOWS = {
+    "2x2": (2, 2, 0, 1, False),
+    "2x2 ceil": (2, 2, 0, 1, True),
+    "3x3/2": (3, 2, 1, 1, False),
+    "2x2/3": (2, 3, 0, 1, False),
+    "2x2/1": (2, 1, 0, 1, False),
+    "3x3 dilated": (3, 2, 1, 2, False),
+    "5x4": ((5, 4), (3, 4), (2, 1), 1, True),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8)
+
+
+def all_cases() -> Iterator[Case]:
+    for format in FORMATS:
+        for dtype in DTYPES:
+            for shape in SHAPES:
+                for window in WINDOWS:
+                    # The rarer types share their kernels' code with the others of their size.
+                    if dtype in (torch.float32, torch.bfloat16) or window in ("2x2", "3x3/2"):
+                        yield Case(window, shape, WINDOWS[window], dtype, format)
+
+
+def values(case: Case) -> Tensor:
+    """Few distinct values, so that ties are common, and, of floats, a NaN and infinities."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-3, 4, case.shape, generator=generator).to(case.dtype)
+    if case.dtype.is_floating_point:
+        x.view(-1)[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=case.dtype)
+    return x.contiguous(memory_format=FORMATS[case.format])
+
+
+def results(case: Case, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    """What every op makes of the case on ``device``, by name."""
+    x = values(case).to(device)
+    kernel_size, stride, padding, dilation, _ = case.window
+    for name, pool in (("max_pool2d", own.max_pool2d), ("relu_max_pool2d", own.relu_max_pool2d)):
+        output, switches = pool(x, *case.window, return_indices=True)
+        yield name, output
+        yield f"{name}, codes", switches.codes
+        if not case.dtype.is_floating_point:
+            continue
+        leaf = x.detach().clone().requires_grad_()
+        pooled = pool(leaf, *case.window)
+        ones = torch.ones_like(pooled).requires_grad_()
+        (grad,) = torch.autograd.grad(pooled, leaf, ones, create_graph=True)
+        yield f"{name}, backward", grad.detach()
+        yield f"{name}, double backward", torch.autograd.grad(grad, ones, torch.ones_like(grad))[0]
+    indices = switches.indices()
+    yield "indices", indices
+    other = torch.contiguous_format if switches.channels_last else torch.channels_last
+    yield "repack", switches.to_memory_format(other).codes
+    if (indices >= 0).all():
+        yield "from_indices", Switches.from_indices(indices, case.shape, kernel_size, stride, padding, dilation).codes
+    if not case.dtype.is_floating_point:
+        return
+    for name, places in (("switches", switches), ("indices", indices)):
+        window = (kernel_size, stride, padding, case.shape[-2:]) if name == "indices" else ()
+        if name == "indices" and dilation != 1:
+            continue  # stock's rule for output_size knows no dilation
+        leaf = output.detach().clone().requires_grad_()
+        unpooled = own.max_unpool2d(leaf, places, *window)
+        yield f"max_unpool2d by {name}", unpooled.detach()
+        yield f"max_unpool2d by {name}, backward", torch.autograd.grad(unpooled, leaf, torch.ones_like(unpooled))[0]
+
+
+def same(actual: Tensor, expected: Tensor) -> bool:
+    """The same type, shape, strides and bits; all NaN count as one."""
+    actual = actual.cpu()
+    if (actual.dtype, actual.shape, actual.stride()) != (expected.dtype, expected.shape, expected.stride()):
+        return False
+    if not actual.dtype.is_floating_point:
+        return torch.equal(actual, expected)
+    nan = expected.isnan()
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[actual.element_size()]
+    return torch.equal(actual.isnan(), nan) and torch.equal(
+        actual.masked_fill(nan, 0).view(bits), expected.masked_fill(nan, 0).view(bits)
+    )
+
+
+def differences(case: Case, device: torch.device | str, compute: Callable = results) -> list[str]:
+    """The ops whose result on ``device`` is not the CPU's."""
+    return [
+        name
+        for (name, expected), (_, actual) in zip(results(case, "cpu"), compute(case, device), strict=True)
+        if not same(actual, expected)
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.cases", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case later than this")
+    options = parser.parse_args()
+    end = time.monotonic() + options.seconds
+    cases, done, wrong = list(all_cases()), 0, 0
+    random.Random(0).shuffle(cases)  # so that whatever part there is time for is of all kinds
+    for case in cases:
+        if time.monotonic() > end:
+            break
+        for name in differences(case, options.device):
+            wrong += 1
+            print(f"{name} differs from the CPU's: {case}")
+        done += 1
+    print(f"{done} of {len(cases)} cases, {wrong} wrong results")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Clocks for calls on a GPU: what the device took on a cold cache, and what the caller waits for.
+
+Both are clocks of ``harness.measure``: nanoseconds of one of some calls, whose results are dropped inside.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from ..harness import Call, Clock, cpu_clock
+
+# Reading this many times the L2 leaves nothing of what was there.
+FLUSHED_CACHES = 4
+# The device idles this long before each call, so that all of the call is queued when it starts: some 300 us.
+SLEEP_CYCLES = 600_000
+
+
+class ColdClock:
+    """The device's time of a call, between two events, with nothing of it in the L2.
+
+    The L2 is flushed by reading: a flush by writing would leave lines that the call under the clock had to write back.
+    """
+
+    def __init__(self, l2_bytes: int) -> None:
+        self._flush = torch.ones(max(FLUSHED_CACHES * l2_bytes, 2**20) // 4, dtype=torch.int32, device="cuda")
+        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def __call__(self, call: Call, calls: int) -> float:
+        milliseconds = 0.0
+        for _ in range(calls):
+            self._flush.amax()
+            torch.cuda._sleep(SLEEP_CYCLES)
+            self._start.record()
+            result = call()
+            self._end.record()
+            self._end.synchronize()
+            del result
+            milliseconds += self._start.elapsed_time(self._end)
+        return milliseconds * 1e6 / calls
+
+
+def waiting_clock(call: Call, calls: int) -> float:
+    """The caller's time of a call, the device's work included: the larger of what either takes."""
+    torch.cuda.synchronize()
+    start = time.perf_counter_ns()
+    for _ in range(calls):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter_ns() - start) / calls
+
+
+def clocks(device: torch.device) -> tuple[Clock, Clock]:
+    """The cold clock and the waiting one of ``device``; in a rehearsal on the CPU, the CPU's for both."""
+    if device.type == "cpu":
+        return cpu_clock, cpu_clock
+    return ColdClock(torch.cuda.get_device_properties(device).L2_cache_size), waiting_clock

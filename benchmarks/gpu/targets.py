@@ -1,0 +1,45 @@
+"""What segext is meant to reach on a GPU, and whether a run reached it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .. import throughput
+from ..targets import Verdict, judge
+
+# Percent of the bandwidth of a device copy of the same bytes, on maps well over the L2.
+COPY_PERCENT = 85.0
+# Times as fast as eager stock in the same format. None: any.
+STOCK = (
+    ("pool", "float32", None, 1.3),
+    ("pool", "bfloat16", None, 1.7),
+    ("unpool", None, "NCHW", 2.0),
+    ("unpool", None, "channels_last", 4.0),
+    ("pool backward", None, None, 2.0),
+)
+
+
+def verdicts(rows: Sequence[throughput.Row]) -> list[Verdict]:
+    """Of the maps well over the L2; the worst row counts."""
+    rows = [row for row in rows if row.suite == "key"]
+    found = []
+    for op in dict.fromkeys(row.op for row in rows):
+        values = [(copy_percent(row), row.where) for row in rows if row.op == op]
+        found += judge(f"{op}, of the copy bandwidth", values, COPY_PERCENT, least=True, unit=" %")
+    for op, dtype, format, bound in STOCK:
+        values = [
+            (row.to_stock.median, row.where)
+            for row in rows
+            if row.op == op and dtype in (None, row.dtype) and format in (None, row.format)
+        ]
+        found += judge(" ".join(filter(None, (op, dtype, format))) + ", to stock", values, bound, least=True)
+    return found
+
+
+def copy_percent(row: throughput.Row) -> float:
+    return 100 / row.to_copy.median
+
+
+def gigabytes_per_second(row: throughput.Row) -> float:
+    """Of the bytes that must move at least."""
+    return row.bytes_moved / row.times[f"segext {row.format}"].median

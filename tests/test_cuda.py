@@ -1,0 +1,393 @@
+"""What users rely on from CUDA: streams, graphs, no synchronisation, no hidden memory, the same bits on every run."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from samples import FORMATS, Pool, assert_same, channels_last, contiguous, hard_values, name, normal
+from torch.utils import _pytree as pytree
+
+import segext.functional as own
+from segext import Switches, ops
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.gpu import cases
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPE = (2, 16, 20, 24)
+# Windows that tile the map, and windows that overlap.
+POOLS = (Pool(2), Pool(3, 2, 1))
+# Long enough, at 1 to 2 GHz, for the host to queue what comes next.
+CYCLES = 100_000_000
+
+OPS = (
+    "max_pool2d",
+    "relu_max_pool2d",
+    "max_pool2d_backward",
+    "max_pool2d_backward_out",
+    "max_pool2d_double_backward",
+    "max_unpool2d",
+    "max_unpool2d_out",
+    "max_unpool2d_backward",
+    "max_unpool2d_indices",
+    "max_unpool2d_indices_backward",
+    "switches_to_indices",
+    "switches_from_indices",
+    "switches_repack",
+)
+# Unpooling by int64 indices keeps, while it runs, the last element that names each pixel.
+WITH_SCRATCH = {"max_unpool2d_indices", "max_unpool2d_indices_backward"}
+
+
+def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
+    """A tensor, and the op as a function of it alone; all else that the op needs lies on `device` already."""
+    window, last = pool.window, layout is channels_last
+    map = layout(normal(SHAPE, dtype).to(device))
+    pooled, codes = ops.max_pool2d(map, *window, False, last)
+    size, pooled_size = SHAPE[-2:], pooled.shape[-2:]
+    relu_output = pooled.relu()
+    indices = ops.switches_to_indices(codes, pooled.shape, size, *window, last)
+    out = torch.full_like(map, torch.nan)
+
+    def pool_backward_into(grad):
+        ops.max_pool2d_backward_out(grad, codes, relu_output, size, *window, last, out)
+        return out
+
+    def unpool_into(values):
+        ops.max_unpool2d_out(values, codes, size, *window, last, out)
+        return out
+
+    return {
+        "max_pool2d": (map, lambda x: ops.max_pool2d(x, *window, False, last)),
+        "relu_max_pool2d": (map, lambda x: ops.relu_max_pool2d(x, *window, False, last)),
+        "max_pool2d_backward": (
+            pooled,
+            lambda grad: ops.max_pool2d_backward(grad, codes, relu_output, size, *window, last),
+        ),
+        "max_pool2d_backward_out": (pooled, pool_backward_into),
+        "max_pool2d_double_backward": (
+            map,
+            lambda grad: ops.max_pool2d_double_backward(grad, codes, relu_output, pooled_size, *window, last),
+        ),
+        "max_unpool2d": (pooled, lambda values: ops.max_unpool2d(values, codes, size, *window, last)),
+        "max_unpool2d_out": (pooled, unpool_into),
+        "max_unpool2d_backward": (
+            map,
+            lambda grad: ops.max_unpool2d_backward(grad, codes, pooled_size, *window, last),
+        ),
+        "max_unpool2d_indices": (pooled, lambda values: ops.max_unpool2d_indices(values, indices, size, last)),
+        "max_unpool2d_indices_backward": (
+            map,
+            lambda grad: ops.max_unpool2d_indices_backward(grad, indices, pooled_size, last),
+        ),
+        "switches_to_indices": (
+            codes,
+            lambda codes: ops.switches_to_indices(codes, pooled.shape, size, *window, last),
+        ),
+        "switches_from_indices": (indices, lambda indices: ops.switches_from_indices(indices, size, *window, last)),
+        "switches_repack": (codes, lambda codes: ops.switches_repack(codes, pooled.shape, window[0], last)),
+    }[op]
+
+
+def tensors(result):
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def copies(result):
+    return [tensor.clone() for tensor in tensors(result)]
+
+
+def assert_all_same(actual, expected):
+    for a, b in zip(tensors(actual), tensors(expected), strict=True):
+        assert_same(a, b)
+
+
+def train(pool, x):
+    """Pools, pools a ReLU, unpools by switches: the results and the gradient of x."""
+    pooled, switches = own.max_pool2d(x, *pool, return_indices=True)
+    unpooled = own.max_unpool2d(pooled, switches)
+    output = own.relu_max_pool2d(unpooled, *pool)
+    (grad,) = torch.autograd.grad(output, x, torch.ones_like(output))
+    return output.detach(), grad
+
+
+def captured(function, *inputs):
+    """A CUDA graph of the function, and the tensors that a replay fills."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function(*inputs)
+    return graph, result
+
+
+def test_every_op_has_its_call():
+    """On the CPU too: each call here can be made, gives something, and none of the library's ops is left out."""
+    schemas = re.findall(r'"(\w+)\(', (ROOT / "csrc" / "library.cpp").read_text())
+    assert sorted(OPS) == sorted(set(schemas))
+    for op in OPS:
+        for layout in FORMATS:
+            for pool in POOLS:
+                input, function = call_of(op, "cpu", layout, pool)
+                expected = copies(function(input))
+                assert any(tensor.count_nonzero() for tensor in expected)
+                different = copies(function(torch.zeros_like(input)))
+                assert any(not torch.equal(a, b) for a, b in zip(expected, different, strict=True)), op
+
+
+@pytest.mark.parametrize("case", list(cases.all_cases()), ids=str)
+def test_cpu_and_cuda_agree_to_the_bit(case, cuda):
+    assert cases.differences(case, cuda) == []
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_current_stream_is_used(op, cuda):
+    """The input arrives on a side stream, late: work on any other would find zeros."""
+    input, function = call_of(op, cuda)
+    expected, arriving = copies(function(input)), input.clone()
+    input.zero_()
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(CYCLES)
+        input.copy_(arriving)
+        actual = copies(function(input))
+    stream.synchronize()
+    assert_all_same(actual, expected)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_host_does_not_wait(op, cuda):
+    input, function = call_of(op, cuda)
+    function(input)
+    torch.cuda.synchronize()
+    slept = torch.cuda.Event()
+    torch.cuda._sleep(CYCLES)
+    slept.record()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        function(input)
+        waited = slept.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not waited
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_training_does_not_wait(pool, cuda):
+    x = normal(SHAPE).to(cuda).requires_grad_()
+    train(pool, x)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train(pool, x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_only_the_check_of_indices_waits(cuda):
+    pooled, switches = own.max_pool2d(normal(SHAPE).to(cuda), 2, return_indices=True)
+    indices = switches.indices()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            own.max_unpool2d(pooled, indices, 2)
+        own.set_index_check(False)
+        unpooled = own.max_unpool2d(pooled, indices, 2)
+    finally:
+        own.set_index_check(True)
+        torch.cuda.set_sync_debug_mode("default")
+    assert_same(unpooled, own.max_unpool2d(pooled, switches))
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("op", OPS)
+def test_memory_is_taken_for_results_alone(op, layout, cuda):
+    input, function = call_of(op, cuda, layout)
+    given = {input.untyped_storage().data_ptr()}
+    if op.endswith("_out"):
+        given.add(function(input).untyped_storage().data_ptr())
+    function(input)
+
+    def taken():
+        stats = torch.cuda.memory_stats()
+        return stats["allocation.all.allocated"], stats["requested_bytes.all.allocated"]
+
+    before = taken()
+    results = [t for t in tensors(function(input)) if t.untyped_storage().data_ptr() not in given]
+    count, nbytes = (after - earlier for after, earlier in zip(taken(), before, strict=True))
+    pixels = SHAPE[0] * SHAPE[1] * SHAPE[2] * SHAPE[3]
+    scratch = [8 * pixels] if op in WITH_SCRATCH else []
+    assert count == len(results) + len(scratch)
+    assert nbytes == sum(tensor.nbytes for tensor in results) + sum(scratch)
+
+
+def test_the_peak_of_pooling_and_its_backward(cuda):
+    """Beyond input and gradients: the pooled map and a quarter of a byte an element."""
+    x = normal((4, 64, 64, 64)).to(cuda).requires_grad_()
+    grad = torch.ones(4, 64, 32, 32, device=cuda)
+    torch.autograd.grad(own.max_pool2d(x, 2), x, grad)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    (grad_x,) = torch.autograd.grad(own.max_pool2d(x, 2), x, grad)
+    peak = torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
+    assert peak == grad_x.nbytes + grad.nbytes + grad.numel() // 4
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_the_same_bits_on_every_run(op, pool, layout, cuda):
+    input, function = call_of(op, cuda, layout, pool, torch.bfloat16)
+    first = copies(function(input))
+    for _ in range(5):
+        assert_all_same(function(input), first)
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_determinism_can_be_required(pool, cuda, deterministic):
+    x = hard_values(SHAPE, torch.float32).to(cuda).requires_grad_()
+    assert_all_same(train(pool, x), train(pool, x))
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("op", OPS)
+def test_a_graph_replays_each_op(op, layout, cuda):
+    input, function = call_of(op, cuda, layout)
+    expected, arriving = copies(function(input)), input.clone()
+    input.zero_()
+    graph, result = captured(function, input)
+    for tensor in tensors(result):
+        tensor.fill_(1)
+    input.copy_(arriving)
+    graph.replay()
+    assert_all_same(result, expected)
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_a_graph_replays_training(pool, cuda):
+    x = normal(SHAPE).to(cuda).requires_grad_()
+    graph, result = captured(lambda: train(pool, x))
+    arriving = hard_values(SHAPE, torch.float32, seed=5).to(cuda)
+    with torch.no_grad():
+        x.copy_(arriving)
+    graph.replay()
+    assert_all_same(result, train(pool, arriving.requires_grad_()))
+
+
+def test_a_graph_captures_unpooling_by_indices(cuda):
+    """Without the check: a capture cannot wait for values, and an index out of range places nothing."""
+    pooled, switches = own.max_pool2d(normal(SHAPE).to(cuda), 2, return_indices=True)
+    indices = switches.indices()
+    graph, unpooled = captured(own.max_unpool2d, pooled, indices, 2)
+    indices[0, 0, 0, 0] = SHAPE[-1] * SHAPE[-2]
+    graph.replay()
+    expected = own.max_unpool2d(pooled, switches)
+    expected[0, 0, :2, :2] = 0
+    assert_same(unpooled, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_compiled(layout, cuda):
+    x = layout(normal(SHAPE).to(cuda)).requires_grad_()
+
+    def step(x):
+        pooled, switches = own.max_pool2d(x, 2, return_indices=True)
+        return own.relu_max_pool2d(own.max_unpool2d(pooled * 2, switches), 2)
+
+    def trained(function):
+        output = function(x)
+        return output.detach(), *torch.autograd.grad(output, x, torch.ones_like(output))
+
+    torch._dynamo.reset()
+    assert_all_same(trained(torch.compile(step, fullgraph=True)), trained(step))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=name)
+@pytest.mark.parametrize("autocast", [torch.float16, torch.bfloat16], ids=name)
+def test_autocast_keeps_the_type(autocast, dtype, cuda):
+    x = normal(SHAPE, dtype).to(cuda)
+    with torch.autocast("cuda", dtype=autocast):
+        pooled, switches = own.max_pool2d(x, 2, return_indices=True)
+        rectified = own.relu_max_pool2d(x, 2)
+        unpooled = own.max_unpool2d(pooled, switches)
+    assert pooled.dtype == rectified.dtype == unpooled.dtype == dtype
+
+
+def test_an_error_leaves_the_device_usable(cuda):
+    """What is wrong is found on the host, before anything is launched."""
+    x = normal(SHAPE).to(cuda)
+    pooled, switches = own.max_pool2d(x, 2, return_indices=True)
+    short = Switches(switches.codes[:, :-1], switches.shape, switches.input_size, *switches.window)
+    with pytest.raises(RuntimeError, match="codes"):
+        own.max_unpool2d(pooled, short)
+    with pytest.raises(RuntimeError, match="shape"):
+        own.max_unpool2d(pooled[:, :, 1:], switches)
+    with pytest.raises(RuntimeError, match="device"):
+        own.max_unpool2d(pooled, switches.to("cpu"))
+    with pytest.raises(RuntimeError, match="out"):
+        own.max_unpool2d(pooled, switches, out=torch.empty(1, 2, 3, 4, device=cuda))
+    with pytest.raises(RuntimeError, match="too small"):
+        own.max_pool2d(x, 64)
+    torch.cuda.synchronize()
+    assert_all_same(own.max_pool2d(x, 2), own.max_pool2d(x.cpu(), 2))
+
+
+def test_codes_of_any_bytes_stay_inside(cuda):
+    """Codes that name no pixel, or one of another window, touch nothing outside: the same zeros as on the CPU."""
+    for pool in (Pool(3, 2, 1), Pool((5, 3), 2)):
+        pooled, switches = own.max_pool2d(normal(SHAPE).to(cuda), *pool, return_indices=True)
+        switches.codes.random_(generator=torch.Generator(cuda).manual_seed(0))
+        unpooled = own.max_unpool2d(pooled, switches)
+        assert_same(unpooled, own.max_unpool2d(pooled.cpu(), switches.to("cpu")))
+
+
+def test_a_device_has_its_index(cuda):
+    pooled, switches = own.max_pool2d(normal(SHAPE).to("cuda:0"), 2, return_indices=True)
+    assert pooled.device == switches.device == torch.device("cuda:0")
+    assert own.max_unpool2d(pooled, switches).device == torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_tensors_device_is_used_not_the_current_one(op, cuda):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs a second GPU")
+    (first, on_first), (second, on_second) = (call_of(op, f"cuda:{index}") for index in range(2))
+    results = tensors(on_second(second))
+    assert torch.cuda.current_device() == 0
+    assert {tensor.device.index for tensor in results} == {1}
+    assert_all_same(results, on_first(first))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("memory")
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_more_than_2_31_elements_by_indices_and_backward(layout, cuda):
+    """What test_large_maps leaves out: the fused pool, the pool's backward, and unpooling by int64 indices."""
+    free, _ = torch.cuda.mem_get_info()
+    if free < 36 * 2**30:
+        pytest.skip("needs 36 GiB of free memory")
+    shape = (3, 4, 13380, 13380)
+    memory_format = torch.channels_last if layout is channels_last else torch.contiguous_format
+    x = torch.empty(shape, dtype=torch.float16, device=cuda, memory_format=memory_format).fill_(-1)
+    assert x.numel() > 2**31
+    places = [(0, 0, 1, 0), (1, 2, 6000, 6001), (2, 3, 13379, 13379)]
+    for value, place in enumerate(places, 1):
+        x[place] = value
+    pooled, switches = own.relu_max_pool2d(x.requires_grad_(), 2, return_indices=True)
+    (grad,) = torch.autograd.grad(pooled, x, torch.ones_like(pooled))
+    assert grad.count_nonzero() == len(places)
+    assert [grad[place].item() for place in places] == [1] * len(places)
+    del grad, x
+    unpooled = ops.max_unpool2d_indices(pooled.detach(), switches.indices(), shape[-2:], layout is channels_last)
+    assert unpooled.count_nonzero() == len(places)
+    assert [unpooled[place].item() for place in places] == [1, 2, 3]
