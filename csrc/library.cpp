@@ -47,4 +47,15 @@ STABLE_TORCH_LIBRARY(segext, library) {
       "switches_from_indices(Tensor indices, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "
       "int[2] padding, int[2] dilation, bool channels_last) -> (Tensor codes, Tensor invalid)");
   library.def("switches_repack(Tensor codes, SymInt[] size, int[2] kernel_size, bool channels_last) -> Tensor");
+
+  // Transposed convolutions whose channels do not mix: weight [C, M, kh, kw] makes M output channels of each input
+  // channel. `origin` is padding and the offset of a crop, `output_size` what is made from there; `addend`, from
+  // `addend_origin` on, is added to it.
+  library.def(
+      "depthwise_conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, Tensor? addend, SymInt[2] output_size, "
+      "int[2] stride, SymInt[2] origin, int[2] dilation, SymInt[2] addend_origin, bool channels_last) -> Tensor");
+  library.def(
+      "depthwise_conv_transpose2d_argmax(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, "
+      "int[2] stride, SymInt[2] origin, int[2] dilation, bool channels_last, bool return_scores) "
+      "-> (Tensor labels, Tensor scores)");
 }

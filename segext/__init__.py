@@ -1,4 +1,4 @@
-"""segext: pooling and unpooling layers for segmentation networks whose switches cost two bits, not sixty-four.
+"""segext: pooling, unpooling and upsampling layers for segmentation networks, with switches that cost two bits.
 
 Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`convert` swaps them into an existing model.
 """
@@ -6,10 +6,11 @@ Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`conv
 from importlib.metadata import PackageNotFoundError, version
 
 from . import functional, nn
+from .conv_transpose2d import explain
 from .convert import convert
 from .switches import Switches
 
-__all__ = ["Switches", "convert", "functional", "nn"]
+__all__ = ["Switches", "convert", "explain", "functional", "nn"]
 
 try:
     __version__ = version("segext")

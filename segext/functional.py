@@ -11,9 +11,18 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import ops
+from .conv_transpose2d import conv_transpose2d, conv_transpose2d_add, conv_transpose2d_argmax
 from .switches import Switches, plain_int, prefers_channels_last, window_of
 
-__all__ = ["conv_transpose2d", "max_pool2d", "max_unpool2d", "relu_max_pool2d", "set_index_check"]
+__all__ = [
+    "conv_transpose2d",
+    "conv_transpose2d_add",
+    "conv_transpose2d_argmax",
+    "max_pool2d",
+    "max_unpool2d",
+    "relu_max_pool2d",
+    "set_index_check",
+]
 
 _UNPOOLABLE = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 _POOLABLE = _UNPOOLABLE | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
@@ -332,6 +341,3 @@ def _check_out_is_plain(out: Tensor, input: Tensor) -> None:
 
 def _has_tangent(x: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
-
-
-conv_transpose2d = F.conv_transpose2d

@@ -64,4 +64,17 @@ class MaxUnpool2d(nn.MaxUnpool2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """:class:`torch.nn.ConvTranspose2d`: same arguments, parameters, state dict and kernels."""
+    """:class:`torch.nn.ConvTranspose2d`: same arguments, parameters and state dict.
+
+    See :func:`segext.functional.conv_transpose2d` for shapes, errors and which kernels run.
+    """
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        if self.padding_mode != "zeros":
+            return super().forward(input, output_size)  # which refuses it
+        output_padding = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        )
+        return F.conv_transpose2d(
+            input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
+        )

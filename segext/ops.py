@@ -129,16 +129,28 @@ def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autogr
     return Linear
 
 
-def _differentiable(op, function: type[torch.autograd.Function], arguments: Callable[..., tuple]) -> Callable[..., Any]:
+def _first_requires_grad(args) -> bool:
+    return args[0].requires_grad
+
+
+def _any_requires_grad(args) -> bool:
+    return any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+
+
+def _differentiable(
+    op,
+    function: type[torch.autograd.Function],
+    arguments: Callable[..., tuple],
+    requires_grad: Callable[[tuple], bool] = _first_requires_grad,
+) -> Callable[..., Any]:
     """``op`` by the cheapest door that still differentiates; ``arguments`` turns the op's into the Function's."""
     # Function.apply binds defaults through inspect.signature, at several times the cost of the pool itself.
     apply_to_plain_tensors = super(torch.autograd.Function, function).apply
 
     def call_eagerly(*args):
-        x = args[0]
         if torch._C._are_functorch_transforms_active():
             return function.apply(*arguments(*args))
-        if (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
+        if (requires_grad(args) and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
             return apply_to_plain_tensors(*arguments(*args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
@@ -173,6 +185,72 @@ def _linear(name: str, adjoint: str, tensors: int) -> Callable[..., Tensor]:
     )
 
 
+class _DepthwiseConvTranspose2d(torch.autograd.Function):
+    """Transposed convolution whose channels do not mix, and its addend. Gradients are stock's convolutions."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, weight, bias, addend, static):
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.depthwise_conv_transpose2d.default(input, weight, bias, addend, *static.values)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, weight, bias, addend, static = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, weight)
+        ctx.save_for_forward(input, weight)
+        ctx.static = static.values
+        ctx.has_bias = bias is not None
+        ctx.addend_size = None if addend is None else addend.shape[-2:]
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        if grad_output is None:
+            return (None,) * 5
+        input, weight = ctx.saved_tensors
+        _output_size, stride, origin, dilation, addend_origin, _channels_last = ctx.static
+        needs_input, needs_weight, needs_bias, needs_addend, _ = ctx.needs_input_grad
+        grad_input = grad_weight = grad_bias = grad_addend = None
+        if needs_input or needs_weight:
+            # The adjoint is a convolution over the whole result, of which the output is a part.
+            axes = zip(input.shape[-2:], weight.shape[-2:], stride, dilation, strict=True)
+            whole = [(size - 1) * s + (kernel - 1) * d + 1 for size, kernel, s, d in axes]
+            grad = _embed(grad_output, whole, origin)
+            convolution = (list(stride), [0, 0], list(dilation), False, [0, 0], input.shape[1])
+            if needs_input:
+                grad_input = torch.ops.aten.convolution(grad, weight, None, *convolution)
+            if needs_weight:
+                wanted = [False, True, False]
+                _, grad_weight, _ = torch.ops.aten.convolution_backward(input, grad, weight, None, *convolution, wanted)
+        if ctx.has_bias and needs_bias:
+            grad_bias = grad_output.sum((0, 2, 3))
+        if ctx.addend_size is not None and needs_addend:
+            grad_addend = _embed(grad_output, ctx.addend_size, addend_origin)
+        return grad_input, grad_weight, grad_bias, grad_addend, None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, weight_tangent, bias_tangent, addend_tangent, _):
+        input, weight = ctx.saved_tensors
+        parts = []
+        if input_tangent is not None:
+            parts.append(depthwise_conv_transpose2d(input_tangent, weight, bias_tangent, addend_tangent, *ctx.static))
+        if weight_tangent is not None:
+            rest = (None, None) if parts else (bias_tangent, addend_tangent)
+            parts.append(depthwise_conv_transpose2d(input, weight_tangent, *rest, *ctx.static))
+        if not parts:
+            zeros = torch.zeros_like(weight)
+            parts.append(depthwise_conv_transpose2d(input, zeros, bias_tangent, addend_tangent, *ctx.static))
+        return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+
+
+def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
+    """A map of ``size`` that holds ``x`` from ``origin`` on, as far as it reaches, and zeros around it."""
+    (top, left), (height, width) = origin, x.shape[-2:]
+    return torch.nn.functional.pad(x, (left, size[1] - left - width, top, size[0] - top - height))
+
+
 max_pool2d = _pool(relu=False)
 relu_max_pool2d = _pool(relu=True)
 
@@ -184,12 +262,20 @@ max_unpool2d_backward = _linear("max_unpool2d_backward", "max_unpool2d", tensors
 max_unpool2d_indices = _linear("max_unpool2d_indices", "max_unpool2d_indices_backward", tensors=1)
 max_unpool2d_indices_backward = _linear("max_unpool2d_indices_backward", "max_unpool2d_indices", tensors=1)
 
+depthwise_conv_transpose2d = _differentiable(
+    _ops.depthwise_conv_transpose2d.default,
+    _DepthwiseConvTranspose2d,
+    lambda *args: (*args[:4], _Static(*args[4:])),
+    _any_requires_grad,
+)
+
 # Not differentiable: conversions of codes, and forms that write into a caller's tensor.
 max_pool2d_backward_out = _ops.max_pool2d_backward_out.default
 max_unpool2d_out = _ops.max_unpool2d_out.default
 switches_to_indices = _ops.switches_to_indices.default
 switches_from_indices = _ops.switches_from_indices.default
 switches_repack = _ops.switches_repack.default
+depthwise_conv_transpose2d_argmax = _ops.depthwise_conv_transpose2d_argmax.default
 
 
 # ---- Batching rules: the batch is folded into N; an unbatched map becomes a batch -----------------------------------
@@ -391,6 +477,34 @@ def _fake_switches_to_indices(codes, size, _input_size, _k, _s, _p, _d, channels
     return torch.empty(tuple(size), dtype=torch.int64, device=codes.device, memory_format=memory_format)
 
 
+def _fake_depthwise(input, weight, bias, output_size, channels_last):
+    torch._check(
+        input.dim() == 4 and weight.dim() == 4 and input.shape[1] == weight.shape[0],
+        lambda: f"weight {list(weight.shape)} does not fit input {list(input.shape)}",
+    )
+    torch._check(
+        input.dtype == weight.dtype and (bias is None or input.dtype == bias.dtype),
+        lambda: f"input, weight and bias should have one dtype, but input is {input.dtype}",
+    )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None:
+            _check_device(name, tensor, input)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    size = (input.shape[0], weight.shape[0] * weight.shape[1], *output_size)
+    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=memory_format)
+
+
+def _fake_depthwise_conv_transpose2d(input, weight, bias, _addend, output_size, *window_and_format):
+    return _fake_depthwise(input, weight, bias, output_size, window_and_format[-1])
+
+
+def _fake_depthwise_argmax(input, weight, bias, output_size, *rest):
+    *_window, _channels_last, return_scores = rest
+    scores = _fake_depthwise(input, weight, bias, output_size, False)
+    size = (scores.shape[0], *scores.shape[2:])
+    return input.new_empty(size, dtype=torch.uint8), input.new_empty(size if return_scores else (0,))
+
+
 _FAKES = {
     "max_pool2d": _fake_pool,
     "relu_max_pool2d": _fake_pool,
@@ -404,6 +518,8 @@ _FAKES = {
     "max_unpool2d_indices_backward": lambda grad, _indices, size, channels_last: _new_map(grad, size, channels_last),
     "switches_to_indices": _fake_switches_to_indices,
     "switches_from_indices": _fake_switches_from_indices,
+    "depthwise_conv_transpose2d": _fake_depthwise_conv_transpose2d,
+    "depthwise_conv_transpose2d_argmax": _fake_depthwise_argmax,
     "switches_repack": lambda codes, *_: torch.empty_like(codes),
 }
 for _name, _fake in _FAKES.items():

@@ -23,6 +23,9 @@ from torch import Tensor
 
 __all__ = [
     "code_bits",
+    "conv_transpose2d",
+    "conv_transpose2d_add",
+    "conv_transpose2d_argmax",
     "max_pool2d",
     "max_pool2d_backward",
     "max_pool2d_double_backward",
@@ -202,6 +205,54 @@ def max_unpool2d_backward(
     return max_unpool2d_indices_backward(
         grad_output, tap_indices(taps, grad_output.shape[-2:], kernel_size, stride, padding, dilation)
     )
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size2 = 1,
+    padding: Size2 = 0,
+    output_padding: Size2 = 0,
+    groups: int = 1,
+    dilation: Size2 = 1,
+) -> Tensor:
+    """Transposed convolution of (N, C, H, W): every tap adds the input, times its weight, where it reaches."""
+    s, p, more, d = map(_pair, (stride, padding, output_padding, dilation))
+    samples, _, height, width = input.shape
+    kernel = weight.shape[-2:]
+    inputs = input.unflatten(1, (groups, -1))
+    weights = weight.unflatten(0, (groups, -1))
+    extent = [(n - 1) * s[a] + d[a] * (kernel[a] - 1) + 1 + more[a] for a, n in enumerate((height, width))]
+    whole = input.new_zeros(samples, groups, weight.shape[1], *extent)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            rows = slice(i * d[0], i * d[0] + (height - 1) * s[0] + 1, s[0])
+            columns = slice(j * d[1], j * d[1] + (width - 1) * s[1] + 1, s[1])
+            whole[..., rows, columns] += torch.einsum("ngchw,gck->ngkhw", inputs, weights[..., i, j])
+    result = whole.flatten(1, 2)[:, :, p[0] : extent[0] - p[0], p[1] : extent[1] - p[1]]
+    return result if bias is None else result + bias.view(-1, 1, 1)
+
+
+def conv_transpose2d_add(
+    input: Tensor, weight: Tensor, addend: Tensor, *arguments, crop: Size2, addend_crop: Size2, output_size: Size2
+) -> Tensor:
+    """The part of a transposed convolution from ``crop`` on plus that of ``addend`` from ``addend_crop`` on."""
+    result = conv_transpose2d(input, weight, *arguments)
+    return _part(result, crop, output_size) + _part(addend, addend_crop, output_size)
+
+
+def conv_transpose2d_argmax(
+    input: Tensor, weight: Tensor, *arguments, crop: Size2, output_size: Size2
+) -> tuple[Tensor, Tensor]:
+    """Labels and scores of the part of a transposed convolution from ``crop`` on."""
+    scores, labels = _part(conv_transpose2d(input, weight, *arguments), crop, output_size).max(1)
+    return labels, scores
+
+
+def _part(x: Tensor, crop: Size2, size: Size2) -> Tensor:
+    (top, left), (height, width) = _pair(crop), _pair(size)
+    return x[..., top : top + height, left : left + width]
 
 
 def max_unpool2d_indices(values: Tensor, indices: Tensor, output_size: Size2) -> Tensor:

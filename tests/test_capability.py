@@ -10,7 +10,13 @@ import segext._C
 
 TESTS = Path(__file__).resolve().parent
 LEVELS = ("baseline", "avx2", "avx512")
-AGREEMENT = ("test_max_pool2d.py", "test_relu_max_pool2d.py", "test_max_unpool2d.py", "test_properties.py")
+AGREEMENT = (
+    "test_max_pool2d.py",
+    "test_relu_max_pool2d.py",
+    "test_max_unpool2d.py",
+    "test_properties.py",
+    "test_conv_transpose2d.py",
+)
 
 
 def run(*command, level):

@@ -1,4 +1,5 @@
 // Picks, once per process, the instruction set the CPU kernels run at, and says how their work divides.
+#include "../depthwise_conv_transpose2d.h"
 #include "../gather.h"
 #include "../indices.h"
 #include "../max_pool2d.h"
@@ -7,11 +8,13 @@
 #include "rows.h"
 
 // The kernels as compiled for one instruction set.
-#define SEGEXT_DECLARE_KERNELS(level)                                  \
-  namespace segext::level {                                            \
-  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end); \
-  void scatter(const ScatterParams&, int64_t begin, int64_t end);      \
-  void gather(const GatherParams&, int64_t begin, int64_t end);        \
+#define SEGEXT_DECLARE_KERNELS(level)                                                                 \
+  namespace segext::level {                                                                           \
+  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                \
+  void scatter(const ScatterParams&, int64_t begin, int64_t end);                                     \
+  void gather(const GatherParams&, int64_t begin, int64_t end);                                       \
+  void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end); \
+  void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                    \
   }
 
 SEGEXT_DECLARE_KERNELS(baseline)
@@ -73,6 +76,27 @@ Work gather_work(const GatherParams& params) {
 
 void gather_cpu(const GatherParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(gather);
+  kernel(params, begin, end);
+}
+
+Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& params) {
+  const Upsampling& g = params.geometry;
+  const int64_t planes = g.channels_last ? 1 : g.channels, depth = g.channels_last ? g.channels : 1;
+  return {g.samples * planes * g.output_height, g.output_width * depth};
+}
+
+void depthwise_conv_transpose2d_cpu(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(depthwise_conv_transpose2d);
+  kernel(params, begin, end);
+}
+
+Work depthwise_argmax_work(const DepthwiseArgmaxParams& params) {
+  const Upsampling& g = params.scores.geometry;
+  return {g.samples * g.output_height, g.output_width * g.channels};
+}
+
+void depthwise_argmax_cpu(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(depthwise_argmax);
   kernel(params, begin, end);
 }
 

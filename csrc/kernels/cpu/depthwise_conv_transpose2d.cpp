@@ -1,0 +1,212 @@
+// Upsampling without mixing channels, an output row at a time: a row is a sum of a few products of spread input rows
+// and repeated weights, all of them runs in cache, so that what limits it is writing the output.
+#include "../depthwise_conv_transpose2d.h"
+
+#include "upsampling.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+namespace {
+
+// Rows of planes: of one channel in NCHW, of a sample with all its channels in channels_last.
+template <class E>
+class DepthwiseRows {
+  using Raw = typename E::Raw;
+  using Sum = SumOf<E>;
+  static constexpr bool kNarrows = !std::is_same_v<Raw, Sum>;
+
+ public:
+  explicit DepthwiseRows(const DepthwiseConvTranspose2dParams& params)
+      : p_(params),
+        g_(params.geometry),
+        spread_(g_, g_.channels_last ? g_.channels : 1),
+        rows_(g_, spread_, 1),
+        weights_(g_, spread_, 1) {
+    terms_.reserve(taps_per_phase(g_.kernel_h, g_.stride_h, g_.dilation_h) * spread_.taps_w);
+  }
+
+  // Output rows [begin, end), counted over all planes.
+  void run(int64_t begin, int64_t end) {
+    int64_t packed = -1;
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t plane = r / g_.output_height;
+      const int64_t channel = g_.channels_last ? 0 : plane % g_.channels;
+      if (packed != channel) {
+        packed = channel;
+        weights_.pack(0, static_cast<const Raw*>(p_.weight), static_cast<const Raw*>(p_.bias), channel);
+      }
+      row(plane, r % g_.output_height, static_cast<Raw*>(p_.output) + r * g_.output_width * spread_.depth);
+    }
+  }
+
+ private:
+  void row(int64_t plane, int64_t y, Raw* out) {
+    const int64_t depth = g_.channels_last ? g_.channels / g_.multiplier : 1;
+    const int64_t input_plane = g_.channels_last ? plane : plane / g_.multiplier;
+    const Raw* input = static_cast<const Raw*>(p_.input) + input_plane * g_.height * g_.width * depth;
+    Term<Sum>* terms = terms_.reserve(0);
+    int count = 0;
+    for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
+      const Sum* spread = rows_.row(0, h, input + h * g_.width * depth, depth);
+      for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
+        terms[count++] = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(0, i, m)};
+      }
+    });
+    const int64_t elements = g_.output_width * spread_.depth;
+    Sum* sums = nullptr;
+    if constexpr (kNarrows) {
+      sums = sums_.reserve(elements);
+    } else {
+      sums = out;
+    }
+    const Sum* addend = addend_row(plane, y, elements);
+    with_terms(count, [&](auto known) {
+      if (addend == nullptr) {
+        add_up<known(), false>(terms, count, addend, elements, sums);
+      } else {
+        add_up<known(), true>(terms, count, addend, elements, sums);
+      }
+    });
+    if constexpr (kNarrows) narrow(E{}, sums, elements, out);
+  }
+
+  const Sum* addend_row(int64_t plane, int64_t y, int64_t elements) {
+    const Addend& a = p_.addend;
+    if (a.data == nullptr) return nullptr;
+    const int64_t pixel = (plane * a.height + a.origin_h + y) * a.width + a.origin_w;
+    const Raw* row = static_cast<const Raw*>(a.data) + pixel * spread_.depth;
+    if constexpr (kNarrows) {
+      Sum* wide = addend_.reserve(elements);
+      widen(E{}, row, elements, wide);
+      return wide;
+    } else {
+      return row;
+    }
+  }
+
+  template <int kTerms, bool kAdds>
+  void add_up(const Term<Sum>* terms, int count, const Sum* addend, int64_t elements, Sum* out) const {
+    int64_t place = spread_.offset % weights_.length();
+    const auto next = [&](int64_t k) SEGEXT_LAMBDA_INLINE {
+      const Vec<Sum> sum = sum_terms<kTerms>(terms, count, weights_.bias(0), spread_.offset + k, place);
+      place += kLanes<Sum>;
+      if (place >= weights_.length()) place -= weights_.length();
+      return sum;
+    };
+    int64_t k = 0;
+    for (; k + kLanes<Sum> <= elements; k += kLanes<Sum>) {
+      store(out + k, kAdds ? next(k) + load(addend + k) : next(k));
+    }
+    if (k == elements) return;
+    const int64_t left = elements - k;
+    store_partial(out + k, kAdds ? next(k) + load_partial(addend + k, left) : next(k), left);
+  }
+
+  const DepthwiseConvTranspose2dParams& p_;
+  const Upsampling& g_;
+  const Spread spread_;
+  SpreadRows<E> rows_;
+  PhaseWeights<E> weights_;
+  Buffer<Term<Sum>> terms_;
+  Buffer<Sum> sums_, addend_;
+};
+
+// Label maps: rows of all channels at once, compared in registers, whatever the memory format of the input.
+template <class E>
+class LabelRows {
+  using Raw = typename E::Raw;
+  using Sum = SumOf<E>;
+
+ public:
+  explicit LabelRows(const DepthwiseArgmaxParams& params)
+      : p_(params),
+        g_(params.scores.geometry),
+        spread_(g_, 1),
+        rows_(g_, spread_, g_.channels),
+        weights_(g_, spread_, g_.channels) {
+    for (int64_t c = 0; c < g_.channels; ++c) {
+      weights_.pack(c, static_cast<const Raw*>(p_.scores.weight), static_cast<const Raw*>(p_.scores.bias), c);
+    }
+  }
+
+  // Rows [begin, end) of the label maps of all samples.
+  void run(int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) row(r / g_.output_height, r % g_.output_height, r * g_.output_width);
+  }
+
+ private:
+  void row(int64_t sample, int64_t y, int64_t first) {
+    const int64_t inputs = g_.channels / g_.multiplier, pixels = g_.height * g_.width;
+    const int64_t plane_step = g_.channels_last ? 1 : pixels, step = g_.channels_last ? inputs : 1;
+    const Raw* input = static_cast<const Raw*>(p_.scores.input) + sample * inputs * pixels;
+    int per_channel = 0;
+    for_each_input_row(g_, y, [&](int64_t, int64_t) { per_channel += static_cast<int>(spread_.taps_w); });
+    Term<Sum>* terms = terms_.reserve(per_channel * g_.channels);
+    Term<Sum>* next = terms;
+    for (int64_t c = 0; c < g_.channels; ++c) {
+      const Raw* plane = input + c / g_.multiplier * plane_step;
+      for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
+        const Sum* spread = rows_.row(c, h, plane + h * g_.width * step, step);
+        for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
+          *next++ = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(c, i, m)};
+        }
+      });
+    }
+    with_terms(per_channel, [&](auto known) { label<known()>(terms, per_channel, first); });
+  }
+
+  template <int kTerms>
+  void label(const Term<Sum>* terms, int per_channel, int64_t first) {
+    constexpr int kN = kLanes<Sum>;
+    Sum* best = p_.best == nullptr ? nullptr : best_.reserve(g_.output_width);
+    int64_t place = spread_.offset % weights_.length();
+    for (int64_t x = 0; x < g_.output_width; x += kN) {
+      Vec<Sum> largest{};
+      Vec<Int<Sum>> label{};
+      for (int64_t c = 0; c < g_.channels; ++c) {
+        const Vec<Sum> score =
+            sum_terms<kTerms>(terms + c * per_channel, per_channel, weights_.bias(c), spread_.offset + x, place);
+        // A NaN beats every number; nothing beats a NaN.
+        const auto beats = c == 0 ? label == label : ((score > largest) | (score != score)) & (largest == largest);
+        largest = beats ? score : largest;
+        label = beats ? broadcast(static_cast<Int<Sum>>(c)) : label;
+      }
+      uint8_t bytes[kN + 64];
+      narrow_codes<Sum>(bytes, label);
+      const int64_t left = smaller(g_.output_width - x, kN);
+      std::memcpy(p_.labels + first + x, bytes, left);
+      if (best != nullptr) store_partial(best + x, largest, left);
+      place += kN;
+      if (place >= weights_.length()) place -= weights_.length();
+    }
+    if (best != nullptr) put(best, static_cast<Raw*>(p_.best) + first);
+  }
+
+  void put(const Sum* best, Raw* out) const {
+    if constexpr (std::is_same_v<Raw, Sum>) {
+      std::memcpy(out, best, g_.output_width * sizeof(Sum));
+    } else {
+      narrow(E{}, best, g_.output_width, out);
+    }
+  }
+
+  const DepthwiseArgmaxParams& p_;
+  const Upsampling& g_;
+  const Spread spread_;
+  SpreadRows<E> rows_;
+  PhaseWeights<E> weights_;
+  Buffer<Term<Sum>> terms_;
+  Buffer<Sum> best_;
+};
+
+}  // namespace
+
+void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
+  with_floating_element(params.type, [&](auto element) { DepthwiseRows<decltype(element)>(params).run(begin, end); });
+}
+
+void depthwise_argmax(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end) {
+  with_floating_element(params.scores.type,
+                        [&](auto element) { LabelRows<decltype(element)>(params).run(begin, end); });
+}
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

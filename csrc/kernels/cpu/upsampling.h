@@ -1,0 +1,212 @@
+// The pieces of upsampling without mixing channels: input rows spread to the width of the output, and weights in the
+// order in which output columns meet them.
+//
+// With stride s, output column x (counted from the kernel's first) has phase x % s and sees input columns x / s,
+// x / s - 1, ...: tap `phase + m * s` of column x / s - m. Spread rows repeat each input column s times, so that all
+// output columns see their input at the same distance, and neighbouring columns are neighbouring elements:
+//
+//   stride 2    input    a   b   c        columns    0  1  2  3  4  5
+//               spread   a a b b c c      tap m = 0  a0 a1 b0 b1 c0 c1     weights repeat with the period s
+//                                         tap m = 1        a2 a3 b2 b3
+//
+// Spreading is paid once an input row and serves all output rows that it reaches, about kernel_h of them.
+#pragma once
+
+#include "../depthwise_conv_transpose2d.h"
+#include "buffer.h"
+#include "element.h"
+#include "rows.h"
+#include "values.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+// What sums of elements of traits E are taken in.
+template <class E>
+using SumOf = std::conditional_t<std::is_same_v<typename E::Raw, double>, double, float>;
+
+// How many input columns (or rows) an output column sees at most.
+SEGEXT_INLINE int64_t taps_per_phase(int64_t kernel, int64_t stride, int64_t dilation) {
+  return ceil_div((kernel - 1) * dilation + 1, stride);
+}
+
+// Where output columns lie among spread ones. An element is one channel of a column; a column has `depth` of them.
+struct Spread {
+  int64_t depth;
+  int64_t period;   // elements after which weights repeat
+  int64_t taps_w;   // input columns that an output column sees
+  int64_t first;    // input column that the leftmost output column sees last; negative in the margin
+  int64_t columns;  // input columns, margins included, that a spread row has
+  int64_t offset;   // of the first output element from the start of its period
+
+  SEGEXT_INLINE Spread(const Upsampling& g, int64_t depth)
+      : depth(depth),
+        period(g.stride_w * depth),
+        taps_w(taps_per_phase(g.kernel_w, g.stride_w, g.dilation_w)),
+        first(g.origin_w / g.stride_w - (taps_w - 1)),
+        columns((g.origin_w + g.output_width - 1) / g.stride_w - first + 1),
+        offset(g.origin_w % g.stride_w * depth) {}
+};
+
+// Spread input rows of some planes, the latest few of each.
+template <class E>
+class SpreadRows {
+  using Raw = typename E::Raw;
+  using Sum = SumOf<E>;
+
+ public:
+  SpreadRows(const Upsampling& g, const Spread& spread, int64_t planes)
+      : g_(g), spread_(spread), kept_(taps_per_phase(g.kernel_h, g.stride_h, g.dilation_h)) {
+    pitch_ = spread.columns * spread.period + kLanes<Sum>;
+    data_ = buffer_.reserve(planes * kept_ * pitch_);
+    held_ = rows_.reserve(planes * kept_);
+    for (int64_t k = 0; k < planes * kept_; ++k) held_[k] = nullptr;
+  }
+
+  // Input row h of plane `plane`; `source` is its first column, columns are `step` elements apart.
+  const Sum* row(int64_t plane, int64_t h, const Raw* source, int64_t step) {
+    const int64_t slot = plane * kept_ + h % kept_;
+    Sum* row = data_ + slot * pitch_;
+    if (held_[slot] != source) {
+      held_[slot] = source;
+      spread(source, step, row);
+    }
+    return row;
+  }
+
+ private:
+  void spread(const Raw* source, int64_t step, Sum* row) const {
+    const int64_t begin = clamp(-spread_.first, 0, spread_.columns);
+    const int64_t end = clamp(g_.width - spread_.first, begin, spread_.columns);
+    std::memset(row, 0, begin * spread_.period * sizeof(Sum));
+    std::memset(row + end * spread_.period, 0, (spread_.columns - end) * spread_.period * sizeof(Sum));
+    const Raw* pixel = source + (spread_.first + begin) * step;
+    row += begin * spread_.period;
+    if (spread_.depth > 1) {
+      for (int64_t q = begin; q < end; ++q, pixel += step, row += spread_.period) repeat_pixel(pixel, row);
+    } else if (g_.stride_w == 2) {
+      for (int64_t q = begin; q < end; ++q, pixel += step, row += 2) row[0] = row[1] = E::rank(*pixel);
+    } else {
+      for (int64_t q = begin; q < end; ++q, pixel += step) {
+        const Sum value = E::rank(*pixel);
+        for (int64_t p = 0; p < g_.stride_w; ++p) *row++ = value;
+      }
+    }
+  }
+
+  // All channels of a pixel, as often as the stride is wide.
+  SEGEXT_INLINE void repeat_pixel(const Raw* pixel, Sum* row) const {
+    if (g_.multiplier == 1) {
+      for (int64_t c = 0; c < spread_.depth; ++c) row[c] = E::rank(pixel[c]);
+    } else {
+      for (int64_t c = 0, from = 0; c < spread_.depth; ++from) {
+        const Sum value = E::rank(pixel[from]);
+        for (int64_t k = 0; k < g_.multiplier; ++k) row[c++] = value;
+      }
+    }
+    for (int64_t p = 1; p < g_.stride_w; ++p) {
+      std::memcpy(row + p * spread_.depth, row, spread_.depth * sizeof(Sum));
+    }
+  }
+
+  const Upsampling& g_;
+  const Spread& spread_;
+  const int64_t kept_;
+  int64_t pitch_ = 0;
+  Sum* data_ = nullptr;
+  const Raw** held_ = nullptr;  // the source of each spread row
+  Buffer<Sum> buffer_;
+  Buffer<const Raw*> rows_;
+};
+
+// Weights, and the bias, of the channels of a plane, repeated so that a vector can start at any element of a period.
+template <class E>
+class PhaseWeights {
+  using Raw = typename E::Raw;
+  using Sum = SumOf<E>;
+
+ public:
+  PhaseWeights(const Upsampling& g, const Spread& spread, int64_t planes)
+      : g_(g), spread_(spread), length_(ceil_div(kLanes<Sum>, spread.period) * spread.period) {
+    pitch_ = length_ + kLanes<Sum>;
+    data_ = buffer_.reserve(planes * patterns() * pitch_);
+  }
+
+  // Elements after which a pattern starts again: a multiple of the period, and at least a vector.
+  int64_t length() const { return length_; }
+
+  const Sum* bias(int64_t plane) const { return data_ + plane * patterns() * pitch_; }
+  const Sum* taps(int64_t plane, int64_t i, int64_t m) const {
+    return bias(plane) + (1 + i * spread_.taps_w + m) * pitch_;
+  }
+
+  // Packs the weights of the channels [first, first + depth) as those of `plane`.
+  void pack(int64_t plane, const Raw* weight, const Raw* bias, int64_t first) {
+    const int64_t depth = spread_.depth, taps = g_.kernel_h * g_.kernel_w;
+    Sum* patterns = data_ + plane * this->patterns() * pitch_;
+    std::memset(patterns, 0, this->patterns() * pitch_ * sizeof(Sum));
+    for (int64_t p = 0; bias != nullptr && p < g_.stride_w; ++p) {
+      for (int64_t c = 0; c < depth; ++c) patterns[p * depth + c] = E::rank(bias[first + c]);
+    }
+    // Tap j of the kernel is tap `offset / stride` of the phase `offset % stride`.
+    for (int64_t j = 0, phase = 0, m = 0; j < g_.kernel_w; ++j) {
+      for (int64_t i = 0; i < g_.kernel_h; ++i) {
+        Sum* out = patterns + (1 + i * spread_.taps_w + m) * pitch_ + phase * depth;
+        const Raw* tap = weight + first * taps + i * g_.kernel_w + j;
+        for (int64_t c = 0; c < depth; ++c) out[c] = E::rank(tap[c * taps]);
+      }
+      for (phase += g_.dilation_w; phase >= g_.stride_w; phase -= g_.stride_w) ++m;
+    }
+    for (int64_t k = 0; k < this->patterns(); ++k) {
+      Sum* pattern = patterns + k * pitch_;
+      for (int64_t e = spread_.period; e < pitch_; ++e) pattern[e] = pattern[e - spread_.period];
+    }
+  }
+
+ private:
+  int64_t patterns() const { return 1 + g_.kernel_h * spread_.taps_w; }
+
+  const Upsampling& g_;
+  const Spread& spread_;
+  const int64_t length_;
+  int64_t pitch_ = 0;
+  Sum* data_ = nullptr;
+  Buffer<Sum> buffer_;
+};
+
+// A product that output elements sum up: element e of `input` times element e, modulo a pattern's length, of `weight`.
+template <class Sum>
+struct Term {
+  const Sum* input;
+  const Sum* weight;
+};
+
+// Calls f(h, i) for the input rows h that output row y sees, at kernel row i.
+template <class F>
+SEGEXT_INLINE void for_each_input_row(const Upsampling& g, int64_t y, F&& f) {
+  const int64_t at = y + g.origin_h;
+  for (int64_t h = smaller(at / g.stride_h, g.height - 1); h >= 0; --h) {
+    const int64_t offset = at - h * g.stride_h, i = quick_div(offset, g.dilation_h);
+    if (i >= g.kernel_h) return;
+    if (i * g.dilation_h == offset) f(h, i);
+  }
+}
+
+// The sum of `count` terms, and of the bias, for the vector of elements from `element` on, which is `place` in a
+// pattern. kTerms is the count where it is known, else 0.
+template <int kTerms, class Sum>
+SEGEXT_INLINE Vec<Sum> sum_terms(const Term<Sum>* terms, int count, const Sum* bias, int64_t element, int64_t place) {
+  Vec<Sum> sum = load(bias + place);
+  const int n = kTerms ? kTerms : count;
+#pragma GCC unroll 4
+  for (int k = 0; k < n; ++k) sum += load(terms[k].input + element) * load(terms[k].weight + place);
+  return sum;
+}
+
+// Calls f with the number of terms as a constant where it is that of a bilinear kernel, else with 0.
+template <class F>
+SEGEXT_INLINE void with_terms(int count, F&& f) {
+  if (count == 4) return f(std::integral_constant<int, 4>{});
+  f(std::integral_constant<int, 0>{});
+}
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

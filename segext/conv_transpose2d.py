@@ -1,0 +1,314 @@
+"""Transposed convolution and what follows it: which kernels a call takes, and the fusions with crop, sum and argmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import ops
+from .switches import prefers_channels_last
+
+_FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+_MOST_LABELS = 256  # that uint8 holds
+_LARGE_STRIDE = 4
+_MANY_PIXELS = 256
+
+IntPair = int | Sequence[int]
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """Transposed convolution.
+
+    As :func:`torch.nn.functional.conv_transpose2d`, in arguments, values, gradients and errors. Where channels do
+    not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), segext's CPU kernels
+    run if they are the faster ones; one pixel of input is a matrix product; all else is stock's. :func:`explain` tells
+    which, from shapes and types alone.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (C, K / groups, kernel height, kernel width), as stock's.
+        bias: (K,), added to the output.
+        stride, padding, output_padding, dilation: in pixels, one int or (vertical, horizontal).
+        groups: into how many groups channels are divided.
+
+    Returns:
+        (N, K, H', W') or (K, H', W') with
+        H' = (H - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
+
+    Raises:
+        RuntimeError, ValueError, TypeError: as stock, for shapes, types and arguments that do not fit.
+    """
+    call = _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if call is not None and call.beats_stock(input):
+        return call.run(input, weight, bias)
+    if _is_product(input, weight, bias, stride, padding, output_padding, groups, dilation):
+        return _product(input, weight, bias, _pair(padding))
+    return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose2d_add(
+    input: Tensor,
+    weight: Tensor,
+    addend: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+    *,
+    crop: tuple[int, int] = (0, 0),
+    addend_crop: tuple[int, int] = (0, 0),
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """``crop(conv_transpose2d(input, ...)) + crop(addend)``: the skip connection of FCN, in one pass where channels do
+    not mix.
+
+    Args:
+        addend: (N, K, H'', W''), the map that is added.
+        crop, addend_crop: (top, left) of the part that is kept, of the transposed convolution's output and of
+            ``addend``.
+        output_size: (height, width) kept from there on; by default all that both maps have.
+
+    Other arguments and errors as :func:`conv_transpose2d`.
+
+    Raises:
+        ValueError: for a crop that reaches past either map.
+    """
+    call = _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if call is not None and addend.dim() == input.dim() and addend.dtype == call.dtype and addend.is_cpu:
+        size = _common_size(call.output_size, crop, addend.shape[-2:], addend_crop, output_size)
+        return call.run(input, weight, bias, addend, crop=crop, size=size, addend_crop=addend_crop)
+    result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    size = _common_size(result.shape[-2:], crop, addend.shape[-2:], addend_crop, output_size)
+    return _part(result, crop, size) + _part(addend, addend_crop, size)
+
+
+def conv_transpose2d_argmax(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+    *,
+    crop: tuple[int, int] = (0, 0),
+    output_size: Sequence[int] | None = None,
+    return_scores: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The label map ``crop(conv_transpose2d(input, ...)).argmax(1)``; where channels do not mix, without the scores.
+
+    Ties go to the lowest class and a NaN beats every number, as in :func:`torch.argmax`. Not differentiable.
+
+    Args:
+        crop: (top, left) of the part of the transposed convolution's output that is labelled.
+        output_size: (height, width) labelled from there on; by default all that is left.
+        return_scores: return (labels, largest score of each pixel) rather than the labels alone.
+
+    Returns:
+        (N, height, width), or (height, width) without a batch; uint8 for up to 256 classes, else int64.
+
+    Other arguments and errors as :func:`conv_transpose2d`.
+
+    Raises:
+        ValueError: for a crop that reaches past the output.
+    """
+    with torch.no_grad():
+        call = _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        if call is not None and weight.shape[0] * weight.shape[1] <= _MOST_LABELS:
+            size = _checked_size(call.output_size, crop, output_size)
+            labels, scores = call.argmax(input, weight, bias, crop, size, return_scores)
+        else:
+            result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+            size = _checked_size(result.shape[-2:], crop, output_size)
+            scores, labels = _part(result, crop, size).max(-3)
+            labels = labels.to(torch.uint8) if result.shape[-3] <= _MOST_LABELS else labels
+    return (labels, scores) if return_scores else labels
+
+
+def explain(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+) -> str:
+    """Which kernels :func:`conv_transpose2d` takes for these arguments, and why, in one line."""
+    call = _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if call is not None and call.beats_stock(input):
+        return "segext: channels do not mix, so each output row is a sum of a few rows of input"
+    if _is_product(input, weight, bias, stride, padding, output_padding, groups, dilation):
+        return "matrix product: the input is one pixel, so each weight is used once"
+    if not input.is_cpu:
+        return f"torch: segext has no kernels for {input.device.type}"
+    if groups != weight.shape[0]:
+        return "torch: channels mix"
+    if call is not None:
+        return "torch: it is faster for strides, sizes, types and formats such as these"
+    return "torch: these arguments are no depthwise transposed convolution"
+
+
+@dataclass(frozen=True)
+class _Depthwise:
+    """A call whose channels do not mix."""
+
+    dtype: torch.dtype
+    output_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def beats_stock(self, input: Tensor) -> bool:
+        """Whether segext's kernels are the faster ones, as measured on CPUs with AVX-512."""
+        if max(self.stride) == 1:
+            return False
+        if self.dtype is not torch.float32 or max(self.stride) >= _LARGE_STRIDE:
+            return True  # stock has fast paths for float32 alone
+        return not prefers_channels_last(input) and input.shape[-2] * input.shape[-1] >= _MANY_PIXELS
+
+    def run(self, input, weight, bias, addend=None, *, crop=(0, 0), size=None, addend_crop=(0, 0)) -> Tensor:
+        input, weight, bias = _cast(self.dtype, input, weight, bias)
+        batched = input.dim() == 4
+        if not batched:
+            input, addend = input[None], None if addend is None else addend[None]
+        size, origin = size or self.output_size, self._origin(crop)
+        channels_last = prefers_channels_last(input)
+        result = ops.depthwise_conv_transpose2d(
+            input, weight, bias, addend, size, self.stride, origin, self.dilation, tuple(addend_crop), channels_last
+        )
+        return result if batched else result[0]
+
+    def argmax(self, input, weight, bias, crop, size, return_scores) -> tuple[Tensor, Tensor]:
+        input, weight, bias = _cast(self.dtype, input, weight, bias)
+        batch = input if input.dim() == 4 else input[None]
+        origin, channels_last = self._origin(crop), prefers_channels_last(batch)
+        results = ops.depthwise_conv_transpose2d_argmax(
+            batch, weight, bias, size, self.stride, origin, self.dilation, channels_last, return_scores
+        )
+        labels, scores = results
+        if input.dim() == 4:
+            return results
+        return labels[0], scores[0] if return_scores else scores
+
+    def _origin(self, crop) -> tuple[int, int]:
+        return self.padding[0] + crop[0], self.padding[1] + crop[1]
+
+
+def _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Depthwise | None:
+    """The call, if it is one for segext's kernels and all its arguments are as they should be."""
+    window = _window(input, weight, bias, stride, padding, output_padding, dilation)
+    if window is None or not groups == weight.shape[0] == input.shape[-3]:
+        return None
+    stride, padding, output_padding, dilation = window
+    axes = zip(input.shape[-2:], weight.shape[-2:], stride, padding, output_padding, dilation, strict=True)
+    size = tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, more, d in axes)
+    outputs = weight.shape[0] * weight.shape[1]
+    if size[0] <= 0 or size[1] <= 0 or (bias is not None and bias.shape != (outputs,)):
+        return None
+    return _Depthwise(_compute_dtype(input), size, stride, padding, dilation)
+
+
+def _is_product(input, weight, bias, stride, padding, output_padding, groups, dilation) -> bool:
+    """Whether the input is one pixel whose channels all mix, and the output the kernel less its padding."""
+    window = _window(input, weight, bias, stride, padding, output_padding, dilation)
+    if window is None or groups != 1 or tuple(input.shape[-2:]) != (1, 1) or input.shape[-3] != weight.shape[0]:
+        return False
+    _, padding, output_padding, dilation = window
+    fits = all(2 * p < k for p, k in zip(padding, weight.shape[-2:], strict=True))
+    return (
+        fits and output_padding == (0, 0) and dilation == (1, 1) and (bias is None or bias.shape == weight.shape[1:2])
+    )
+
+
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    input, weight, bias = _cast(_compute_dtype(input), input, weight, bias)
+    if padding != (0, 0):
+        (top, left), (height, width) = padding, weight.shape[-2:]
+        weight = weight[..., top : height - top, left : width - left]
+    pixels = input.reshape(-1, weight.shape[0])
+    # In the order weights lie in: they are all that is to be read.
+    if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
+        _, outputs, height, width = weight.shape
+        result = (pixels @ weight.permute(0, 2, 3, 1).flatten(1)).view(-1, height, width, outputs).permute(0, 3, 1, 2)
+    else:
+        result = (pixels @ weight.flatten(1)).view(-1, *weight.shape[1:])
+    result = result if bias is None else result + bias.view(-1, 1, 1)
+    return result if input.dim() == 4 else result[0]
+
+
+def _window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
+    """Stride, padding, output_padding and dilation as pairs; None where stock's kernels, or errors, are to speak."""
+    tensors = [input, weight] if bias is None else [input, weight, bias]
+    if not all(isinstance(x, Tensor) and x.device.type in ("cpu", "meta") for x in tensors):
+        return None
+    if input.dim() not in (3, 4) or weight.dim() != 4 or 0 in input.shape[-3:] or 0 in weight.shape:
+        return None
+    if input.dtype not in _FLOATS or not (_autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
+        return None
+    pairs = [_pair(value) for value in (stride, padding, output_padding, dilation)]
+    if None in pairs:
+        return None
+    for s, p, more, d in zip(*pairs, strict=True):
+        if s < 1 or p < 0 or d < 1 or more < 0 or more >= max(s, d):
+            return None
+    return tuple(pairs)
+
+
+def _pair(value: IntPair) -> tuple[int, int] | None:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, Sequence) and len(value) in (1, 2) and all(isinstance(v, int) for v in value):
+        return value[0], value[-1]
+    return None
+
+
+def _autocasts(input: Tensor) -> bool:
+    return torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64
+
+
+def _compute_dtype(input: Tensor) -> torch.dtype:
+    """Stock casts transposed convolutions to the lower precision under autocast."""
+    return torch.get_autocast_dtype(input.device.type) if _autocasts(input) else input.dtype
+
+
+def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(x if x is None or x.dtype == dtype else x.to(dtype) for x in tensors)
+
+
+def _part(x: Tensor, crop: Sequence[int], size: Sequence[int]) -> Tensor:
+    return x[..., crop[0] : crop[0] + size[0], crop[1] : crop[1] + size[1]]
+
+
+def _checked_size(have: Sequence[int], crop: Sequence[int], output_size: Sequence[int] | None) -> tuple[int, int]:
+    """The size kept from ``crop`` on of a map of ``have``: ``output_size``, which must fit, or all that is left."""
+    left = (have[0] - crop[0], have[1] - crop[1])
+    size = left if output_size is None else tuple(output_size)
+    if min(crop) < 0 or len(size) != 2 or min(size) < 1 or size[0] > left[0] or size[1] > left[1]:
+        raise ValueError(f"a crop at {tuple(crop)} of size {size} does not fit a map of {tuple(have)}")
+    return size
+
+
+def _common_size(have, crop, addend_size, addend_crop, output_size) -> tuple[int, int]:
+    if output_size is None:
+        ours, theirs = _checked_size(have, crop, None), _checked_size(addend_size, addend_crop, None)
+        return min(ours[0], theirs[0]), min(ours[1], theirs[1])
+    _checked_size(addend_size, addend_crop, output_size)
+    return _checked_size(have, crop, output_size)

@@ -1,0 +1,401 @@
+"""Transposed convolution, whichever kernels a call takes, and its fusions: as the reference and as stock."""
+
+import itertools
+import re
+
+import pytest
+import torch
+import torch.nn.functional as stock
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import FLOATS, FORMATS, channels_last, contiguous, name, normal
+from torch.testing._internal.common_methods_invocations import op_db
+
+import segext.functional as own
+from segext import explain, nn, reference
+
+ops = torch.ops.segext
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+
+# (kernel, stride, padding, output_padding, dilation), of bilinear upsampling by 2, 8 and 32 and of all else.
+WINDOWS = (
+    (4, 2, 1, 0, 1),
+    (16, 8, 4, 0, 1),
+    (64, 32, 16, 0, 1),
+    (3, 1, 1, 0, 1),
+    (2, 2, 0, 1, 1),
+    (1, 3, 0, 2, 1),
+    ((5, 2), (3, 1), (2, 0), (1, 0), (1, 3)),
+    (3, 2, 2, 1, 2),
+    (2, 5, 1, 3, 4),
+)
+
+
+def inputs(channels, multiplier, size, window, dtype=torch.float64, samples=2, bias=True):
+    kernel = (window[0], window[0]) if isinstance(window[0], int) else window[0]
+    x = normal((samples, channels, *size), dtype, seed=0)
+    weight = normal((channels, multiplier, *kernel), dtype, seed=1)
+    return x, weight, normal((channels * multiplier,), dtype, seed=2) if bias else None
+
+
+def upsample(x, weight, bias, stride, padding, output_padding, groups, dilation=1):
+    """By segext's kernels, whichever conv_transpose2d would choose."""
+    size = stock.conv_transpose2d(
+        x.to("meta"), weight.to("meta"), None, stride, padding, output_padding, groups, dilation
+    ).shape[-2:]
+    pairs = [value if isinstance(value, tuple) else (value, value) for value in (stride, padding, dilation)]
+    last = x.dim() == 4 and not x.is_contiguous()
+    return ops.depthwise_conv_transpose2d(x, weight, bias, None, size, *pairs, (0, 0), last)
+
+
+def assert_near(actual, expected, dtype, scale=1.0):
+    tolerance = TOLERANCES[dtype] * scale
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=tolerance, atol=tolerance * 4)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize(
+    ("channels", "multiplier", "size"), [(21, 1, (5, 7)), (3, 2, (1, 9)), (1, 4, (6, 1)), (17, 1, (4, 33))]
+)
+def test_depthwise(channels, multiplier, size, window, layout, dtype):
+    _, stride, padding, output_padding, dilation = window
+    x, weight, bias = inputs(channels, multiplier, size, window, dtype)
+    arguments = (stride, padding, output_padding, channels, dilation)
+    actual = upsample(layout(x), weight, bias, *arguments)
+    expected = reference.conv_transpose2d(x.double(), weight.double(), bias.double(), *arguments)
+    assert_near(actual, expected, dtype)
+    assert actual.dtype == dtype
+    if channels > 1:  # one channel is in both formats
+        assert actual.is_contiguous(
+            memory_format=torch.channels_last if layout is channels_last else torch.contiguous_format
+        )
+    torch.testing.assert_close(expected, stock.conv_transpose2d(x.double(), weight.double(), bias.double(), *arguments))
+    assert_near(upsample(layout(x), weight, None, *arguments), expected - bias.double().view(-1, 1, 1), dtype, 4)
+    chosen = own.conv_transpose2d(layout(x), weight, bias, *arguments)
+    assert_near(chosen, expected, dtype)
+    assert chosen.dtype == dtype
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65])
+@pytest.mark.parametrize("channels", [1, 5, 16])
+@pytest.mark.parametrize("scale", [2, 3, 8, 20])
+def test_widths_around_a_vector(scale, channels, width, layout):
+    x, weight, _ = inputs(channels, 1, (2, width), (2 * scale,), torch.float32, bias=False)
+    actual = upsample(layout(x), weight, None, scale, scale // 2, 0, channels)
+    assert_near(actual, reference.conv_transpose2d(x, weight, None, scale, scale // 2, 0, channels), torch.float32)
+
+
+@given(st.data())
+def test_any_window(data):
+    def pair(least, most):
+        return data.draw(st.tuples(*[st.integers(least, most)] * 2))
+
+    channels, multiplier = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
+    kernel, stride, dilation, padding = pair(1, 6), pair(1, 5), pair(1, 3), pair(0, 3)
+    output_padding = tuple(data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    x, weight, bias = inputs(channels, multiplier, pair(1, 6), (kernel,))
+    arguments = (stride, padding, output_padding, channels, dilation)
+    try:
+        expected = stock.conv_transpose2d(x, weight, bias, *arguments)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            own.conv_transpose2d(x, weight, bias, *arguments)
+        return
+    layout = data.draw(st.sampled_from(FORMATS))
+    torch.testing.assert_close(own.conv_transpose2d(layout(x), weight, bias, *arguments), expected)
+    torch.testing.assert_close(upsample(layout(x), weight, bias, *arguments), expected)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("weight_layout", FORMATS, ids=name)
+@pytest.mark.parametrize("padding", [0, (1, 2)])
+@pytest.mark.parametrize("shape", [(1, 8, 1, 1), (3, 8, 1, 1), (8, 1, 1)])
+def test_one_pixel_is_a_matrix_product(shape, padding, weight_layout, layout):
+    x, weight, bias = normal(shape), weight_layout(normal((8, 6, 7, 5))), normal((6,))
+    assert explain(x, weight, bias, 2, padding).startswith("matrix product")
+    actual = own.conv_transpose2d(layout(x), weight, bias, 2, padding)
+    torch.testing.assert_close(actual, stock.conv_transpose2d(x, weight, bias, 2, padding), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stride", "size", "layout", "whose"),
+    [
+        (torch.float32, 8, 4, channels_last, "segext"),
+        (torch.bfloat16, 2, 4, channels_last, "segext"),
+        (torch.float32, 2, 64, contiguous, "segext"),
+        (torch.float32, 2, 4, contiguous, "torch"),
+        (torch.float32, 2, 64, channels_last, "torch"),
+        (torch.bfloat16, 1, 64, contiguous, "torch"),
+    ],
+)
+def test_explains_its_choice(dtype, stride, size, layout, whose):
+    x, weight = layout(normal((1, 5, size, size), dtype)), normal((5, 1, 4, 4), dtype)
+    assert explain(x, weight, stride=stride, groups=5).startswith(f"{whose}: ")
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "arguments"),
+    [
+        ((2, 4, 5, 5), (4, 3, 3, 3), {}),
+        ((2, 4, 5, 5), (4, 1, 3, 3), {"groups": 4}),
+        ((2, 4, 5, 5), (4, 1, 3, 3), {"groups": 2}),
+        ((2, 4, 1, 1), (4, 3, 3, 3), {"output_padding": 1, "stride": 2}),
+        ((2, 4, 1, 1), (4, 3, 3, 3), {"padding": 1, "dilation": 2}),
+    ],
+)
+def test_all_else_is_stock_s(shape, weight, arguments):
+    x, weight = normal(shape), normal(weight)
+    assert explain(x, weight, **arguments).startswith("torch")
+    assert torch.equal(own.conv_transpose2d(x, weight, **arguments), stock.conv_transpose2d(x, weight, **arguments))
+
+
+@pytest.mark.parametrize("sample", range(12))
+def test_opinfo(sample):
+    (info,) = (info for info in op_db if info.name == "nn.functional.conv_transpose2d")
+    samples = list(info.sample_inputs("cpu", torch.float64, requires_grad=True))
+    assert len(samples) == 12
+    given = samples[sample]
+    actual = own.conv_transpose2d(given.input, *given.args, **given.kwargs)
+    expected = stock.conv_transpose2d(given.input, *given.args, **given.kwargs)
+    torch.testing.assert_close(actual, expected)
+    leaves = [x for x in (given.input, *given.args) if isinstance(x, torch.Tensor) and x.requires_grad]
+    grad = normal(expected.shape, torch.float64)
+    for a, e in zip(
+        torch.autograd.grad(actual, leaves, grad), torch.autograd.grad(expected, leaves, grad), strict=True
+    ):
+        torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": normal((4, 1, 3, 3))},
+        {"weight": normal((5, 3, 3))},
+        {"weight": normal((5, 1, 3, 3), torch.float64)},
+        {"bias": normal((4,))},
+        {"stride": 0},
+        {"stride": -1},
+        {"padding": -1},
+        {"output_padding": 2, "stride": 2},
+        {"dilation": 0},
+        {"groups": 0},
+        {"groups": 4},
+        {"padding": 9},
+        {"stride": "2"},
+        {"stride": 1.5},
+        {"input": normal((5, 5))},
+        {"input": normal((2, 5, 0, 4))},
+        {"input": normal((2, 5, 4, 4)).bool()},
+    ],
+    ids=str,
+)
+def test_errors_are_stock_s(change):
+    call = {"input": normal((2, 5, 4, 4)), "weight": normal((5, 1, 3, 3)), "groups": 5} | change
+    with pytest.raises(Exception) as by_stock:  # noqa: PT011 - its type is what is asked for
+        stock.conv_transpose2d(**call)
+    with pytest.raises(by_stock.type) as by_own:
+        own.conv_transpose2d(**call)
+    by_place = r" \(position \d+\)"  # stock says it where arguments were given by place
+    assert re.sub(by_place, "", str(by_own.value)) == re.sub(by_place, "", str(by_stock.value))
+
+
+def test_empty_batch():
+    x, weight, bias = inputs(5, 1, (3, 4), (4,), torch.float32, samples=0)
+    assert own.conv_transpose2d(x, weight, bias, 2, 1, 0, 5).shape == (0, 5, 6, 8)
+    assert own.conv_transpose2d_argmax(x, weight, bias, 2, 1, 0, 5).shape == (0, 6, 8)
+
+
+# ---- Fusions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("addend_layout", FORMATS, ids=name)
+@pytest.mark.parametrize("groups", [6, 1])
+def test_add(groups, addend_layout, layout, dtype):
+    """FCN's skip connection; where channels mix, by its parts."""
+    x = normal((2, 6, 7, 9), dtype)
+    weight, bias = normal((6, 6 // groups, 4, 4), dtype, seed=1), normal((6,), dtype, seed=2)
+    addend = addend_layout(normal((2, 6, 30, 40), dtype, seed=3))
+    for size in ((11, 13), None):
+        actual = own.conv_transpose2d_add(
+            layout(x), weight, addend, bias, 2, groups=groups, crop=(1, 2), addend_crop=(5, 9), output_size=size
+        )
+        expected = reference.conv_transpose2d_add(
+            *(t.double() for t in (x, weight, addend, bias)), 2, 0, 0, groups,
+            crop=(1, 2), addend_crop=(5, 9), output_size=size or (15, 18),
+        )  # fmt: skip
+        assert_near(actual, expected, dtype, scale=2)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("classes", [1, 2, 21, 40])
+@pytest.mark.parametrize(("scale", "crop", "size"), [(8, (31, 31), (41, 29)), (2, (0, 0), None), (3, (2, 5), (7, 1))])
+def test_argmax(scale, crop, size, classes, layout, dtype):
+    x, weight, bias = inputs(classes, 1, (9, 9), (2 * scale,), dtype)
+    labels, scores = own.conv_transpose2d_argmax(
+        layout(x), weight, bias, scale, groups=classes, crop=crop, output_size=size, return_scores=True
+    )
+    size = size or (10 * scale - crop[0], 10 * scale - crop[1])
+    arguments = (x.double(), weight.double(), bias.double(), scale, 0, 0, classes)
+    _, expected = reference.conv_transpose2d_argmax(*arguments, crop=crop, output_size=size)
+    whole = reference.conv_transpose2d(*arguments)
+    chosen = whole[..., crop[0] : crop[0] + size[0], crop[1] : crop[1] + size[1]].gather(1, labels.long()[:, None])[
+        :, 0
+    ]
+    assert labels.dtype == torch.uint8
+    assert scores.dtype == dtype
+    assert_near(
+        chosen, expected, torch.float64 if dtype is torch.float64 else torch.float32
+    )  # the best, but for rounding
+    assert_near(scores, expected, dtype)
+    assert torch.equal(
+        own.conv_transpose2d_argmax(layout(x), weight, bias, scale, groups=classes, crop=crop, output_size=size), labels
+    )
+
+
+def test_argmax_of_ties_and_nan():
+    """The lowest class of several, the first NaN before every number: as torch.argmax."""
+    x = torch.zeros(1, 4, 1, 8)
+    x[0, :, 0, 1] = torch.tensor([1.0, 3, 3, 2])
+    x[0, 2:, 0, 2] = float("nan")
+    x[0, :, 0, 3] = -1
+    x[0, :, 0, 4] = float("-inf")
+    x[0, 3, 0, 5] = float("inf")
+    weight = torch.ones(4, 1, 1, 1)
+    labels = own.conv_transpose2d_argmax(x, weight, groups=4)
+    assert torch.equal(labels.long(), x.argmax(1))
+    assert labels.flatten().tolist() == [0, 1, 2, 0, 0, 3, 0, 0]
+
+
+@pytest.mark.parametrize("classes", [256, 257])
+def test_argmax_of_many_classes(classes):
+    x, weight, _ = inputs(classes, 1, (2, 3), (2,), torch.float32, bias=False)
+    x[0, -1, 0, 0], weight[-1] = 1e4, 1.0
+    labels = own.conv_transpose2d_argmax(x, weight, stride=2, groups=classes)
+    assert labels.dtype == (torch.uint8 if classes == 256 else torch.int64)
+    assert labels[0, 0, 0] == classes - 1
+    assert torch.equal(labels.long(), stock.conv_transpose2d(x, weight, None, 2, groups=classes).argmax(1))
+
+
+def test_unbatched():
+    x, weight, bias = inputs(5, 1, (3, 4), (4,))
+    addend = normal((5, 8, 10), torch.float64)
+    arguments = (bias, 2, 0, 0, 5)
+    assert torch.equal(own.conv_transpose2d(x[0], weight, *arguments), own.conv_transpose2d(x, weight, *arguments)[0])
+    assert torch.equal(
+        own.conv_transpose2d_argmax(x[0], weight, *arguments), own.conv_transpose2d_argmax(x, weight, *arguments)[0]
+    )
+    actual = own.conv_transpose2d_add(x[0], weight, addend, *arguments)
+    assert torch.equal(actual, own.conv_transpose2d_add(x[:1], weight, addend[None], *arguments)[0])
+    one_wide = own.conv_transpose2d_argmax(x[0], weight, *arguments, output_size=(1, 1), return_scores=True)
+    assert [tuple(result.shape) for result in one_wide] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("groups", [5, 1])
+@pytest.mark.parametrize(
+    ("crop", "size"), [((-1, 0), None), ((0, 0), (9, 10)), ((3, 3), (6, 7)), ((0, 0), (0, 4)), ((8, 0), None)]
+)
+def test_crops_that_do_not_fit(crop, size, groups):
+    x, weight, addend = normal((2, 5, 3, 4)), normal((5, 5 // groups, 4, 4)), normal((2, 5, 8, 10))
+    with pytest.raises(ValueError, match="crop"):
+        own.conv_transpose2d_argmax(x, weight, stride=2, groups=groups, crop=crop, output_size=size)
+    with pytest.raises(ValueError, match="crop"):
+        own.conv_transpose2d_add(x, weight, addend, stride=2, groups=groups, crop=crop, output_size=size)
+    with pytest.raises(ValueError, match="crop"):
+        own.conv_transpose2d_add(x, weight, addend, stride=2, groups=groups, addend_crop=crop, output_size=size)
+
+
+# ---- Derivatives, dispatch -----------------------------------------------------------------------------------------
+
+
+def _leaves(layout=contiguous, multiplier=1):
+    x, weight, bias = inputs(3, multiplier, (3, 2), (4,))
+    addend = normal((2, 3 * multiplier, 9, 8), torch.float64, seed=3)
+    return [layout(x).requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), addend.requires_grad_()]
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_gradients(multiplier, layout):
+    def call(x, weight, bias, addend):
+        return own.conv_transpose2d_add(x, weight, addend, bias, 2, groups=3, crop=(1, 2), addend_crop=(2, 1))
+
+    leaves = _leaves(layout, multiplier)
+    assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, leaves)
+    for wanted in itertools.product([False, True], repeat=4):
+        for leaf, needs in zip(leaves, wanted, strict=True):
+            leaf.requires_grad_(needs)
+        if any(wanted):
+            assert torch.autograd.gradcheck(call, leaves)
+
+
+def test_labels_have_no_gradient():
+    x, weight, bias, _ = _leaves()
+    labels, scores = own.conv_transpose2d_argmax(x, weight, bias, 2, groups=3, return_scores=True)
+    assert not labels.requires_grad
+    assert not scores.requires_grad
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_and_exports(dynamic):
+    class Head(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(5, 5, 4, 2, 1, groups=5)
+
+        def forward(self, x):
+            up = self.up(x)
+            return up, own.conv_transpose2d_argmax(up, self.up.weight, stride=2, groups=5, crop=(1, 1))
+
+    head, x = Head(), normal((2, 5, 6, 7))
+    torch._dynamo.reset()
+    compiled = torch.compile(head, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    shapes = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)} if dynamic else None
+    exported = torch.export.export(head, (x,), dynamic_shapes=(shapes,)).module()
+    for size in ((6, 7), (9, 4)) if dynamic else ((6, 7),):
+        x = normal((2, 5, *size))
+        for run in (compiled, exported):
+            for actual, expected in zip(run(x), head(x), strict=True):
+                torch.testing.assert_close(actual, expected)
+    compiled(x)[0].sum().backward()
+    assert head.up.weight.grad.isfinite().all()
+
+
+def test_autocast():
+    """As stock, transposed convolutions run in the lower precision."""
+    x, weight, bias = inputs(5, 1, (3, 4), (4,), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = own.conv_transpose2d(x, weight, bias, 2, 1, 0, 5)
+        expected = stock.conv_transpose2d(x, weight, bias, 2, 1, 0, 5)
+        one = own.conv_transpose2d(normal((1, 5, 1, 1)), normal((5, 3, 3, 3)))
+        summed = own.conv_transpose2d_add(x, weight, normal((2, 5, 8, 10)), bias, 2, groups=5)
+    assert actual.dtype == expected.dtype == one.dtype == torch.bfloat16
+    assert summed.dtype == torch.float32
+    assert_near(actual, expected, torch.bfloat16)
+
+
+@pytest.mark.parametrize("output_size", [None, (9, 11), (10, 12), [9, 12]])
+def test_module(output_size):
+    ours, theirs = nn.ConvTranspose2d(6, 6, 3, 2, 1, groups=6), torch.nn.ConvTranspose2d(6, 6, 3, 2, 1, groups=6)
+    ours.load_state_dict(theirs.state_dict())
+    x = normal((2, 6, 5, 6))
+    torch.testing.assert_close(ours(x, output_size), theirs(x, output_size))
+    with pytest.raises(ValueError, match="output"):
+        ours(x, (20, 20))
+
+
+def test_the_result_does_not_depend_on_threads():
+    x, weight, bias = inputs(21, 1, (40, 41), (16,), torch.float32)
+    results = []
+    for count in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        results.append(own.conv_transpose2d(x, weight, bias, 8, groups=21))
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
