@@ -677,6 +677,47 @@ def test_parents_that_cannot_be_read(body):
     assert_equal_models(model, converted, {})
 
 
+class Calling(nn.Module):
+    """Branches, but does nothing with its children except call them."""
+
+    def __init__(self, shared=None):
+        super().__init__()
+        self.features, self.pool = features(), nn.MaxPool2d(2)
+        self.shared = nn.ModuleList(self.features[:2]) if shared else nn.Identity()
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            x = x * 2
+        return self.pool(self.features(x)), self.shared(x)
+
+
+class Sharing(Calling):
+    def forward(self, x):
+        if x.sum() > 1e9:
+            x = x * 2
+        y = x
+        for layer in self.shared:
+            y = layer(y)
+        return self.pool(self.features(x)), y
+
+
+class CallingByHelper(Calling):
+    def forward(self, x):
+        return self.features(x) if x.sum() > 1e9 else self.helper(x)
+
+    def helper(self, x):
+        y = self.features[:2](x)
+        return y, self.features(x)
+
+
+@pytest.mark.parametrize(("kind", "shared", "fused"), [(Calling, 0, 2), (Sharing, 1, 1), (CallingByHelper, 0, 0)])
+def test_fuses_below_branches_that_only_call(kind, shared, fused):
+    model = kind(shared)
+    converted, report = segext.convert(model)
+    assert len(report.fused) == fused
+    assert_equal_models(model, converted, {})
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, nn.Sequential])
 def test_wrapped_models_return_what_they_returned(wrap):
     model = wrap(build(returned_by_a_block))

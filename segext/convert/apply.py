@@ -74,7 +74,7 @@ def _subclass(base: type, edits: tuple) -> type:
     members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     for name, digest, callees in edits:
         function = source.methods(base).get(name)
-        if function is None or source.digest(function) != digest:
+        if not function or not source.definition(function) or source.digest(function) != digest:
             raise RuntimeError(
                 f"{base.__qualname__}.{name} is not what segext.convert changed; convert the model again"
             )

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from . import calls, sites
+from .reach import only_called
 from .sites import Site
 from .trace import Untraceable, read, reads_types
 
@@ -63,7 +64,9 @@ class Dataflow:
             doubt = f"no trace: {reason}"
         if doubt:
             self.doubts[module] = doubt
-            self.exposed |= dict.fromkeys(below, f"{self._title(module)} may call it ({doubt})")
+            called = only_called(module)
+            reached = {m for name, m in module._modules.items() for m in (m.modules() if name not in called else (m,))}
+            self.exposed |= dict.fromkeys(reached if called else below, f"{self._title(module)} may call it ({doubt})")
         if reads_types(module):
             self.typed |= dict.fromkeys(below, f"the forward of {self._title(module)} looks at types")
 

@@ -51,7 +51,8 @@ def find(owner: nn.Module) -> dict[Site, tuple[str, ast.Call]]:
         return {}
     found = {}
     for name, function in source.methods(type(owner)).items():
-        for index, call in enumerate(source.calls(function)):
+        definition = source.definition(function)
+        for index, call in enumerate(source.calls(definition) if definition else ()):
             target = _target(call, function)
             if target is not None:
                 site = Site(owner, target, name, index, call.lineno, call.col_offset, _returns_indices(call, target))

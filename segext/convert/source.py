@@ -38,22 +38,25 @@ def methods(kind: type) -> dict[str, types.FunctionType]:
     return {name: f for name, f in found.items() if inspect.isfunction(f) and is_users(f.__code__)}
 
 
-def calls(function: types.FunctionType) -> list[ast.Call]:
-    """The calls in a method's body, in an order of their own; none where its source is unknown or decorated."""
-    found = _definition(function)
-    return _calls_in(found[0]) if found else []
+def definition(function: types.FunctionType) -> ast.FunctionDef | None:
+    """A method's definition, where that is what runs: undecorated and unchanged."""
+    return _definition(function)[0]
+
+
+def calls(definition: ast.FunctionDef) -> list[ast.Call]:
+    """The calls in a method's body, in an order of their own."""
+    return [node for statement in definition.body for node in ast.walk(statement) if isinstance(node, ast.Call)]
 
 
 def digest(function: types.FunctionType) -> str:
-    """Changes with the text of a method."""
-    found = _definition(function)
-    return hashlib.sha256(ast.dump(found[0]).encode()).hexdigest()[:16] if found else ""
+    """Changes with what a method says."""
+    return hashlib.sha256(ast.dump(definition(function)).encode()).hexdigest()[:16]
 
 
 def local_names(function: types.FunctionType) -> set[str]:
     """Every name that a method or a function inside it binds or takes from a closure."""
     names = set(function.__code__.co_freevars)
-    for node in ast.walk(_definition(function)[0]):
+    for node in ast.walk(definition(function)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.arg | ast.alias):
@@ -65,8 +68,8 @@ def local_names(function: types.FunctionType) -> set[str]:
 
 def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.FunctionType:
     """A method that differs in what some of its calls call; a call of a tensor's method passes the tensor instead."""
-    definition, owner = copy.deepcopy(_definition(function))
-    found = _calls_in(definition)
+    changed, owner = copy.deepcopy(_definition(function))
+    found = calls(changed)
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     for index, callee in callees.items():
         call, name = found[index], f"{_PREFIX}{callee.__name__}"
@@ -74,7 +77,7 @@ def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.F
             call.args.insert(0, call.func.value)
         call.func = ast.copy_location(ast.Name(name, ast.Load()), call.func)
         cells[name] = types.CellType(callee)
-    code = _compile(definition, owner, function.__code__, cells)
+    code = _compile(changed, owner, function.__code__, cells)
     closure = tuple(cells[name] for name in code.co_freevars)
     new = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
     functools.update_wrapper(new, function)
@@ -91,17 +94,13 @@ def is_method_call(call: ast.Call) -> bool:
     )
 
 
-def _calls_in(definition: ast.FunctionDef) -> list[ast.Call]:
-    return [node for statement in definition.body for node in ast.walk(statement) if isinstance(node, ast.Call)]
-
-
 @functools.lru_cache(maxsize=1024)
-def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, str | None] | None:
-    """A function's definition, with the class around it, where that is what runs: undecorated and unchanged."""
+def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef | None, str | None]:
+    """A function's definition and the class around it."""
     code = function.__code__
     found, codes = _file("".join(linecache.getlines(code.co_filename, function.__globals__)))
     key = code.co_name, code.co_firstlineno
-    return found.get(key) if codes.get(key) == code else None
+    return found[key] if key in found and codes.get(key) == code else (None, None)
 
 
 @functools.lru_cache(maxsize=64)
