@@ -552,6 +552,24 @@ def indices_in_the_later_branch(m, x):
 
 
 @case
+def indices_changed(m, x):
+    if x.sum() > 1e9:
+        x = x * 2
+    y, i = m.indexed(m.conv(x))
+    i = i + 0
+    return m.unpool(y, i)
+
+
+@case
+def indices_of_two_calls(m, x):
+    if x.sum() > 1e9:
+        x = x * 2
+    y, i = m.indexed(m.conv(x))
+    z, *rest = m.indexed(y)
+    return m.unpool(y, i), z, rest
+
+
+@case
 def calls_under_a_branch(m, x):
     if x.sum() > 1e9:
         x = x * 2
@@ -715,6 +733,50 @@ def test_fuses_below_branches_that_only_call(kind, shared, fused):
     model = kind(shared)
     converted, report = segext.convert(model)
     assert len(report.fused) == fused
+    assert_equal_models(model, converted, {})
+
+
+class Asserting(nn.Module):
+    """Branches, and hands indices to unpoolings only."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2, return_indices=True)
+        self.unpool, self.by_keyword = nn.MaxUnpool2d(2), nn.MaxUnpool2d(2)
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            x = x * 2
+        x, first = self.pool(self.conv(x))
+        size = x.shape
+        x, second = self.pool(x)
+        return self.unpool(self.by_keyword(x, indices=second, output_size=size), first)
+
+
+class ByMode(Asserting):
+    def forward(self, x):
+        x, indices = self.pool(self.conv(x))
+        return self.unpool(x, indices) if self.training else self.by_keyword(x, indices) * 2
+
+
+class Differing(ByMode):
+    def __init__(self):
+        super().__init__()
+        self.by_keyword = nn.MaxUnpool2d(3, 2)
+
+
+@pytest.mark.parametrize("kind", [Asserting, ByMode])
+def test_indices_that_branches_only_unpool_become_switches(kind):
+    model = kind()
+    converted, report = segext.convert(model)
+    assert {change.name for change in report.swapped} == {"pool", "unpool", "by_keyword"}
+    assert_equal_models(model, converted, {})
+
+
+def test_indices_for_other_windows_on_some_branch_stay():
+    model = Differing()
+    converted, report = segext.convert(model)
+    assert not report.swapped
     assert_equal_models(model, converted, {})
 
 

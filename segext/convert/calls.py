@@ -92,6 +92,14 @@ def overlaps(window: tuple | None) -> bool:
     return any(s < d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation, strict=True))
 
 
+def undoes(unpool: nn.Module, pool: nn.Module) -> bool:
+    """Whether a stock unpooling layer, as it is, can read a pooling layer's switches."""
+    if type(unpool) is not nn.MaxUnpool2d or is_hooked(unpool) or "forward" in vars(unpool):
+        return False
+    window_of_pool = window(vars(pool))
+    return not overlaps(window_of_pool) and window_of_pool[0] == window(vars(unpool))[0]
+
+
 def is_container(module: nn.Module) -> bool:
     """Without a forward: its owner calls what it holds."""
     return getattr(type(module), "forward", None) is nn.Module.forward  # a ScriptModule's type has none

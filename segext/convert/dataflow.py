@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from . import calls, sites
-from .reach import only_called
+from .reach import only_called, unpoolings
 from .sites import Site
 from .trace import Untraceable, read, reads_types
 
@@ -33,6 +33,8 @@ class Dataflow:
         forwards: the graph of each module's own forward that can be read.
         doubts: the modules whose forward cannot be read, or may run other calls than were read, with the reason.
         exposed: modules that a forward in doubt may call, with the reason.
+        leaking: those of them whose indices may then go anywhere.
+        unpooled: pools called by a forward in doubt which hands their indices to unpoolings only, with these.
         typed: layers whose type a forward may look at, with the reason to keep it.
         sites: the calls of stock functions in each module's methods.
         calls: the linked nodes of every unit.
@@ -45,6 +47,8 @@ class Dataflow:
         self.forwards: dict[nn.Module, fx.Graph] = {}
         self.doubts: dict[nn.Module, str] = {}
         self.exposed: dict[nn.Module, str] = {}
+        self.leaking: dict[nn.Module, str] = {}
+        self.unpooled: dict[nn.Module, set[nn.Module]] = {}
         self.typed: dict[nn.Module, str] = {}
         self.sites: dict[nn.Module, dict] = {}
         twins = _twins(model)
@@ -66,9 +70,21 @@ class Dataflow:
             self.doubts[module] = doubt
             called = only_called(module)
             reached = {m for name, m in module._modules.items() for m in (m.modules() if name not in called else (m,))}
-            self.exposed |= dict.fromkeys(reached if called else below, f"{self._title(module)} may call it ({doubt})")
+            exposed = dict.fromkeys(reached if called else below, f"{self._title(module)} may call it ({doubt})")
+            self.exposed |= exposed
+            self.unpooled |= (unpooled := self._unpooled(module))
+            self.leaking |= {m: reason for m, reason in exposed.items() if m not in unpooled}
         if reads_types(module):
             self.typed |= dict.fromkeys(below, f"the forward of {self._title(module)} looks at types")
+
+    def _unpooled(self, module: nn.Module) -> dict[nn.Module, set[nn.Module]]:
+        found = {}
+        for name, pool in module._modules.items():
+            if type(pool) is nn.MaxPool2d and not calls.is_hooked(pool):
+                unpools = {module.get_submodule(child) for child in unpoolings(module, name)}
+                if unpools and all(calls.undoes(unpool, pool) for unpool in unpools):
+                    found[pool] = unpools
+        return found
 
     def _title(self, module: nn.Module) -> str:
         return self.names[module].replace("(model)", "the model")
@@ -84,7 +100,7 @@ class Dataflow:
                 elif node.op == "get_attr":
                     held = operator.attrgetter(node.target)(twins[owner])
                     if isinstance(held, nn.Module):
-                        self.exposed[modules[held]] = f"{self._title(owner)} hands it on"
+                        self.exposed[modules[held]] = self.leaking[modules[held]] = f"{self._title(owner)} hands it on"
                 elif kind := calls.kind(node):
                     found = self.sites.get(modules.get(runs), {})
                     node.meta["unit"] = sites.locate(found, place, kind) or node

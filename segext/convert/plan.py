@@ -46,10 +46,10 @@ class Plan:
     def _typed(self, module: nn.Module) -> str:
         return self.flow.typed.get(module, "")
 
-    def _why_unknown(self, unit: Unit) -> str:
-        """Why more may happen around a unit than the data flow shows."""
+    def _why_unknown(self, unit: Unit, layers: dict[nn.Module, str]) -> str:
+        """Why more may happen around a unit than the data flow shows, with the reasons for layers."""
         if isinstance(unit, nn.Module):
-            return self.flow.exposed.get(unit, "")
+            return layers.get(unit, "")
         owners = {call.meta["owner"] for call in self.flow.calls[unit]}
         if isinstance(unit, Site):
             owners.add(unit.owner)
@@ -63,9 +63,9 @@ class Plan:
             return "it is not written there whether it returns indices"
         if not (unit.indices if isinstance(unit, Site) else self._arguments(unit).get("return_indices")):
             return ""
-        if reason := self._why_unknown(unit):
+        if reason := self._why_unknown(unit, self.flow.leaking):
             return f"its indices may be used elsewhere: {reason}"
-        if not found:
+        if not found and unit not in self.flow.unpooled:
             return "its indices may be used elsewhere: no forward that was read calls it"
         if isinstance(unit, nn.Module) and calls.is_hooked(unit):
             return "a hook sees its indices"
@@ -93,7 +93,8 @@ class Plan:
 
     def _why_leave_unpool(self, unit: Unit) -> str:
         sources = filter(None, map(source_pool, self.flow.calls[unit]))
-        if any(source.meta["unit"] not in self.left for source in sources):
+        known = [pool for pool, unpools in self.flow.unpooled.items() if unit in unpools]
+        if any(pool not in self.left for pool in (*known, *(source.meta["unit"] for source in sources))):
             return ""
         return "its indices come from no pool that is swapped"
 
@@ -119,7 +120,7 @@ class Plan:
     def _why_not_fuse(self, relu: fx.Node, pool: fx.Node) -> str:
         for node in (relu, pool):
             unit = node.meta["unit"]
-            if reason := self._why_leave(unit) or self._why_unknown(unit):
+            if reason := self._why_leave(unit) or self._why_unknown(unit, self.flow.exposed):
                 return reason
             if isinstance(unit, nn.Module) and calls.is_hooked(unit):
                 return f"{self._label(node)} has hooks"
