@@ -296,6 +296,23 @@ def test_converting_twice_changes_nothing(name):
     assert_same(once, twice, image())
 
 
+class OtherNames(nn.Module):
+    """One function has two names."""
+
+    def encode(self, x):
+        return F.max_pool2d(F.relu(x - 1), 2)
+
+    forward = encode
+
+
+def test_a_method_with_two_names_is_rewritten_under_both():
+    model = OtherNames()
+    converted, report = segext.convert(model)
+    assert len(report.fused) == 1
+    assert type(converted).encode is type(converted).forward
+    assert_same(model, pickle.loads(pickle.dumps(converted)), image())
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_copies_and_pickles(name):
     model = NETWORKS[name]().eval()

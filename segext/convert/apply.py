@@ -32,14 +32,10 @@ def apply(plan: Plan) -> None:
     for module, kind in plan.new_classes().items():
         _become(module, kind)
     for module, methods in edits.items():
-        found = source.methods(type(module))
-        _become(
-            module,
-            _subclass(
-                type(module),
-                tuple((name, source.digest(found[name]), tuple(callees.items())) for name, callees in methods.items()),
-            ),
-        )
+        base, earlier = vars(type(module)).get("_segext_edits", (type(module), ()))
+        found = source.methods(base)
+        new = ((name, source.digest(found[name]), tuple(callees.items())) for name, callees in methods.items())
+        _become(module, _subclass(base, (*earlier, *new)))
 
 
 def _become(module: nn.Module, kind: type) -> None:
@@ -78,13 +74,16 @@ def _subclass(base: type, edits: tuple) -> type:
             raise RuntimeError(
                 f"{base.__qualname__}.{name} is not what segext.convert changed; convert the model again"
             )
-        members[name] = source.rewrite(function, dict(callees))
+        rewritten = source.rewrite(function, dict(callees))
+        members |= {alias: rewritten for alias, same in source.methods(base).items() if same is function}
 
     def __reduce_ex__(self, protocol):
         _, (_, *args), *state = base.__reduce_ex__(self, 2)
         return _remake, (base, edits, *args), *state
 
-    return type(base)(base.__name__, (base,), {**members, "__reduce_ex__": __reduce_ex__})
+    return type(base)(
+        base.__name__, (base,), {**members, "__reduce_ex__": __reduce_ex__, "_segext_edits": (base, edits)}
+    )
 
 
 def _remake(base: type, edits: tuple, *args) -> nn.Module:

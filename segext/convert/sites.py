@@ -50,7 +50,8 @@ def find(owner: nn.Module) -> dict[Site, tuple[str, ast.Call]]:
     if own_code or not inspect.isfunction(getattr(type(owner), "forward", None)):
         return {}
     found = {}
-    for name, function in source.methods(type(owner)).items():
+    functions = {function: name for name, function in source.methods(type(owner)).items()}  # once, whatever its names
+    for function, name in functions.items():
         definition = source.definition(function)
         for index, call in enumerate(source.calls(definition) if definition else ()):
             target = _target(call, function)
