@@ -846,7 +846,7 @@ def test_forwards_that_a_trace_would_misrepresent_run_as_written(kind):
     converted, report = segext.convert(model)
     assert {c.name.split(":")[0] for c in report.swapped} == {"pool", "forward"}
     assert not report.fused
-    assert reason(report, "(model)").startswith("nothing fused in or right below it: its forward")
+    assert reason(report, "(model)").startswith("ReLUs that it may call stay: its forward")
     assert model.seen == converted.seen == []
     assert_same(model, converted, image())
 

@@ -54,7 +54,7 @@ def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Repo
         print(report)
 
     ``nn.MaxPool2d`` and ``nn.MaxUnpool2d`` become their namesakes in ``segext.nn``; so do ``F.max_pool2d``,
-    ``torch.max_pool2d`` and ``F.max_unpool2d`` where an undecorated method of a module's class calls them by name. A
+    ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class calls them by name. A
     ReLU, as a layer or as a call, whose output goes to a pool and nowhere else becomes part of that pool, where the
     forwards around it run the same way every time: without conditions, contexts and the like. State dict, parameters,
     hooks, modes, shared layers and the classes of your own modules stay, and your code runs as you wrote it; a

@@ -39,12 +39,12 @@ class Plan:
     def _why_leave(self, unit: Unit) -> str:
         """Why a unit cannot be changed at all."""
         if isinstance(unit, nn.Module):
-            return "its forward was replaced on the instance" if "forward" in vars(unit) else self._typed(unit)
-        is_fixed = isinstance(unit, fx.Node) and not isinstance(unit.meta["owner"], fx.GraphModule)
-        return "no undecorated method of a module's class calls it by name" if is_fixed else ""
-
-    def _typed(self, module: nn.Module) -> str:
-        return self.flow.typed.get(module, "")
+            return (
+                "its forward was replaced on the instance" if "forward" in vars(unit) else self.flow.typed.get(unit, "")
+            )
+        if isinstance(unit, Site) or isinstance(unit.meta["owner"], fx.GraphModule):
+            return ""
+        return "no method of a module's class, whose source is known, calls it by name"
 
     def _why_unknown(self, unit: Unit, layers: dict[nn.Module, str]) -> str:
         """Why more may happen around a unit than the data flow shows, with the reasons for layers."""
@@ -139,13 +139,10 @@ class Plan:
 
     def new_classes(self) -> dict[nn.Module, type]:
         """The layers that change, with what they become."""
-        kinds = {"relu": nn.Identity, "pool": layers.ReLUMaxPool2d}
-        new = {
-            u: swaps.MaxUnpool2d if isinstance(u, nn.MaxUnpool2d) else layers.MaxPool2d
-            for u in self.swaps
-            if isinstance(u, nn.Module)
-        }
-        return new | {u: kinds[calls.KINDS[type(u)][0]] for u in self.fused if isinstance(u, nn.Module)}
+        plain = {nn.MaxPool2d: layers.MaxPool2d, nn.MaxUnpool2d: swaps.MaxUnpool2d}
+        fused = {"relu": nn.Identity, "pool": layers.ReLUMaxPool2d}
+        new = {unit: plain[type(unit)] for unit in self.swaps if isinstance(unit, nn.Module)}
+        return new | {unit: fused[calls.KINDS[type(unit)][0]] for unit in self.fused if isinstance(unit, nn.Module)}
 
     def edits(self) -> Iterator[tuple[Site | fx.Node, bool]]:
         """The calls that change, and whether by fusion."""
@@ -177,8 +174,9 @@ class Plan:
         for relu, reason in self.unfused.items():
             leave(relu.meta["unit"], calls.title(_key(relu.meta["unit"])), f"not fused: {reason}")
         for module, reason in self.flow.doubts.items():
-            if any(isinstance(m, nn.MaxPool2d) for m in module.modules()) or self.flow.sites[module]:
-                leave(module, type(module).__name__, f"nothing fused in or right below it: {reason}")
+            pools = [m for m in module.modules() if isinstance(m, nn.MaxPool2d)]
+            if pools or any(map(_successor, self.flow.sites[module])):
+                leave(module, type(module).__name__, f"ReLUs that it may call stay: {reason}")
         return Report(tuple(dict.fromkeys(changes)))
 
     def _label(self, node: fx.Node) -> str:
@@ -201,5 +199,4 @@ def _key(unit: Unit):
 
 def _successor(unit: Unit) -> str | None:
     """The name in segext of what takes over from a unit."""
-    key = _key(unit)
-    return calls.KINDS.get(key, (None, None))[1]
+    return calls.KINDS.get(_key(unit), (None, None))[1]

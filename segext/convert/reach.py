@@ -10,7 +10,7 @@ from torch import nn
 from . import source
 
 # Values in which no module hides.
-_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size, torch.Tensor)
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Tensor)
 
 
 def only_called(module: nn.Module) -> set[str]:
@@ -72,10 +72,14 @@ def _run(module: nn.Module) -> list[ast.FunctionDef]:
             return []
         names.extend({node.attr for node in own if node.attr in methods} - set(names))
         others = {n.attr for n in own} - {*methods, *module._modules, *module._parameters, *module._buffers}
-        if not all(isinstance(inspect.getattr_static(module, other, module), _PLAIN) for other in others):
+        if not all(_is_plain(inspect.getattr_static(module, other, module)) for other in others):
             return []
         definitions.append(definition)
     return definitions
+
+
+def _is_plain(value: object) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
 
 
 def _own(definition: ast.FunctionDef) -> Iterator[ast.Attribute]:

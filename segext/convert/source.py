@@ -39,7 +39,7 @@ def methods(kind: type) -> dict[str, types.FunctionType]:
 
 
 def definition(function: types.FunctionType) -> ast.FunctionDef | None:
-    """A method's definition, where that is what runs: undecorated and unchanged."""
+    """A method's definition, where that is what runs: not what a decorator made of it, nor what was edited since."""
     return _definition(function)[0]
 
 
@@ -50,25 +50,19 @@ def calls(definition: ast.FunctionDef) -> list[ast.Call]:
 
 def digest(function: types.FunctionType) -> str:
     """Changes with what a method says."""
-    return hashlib.sha256(ast.dump(definition(function)).encode()).hexdigest()[:16]
+    return hashlib.sha256(ast.unparse(definition(function)).encode()).hexdigest()[:16]
 
 
 def local_names(function: types.FunctionType) -> set[str]:
     """Every name that a method or a function inside it binds or takes from a closure."""
-    names = set(function.__code__.co_freevars)
-    for node in ast.walk(definition(function)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.arg | ast.alias):
-            names.add(node.arg if isinstance(node, ast.arg) else (node.asname or node.name).split(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-    return names
+    codes = nested(function.__code__)
+    return {name for code in codes for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)}
 
 
 def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.FunctionType:
     """A method that differs in what some of its calls call; a call of a tensor's method passes the tensor instead."""
     changed, owner = copy.deepcopy(_definition(function))
+    changed.decorator_list = []
     found = calls(changed)
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     for index, callee in callees.items():
@@ -82,8 +76,8 @@ def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.F
     new = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
     functools.update_wrapper(new, function)
     new.__kwdefaults__ = function.__kwdefaults__
+    vars(new).clear()  # of what update_wrapper adds
     vars(new).update(vars(function))
-    vars(new).pop("__wrapped__")
     return new
 
 
@@ -105,7 +99,7 @@ def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef | None, s
 
 @functools.lru_cache(maxsize=64)
 def _file(text: str) -> tuple[dict[tuple, tuple[ast.FunctionDef, str | None]], dict[tuple, types.CodeType]]:
-    """Every undecorated function of a file, with the innermost class around it, and every code, by name and line."""
+    """Every function of a file, with the innermost class around it, and every code, by name and first line."""
     try:
         tree = ast.parse(text)
         module = compile(tree, "", "exec", dont_inherit=True)
@@ -115,8 +109,9 @@ def _file(text: str) -> tuple[dict[tuple, tuple[ast.FunctionDef, str | None]], d
 
     def look(node: ast.AST, owner: str | None) -> None:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef) and not child.decorator_list:
-                found[child.name, child.lineno] = child, owner
+            if isinstance(child, ast.FunctionDef):
+                first = child.decorator_list[0] if child.decorator_list else child
+                found[child.name, first.lineno] = child, owner
             look(child, child.name if isinstance(child, ast.ClassDef) else owner)
 
     look(tree, None)
@@ -129,7 +124,7 @@ def _compile(definition: ast.FunctionDef, owner: str | None, code: types.CodeTyp
     tree = ast.parse(f"def around({names}):\n class {owner}: pass" if owner else f"def around({names}): pass")
     (tree.body[0].body[0] if owner else tree.body[0]).body = [definition]
     around = compile(tree, code.co_filename, "exec", code.co_flags & _FUTURE, dont_inherit=True)
-    key = code.co_name, code.co_firstlineno
+    key = definition.name, definition.lineno
     return next(c for c in nested(around) if (c.co_name, c.co_firstlineno) == key)
 
 

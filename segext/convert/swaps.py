@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import functional, nn
-from ..switches import Switches
+from ..switches import Switches, window_of
 
 
 def max_pool2d_with_indices(
@@ -26,20 +26,22 @@ def rectified_later(input, inplace=False):
 
 
 def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None) -> Tensor:
-    """Stock's ``max_unpool2d``, its output size included, for indices that may be switches.
+    """Stock's ``max_unpool2d``, sizes and gradients included, for indices that may be switches.
 
-    Switches of a map of another size than stock would give are unpooled as the indices they stand for.
+    Where the switches are of other windows than asked for, of overlapping ones, or of a map of another size than stock
+    gives, stock does it, or refuses.
     """
+    arguments = kernel_size, stride, padding, output_size
     if has_torch_function_unary(input):
-        return handle_torch_function(
-            max_unpool2d, (input,), input, indices, kernel_size, stride, padding, output_size=output_size
-        )
+        return handle_torch_function(max_unpool2d, (input,), input, indices, *arguments)
     if not isinstance(indices, Switches):
-        return F.max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
-    size = functional._unpooled_size(input, kernel_size, stride, padding, output_size)
-    if size != tuple(indices.input_size):
-        indices = indices.indices()
-    return functional.max_unpool2d(input, indices, kernel_size, stride, padding, size)
+        return F.max_unpool2d(input, indices, *arguments)
+    kernel, step, _, dilation = window = window_of(kernel_size, stride, padding, indices.dilation)
+    overlap = any(s <= d * (k - 1) for k, s, d in zip(kernel, step, dilation, strict=True))
+    size = functional._unpooled_size(input, *arguments)
+    if not overlap and window == indices.window and size == tuple(indices.input_size):
+        return functional.max_unpool2d(input, indices)
+    return F.max_unpool2d(input, indices.indices(), *arguments)
 
 
 class MaxUnpool2d(nn.MaxUnpool2d):

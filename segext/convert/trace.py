@@ -169,7 +169,7 @@ def reads_types(module: nn.Module) -> bool:
     functions = [methods["forward"]] if "forward" in methods else []
     for function in functions:  # grows
         names = {name for code in source.nested(function.__code__) for name in code.co_names}
-        if names & {"type", "__class__"}:
+        if names & {"type", "__class__", "_get_name"}:
             return True
         for value in (place.get(name) for name in names for place in (methods, function.__globals__)):
             if inspect.isfunction(value) and source.is_users(value.__code__) and value not in functions:
