@@ -608,6 +608,10 @@ def method(m, x):
     return F.max_pool2d(m.conv(x).relu(), 2)
 
 
+def converts(m, x):
+    return m.pool(m.relu(m.conv(x.type(x.dtype))))
+
+
 def keyword(m, x):
     return F.max_pool2d(input=F.relu(input=m.conv(x)), kernel_size=2, ceil_mode=True)
 
@@ -632,6 +636,7 @@ def computed_window(m, x):
         (view_inplace, 0),
         (method, 1),
         (keyword, 1),
+        (converts, 1),
         (computed_window, 1),
     ],
 )
@@ -900,6 +905,17 @@ def test_calls_under_checkpointing_stay_there():
     converted, report = segext.convert(model)
     assert len(report.fused) == len(report.swapped) == 1
     assert_same(model, converted, image())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("compile", [torch.jit.script, lambda block: torch.jit.trace(block, image(2, 4, 16, 24))])
+def test_scripts_are_left(compile, inside):
+    block = compile(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), block, nn.ReLU(), nn.MaxPool2d(2)) if inside else block
+    converted, report = segext.convert(model)
+    assert len(report.fused) == inside
+    x = image() if inside else image(2, 4, 16, 24)
+    assert torch.equal(converted(x), model(x))
 
 
 def test_instance_forwards_are_left():

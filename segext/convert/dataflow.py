@@ -61,30 +61,30 @@ class Dataflow:
 
     def _read(self, module: nn.Module, twin: nn.Module) -> None:
         self.sites[module] = sites.find(module)
-        below = {m: None for held in _held(module) for m in held.modules() if m is not module}
         try:
             self.forwards[module], doubt = read(twin)
         except Untraceable as reason:
             doubt = f"no trace: {reason}"
         if doubt:
             self.doubts[module] = doubt
-            called = only_called(module)
-            reached = {m for name, m in module._modules.items() for m in (m.modules() if name not in called else (m,))}
-            exposed = dict.fromkeys(reached if called else below, f"{self._title(module)} may call it ({doubt})")
-            self.exposed |= exposed
-            self.unpooled |= (unpooled := self._unpooled(module))
-            self.leaking |= {m: reason for m, reason in exposed.items() if m not in unpooled}
+            self._expose(module, f"{self._title(module)} may call it ({doubt})")
         if reads_types(module):
-            self.typed |= dict.fromkeys(below, f"the forward of {self._title(module)} looks at types")
+            self.typed |= dict.fromkeys(_below(module), f"the forward of {self._title(module)} looks at types")
 
-    def _unpooled(self, module: nn.Module) -> dict[nn.Module, set[nn.Module]]:
-        found = {}
-        for name, pool in module._modules.items():
-            if type(pool) is nn.MaxPool2d and not calls.is_hooked(pool):
-                unpools = {module.get_submodule(child) for child in unpoolings(module, name)}
+    def _expose(self, module: nn.Module, reason: str) -> None:
+        """Note what a module whose forward is in doubt may call, and where indices may then go."""
+        called = {name: module._modules[name] for name in only_called(module)}
+        others = [m for name, m in module._modules.items() if name not in called and m is not None]
+        exposed = [*called.values(), *(inner for m in others for inner in m.modules())] if called else _below(module)
+        unpooled = {}
+        for name, pool in called.items():
+            if type(pool) is nn.MaxPool2d and not calls.is_hooked(pool) and exposed.count(pool) == 1:
+                unpools = {module._modules[child] for child in unpoolings(module, name)}
                 if unpools and all(calls.undoes(unpool, pool) for unpool in unpools):
-                    found[pool] = unpools
-        return found
+                    unpooled[pool] = unpools
+        self.exposed |= dict.fromkeys(exposed, reason)
+        self.leaking |= {m: reason for m in exposed if m not in unpooled}
+        self.unpooled |= unpooled
 
     def _title(self, module: nn.Module) -> str:
         return self.names[module].replace("(model)", "the model")
@@ -152,12 +152,13 @@ def _twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
     return dict(zip(model.modules(), copy.deepcopy(model, tensors).modules(), strict=True))
 
 
-def _held(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that a module has as children, as attributes, or in a list, tuple or dict of its own."""
-    yield from module.children()
+def _below(module: nn.Module) -> list[nn.Module]:
+    """The modules that a module has as children, as attributes, or in a list, tuple or dict of its own, and theirs."""
+    held = list(module.children())
     for value in vars(module).values():
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
-        yield from (v for v in inner if isinstance(v, nn.Module))
+        held.extend(v for v in inner if isinstance(v, nn.Module))
+    return [m for child in held for m in child.modules() if m is not module]
 
 
 def index_uses(pool: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:

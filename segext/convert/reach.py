@@ -18,11 +18,12 @@ def only_called(module: nn.Module) -> set[str]:
 
     Empty where it may reach its children by other ways than their names.
     """
-    found = set(module._modules)
-    for definition in _run(module):
+    definitions = _run(module)
+    found = {name for name, child in module._modules.items() if child is not None} if definitions else set()
+    for definition in definitions:
         called = {id(call.func) for call in _of(ast.Call, definition)}
         found -= {node.attr for node in _own(definition) if id(node) not in called}
-    return found if _run(module) else set()
+    return found
 
 
 def unpoolings(module: nn.Module, pool: str) -> set[str]:

@@ -25,8 +25,9 @@ from . import source
 
 _OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 IN_PLACE = tuple(getattr(operator, f"i{name}") for name in _OPERATORS)
-# Names of functions that ask what a stand-in cannot answer for a tensor.
-_TYPE_TESTS = {"type", "isinstance", "issubclass", "is_tensor", "callable", "__class__"}
+# What asks for a type: a stand-in answers it wrongly for a tensor.
+_TYPE_TESTS = {"type", "isinstance", "issubclass", "callable"}
+_TYPE_ATTRIBUTES = {"__class__", "_get_name"}
 _CONTEXTS = (torch.autograd.grad_mode.__file__, torch.amp.autocast_mode.__file__)
 
 
@@ -150,7 +151,7 @@ def _doubt(ran: set[types.CodeType]) -> str:
         return "its forward registers hooks"
     if any(_branches(code) for code in ran if source.is_users(code)):
         return "its forward branches"
-    if any(_TYPE_TESTS.intersection(code.co_names) for code in ran if source.is_users(code)):
+    if any(_asks(code, _TYPE_TESTS) or "is_tensor" in code.co_names for code in ran if source.is_users(code)):
         return "its forward looks at types"
     return ""
 
@@ -163,14 +164,21 @@ def _branches(code: types.CodeType) -> bool:
     return bool(names & handlers) or any("JUMP" in name and "IF" in name for name in names)
 
 
+def _asks(code: types.CodeType, functions: set[str]) -> bool:
+    """Whether code uses one of some builtin functions, or an attribute that tells a type."""
+    used = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return bool(used & functions or _TYPE_ATTRIBUTES.intersection(code.co_names))
+
+
 def reads_types(module: nn.Module) -> bool:
     """Whether a forward, or what it calls by name, may tell a class from its subclasses."""
     methods = source.methods(type(module))
     functions = [methods["forward"]] if "forward" in methods else []
     for function in functions:  # grows
-        names = {name for code in source.nested(function.__code__) for name in code.co_names}
-        if names & {"type", "__class__", "_get_name"}:
+        codes = source.nested(function.__code__)
+        if any(_asks(code, {"type"}) for code in codes):
             return True
+        names = {name for code in codes for name in code.co_names}
         for value in (place.get(name) for name in names for place in (methods, function.__globals__)):
             if inspect.isfunction(value) and source.is_users(value.__code__) and value not in functions:
                 functions.append(value)
