@@ -746,6 +746,36 @@ def test_fuses_below_branches_that_only_call(kind, shared, fused):
     assert_equal_models(model, converted, {})
 
 
+class Peer(nn.Module):
+    """Reaches into a model that it does not own."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.state = State()
+        self.state.encoder = encoder
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            x = x * 2
+        return self.state.encoder.features[:2](x)
+
+
+class WithPeer(Encoder):
+    def __init__(self):
+        super().__init__()
+        self.peer = Peer(Encoder())
+        self.encoder = self.peer.state.encoder
+
+    def forward(self, x):
+        return self.features(x), self.encoder(x), self.peer(x)
+
+
+def test_modules_hidden_in_objects():
+    model = WithPeer()
+    converted, _ = segext.convert(model)
+    assert_equal_models(model, converted, {})
+
+
 class Asserting(nn.Module):
     """Branches, and hands indices to unpoolings only."""
 

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from . import calls, sites
-from .reach import only_called, unpoolings
+from . import calls, reach, sites
 from .sites import Site
 from .trace import Untraceable, read, reads_types
 
@@ -69,22 +68,29 @@ class Dataflow:
             self.doubts[module] = doubt
             self._expose(module, f"{self._title(module)} may call it ({doubt})")
         if reads_types(module):
-            self.typed |= dict.fromkeys(_below(module), f"the forward of {self._title(module)} looks at types")
+            self.typed |= dict.fromkeys(self._below(module), f"the forward of {self._title(module)} looks at types")
 
     def _expose(self, module: nn.Module, reason: str) -> None:
         """Note what a module whose forward is in doubt may call, and where indices may then go."""
-        called = {name: module._modules[name] for name in only_called(module)}
+        called = {name: module._modules[name] for name in reach.only_called(module)}
         others = [m for name, m in module._modules.items() if name not in called and m is not None]
-        exposed = [*called.values(), *(inner for m in others for inner in m.modules())] if called else _below(module)
+        exposed = (
+            [*called.values(), *(inner for m in others for inner in m.modules())] if called else self._below(module)
+        )
         unpooled = {}
         for name, pool in called.items():
             if type(pool) is nn.MaxPool2d and not calls.is_hooked(pool) and exposed.count(pool) == 1:
-                unpools = {module._modules[child] for child in unpoolings(module, name)}
+                unpools = {module._modules[child] for child in reach.unpoolings(module, name)}
                 if unpools and all(calls.undoes(unpool, pool) for unpool in unpools):
                     unpooled[pool] = unpools
         self.exposed |= dict.fromkeys(exposed, reason)
         self.leaking |= {m: reason for m in exposed if m not in unpooled}
         self.unpooled |= unpooled
+
+    def _below(self, module: nn.Module) -> list[nn.Module]:
+        """What a module may reach, whatever its methods do."""
+        held = reach.held(module)
+        return list(self.names) if held is None else held
 
     def _title(self, module: nn.Module) -> str:
         return self.names[module].replace("(model)", "the model")
@@ -150,15 +156,6 @@ def _twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
     held = (t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor))
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers(), *held)}
     return dict(zip(model.modules(), copy.deepcopy(model, tensors).modules(), strict=True))
-
-
-def _below(module: nn.Module) -> list[nn.Module]:
-    """The modules that a module has as children, as attributes, or in a list, tuple or dict of its own, and theirs."""
-    held = list(module.children())
-    for value in vars(module).values():
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
-        held.extend(v for v in inner if isinstance(v, nn.Module))
-    return [m for child in held for m in child.modules() if m is not module]
 
 
 def index_uses(pool: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:

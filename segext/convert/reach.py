@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import types
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,32 @@ from torch import nn
 from . import source
 
 # Values in which no module hides.
-_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Tensor)
+_PLAIN = (bool, int, float, str, type(None), type, torch.dtype, torch.device, torch.Tensor, types.BuiltinFunctionType)
+_OWN = vars(nn.Module())
+
+
+def held(module: nn.Module) -> list[nn.Module] | None:
+    """The modules below the attributes of a module; None where an attribute may hide others."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return []  # runs in a world of its own
+    found = []
+    for name, value in vars(module).items():
+        if name in _OWN and name != "_modules":
+            continue
+        for inner in (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+        ):
+            if isinstance(inner, nn.Module):
+                found.extend(m for m in inner.modules() if m is not module)
+            elif not _is_plain(inner):
+                return None
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN) or (inspect.isfunction(value) and not value.__closure__)
 
 
 def only_called(module: nn.Module) -> set[str]:
@@ -77,10 +103,6 @@ def _run(module: nn.Module) -> list[ast.FunctionDef]:
             return []
         definitions.append(definition)
     return definitions
-
-
-def _is_plain(value: object) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
 
 
 def _own(definition: ast.FunctionDef) -> Iterator[ast.Attribute]:
