@@ -54,13 +54,13 @@ def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Repo
         print(report)
 
     ``nn.MaxPool2d`` and ``nn.MaxUnpool2d`` become their namesakes in ``segext.nn``; so do ``F.max_pool2d``,
-    ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class calls them by name. A
-    ReLU, as a layer or as a call, whose output goes to a pool and nowhere else becomes part of that pool, where the
-    forwards around it run the same way every time: without conditions, contexts and the like. State dict, parameters,
-    hooks, modes, shared layers and the classes of your own modules stay, and your code runs as you wrote it; a
-    converted model can be converted again, copied, pickled, trained and compiled. Subclasses of the stock layers are
-    left alone, and so are layers whose indices may reach anything but an unpooling of the same windows: a model that
-    returns indices returns stock's. Unpooling gives the sizes that stock gives.
+    ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class calls them by name. A ReLU, as a
+    layer or as a call, whose output goes to a pool and nowhere else becomes part of that pool, where the forwards
+    around it run the same way every time: without conditions, contexts and the like. State dict, parameters, hooks,
+    modes, shared layers and the classes of your own modules stay, and your code runs as you wrote it; a converted model
+    can be converted again, copied, pickled, trained and compiled. Subclasses of the stock layers are left alone, and so
+    are layers whose indices may reach anything but an unpooling of the same windows: a model that returns indices
+    returns stock's. Unpooling gives the sizes that stock gives.
 
     Exact means that the model's ``forward`` gives the same values and gradients as long as it runs the layers that it
     has now. What lies between a fused ReLU and its pool is gone: a hook or a layer added there later, a method other

@@ -23,9 +23,8 @@ def held(module: nn.Module) -> list[nn.Module] | None:
     for name, value in vars(module).items():
         if name in _OWN and name != "_modules":
             continue
-        for inner in (
-            value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
-        ):
+        values = value.values() if isinstance(value, dict) else value
+        for inner in values if isinstance(value, dict | list | tuple) else (value,):
             if isinstance(inner, nn.Module):
                 found.extend(m for m in inner.modules() if m is not module)
             elif not _is_plain(inner):
