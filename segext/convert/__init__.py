@@ -1,8 +1,9 @@
 """The public face of conversion: the call and its report. What does the work is imported by the first call.
 
-``trace`` reads forwards, ``calls`` knows what one call is, ``dataflow`` links forwards, ``plan`` decides, ``apply``
-changes the model. A swapped layer keeps its identity and changes its class, so that names, state, hooks, sharing and
-every reference to it stay.
+``trace`` reads forwards, ``source`` and ``sites`` the calls in their methods, ``reach`` the paths that no trace takes;
+``calls`` knows what one call is, ``dataflow`` links forwards, ``plan`` decides, ``apply`` changes the model, ``swaps``
+is what it then calls. A swapped layer keeps its identity and changes its class, so that names, state, hooks, sharing
+and every reference to it stay.
 """
 
 import copy
@@ -53,19 +54,21 @@ def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Repo
         print(report)
 
     ``nn.MaxPool2d`` and ``nn.MaxUnpool2d`` become their namesakes in ``segext.nn``; so do ``F.max_pool2d``,
-    ``torch.max_pool2d`` and ``F.max_unpool2d`` in every forward that torch.fx can trace. A ReLU, as a layer or as a
-    call, whose output goes to a pool and nowhere else becomes part of that pool. State dict, parameters, hooks, modes,
-    shared layers and the classes of your own modules stay; a converted model can be converted again, copied, pickled,
-    trained and compiled. Subclasses of the stock layers are left alone, and so are layers whose indices reach anything
-    but an unpooling of the same windows.
+    ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class calls them by name. A ReLU, as a
+    layer or as a call, whose output goes to a pool and nowhere else becomes part of that pool, where the forwards
+    around it run the same way every time: without conditions, contexts and the like. State dict, parameters, hooks,
+    modes, shared layers and the classes of your own modules stay, and your code runs as you wrote it; a converted model
+    can be converted again, copied, pickled, trained and compiled. Subclasses of the stock layers are left alone, and so
+    are layers whose indices may reach anything but an unpooling of the same windows: a model that returns indices
+    returns stock's. Unpooling gives the sizes that stock gives.
 
-    Exact means that the model's ``forward`` gives the same values and gradients. What lies between a fused ReLU and its
-    pool is gone: a hook added there later, or a block ending in that ReLU and called on its own, gives the values from
-    before it. A rewritten forward fixes the plain attributes it read, such as a flag; to set another value then raises
-    AttributeError. It runs no Python of yours any more, so a ``print`` in it is dropped.
+    Exact means that the model's ``forward`` gives the same values and gradients as long as it runs the layers that it
+    has now. What lies between a fused ReLU and its pool is gone: a hook or a layer added there later, a method other
+    than ``forward`` or a block ending in that ReLU, called on its own, meets the values from before it, and likewise
+    switches for indices.
 
     Args:
-        model: any module that can be deep-copied; it is not run.
+        model: any module that can be deep-copied; forwards run once, on a copy and on stand-ins for tensors.
         inplace: change ``model`` itself instead of a deep copy, as training that holds its parameters needs.
 
     Returns:

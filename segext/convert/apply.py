@@ -1,36 +1,41 @@
-"""Changes a model as planned: classes of layers, and forwards rewritten from their graphs.
+"""Changes a model as planned: classes of layers, calls in methods, and nodes of GraphModules.
 
-A module whose forward calls ``F.max_pool2d`` and the like becomes an instance of a subclass of its own class.
+A module whose methods call ``F.max_pool2d`` and the like becomes an instance of a subclass of its own class.
 """
 
-import importlib
-import inspect
-import linecache
+import functools
 from collections import defaultdict
-from types import ModuleType
 
 from torch import fx, nn
 
 from .. import functional
-from . import calls
+from . import calls, source, swaps
 from .plan import Plan
+from .sites import Site
 from .trace import Tracer
 
 
 def apply(plan: Plan) -> None:
     """Do what ``plan`` says; it is spent afterwards."""
-    fused = {n.meta["site"] for pair in plan.pairs.items() for n in pair if not plan.goes_whole(n)}
-    sites = {unit for unit in plan.swaps if isinstance(unit, fx.Node)}
-    edits: dict[nn.Module, list[fx.Node]] = defaultdict(list)
-    for site in fused | sites:
-        edits[site.meta["owner"]].append(site)
-    new_classes = plan.new_classes()
-    for owner, nodes in edits.items():
-        for node in nodes:
-            _rewrite(node, node in fused)
-        _set_forward(owner, plan.flow.forwards[owner])
-    for module, kind in new_classes.items():
+    edits: dict[nn.Module, dict[str, dict[int, object]]] = defaultdict(lambda: defaultdict(dict))
+    graphs: set[nn.Module] = set()
+    for unit, fused in plan.edits():
+        if isinstance(unit, Site):
+            edits[unit.owner][unit.method][unit.index] = unit.successor(fused)
+        else:
+            graphs.add(unit.meta["owner"])
+            _rewrite(unit, fused)
+    for module in graphs:
+        for node in plan.flow.forwards[module].nodes:
+            node.meta = {}  # a graph must not hold the model
+        module.graph, module._tracer_cls = plan.flow.forwards[module], Tracer
+    for module, kind in plan.new_classes().items():
         _become(module, kind)
+    for module, methods in edits.items():
+        base, earlier = vars(type(module)).get("_segext_edits", (type(module), ()))
+        found = source.methods(base)
+        new = ((name, source.digest(found[name]), tuple(callees.items())) for name, callees in methods.items())
+        _become(module, _subclass(base, (*earlier, *new)))
 
 
 def _become(module: nn.Module, kind: type) -> None:
@@ -42,62 +47,45 @@ def _become(module: nn.Module, kind: type) -> None:
 
 
 def _rewrite(node: fx.Node, fused: bool) -> None:
-    """Put segext's function in place of one call, or take a fused ReLU out."""
+    """Put segext's function in place of one node of a GraphModule, or take a fused ReLU out."""
     if calls.kind(node) == "relu":
         new = calls.operand(node)
     else:
         arguments = {name: v for name, v in calls.arguments(node).items() if v not in ((), [])}  # no stride, in schemas
         operands = tuple(arguments.pop(name) for name in ("input", "indices") if name in arguments)
-        name = "max_unpool2d" if calls.kind(node) == "unpool" else "relu_max_pool2d" if fused else "max_pool2d"
+        pool = functional.relu_max_pool2d if fused else functional.max_pool2d
+        function = swaps.max_unpool2d if calls.kind(node) == "unpool" else pool
         with node.graph.inserting_before(node):
-            new = node.graph.call_function(getattr(functional, name), operands, arguments)
+            new = node.graph.call_function(function, operands, arguments)
     node.replace_all_uses_with(new)
     node.graph.erase_node(node)
 
 
-def _set_forward(module: nn.Module, graph: fx.Graph) -> None:
-    for node in graph.nodes:
-        node.meta = {}  # a graph must not hold the model, nor fx generate a call of fx.wrap
-    if isinstance(module, fx.GraphModule):
-        module.graph, module._tracer_cls = graph, Tracer
-        return
-    code = graph.python_code("self")
-    names = {name: value for name, value in code.globals.items() if name in code.src}
-    base = vars(type(module)).get("_segext_base", type(module))
-    read = inspect.unwrap(base.forward).__code__.co_names
-    fixed = {n: v for n, v in vars(module).items() if n in read and isinstance(v, bool | int | float | str | None)}
-    fixed.pop("training", None)
-    _become(module, _subclass(base, code.src, names, fixed))
+@functools.cache
+def _subclass(base: type, edits: tuple) -> type:
+    """A subclass of a user's class in whose methods some calls call something else; it copies and pickles as these.
 
-
-def _subclass(base: type, source: str, names: dict[str, object], fixed: dict[str, object]) -> type:
-    """A subclass of a user's class with a forward of its own, which copies and pickles as class and source.
-
-    The forward was traced with the values of ``fixed``, so setting another is an error.
+    ``edits`` holds each method's name and digest, and the numbers of the calls with what they call.
     """
-    filename = f"<segext.convert {base.__qualname__} {hash(source):x}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)  # for tracebacks
-    namespace = dict(names)
-    exec(compile(source, filename, "exec"), namespace)
-    imports = {name: value.__name__ for name, value in names.items() if isinstance(value, ModuleType)}
-    others = {name: value for name, value in names.items() if name not in imports}
+    members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    for name, digest, callees in edits:
+        function = source.methods(base).get(name)
+        if not function or not source.definition(function) or source.digest(function) != digest:
+            raise RuntimeError(
+                f"{base.__qualname__}.{name} is not what segext.convert changed; convert the model again"
+            )
+        rewritten = source.rewrite(function, dict(callees))
+        members |= {alias: rewritten for alias, same in source.methods(base).items() if same is function}
 
     def __reduce_ex__(self, protocol):
         _, (_, *args), *state = base.__reduce_ex__(self, 2)
-        return _remake, (base, source, imports, others, fixed, *args), *state
+        return _remake, (base, edits, *args), *state
 
-    def __setattr__(self, name, value):
-        if name in fixed and fixed[name] != value:
-            reason = f"segext.convert fixed it in forward as {fixed[name]!r}; set it before converting"
-            raise AttributeError(f"cannot set {base.__name__}.{name} to {value!r}: {reason}")
-        base.__setattr__(self, name, value)
-
-    members = {"forward": namespace["forward"], "__reduce_ex__": __reduce_ex__, "__setattr__": __setattr__}
-    members |= {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base)(base.__name__, (base,), members | {"_segext_base": base})
+    return type(base)(
+        base.__name__, (base,), {**members, "__reduce_ex__": __reduce_ex__, "_segext_edits": (base, edits)}
+    )
 
 
-def _remake(base: type, source: str, imports: dict[str, str], others: dict, fixed: dict, *args) -> nn.Module:
-    names = {name: importlib.import_module(module) for name, module in imports.items()} | others
-    kind = _subclass(base, source, names, fixed)
+def _remake(base: type, edits: tuple, *args) -> nn.Module:
+    kind = _subclass(base, edits)
     return kind.__new__(kind, *args)

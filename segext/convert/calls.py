@@ -13,6 +13,7 @@ from torch.utils import checkpoint
 
 from .. import functional
 from .. import nn as layers
+from . import swaps
 from .trace import IN_PLACE
 
 STOCK_LAYERS = (nn.MaxPool2d, nn.MaxUnpool2d)
@@ -23,7 +24,10 @@ KINDS = {
     **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), ("pool", "max_pool2d")),
     **dict.fromkeys((layers.MaxPool2d, functional.max_pool2d), ("pool", None)),
     **dict.fromkeys((layers.ReLUMaxPool2d, functional.relu_max_pool2d), ("relu_pool", None)),
-    **dict.fromkeys((layers.MaxUnpool2d, functional.max_unpool2d), ("unpool", None)),
+    **dict.fromkeys((swaps.max_pool2d_with_indices,), ("pool", None)),
+    **dict.fromkeys((swaps.relu_max_pool2d_with_indices,), ("relu_pool", None)),
+    **dict.fromkeys((layers.MaxUnpool2d, swaps.MaxUnpool2d), ("unpool", None)),
+    **dict.fromkeys((functional.max_unpool2d, swaps.max_unpool2d), ("unpool", None)),
     nn.MaxPool2d: ("pool", "MaxPool2d"),
     nn.MaxUnpool2d: ("unpool", "MaxUnpool2d"),
     F.max_unpool2d: ("unpool", "max_unpool2d"),
@@ -88,6 +92,14 @@ def overlaps(window: tuple | None) -> bool:
     return any(s < d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation, strict=True))
 
 
+def undoes(unpool: nn.Module, pool: nn.Module) -> bool:
+    """Whether a stock unpooling layer, as it is, can read a pooling layer's switches."""
+    if type(unpool) is not nn.MaxUnpool2d or is_hooked(unpool) or "forward" in vars(unpool):
+        return False
+    window_of_pool = window(vars(pool))
+    return not overlaps(window_of_pool) and window_of_pool[0] == window(vars(unpool))[0]
+
+
 def is_container(module: nn.Module) -> bool:
     """Without a forward: its owner calls what it holds."""
     return getattr(type(module), "forward", None) is nn.Module.forward  # a ScriptModule's type has none
@@ -118,7 +130,9 @@ def is_fresh(node: fx.Node) -> bool:
     if node.op == "call_module":
         module = node.meta["module"]
         return isinstance(module, _FRESH_LAYERS) and is_layer(module) and not is_hooked(module)
-    return node.target in _FRESH_CALLS or kind(node) in ("pool", "relu_pool", "unpool")
+    if node.target in _FRESH_CALLS and "out" not in node.kwargs:
+        return True
+    return kind(node) in ("pool", "relu_pool", "unpool")
 
 
 def mutates(node: fx.Node) -> bool:

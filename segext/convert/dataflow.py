@@ -1,7 +1,8 @@
 """Links the forwards of a model into graphs that show where every ReLU, index and pooled map goes.
 
-A *unit* is what a swap changes: a layer, or one call in a forward, known by its node in that forward's own graph, its
-*site*. Linked nodes carry in ``meta`` their ``site`` and the layer they call, ``module``; sites carry their ``owner``.
+A *unit* is what a swap changes: a layer, a call in a method (its *site*), or a node of a GraphModule. A call that no
+method of a module's class makes has the node that recorded it as its unit, and cannot be changed. Linked nodes carry in
+``meta`` their ``unit``, the layer they call, ``module``, and the ``owner`` of the forward that they are in.
 """
 
 import copy
@@ -13,22 +14,29 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from . import calls
-from .trace import Untraceable, read, types_read
+from . import calls, reach, sites
+from .sites import Site
+from .trace import Untraceable, read, reads_types
 
 # What a ReLU does not change.
 _SHAPE = ("size", "dim", "shape", "ndim", "dtype", "device")
+
+Unit = nn.Module | Site | fx.Node
 
 
 class Dataflow:
     """What the forwards of ``model`` do, as far as they can be read.
 
     Attributes:
-        forwards: the graph of each module's own forward.
-        unread: the modules that have none, with the reason.
-        typed: layers whose type a forward looks at, with the reason to keep it.
-        exposed: layers that an unread forward may call.
-        calls: the linked nodes of every unit and of every site.
+        names: every module's name.
+        forwards: the graph of each module's own forward that can be read.
+        doubts: the modules whose forward cannot be read, or may run other calls than were read, with the reason.
+        exposed: modules that a forward in doubt may call, with the reason.
+        leaking: those of them whose indices may then go anywhere.
+        unpooled: pools called by a forward in doubt which hands their indices to unpoolings only, with these.
+        typed: layers whose type a forward may look at, with the reason to keep it.
+        sites: the calls of stock functions in each module's methods.
+        calls: the linked nodes of every unit.
         roots: each linked graph, with the module whose forward it is.
     """
 
@@ -36,39 +44,72 @@ class Dataflow:
         self.model = model
         self.names = {module: name or "(model)" for name, module in model.named_modules()}
         self.forwards: dict[nn.Module, fx.Graph] = {}
-        self.unread: dict[nn.Module, Untraceable] = {}
+        self.doubts: dict[nn.Module, str] = {}
+        self.exposed: dict[nn.Module, str] = {}
+        self.leaking: dict[nn.Module, str] = {}
+        self.unpooled: dict[nn.Module, set[nn.Module]] = {}
         self.typed: dict[nn.Module, str] = {}
-        for module, twin in _twins(model).items():
+        self.sites: dict[nn.Module, dict] = {}
+        twins = _twins(model)
+        for module, twin in twins.items():
             if not (calls.is_container(module) or calls.is_layer(module) or isinstance(module, calls.STOCK_LAYERS)):
                 self._read(module, twin)
-        self.exposed = set(self._called_by_unread())
-        self.calls: dict[nn.Module | fx.Node, list[fx.Node]] = defaultdict(list)
+        self.calls: dict[Unit, list[fx.Node]] = defaultdict(list)
         self.roots: dict[fx.Graph, nn.Module] = {}
-        self._link()
+        self._link(twins)
 
     def _read(self, module: nn.Module, twin: nn.Module) -> None:
+        self.sites[module] = sites.find(module)
         try:
-            graph = self.forwards[module] = read(twin)
+            self.forwards[module], doubt = read(twin)
         except Untraceable as reason:
-            self.unread[module] = reason
-        else:
-            reason = f"the forward of {self.names[module]} looks at its type".replace("(model)", "the model")
-            self.typed |= {module.get_submodule(name): reason for name in types_read(twin, graph)}
+            doubt = f"no trace: {reason}"
+        if doubt:
+            self.doubts[module] = doubt
+            self._expose(module, f"{self._title(module)} may call it ({doubt})")
+        if reads_types(module):
+            self.typed |= dict.fromkeys(self._below(module), f"the forward of {self._title(module)} looks at types")
 
-    def _called_by_unread(self) -> Iterator[nn.Module]:
-        for module, reason in self.unread.items():
-            seen = [n.target for n in reason.graph.nodes if n.op == "call_module"] if reason.graph else []
-            held = [*module.children(), *map(module.get_submodule, seen)]
-            for m in held:  # grows: what a list holds, its owner calls
-                yield m
-                held.extend(m.children() if calls.is_container(m) else ())
+    def _expose(self, module: nn.Module, reason: str) -> None:
+        """Note what a module whose forward is in doubt may call, and where indices may then go."""
+        called = {name: module._modules[name] for name in reach.only_called(module)}
+        others = [m for name, m in module._modules.items() if name not in called and m is not None]
+        exposed = (
+            [*called.values(), *(inner for m in others for inner in m.modules())] if called else self._below(module)
+        )
+        unpooled = {}
+        for name, pool in called.items():
+            if type(pool) is nn.MaxPool2d and not calls.is_hooked(pool) and exposed.count(pool) == 1:
+                unpools = {module._modules[child] for child in reach.unpoolings(module, name)}
+                if unpools and all(calls.undoes(unpool, pool) for unpool in unpools):
+                    unpooled[pool] = unpools
+        self.exposed |= dict.fromkeys(exposed, reason)
+        self.leaking |= {m: reason for m in exposed if m not in unpooled}
+        self.unpooled |= unpooled
 
-    def _link(self) -> None:
+    def _below(self, module: nn.Module) -> list[nn.Module]:
+        """What a module may reach, whatever its methods do."""
+        held = reach.held(module)
+        return list(self.names) if held is None else held
+
+    def _title(self, module: nn.Module) -> str:
+        return self.names[module].replace("(model)", "the model")
+
+    def _link(self, twins: dict[nn.Module, nn.Module]) -> None:
+        modules = {twin: module for module, twin in twins.items()}
         for owner, graph in self.forwards.items():
             for node in graph.nodes:
-                node.meta = {"owner": owner, "module": None}
+                runs, place = node.meta.get("place", (None, ()))
+                node.meta = {"owner": owner, "module": None, "unit": node}
                 if node.op == "call_module":
-                    node.meta["module"] = owner.get_submodule(node.target)
+                    node.meta |= dict.fromkeys(("module", "unit"), owner.get_submodule(node.target))
+                elif node.op == "get_attr":
+                    held = operator.attrgetter(node.target)(twins[owner])
+                    if isinstance(held, nn.Module):
+                        self.exposed[modules[held]] = self.leaking[modules[held]] = f"{self._title(owner)} hands it on"
+                elif kind := calls.kind(node):
+                    found = self.sites.get(modules.get(runs), {})
+                    node.meta["unit"] = sites.locate(found, place, kind) or node
         inlined: set[nn.Module] = set()
         for root in self.forwards:
             if root not in inlined or root in self.exposed:
@@ -96,13 +137,12 @@ class Dataflow:
                 env[node] = self._inline(linked, node.meta["module"], bound, inlined)
             else:
                 new = env[node] = linked.create_node(node.op, node.target, args, kwargs)
-                new.meta = {"site": node, "module": node.meta["module"]}
-                for unit in {node, unit_of(new)}:
-                    self.calls[unit].append(new)
+                new.meta = dict(node.meta)
+                self.calls[new.meta["unit"]].append(new)
 
     def _bind(self, module: nn.Module | None, args: tuple, kwargs: dict) -> dict[str, object] | None:
         """Arguments by name, or None where the call stays a leaf."""
-        if module not in self.forwards or calls.is_hooked(module):
+        if module not in self.forwards or module in self.doubts or calls.is_hooked(module):
             return None
         places = self._placeholders(module)
         names = [node.target for node in places]
@@ -118,18 +158,13 @@ def _twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
     return dict(zip(model.modules(), copy.deepcopy(model, tensors).modules(), strict=True))
 
 
-def unit_of(node: fx.Node) -> nn.Module | fx.Node:
-    """What a swap of a linked node changes."""
-    return node.meta["module"] if node.op == "call_module" else node.meta["site"]
-
-
-def index_uses(pool: fx.Node) -> Iterator[fx.Node]:
-    """The nodes that read a pool's indices, or its whole result."""
+def index_uses(pool: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """A pool's indices or whole result, each with a node that reads it."""
     for user in pool.users:
         if user.target is operator.getitem and user.args[1] in (0, 1, -1, -2):
-            yield from user.users if user.args[1] in (1, -1) else ()
+            yield from ((user, use) for use in user.users if user.args[1] in (1, -1))
         else:
-            yield user
+            yield pool, user
 
 
 def value_uses(node: fx.Node) -> list[fx.Node]:

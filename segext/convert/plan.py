@@ -1,10 +1,13 @@
 """Decides what is swapped, what is fused, and what is left and why, from the data flow of a model."""
 
+from collections.abc import Iterator
+
 from torch import fx, nn
 
 from .. import nn as layers
-from . import Change, Report, calls
-from .dataflow import Dataflow, changes_between, changes_later, index_uses, source_pool, unit_of, value_uses
+from . import Change, Report, calls, swaps
+from .dataflow import Dataflow, Unit, changes_between, changes_later, index_uses, source_pool, value_uses
+from .sites import Site
 
 
 class Plan:
@@ -20,52 +23,80 @@ class Plan:
     def __init__(self, flow: Dataflow) -> None:
         self.flow = flow
         units = [m for m in flow.model.modules() if type(m) in calls.STOCK_LAYERS]
-        units += [u for u in flow.calls if isinstance(u, fx.Node) and u.op != "call_module" and _successor(u)]
-        self.left: dict[nn.Module | fx.Node, str] = {}
-        for kind, verdict in (("unpool", self._why_leave_unpool), ("pool", self._why_leave_pool)):
+        units += [site for found in flow.sites.values() for site in found]
+        units += [unit for unit in flow.calls if isinstance(unit, fx.Node)]
+        units = [unit for unit in units if _successor(unit)]
+        self.left: dict[Unit, str] = {}
+        for kind, verdict in (("pool", self._why_leave_pool), ("unpool", self._why_leave_unpool)):
             for unit in units:
                 if calls.KINDS[_key(unit)][0] == kind and (reason := self._why_leave(unit) or verdict(unit)):
                     self.left[unit] = reason
         self.swaps = [unit for unit in units if unit not in self.left]
         self.unfused: dict[fx.Node, str] = {}
         self.pairs = self._fusions()
+        self.fused = {node.meta["unit"] for pair in self.pairs.items() for node in pair}
 
-    def _why_leave(self, unit: nn.Module | fx.Node) -> str:
-        if isinstance(unit, nn.Module) and "forward" in vars(unit):
-            return "its forward was replaced on the instance"
-        return self.flow.typed.get(unit, "")
+    def _why_leave(self, unit: Unit) -> str:
+        """Why a unit cannot be changed at all."""
+        if isinstance(unit, nn.Module):
+            return (
+                "its forward was replaced on the instance" if "forward" in vars(unit) else self.flow.typed.get(unit, "")
+            )
+        if isinstance(unit, Site) or isinstance(unit.meta["owner"], fx.GraphModule):
+            return ""
+        return "no method of a module's class, whose source is known, calls it by name"
+
+    def _why_unknown(self, unit: Unit, layers: dict[nn.Module, str]) -> str:
+        """Why more may happen around a unit than the data flow shows, with the reasons for layers."""
+        if isinstance(unit, nn.Module):
+            return layers.get(unit, "")
+        owners = {call.meta["owner"] for call in self.flow.calls[unit]}
+        if isinstance(unit, Site):
+            owners.add(unit.owner)
+            if unit.method != "forward" and unit.owner in self.flow.exposed:
+                return self.flow.exposed[unit.owner]
+        return next((self.flow.doubts[owner] for owner in owners if owner in self.flow.doubts), "")
+
+    def _why_leave_pool(self, unit: Unit) -> str:
+        found = self.flow.calls[unit]
+        if isinstance(unit, Site) and unit.indices is None:
+            return "it is not written there whether it returns indices"
+        if not (unit.indices if isinstance(unit, Site) else self._arguments(unit).get("return_indices")):
+            return ""
+        if reason := self._why_unknown(unit, self.flow.leaking):
+            return f"its indices may be used elsewhere: {reason}"
+        if not found and unit not in self.flow.unpooled:
+            return "its indices may be used elsewhere: no forward that was read calls it"
+        if isinstance(unit, nn.Module) and calls.is_hooked(unit):
+            return "a hook sees its indices"
+        uses = (self._why_not_switches(call, value, use) for call in found for value, use in index_uses(call))
+        return next(filter(None, uses), "")
 
     def _arguments(self, unit: nn.Module | fx.Node) -> dict[str, object]:
         return vars(unit) if isinstance(unit, nn.Module) else calls.arguments(self.flow.calls[unit][0])
 
-    def _why_leave_unpool(self, unit: nn.Module | fx.Node) -> str:
-        sources = [source_pool(call) for call in self.flow.calls[unit]] or [None]
-        for arguments in (calls.arguments(source) if source else self._arguments(unit) for source in sources):
-            if calls.overlaps(calls.window(arguments)):
-                return "windows overlap: where two elements name a pixel, stock gives both its gradient, segext one"
-        return ""
-
-    def _why_leave_pool(self, unit: nn.Module | fx.Node) -> str:
-        arguments = self._arguments(unit)
-        if not arguments.get("return_indices"):
-            return ""
-        if isinstance(unit, nn.Module) and calls.is_hooked(unit):
-            return "a hook sees its indices"
-        window = calls.window(arguments)
-        uses = (use for call in self.flow.calls[unit] for use in index_uses(call))
-        return next(filter(None, (self._why_not_switches(use, window) for use in uses)), "")
-
-    def _why_not_switches(self, use: fx.Node, window: tuple | None) -> str:
-        """Why a use of a pool's indices needs the stock index tensor."""
+    def _why_not_switches(self, pool: fx.Node, value: fx.Node, use: fx.Node) -> str:
+        """Why a use of a pool's indices, or of its whole result, needs the stock index tensor."""
         if use.op == "output":
-            return "its indices are returned to the caller" if self.flow.roots[use.graph] is self.flow.model else ""
-        if calls.kind(use) == "unpool":
-            if unit_of(use) in self.left:
-                return f"its indices go to {self._label(use)}, which is left"
-            theirs = calls.window(calls.arguments(use))  # an unpooling knows no dilation
-            fits = window and theirs and window[0] == theirs[0]
-            return "" if fits else "its indices go to an unpooling of other windows"
-        return "" if calls.is_opaque(use) else f"its indices are used by {self._label(use)}"
+            return "its indices are returned to the caller"
+        reads = calls.arguments(use) if calls.kind(use) == "unpool" else {}
+        if reads.get("indices") is not value or reads.get("input") is value:
+            return f"its indices are used by {self._label(use)}"
+        if _successor(use.meta["unit"]) and self._why_leave(use.meta["unit"]):
+            return f"its indices go to {self._label(use)}, which is left"
+        if use.meta["module"] and calls.is_hooked(use.meta["module"]):
+            return f"a hook on {self._label(use)} sees its indices"
+        ours, theirs = calls.window(calls.arguments(pool)), calls.window(reads)  # an unpooling knows no dilation
+        if calls.overlaps(ours):
+            return "windows overlap: where two elements name a pixel, stock gives both its gradient, segext one"
+        return "" if theirs and ours[0] == theirs[0] else "its indices go to an unpooling of other windows"
+
+    def _why_leave_unpool(self, unit: Unit) -> str:
+        sources = filter(None, map(source_pool, self.flow.calls[unit]))
+        known = [pool for pool, unpools in self.flow.unpooled.items() if unit in unpools]
+        if any(pool not in self.left for pool in (*known, *(source.meta["unit"] for source in sources))):
+            return ""
+        return "its indices come from no pool that is swapped"
 
     def _fusions(self) -> dict[fx.Node, fx.Node]:
         pairs: dict[fx.Node, fx.Node] = {}
@@ -78,7 +109,7 @@ class Plan:
                 pairs[relu] = pool
 
         def everywhere(node: fx.Node, fused) -> bool:
-            return all(other in fused for other in self.flow.calls[node.meta["site"]])
+            return all(other in fused for other in self.flow.calls[node.meta["unit"]])
 
         while bad := [r for r, p in pairs.items() if not (everywhere(r, pairs) and everywhere(p, pairs.values()))]:
             for relu in bad:
@@ -87,14 +118,15 @@ class Plan:
         return pairs
 
     def _why_not_fuse(self, relu: fx.Node, pool: fx.Node) -> str:
-        for node, module in ((relu, relu.meta["module"]), (pool, pool.meta["module"])):
-            if module in self.flow.typed:
-                return self.flow.typed[module]
-            if module and (calls.is_hooked(module) or "forward" in vars(module)):
+        for node in (relu, pool):
+            unit = node.meta["unit"]
+            if reason := self._why_leave(unit) or self._why_unknown(unit, self.flow.exposed):
+                return reason
+            if isinstance(unit, nn.Module) and calls.is_hooked(unit):
                 return f"{self._label(node)} has hooks"
         if len(value_uses(relu)) > 1:
             return "its output has other uses"
-        if unit_of(pool) in self.left:
+        if pool.meta["unit"] in self.left:
             return "its pool is left"
         if changes_between(relu, pool):
             return "a tensor may change in place between it and its pool"
@@ -105,31 +137,33 @@ class Plan:
             return "it works in place on a tensor that others may read"
         return ""
 
-    def goes_whole(self, node: fx.Node) -> bool:
-        """Whether a fusion changes the layer itself, not one call of it."""
-        module, fused = node.meta["module"], (*self.pairs, *self.pairs.values())
-        return module not in (None, *self.flow.exposed) and all(n in fused for n in self.flow.calls[module])
-
     def new_classes(self) -> dict[nn.Module, type]:
-        new = {unit: getattr(layers, _successor(unit)) for unit in self.swaps if isinstance(unit, nn.Module)}
-        for relu, pool in self.pairs.items():
-            for node, kind in ((relu, nn.Identity), (pool, layers.ReLUMaxPool2d)):
-                if self.goes_whole(node):
-                    new[node.meta["module"]] = kind
-        return new
+        """The layers that change, with what they become."""
+        plain = {nn.MaxPool2d: layers.MaxPool2d, nn.MaxUnpool2d: swaps.MaxUnpool2d}
+        fused = {"relu": nn.Identity, "pool": layers.ReLUMaxPool2d}
+        new = {unit: plain[type(unit)] for unit in self.swaps if isinstance(unit, nn.Module)}
+        return new | {unit: fused[calls.KINDS[type(unit)][0]] for unit in self.fused if isinstance(unit, nn.Module)}
+
+    def edits(self) -> Iterator[tuple[Site | fx.Node, bool]]:
+        """The calls that change, and whether by fusion."""
+        for unit in dict.fromkeys((*self.swaps, *self.fused)):
+            if not isinstance(unit, nn.Module):
+                yield unit, unit in self.fused
 
     def report(self) -> Report:
-        changes, fused = [], {unit_of(pool) for pool in self.pairs.values()}
+        changes = []
         for unit in self.swaps:
-            if unit not in fused:
+            if unit not in self.fused:
                 after = f"segext.{'nn' if isinstance(unit, nn.Module) else 'functional'}.{_successor(unit)}"
                 changes.append(Change("swapped", self._where(unit), calls.title(_key(unit)), after))
-        for relu, pool in self.pairs.items():
-            before = f"{calls.title(calls.target(relu))} + {calls.title(calls.target(pool))}"
-            after = "segext.nn.ReLUMaxPool2d" if self.goes_whole(pool) else "segext.functional.relu_max_pool2d"
-            changes.append(Change("fused", f"{self._label(relu)} + {self._label(pool)}", before, after))
+        for pair in self.pairs.items():
+            units = [node.meta["unit"] for node in pair]
+            before = " + ".join(calls.title(_key(unit)) for unit in units)
+            is_layer = isinstance(units[1], nn.Module)
+            after = "segext.nn.ReLUMaxPool2d" if is_layer else "segext.functional.relu_max_pool2d"
+            changes.append(Change("fused", " + ".join(map(self._where, units)), before, after))
 
-        def leave(unit: nn.Module | fx.Node, title: str, reason: str) -> None:
+        def leave(unit: Unit, title: str, reason: str) -> None:
             changes.append(Change("left", self._where(unit), title, reason=reason))
 
         for unit, reason in self.left.items():
@@ -138,24 +172,31 @@ class Plan:
             if isinstance(module, calls.STOCK_LAYERS) and type(module) not in calls.KINDS:
                 leave(module, type(module).__name__, "a subclass may do something else")
         for relu, reason in self.unfused.items():
-            leave(unit_of(relu), calls.title(calls.target(relu)), f"not fused: {reason}")
-        for module, reason in self.flow.unread.items():
-            leave(module, type(module).__name__, f"functional calls not looked at, no trace: {reason}")
+            leave(relu.meta["unit"], calls.title(_key(relu.meta["unit"])), f"not fused: {reason}")
+        for module, reason in self.flow.doubts.items():
+            pools = [m for m in module.modules() if isinstance(m, nn.MaxPool2d)]
+            if pools or any(map(_successor, self.flow.sites[module])):
+                leave(module, type(module).__name__, f"ReLUs that it may call stay: {reason}")
         return Report(tuple(dict.fromkeys(changes)))
 
     def _label(self, node: fx.Node) -> str:
-        return self._where(unit_of(node))
+        return self._where(node.meta["unit"])
 
-    def _where(self, unit: nn.Module | fx.Node) -> str:
+    def _where(self, unit: Unit) -> str:
         if isinstance(unit, nn.Module):
             return self.flow.names[unit]
-        return f"{self.flow.names[unit.meta['owner']]}.forward: {unit.name}".removeprefix("(model).")
+        if isinstance(unit, Site):
+            name = f"{self.flow.names[unit.owner]}.{unit.method}:{unit.line}:{unit.column}"
+        else:
+            name = f"{self.flow.names[unit.meta['owner']]}.forward: {unit.name}"
+        return name.removeprefix("(model).")
 
 
-def _key(unit: nn.Module | fx.Node):
-    return unit.target if isinstance(unit, fx.Node) else type(unit)
+def _key(unit: Unit):
+    """The type of layer, the function or the name of the method that a unit is."""
+    return type(unit) if isinstance(unit, nn.Module) else unit.target
 
 
-def _successor(unit: nn.Module | fx.Node) -> str | None:
+def _successor(unit: Unit) -> str | None:
     """The name in segext of what takes over from a unit."""
     return calls.KINDS.get(_key(unit), (None, None))[1]

@@ -1,13 +1,19 @@
-"""Reads one module's own forward as a torch.fx graph, children as leaves, or refuses where a trace would not tell all.
+"""Reads one module's own forward as a torch.fx graph, children as leaves, and says what such a graph may hide.
 
-A trace runs the forward once on stand-ins for tensors. What that run would hide (a branch on the mode or on an optional
-argument, a type test, ``no_grad``, state kept on the module, random numbers) makes a forward unreadable.
+A trace runs the forward once on stand-ins for tensors. It tells all only where the code that ran runs the same way
+every time: without branches, contexts, type tests, hooks of its own and tensors kept beyond the call.
 """
 
+import dis
+import functools
+import gc
 import inspect
+import itertools
 import operator
 import random
-from collections.abc import Iterator
+import sys
+import types
+import weakref
 
 import torch
 from torch import fx, nn
@@ -15,24 +21,32 @@ from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
 from .. import functional
-from .. import nn as layers
+from . import source
 
 _OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 IN_PLACE = tuple(getattr(operator, f"i{name}") for name in _OPERATORS)
-# What a trace adds to a graph for an argument that has a given value.
-_GUARDS = (operator.eq, torch._assert, fx._symbolic_trace._assert_is_none)
-# Classes that a conversion may give to layers.
-_SWAPS = ({nn.MaxPool2d: layers.ReLUMaxPool2d, nn.MaxUnpool2d: layers.MaxUnpool2d}, {nn.ReLU: nn.Identity})
+# What asks for a type: a stand-in answers it wrongly for a tensor.
+_TYPE_TESTS = {"type", "isinstance", "issubclass", "callable"}
+_TYPE_ATTRIBUTES = {"__class__", "_get_name"}
+_CONTEXTS = (torch.autograd.grad_mode.__file__, torch.amp.autocast_mode.__file__)
 
 
 class Untraceable(Exception):
-    """Why a forward cannot be read; ``graph`` is what was read before that showed."""
-
-    graph: fx.Graph | None = None
+    """Why a forward cannot be read."""
 
 
 class _Proxy(fx.Proxy):
-    """Records ``x += y`` as in place; fx itself takes it for ``x = x + y``."""
+    """Records ``x += y`` as in place, which fx itself takes for ``x = x + y``; has what a tensor has, no more."""
+
+    def __getattr__(self, name: str):
+        if not hasattr(torch.Tensor, name):
+            raise Untraceable(f"its forward asks a tensor for {name}")
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value) -> None:
+        if hasattr(torch.Tensor, name):
+            raise Untraceable(f"its forward sets {name} of a tensor")
+        super().__setattr__(name, value)
 
 
 def _in_place(operation):
@@ -44,7 +58,7 @@ for _operation in IN_PLACE:
 
 
 class Tracer(fx.Tracer):
-    """Records one forward, children as leaves."""
+    """Records one forward, children as leaves; a node's ``meta`` says where it was called, and on which module."""
 
     proxy_buffer_attributes = True
 
@@ -52,10 +66,12 @@ class Tracer(fx.Tracer):
         calls = (functional.max_pool2d, functional.relu_max_pool2d, functional.max_unpool2d, checkpoint.checkpoint)
         super().__init__(autowrap_functions=calls)  # recorded as calls; looked for in forwards, and in these modules:
         self._autowrap_search += [functional, checkpoint]
-        self._context = _context()
+        self.proxies: weakref.WeakSet[fx.Proxy] = weakref.WeakSet()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        proxy = _Proxy(node, self)
+        self.proxies.add(proxy)
+        return proxy
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -66,18 +82,35 @@ class Tracer(fx.Tracer):
         return super().to_bool(obj)
 
     def create_node(self, *args, **kwargs) -> fx.Node:
-        if _context() != self._context:
-            raise Untraceable("its forward enters a context such as no_grad or autocast")
-        return super().create_node(*args, **kwargs)
+        node = super().create_node(*args, **kwargs)
+        node.meta["place"] = _place()
+        return node
 
 
-def _context() -> tuple:
-    autocast = (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast
+def _place() -> tuple[nn.Module | None, tuple]:
+    """The module whose method is running, and the file, line and column where the user's call ends.
+
+    Python 3.10 knows no columns.
+    """
+    frame = sys._getframe(1)
+    while frame and not source.is_users(frame.f_code):
+        frame = frame.f_back
+    place = ()
+    if frame and sys.version_info >= (3, 11):
+        _, line, _, column = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
+        place = (frame.f_code.co_filename, line, column)
+    elif frame:
+        place = (frame.f_code.co_filename, frame.f_lineno, None)
+    while frame and frame.f_code is not fx.Tracer.trace.__code__:
+        owner = frame.f_locals.get(next(iter(frame.f_code.co_varnames), None))
+        if isinstance(owner, nn.Module) and source.is_users(frame.f_code):
+            return owner, place
+        frame = frame.f_back
+    return None, place
 
 
-def read(module: nn.Module) -> fx.Graph:
-    """The graph of a module's own forward, for training and evaluation alike.
+def read(module: nn.Module) -> tuple[fx.Graph, str]:
+    """The graph of a module's own forward, for training and evaluation alike, and what it may hide, or "".
 
     ``module`` must be a copy made for this: its mode is lost.
     """
@@ -87,85 +120,74 @@ def read(module: nn.Module) -> fx.Graph:
         raise Untraceable("it is compiled")
     if parametrize.is_parametrized(module):
         raise Untraceable("it is parametrized")
-    graph = _record(module)
-    parameters = inspect.signature(type(module).forward).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    for training in (True, False):  # a stand-in is never None and never True: `is` sees one side of a branch only
-        if _calls(_record(module, training, defaults)) != _calls(graph):
-            raise Untraceable("its forward branches on an optional argument or on its mode")
-    return graph
-
-
-def types_read(module: nn.Module, graph: fx.Graph) -> set[str]:
-    """Names of the layers whose type decides what a forward calls, as ``isinstance(layer, nn.ReLU)`` may."""
-    found = set()
-    called = {node.target: module.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
-    for swaps in _SWAPS:
-        before = {name: type(layer) for name, layer in called.items() if type(layer) in swaps}
-        for name, kind in before.items():
-            called[name].__class__ = swaps[kind]
-        try:
-            same = not before or str(_record(module)) == str(graph)
-        except Untraceable:
-            same = False
-        for name, kind in before.items():
-            called[name].__class__ = kind
-        found |= set() if same else set(before)
-    return found
-
-
-def _calls(graph: fx.Graph) -> list[tuple]:
-    return [(n.op, n.target) for n in graph.nodes if n.op.startswith("call") and n.target not in _GUARDS]
-
-
-def _record(module: nn.Module, training: bool | None = None, arguments: dict | None = None) -> fx.Graph:
-    """One trace, with ``arguments`` at fixed values; the mode is what ``self.training`` reads where it is None."""
-    _set_mode(module, training)
-    forward_globals = inspect.unwrap(type(module).forward).__globals__
-    before, torch_seed, seed, tracer = list(_contents(module)), torch.get_rng_state(), random.getstate(), Tracer()
-    forward_globals["isinstance"] = _isinstance
+    _hide_mode(module)
+    tracer, ran = Tracer(), set()
+    states = [(torch.get_rng_state, torch.set_rng_state), (random.getstate, random.setstate)]
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        states.append((numpy.random.get_state, numpy.random.set_state))
+    before, profile = [get() for get, _ in states], sys.getprofile()
     try:
-        graph = tracer.trace(module, arguments)
-        after = list(_contents(module))
-        if len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)):
-            raise Untraceable("its forward keeps values on the module or makes tensors of its own")
-        if not torch.equal(torch_seed, torch.get_rng_state()) or seed != random.getstate():
-            raise Untraceable("its forward draws random numbers")
-        return graph
+        sys.setprofile(lambda frame, event, _: ran.add(frame.f_code) if event == "call" else None)
+        graph = tracer.trace(module)
     except Exception as error:  # whatever user code raises when it meets a proxy
-        reason = Untraceable(str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__)
-        reason.graph = getattr(tracer, "graph", None)
-        raise reason from error
+        reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
+        raise Untraceable(reason) from None
     finally:
-        del forward_globals["isinstance"]
-        torch.set_rng_state(torch_seed)
-        random.setstate(seed)
+        sys.setprofile(profile)
+        for (_, restore), state in zip(states, before, strict=True):
+            restore(state)
+    for generation in range(3):  # unpacking a stand-in leaves a cycle
+        if tracer.proxies:
+            gc.collect(generation)
+    return graph, "its forward keeps tensors" if tracer.proxies else _doubt(ran)
 
 
-def _set_mode(module: nn.Module, training: bool | None) -> None:
-    """Set the mode of a module and all it holds; None makes it a buffer, which a trace records as it is read."""
+def _doubt(ran: set[types.CodeType]) -> str:
+    """Why code that ran once may run another way."""
+    if any(code.co_filename in _CONTEXTS for code in ran):
+        return "its forward enters a context such as no_grad or autocast"
+    if any(code.co_name.startswith("register_") and "hook" in code.co_name for code in ran):
+        return "its forward registers hooks"
+    if any(_branches(code) for code in ran if source.is_users(code)):
+        return "its forward branches"
+    if any(_asks(code, _TYPE_TESTS) or "is_tensor" in code.co_names for code in ran if source.is_users(code)):
+        return "its forward looks at types"
+    return ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _branches(code: types.CodeType) -> bool:
+    """Whether code has a condition, a handler or a context; a loop is none."""
+    names = {instruction.opname for instruction in dis.get_instructions(code)}
+    handlers = {"PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH", "IS_OP", "CONTAINS_OP"}
+    return bool(names & handlers) or any("JUMP" in name and "IF" in name for name in names)
+
+
+def _asks(code: types.CodeType, functions: set[str]) -> bool:
+    """Whether code uses one of some builtin functions, or an attribute that tells a type."""
+    used = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return bool(used & functions or _TYPE_ATTRIBUTES.intersection(code.co_names))
+
+
+def reads_types(module: nn.Module) -> bool:
+    """Whether a forward, or what it calls by name, may tell a class from its subclasses."""
+    methods = source.methods(type(module))
+    functions = [methods["forward"]] if "forward" in methods else []
+    for function in functions:  # grows
+        codes = source.nested(function.__code__)
+        if any(_asks(code, {"type"}) for code in codes):
+            return True
+        names = {name for code in codes for name in code.co_names}
+        for value in (place.get(name) for name in names for place in (methods, function.__globals__)):
+            if inspect.isfunction(value) and source.is_users(value.__code__) and value not in functions:
+                functions.append(value)
+    return False
+
+
+def _hide_mode(module: nn.Module) -> None:
+    """Make the mode of a module and all it holds a buffer, which a trace records as it is read."""
     for m in module.modules():
-        if isinstance(m, torch.jit.ScriptModule):
-            continue
-        vars(m).pop("training", None)
-        m._buffers.pop("training", None)
-        if training is None:
+        if not isinstance(m, torch.jit.ScriptModule):
+            vars(m).pop("training", None)
             m._buffers["training"] = torch.tensor(True)
-        else:
-            vars(m)["training"] = training
-
-
-def _contents(module: nn.Module) -> Iterator[object]:
-    """Everything a module and its children hold, two levels deep: identities that a pure forward leaves unchanged."""
-    for m in module.modules():
-        for name, value in vars(m).items():
-            yield from (name, value)
-            if isinstance(value, dict | list | tuple):
-                yield from value.values() if isinstance(value, dict) else value
-
-
-def _isinstance(value: object, kind) -> bool:
-    """Stands in for ``isinstance`` in a traced forward, where a tensor's type cannot be known."""
-    if isinstance(value, fx.Proxy):
-        raise Untraceable("its forward asks for the type of a tensor")
-    return isinstance(value, kind)

@@ -1,0 +1,136 @@
+"""Finds the calls in a method's source and rewrites methods with other callees at some of them.
+
+A rewritten method keeps its globals, closure, defaults, lines and file; only the code differs, by names that its
+closure gains. Calls are known by their number in the method, so that they outlive changes elsewhere in the file.
+"""
+
+import __future__
+
+import ast
+import copy
+import functools
+import hashlib
+import inspect
+import linecache
+import sysconfig
+import types
+from pathlib import Path
+
+import torch
+
+_STDLIB = sysconfig.get_path("stdlib")
+_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+_FUTURE = functools.reduce(int.__or__, (getattr(__future__, n).compiler_flag for n in __future__.all_feature_names))
+_PREFIX = "_segext_"
+
+
+def is_users(code: types.CodeType) -> bool:
+    """Whether code is neither torch's, nor segext's, nor the standard library's."""
+    path = code.co_filename
+    return not (path.startswith((*_LIBRARY, "<frozen")) or (path.startswith(_STDLIB) and "-packages" not in path))
+
+
+def methods(kind: type) -> dict[str, types.FunctionType]:
+    """The plain functions of a class and its bases that users wrote, as an instance finds them."""
+    found: dict[str, object] = {}
+    for base in kind.__mro__:
+        found = {**vars(base), **found}
+    return {name: f for name, f in found.items() if inspect.isfunction(f) and is_users(f.__code__)}
+
+
+def definition(function: types.FunctionType) -> ast.FunctionDef | None:
+    """A method's definition, where that is what runs: not what a decorator made of it, nor what was edited since."""
+    return _definition(function)[0]
+
+
+def calls(definition: ast.FunctionDef) -> list[ast.Call]:
+    """The calls in a method's body, in an order of their own."""
+    return [node for statement in definition.body for node in ast.walk(statement) if isinstance(node, ast.Call)]
+
+
+def digest(function: types.FunctionType) -> str:
+    """Changes with what a method says."""
+    return hashlib.sha256(ast.unparse(definition(function)).encode()).hexdigest()[:16]
+
+
+def local_names(function: types.FunctionType) -> set[str]:
+    """Every name that a method or a function inside it binds or takes from a closure."""
+    codes = nested(function.__code__)
+    return {name for code in codes for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)}
+
+
+def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.FunctionType:
+    """A method that differs in what some of its calls call; a call of a tensor's method passes the tensor instead."""
+    changed, owner = copy.deepcopy(_definition(function))
+    changed.decorator_list = []
+    found = calls(changed)
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    for index, callee in callees.items():
+        call, name = found[index], f"{_PREFIX}{callee.__name__}"
+        if is_method_call(call):
+            call.args.insert(0, call.func.value)
+        call.func = ast.copy_location(ast.Name(name, ast.Load()), call.func)
+        cells[name] = types.CellType(callee)
+    code = _compile(changed, owner, function.__code__, cells)
+    closure = tuple(cells[name] for name in code.co_freevars)
+    new = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    functools.update_wrapper(new, function)
+    new.__kwdefaults__ = function.__kwdefaults__
+    vars(new).clear()  # of what update_wrapper adds
+    vars(new).update(vars(function))
+    return new
+
+
+def is_method_call(call: ast.Call) -> bool:
+    """Whether a call is ``x.relu()`` or ``x.relu_()``."""
+    return (
+        isinstance(call.func, ast.Attribute) and call.func.attr in ("relu", "relu_") and not call.args + call.keywords
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef | None, str | None]:
+    """A function's definition and the class around it."""
+    code = function.__code__
+    found, codes = _file("".join(linecache.getlines(code.co_filename, function.__globals__)))
+    key = code.co_name, code.co_firstlineno
+    return found[key] if key in found and codes.get(key) == code else (None, None)
+
+
+@functools.lru_cache(maxsize=64)
+def _file(text: str) -> tuple[dict[tuple, tuple[ast.FunctionDef, str | None]], dict[tuple, types.CodeType]]:
+    """Every function of a file, with the innermost class around it, and every code, by name and first line."""
+    try:
+        tree = ast.parse(text)
+        module = compile(tree, "", "exec", dont_inherit=True)
+    except SyntaxError:
+        return {}, {}
+    found: dict[tuple, tuple[ast.FunctionDef, str | None]] = {}
+
+    def look(node: ast.AST, owner: str | None) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                first = child.decorator_list[0] if child.decorator_list else child
+                found[child.name, first.lineno] = child, owner
+            look(child, child.name if isinstance(child, ast.ClassDef) else owner)
+
+    look(tree, None)
+    return found, {(code.co_name, code.co_firstlineno): code for code in nested(module)}
+
+
+def _compile(definition: ast.FunctionDef, owner: str | None, code: types.CodeType, free) -> types.CodeType:
+    """The code of a function that finds ``free`` names in its closure; the class around it mangles private names."""
+    names = ", ".join(name for name in free if name != "__class__")
+    tree = ast.parse(f"def around({names}):\n class {owner}: pass" if owner else f"def around({names}): pass")
+    (tree.body[0].body[0] if owner else tree.body[0]).body = [definition]
+    around = compile(tree, code.co_filename, "exec", code.co_flags & _FUTURE, dont_inherit=True)
+    key = definition.name, definition.lineno
+    return next(c for c in nested(around) if (c.co_name, c.co_firstlineno) == key)
+
+
+def nested(code: types.CodeType) -> list[types.CodeType]:
+    """A code and those inside it."""
+    codes = [code]
+    for outer in codes:  # grows
+        codes.extend(c for c in outer.co_consts if isinstance(c, types.CodeType))
+    return codes
