@@ -14,6 +14,8 @@ def render(results: Results, verdicts: Sequence[Verdict]) -> str:
     parts = [_environment(results)]
     if results.throughput:
         parts += [key(results), *networks(results)]
+    if results.upsampling:
+        parts.append(_upsampling(results))
     if results.calls:
         parts.append(_calls(results))
     if results.switches:
@@ -124,6 +126,35 @@ def _losses(by_op: dict[str, throughput.Row]) -> str:
     worst, op = lost[0]
     more = f", and {len(lost) - 1} more" if lost[1:] else ""
     return f"{op}: {by_op[op].best} {times(1 / worst)}{more}"
+
+
+def _upsampling(results: Results) -> str:
+    rows = [
+        [
+            row.op,
+            row.map,
+            row.dtype,
+            row.format,
+            row.kernels,
+            f"{row.times[f'segext {row.format}'].median / 1e3:,.0f}",
+            spread(row.to_stock),
+            times(row.to_best.median),
+            row.best,
+            times(row.to_write.median) if row.to_write else "-",
+            "stock wins" if row.stock_wins else "",
+        ]
+        for row in results.upsampling
+    ]
+    head = ["op", "map", "type", "format", "kernels", "us", "to stock", "to best", "best stock way", "writes", ""]
+    return table(
+        "Upsampling of class scores, batch 1",
+        head,
+        rows,
+        "kernels: whose segext.functional runs. us: its microseconds.",
+        "to stock: times as fast as stock's depthwise convolution in the same format; to best: as the best stock way.",
+        "writes: segext's time in mere writes of the result, into a buffer used again and again.",
+        left=5,
+    )
 
 
 def _calls(results: Results) -> str:

@@ -1,5 +1,6 @@
 """The benchmarks themselves: what they count, how they reckon, that they stop at a wrong result, and that they run."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.importorskip("matplotlib")
 
-from benchmarks import harness, inputs, memory, networks, pooling, targets, throughput
+from benchmarks import harness, inputs, memory, networks, pooling, targets, throughput, upsampling
 from benchmarks.__main__ import main
 from benchmarks.harness import CheckFailed, Pace, Summary
 from benchmarks.pooling import Subject
@@ -231,7 +232,13 @@ def test_full_plan_covers_what_the_targets_name():
 def test_quick_run(tmp_path, capsys):
     assert main(["--quick", "--seconds", "0", "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    for title in ("Every op on (1, 64, 224, 224)", "What a call costs", "Bytes of all switches", "Targets:"):
+    for title in (
+        "Every op on (1, 64, 224, 224)",
+        "Upsampling of class scores",
+        "What a call costs",
+        "Bytes of all switches",
+        "Targets:",
+    ):
         assert title in text
     assert (tmp_path / "report.txt").read_text() in text
     assert (tmp_path / "report.png").read_bytes().startswith(PNG)
@@ -249,6 +256,18 @@ def test_quick_run(tmp_path, capsys):
         size = {"float32": 4, "bfloat16": 2}[row["dtype"]]
         assert pooled == pytest.approx(size * 1.25 + 1 / 16, rel=0.05)
     assert content["targets"]
+    upsampled = content["upsampling"]
+    assert {row["op"] for row in upsampled} >= {"bilinear x8", "upsample x2, crop, add", "upsample x8, crop, argmax"}
+    assert {row["best"] for row in upsampled if "argmax" in row["op"]} <= {
+        f"{way} {format}" for way in ("stock", "stock dense") for format in ("NCHW", "channels_last")
+    }
+
+
+@pytest.mark.parametrize("case", list(upsampling._cases(torch.float32, quick=True)), ids=lambda case: case.op)
+def test_wrong_upsampling_ends_the_run(case):
+    broken = dataclasses.replace(case, segext=lambda x: case.segext(x).flip(-1))
+    with pytest.raises(CheckFailed, match=case.op.split(",")[0]):
+        list(upsampling._rows(broken, 0.0))
 
 
 def test_switches_alone(tmp_path, capsys):

@@ -1,0 +1,196 @@
+"""Transposed convolution and its fusions against stock's compositions: class scores on their way to full size.
+
+Where channels do not mix, stock has two ways: the depthwise convolution, and the dense kernel with a diagonal of
+filters that FCN's published weights hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as stock
+from torch import Tensor
+
+import segext
+import segext.functional as own
+
+from . import harness
+from .harness import Call, CheckFailed, Pace, Summary
+from .pooling import FORMATS
+from .progress import Progress
+from .throughput import DTYPES
+
+CLASSES = 21
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many times as fast segext is as stock in the same format, and as stock's best way in either."""
+
+    op: str
+    map: str
+    dtype: str
+    format: str
+    times: dict[str, Summary]
+    to_stock: Summary
+    to_best: Summary
+    best: str
+    to_write: Summary | None  # segext's time in writes of the result; None where weights are what it moves
+    kernels: str
+
+    @property
+    def stock_wins(self) -> bool:
+        return self.to_best.median < 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: ``segext`` and every way of ``stock`` take the input in a memory format; ``kernels``: whose run."""
+
+    op: str
+    map: str
+    input: Tensor
+    segext: Callable[[Tensor], Tensor]
+    stock: dict[str, Callable[[Tensor], Tensor]]
+    kernels: Callable[[Tensor], str]
+
+
+def run(seconds: float, progress: Progress, *, quick: bool) -> Iterator[Row]:
+    """Checks and times every case in about ``seconds``."""
+    cases = [case for dtype in DTYPES for case in _cases(getattr(torch, dtype), quick)]
+    pace = Pace(seconds, len(cases))
+    for case in cases:
+        progress.step(f"{case.op} {case.map} {case.input.dtype}")
+        with torch.inference_mode():
+            yield from _rows(case, pace.allot())
+
+
+def _cases(dtype: torch.dtype, quick: bool) -> Iterator[Case]:
+    for scale, size in ((2, 128), (8, 64), (32, 16)):
+        yield _upsampling(scale, size, dtype)
+    yield _skip(dtype)
+    yield _labels(dtype)
+    if dtype is torch.float32 and not quick:
+        yield _fully_connected()
+
+
+def _filters(scale: int, dtype: torch.dtype) -> Tensor:
+    """Bilinear filters of (CLASSES, 1, 2 * scale, 2 * scale)."""
+    ramp = 1 - ((torch.arange(2 * scale) - scale + 0.5) / scale).abs()
+    return torch.outer(ramp, ramp).expand(CLASSES, 1, -1, -1).contiguous().to(dtype)
+
+
+def _scores(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(1, CLASSES, size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _dense(filters: Tensor) -> Tensor:
+    """The same filters on the diagonal of (CLASSES, CLASSES, ...)."""
+    return torch.diag_embed(filters.squeeze(1).permute(1, 2, 0)).permute(2, 3, 0, 1).contiguous()
+
+
+def _upsampling(scale: int, size: int, dtype: torch.dtype) -> Case:
+    filters, arguments = _filters(scale, dtype), (None, scale, scale // 2, 0, CLASSES)
+    return Case(
+        f"bilinear x{scale}",
+        f"{CLASSES}@{size}x{size}",
+        _scores(size, dtype),
+        lambda x: own.conv_transpose2d(x, filters, *arguments),
+        {"stock": lambda x: stock.conv_transpose2d(x, filters, *arguments)},
+        lambda x: segext.explain(x, filters, *arguments),
+    )
+
+
+def _skip(dtype: torch.dtype) -> Case:
+    """FCN's upscore2 and fuse_pool4 at 500x500."""
+    filters, addend = _filters(2, dtype), _scores(44, dtype)
+    return Case(
+        "upsample x2, crop, add",
+        f"{CLASSES}@16x16",
+        _scores(16, dtype),
+        lambda x: own.conv_transpose2d_add(x, filters, addend, stride=2, groups=CLASSES, addend_crop=(5, 5)),
+        {"stock": lambda x: stock.conv_transpose2d(x, filters, None, 2, groups=CLASSES) + addend[..., 5:39, 5:39]},
+        lambda x: "segext: fused",
+    )
+
+
+def _labels(dtype: torch.dtype) -> Case:
+    """FCN-8s' upscore8 and the label map at 500x500."""
+    filters = _filters(8, dtype)
+    dense = _dense(filters)
+
+    def labels(scores: Tensor) -> Tensor:
+        return scores[..., 31:531, 31:531].argmax(1)
+
+    return Case(
+        "upsample x8, crop, argmax",
+        f"{CLASSES}@70x70",
+        _scores(70, dtype),
+        lambda x: own.conv_transpose2d_argmax(
+            x, filters, stride=8, groups=CLASSES, crop=(31, 31), output_size=(500, 500)
+        ),
+        {
+            "stock": lambda x: labels(stock.conv_transpose2d(x, filters, None, 8, groups=CLASSES)),
+            "stock dense": lambda x: labels(stock.conv_transpose2d(x, dense, None, 8)),
+        },
+        lambda x: "segext: fused",
+    )
+
+
+def _fully_connected() -> Case:
+    """DeconvNet's fc6-deconv."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 4096, 1, 1, generator=generator), torch.randn(4096, 512, 7, 7, generator=generator)
+    return Case(
+        "fc6-deconv 7x7",
+        "4096 to 512@1x1",
+        x,
+        lambda x: own.conv_transpose2d(x, weight),
+        {"stock": lambda x: stock.conv_transpose2d(x, weight)},
+        lambda x: segext.explain(x, weight),
+    )
+
+
+def _rows(case: Case, seconds: float) -> Iterator[Row]:
+    inputs = {name: case.input.contiguous(memory_format=memory_format) for name, memory_format in FORMATS.items()}
+    contest: dict[str, Call] = {}
+    for format, x in inputs.items():
+        contest[f"segext {format}"] = lambda x=x: case.segext(x)
+        for way, function in case.stock.items():
+            contest[f"{way} {format}"] = lambda x=x, function=function: function(x)
+    _check(case, contest)
+    buffer = case.segext(case.input).clone()
+    contest["write"] = lambda: buffer.zero_()
+    samples = harness.measure(contest, seconds)
+    ways = [name for name in samples if name.startswith("stock")]
+    best = min(ways, key=lambda way: Summary.of(samples[way]).median)
+    for format, x in inputs.items():
+        ours = samples[f"segext {format}"]
+        yield Row(
+            case.op,
+            case.map,
+            str(case.input.dtype).removeprefix("torch."),
+            format,
+            {name: Summary.of(values) for name, values in samples.items()},
+            harness.ratio(samples[f"stock {format}"], ours),
+            harness.ratio(samples[best], ours),
+            best,
+            None if case.kernels(x).startswith("matrix") else harness.ratio(ours, samples["write"]),
+            case.kernels(x).partition(":")[0],
+        )
+
+
+def _check(case: Case, contest: dict[str, Call]) -> None:
+    """All ways agree within the rounding of their type; of labels, all but the few that it decides."""
+    expected = contest["stock NCHW"]()
+    tolerance = 0.05 if case.input.element_size() == 2 else 1e-3
+    for name, call in contest.items():
+        result = call()
+        if result.is_floating_point():
+            agrees = torch.allclose(result, expected, rtol=tolerance, atol=tolerance)
+        else:
+            agrees = (result == expected).float().mean() > 1 - tolerance
+        if not agrees:
+            raise CheckFailed(f"{case.op} of {case.input.dtype}: {name} differs from stock's")
