@@ -1,6 +1,7 @@
 """``segext.convert``: the converted model returns what the model returned, and the report says what was done."""
 
 import copy
+import gc
 import io
 import pickle
 from collections import OrderedDict
@@ -959,3 +960,21 @@ def test_transposed_convolutions_are_left_to_torch():
 def test_refuses_what_is_not_a_module(model):
     with pytest.raises(TypeError, match=f"must be a torch.nn.Module, but got {type(model).__name__}"):
         segext.convert(model)
+
+
+def test_what_runs_beside_a_forward_is_no_part_of_it():
+    """Callbacks of the garbage collector, which may run at any time."""
+
+    def on_collection(phase, _info):
+        return "started" if phase == "start" else "stopped"
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(on_collection)
+    gc.set_threshold(1)
+    try:
+        _, report = segext.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(on_collection)
+    assert len(report.fused) == 1
+    assert gc.isenabled()

@@ -65,8 +65,18 @@ def test_the_command_of_a_part():
 
 @pytest.mark.parametrize("part", ["test", "sanitize", "bench", "profile"])
 def test_make_hands_its_variables_on(part):
-    asked = ["make", "--dry-run", "gpu", f"PART={part}", "OUT=some folder", "PYTHON=python9", "ARGS=--seconds 9"]
-    found = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    asked = [
+        "make",
+        "--dry-run",
+        "--no-print-directory",
+        "gpu",
+        f"PART={part}",
+        "OUT=some folder",
+        "PYTHON=python9",
+        "ARGS=--seconds 9",
+    ]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # not of a make around it
+    found = subprocess.run(asked, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
     assert found.splitlines()[-1] == f"python9 -m benchmarks.gpu {part} --out 'some folder' --seconds 9"
     assert "pip" not in found
 

@@ -126,7 +126,8 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
         states.append((numpy.random.get_state, numpy.random.set_state))
-    before, profile = [get() for get, _ in states], sys.getprofile()
+    before, profile, collecting = [get() for get, _ in states], sys.getprofile(), gc.isenabled()
+    gc.disable()  # a collection calls what others have registered for it, which is no part of the forward
     try:
         sys.setprofile(lambda frame, event, _: ran.add(frame.f_code) if event == "call" else None)
         graph = tracer.trace(module)
@@ -135,6 +136,8 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
         raise Untraceable(reason) from None
     finally:
         sys.setprofile(profile)
+        if collecting:
+            gc.enable()
         for (_, restore), state in zip(states, before, strict=True):
             restore(state)
     for generation in range(3):  # unpacking a stand-in leaves a cycle

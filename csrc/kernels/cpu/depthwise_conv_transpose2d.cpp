@@ -20,9 +20,7 @@ class DepthwiseRows {
         g_(params.geometry),
         spread_(g_, g_.channels_last ? g_.channels : 1),
         rows_(g_, spread_, 1),
-        weights_(g_, spread_, 1) {
-    terms_.reserve(taps_per_phase(g_.kernel_h, g_.stride_h, g_.dilation_h) * spread_.taps_w);
-  }
+        weights_(g_, spread_, 1) {}
 
   // Output rows [begin, end), counted over all planes.
   void run(int64_t begin, int64_t end) {
@@ -43,7 +41,7 @@ class DepthwiseRows {
     const int64_t depth = g_.channels_last ? g_.channels / g_.multiplier : 1;
     const int64_t input_plane = g_.channels_last ? plane : plane / g_.multiplier;
     const Raw* input = static_cast<const Raw*>(p_.input) + input_plane * g_.height * g_.width * depth;
-    Term<Sum>* terms = terms_.reserve(0);
+    Term<Sum>* terms = terms_.reserve(rows_.kept() * spread_.taps_w);
     int count = 0;
     for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
       const Sum* spread = rows_.row(0, h, input + h * g_.width * depth, depth);

@@ -62,6 +62,9 @@ class SpreadRows {
     for (int64_t k = 0; k < planes * kept_; ++k) held_[k] = nullptr;
   }
 
+  // How many rows of a plane are kept: as many as an output row sees at most.
+  int64_t kept() const { return kept_; }
+
   // Input row h of plane `plane`; `source` is its first column, columns are `step` elements apart.
   const Sum* row(int64_t plane, int64_t h, const Raw* source, int64_t step) {
     const int64_t slot = plane * kept_ + h % kept_;
@@ -128,13 +131,13 @@ class PhaseWeights {
   PhaseWeights(const Upsampling& g, const Spread& spread, int64_t planes)
       : g_(g), spread_(spread), length_(ceil_div(kLanes<Sum>, spread.period) * spread.period) {
     pitch_ = length_ + kLanes<Sum>;
-    data_ = buffer_.reserve(planes * patterns() * pitch_);
+    data_ = buffer_.reserve(planes * count() * pitch_);
   }
 
   // Elements after which a pattern starts again: a multiple of the period, and at least a vector.
   int64_t length() const { return length_; }
 
-  const Sum* bias(int64_t plane) const { return data_ + plane * patterns() * pitch_; }
+  const Sum* bias(int64_t plane) const { return data_ + plane * count() * pitch_; }
   const Sum* taps(int64_t plane, int64_t i, int64_t m) const {
     return bias(plane) + (1 + i * spread_.taps_w + m) * pitch_;
   }
@@ -142,8 +145,8 @@ class PhaseWeights {
   // Packs the weights of the channels [first, first + depth) as those of `plane`.
   void pack(int64_t plane, const Raw* weight, const Raw* bias, int64_t first) {
     const int64_t depth = spread_.depth, taps = g_.kernel_h * g_.kernel_w;
-    Sum* patterns = data_ + plane * this->patterns() * pitch_;
-    std::memset(patterns, 0, this->patterns() * pitch_ * sizeof(Sum));
+    Sum* patterns = data_ + plane * count() * pitch_;
+    std::memset(patterns, 0, count() * pitch_ * sizeof(Sum));
     for (int64_t p = 0; bias != nullptr && p < g_.stride_w; ++p) {
       for (int64_t c = 0; c < depth; ++c) patterns[p * depth + c] = E::rank(bias[first + c]);
     }
@@ -156,14 +159,15 @@ class PhaseWeights {
       }
       for (phase += g_.dilation_w; phase >= g_.stride_w; phase -= g_.stride_w) ++m;
     }
-    for (int64_t k = 0; k < this->patterns(); ++k) {
+    for (int64_t k = 0; k < count(); ++k) {
       Sum* pattern = patterns + k * pitch_;
       for (int64_t e = spread_.period; e < pitch_; ++e) pattern[e] = pattern[e - spread_.period];
     }
   }
 
  private:
-  int64_t patterns() const { return 1 + g_.kernel_h * spread_.taps_w; }
+  // Patterns of a plane: the bias, then those of each kernel row.
+  int64_t count() const { return 1 + g_.kernel_h * spread_.taps_w; }
 
   const Upsampling& g_;
   const Spread& spread_;
