@@ -89,7 +89,7 @@ def conv_transpose2d_add(
         ValueError: for a crop that reaches past either map.
     """
     call = _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if call is not None and addend.dim() == input.dim() and addend.dtype == call.dtype and addend.is_cpu:
+    if call is not None and call.takes_addend(input, weight, addend):
         size = _common_size(call.output_size, crop, addend.shape[-2:], addend_crop, output_size)
         return call.run(input, weight, bias, addend, crop=crop, size=size, addend_crop=addend_crop)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -183,6 +183,11 @@ class _Depthwise:
         if self.dtype is not torch.float32 or max(self.stride) >= _LARGE_STRIDE:
             return True  # stock has fast paths for float32 alone
         return not prefers_channels_last(input) and input.shape[-2] * input.shape[-1] >= _MANY_PIXELS
+
+    def takes_addend(self, input: Tensor, weight: Tensor, addend: Tensor) -> bool:
+        """Whether the sum needs no conversion and no broadcasting."""
+        maps = (*input.shape[:-3], weight.shape[0] * weight.shape[1])
+        return addend.dtype == self.dtype and addend.device == input.device and tuple(addend.shape[:-2]) == maps
 
     def run(self, input, weight, bias, addend=None, *, crop=(0, 0), size=None, addend_crop=(0, 0)) -> Tensor:
         input, weight, bias = _cast(self.dtype, input, weight, bias)

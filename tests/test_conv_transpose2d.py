@@ -231,6 +231,19 @@ def test_add(groups, addend_layout, layout, dtype):
         assert_near(actual, expected, dtype, scale=2)
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 10), (1, 6, 8, 10), (2, 1, 8, 10)], ids=name)
+def test_addends_that_broadcast(shape):
+    x, weight, addend = normal((2, 6, 3, 4)), normal((6, 1, 4, 4)), normal(shape)
+    actual = own.conv_transpose2d_add(x, weight, addend, stride=2, groups=6)
+    torch.testing.assert_close(actual, stock.conv_transpose2d(x, weight, None, 2, groups=6) + addend)
+
+
+def test_addends_that_do_not_fit():
+    x, weight = normal((2, 6, 3, 4)), normal((6, 1, 4, 4))
+    with pytest.raises(RuntimeError, match="size"):
+        own.conv_transpose2d_add(x, weight, normal((2, 5, 8, 10)), stride=2, groups=6)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("classes", [1, 2, 21, 40])
