@@ -225,13 +225,15 @@ def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], 
     """The four window arguments as pairs of plain ints; a stride left out is the kernel size."""
 
     def pair(name: str, value) -> tuple[int, int]:
-        values = (value,) if hasattr(type(value), "__index__") else tuple(value)
+        if not hasattr(type(value), "__index__") and not isinstance(value, Sequence):
+            raise TypeError(f"{name} must be an int or a tuple of two ints, but got {value!r}")
+        values = value if isinstance(value, Sequence) else (value,)
         if len(values) not in (1, 2):
             raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
         return plain_int(values[0]), plain_int(values[-1])
 
     kernel_size = pair("kernel_size", kernel_size)
-    has_stride = stride is not None and (hasattr(type(stride), "__index__") or len(stride) > 0)
+    has_stride = stride is not None and not (isinstance(stride, Sequence) and len(stride) == 0)
     stride = pair("stride", stride) if has_stride else kernel_size
     return kernel_size, stride, pair("padding", padding), pair("dilation", dilation)
 

@@ -446,3 +446,10 @@ def test_dilation_that_overflows_an_offset():
         with pytest.raises(RuntimeError):
             own.max_pool2d(ones(1, 1, 5, 5), *pool)
     assert own.max_pool2d(ones(1, 1, 5, 5), 2, 2**31 - 1).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "padding"])
+def test_windows_of_the_wrong_type_are_named(name):
+    values, indices = stock.max_pool2d(normal((1, 2, 8, 8)), 2, return_indices=True)
+    with pytest.raises(TypeError, match=f"{name}.*1.5"):
+        own.max_unpool2d(values, indices, **{"kernel_size": 2} | {name: 1.5})
