@@ -12,9 +12,9 @@ from torch import Tensor
 from . import ops
 from .switches import prefers_channels_last
 
-_FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 _MOST_LABELS = 256  # that uint8 holds
 _LARGE_STRIDE = 4
+_LARGEST_STRIDE = 256  # scratch grows with it, and beyond it most of the output is no tap of any input
 _MANY_PIXELS = 256
 
 IntPair = int | Sequence[int]
@@ -223,6 +223,8 @@ def _depthwise(input, weight, bias, stride, padding, output_padding, groups, dil
     if window is None or not groups == weight.shape[0] == input.shape[-3]:
         return None
     stride, padding, output_padding, dilation = window
+    if max(stride) > _LARGEST_STRIDE:
+        return None
     axes = zip(input.shape[-2:], weight.shape[-2:], stride, padding, output_padding, dilation, strict=True)
     size = tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, more, d in axes)
     outputs = weight.shape[0] * weight.shape[1]
@@ -266,7 +268,7 @@ def _window(input, weight, bias, stride, padding, output_padding, dilation) -> t
         return None
     if input.dim() not in (3, 4) or weight.dim() != 4 or 0 in input.shape[-3:] or 0 in weight.shape:
         return None
-    if input.dtype not in _FLOATS or not (_autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
+    if input.dtype not in ops.FLOATS or not (_autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
         return None
     pairs = [_pair(value) for value in (stride, padding, output_padding, dilation)]
     if None in pairs:

@@ -24,8 +24,7 @@ __all__ = [
     "set_index_check",
 ]
 
-_UNPOOLABLE = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
-_POOLABLE = _UNPOOLABLE | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
+_POOLABLE = ops.FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
 
 _check_indices = True
 
@@ -189,7 +188,7 @@ def max_unpool2d(
     if input.device.type not in ops.DEVICES:
         unpooled = _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
         return unpooled if out is None else _copy_out(out, input, unpooled)
-    if input.dtype not in _UNPOOLABLE:
+    if input.dtype not in ops.FLOATS:
         raise NotImplementedError(f"\"max_unpool2d\" not implemented for '{input.dtype}'")
     if out is not None and not isinstance(out, Tensor):
         raise TypeError(f"max_unpool2d(): argument 'out' must be Tensor, not {type(out).__name__}")

@@ -27,6 +27,9 @@ _ops = torch.ops.segext
 _registrations = torch.library.Library("segext", "IMPL")
 
 
+# What the ops on gradients and sums take.
+FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+
 # Devices with kernels, and the meta device, which has shapes.
 DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
 

@@ -202,6 +202,18 @@ def test_errors_are_stock_s(change):
     assert re.sub(by_place, "", str(by_own.value)) == re.sub(by_place, "", str(by_stock.value))
 
 
+@pytest.mark.parametrize("stride", [257, (1, 10**9), 10**9])
+def test_strides_far_larger_than_the_kernel(stride):
+    """Take no memory for what lies between the taps."""
+    x, weight, _ = inputs(3, 1, (1, 1), (2,), torch.float32)
+    assert explain(x, weight, None, stride, groups=3).startswith("torch")
+    expected = stock.conv_transpose2d(x, weight, None, stride, groups=3)
+    assert torch.equal(own.conv_transpose2d(x, weight, None, stride, groups=3), expected)
+    labels = own.conv_transpose2d_argmax(x, weight, None, stride, groups=3)
+    assert torch.equal(labels.long(), expected.argmax(1))
+    assert torch.equal(own.conv_transpose2d_add(x, weight, expected, None, stride, groups=3), expected * 2)
+
+
 def test_empty_batch():
     x, weight, bias = inputs(5, 1, (3, 4), (4,), torch.float32, samples=0)
     assert own.conv_transpose2d(x, weight, bias, 2, 1, 0, 5).shape == (0, 5, 6, 8)

@@ -21,7 +21,6 @@ struct Source {
 template <class T, bool kSum>
 class RowWriter {
   using Lane = Int<T>;
-  static constexpr int kN = kLanes<T>;
 
  public:
   explicit RowWriter(const PoolGeometry& g) : g_(g), w_(g.window), rows_(g), packs_(packs_pixels<T>(g)) {
