@@ -142,7 +142,7 @@ def test_explains_its_choice(dtype, stride, size, layout, whose):
         ((2, 4, 5, 5), (4, 3, 3, 3), {}),
         ((2, 4, 5, 5), (4, 1, 3, 3), {"groups": 4}),
         ((2, 4, 5, 5), (4, 1, 3, 3), {"groups": 2}),
-        ((2, 4, 1, 1), (4, 3, 3, 3), {"output_padding": 1, "stride": 2}),
+        ((2, 4, 1, 1), (4, 3, 3, 3), {"output_padding": 1, "dilation": 2}),
         ((2, 4, 1, 1), (4, 3, 3, 3), {"padding": 1, "dilation": 2}),
     ],
 )

@@ -133,6 +133,7 @@ def test_every_op_has_its_call():
     without_cuda_kernels = {
         "depthwise_conv_transpose2d",
         "depthwise_conv_transpose2d_argmax",
+        "dense_conv_transpose2d",
         "unpool_conv2d",
         "unpool_conv2d_backward",
     }

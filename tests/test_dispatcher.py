@@ -55,6 +55,7 @@ def upsampling_arguments(input, last):
     )
     window = ((9, 11), (2, 2), (1, 2), (1, 1))
     return {
+        "dense_conv_transpose2d": (input, weight, bias[:2], (14, 18), (2, 2), (1, 1), (1, 1), last),
         "depthwise_conv_transpose2d": (input, weight, bias, addend, *window, (2, 1), last),
         "depthwise_conv_transpose2d_argmax": (input.detach(), weight.detach(), bias.detach(), *window, last, True),
     }
@@ -87,12 +88,14 @@ OPS = (
     "max_unpool2d_out",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_argmax",
+    "dense_conv_transpose2d",
     "unpool_conv2d",
     "unpool_conv2d_backward",
 )
 CPU_ALONE = (
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_argmax",
+    "dense_conv_transpose2d",
     "unpool_conv2d",
     "unpool_conv2d_backward",
 )
