@@ -89,9 +89,6 @@ void run(const Tensor& tensor, const Kernel<Params>& kernel, const Params& param
 
 }  // namespace segext::ops
 
-#define SEGEXT_CPU_KERNEL(Params, stem) \
-  segext::ops::Kernel<Params> { stem##_work, stem##_cpu, nullptr }
-
 // A kernel of the contract headers with all its forms, as far as this build has them.
 #if defined(SEGEXT_WITH_CUDA)
 #define SEGEXT_KERNEL(Params, stem) \
@@ -100,7 +97,8 @@ void run(const Tensor& tensor, const Kernel<Params>& kernel, const Params& param
   STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) { function(library); } \
   STABLE_TORCH_LIBRARY_IMPL(segext, CUDA, library) { function(library); }
 #else
-#define SEGEXT_KERNEL(Params, stem) SEGEXT_CPU_KERNEL(Params, stem)
+#define SEGEXT_KERNEL(Params, stem) \
+  segext::ops::Kernel<Params> { stem##_work, stem##_cpu, nullptr }
 #define SEGEXT_REGISTER(function) \
   STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) { function(library); }
 #endif
