@@ -35,9 +35,9 @@ def conv_transpose2d(
     """Transposed convolution.
 
     As :func:`torch.nn.functional.conv_transpose2d`, in arguments, values, gradients and errors. Where channels do
-    not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores) or all mix and the
-    stride is more than one, segext's CPU kernels run if they are the faster ones; one pixel of input is a matrix
-    product; all else is stock's. :func:`explain` tells which, from shapes, types and the CPU alone.
+    not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), or all mix and the
+    stride is more than one, segext's kernels run if they are the faster ones; one pixel of input is a matrix product;
+    all else is stock's. :func:`explain` tells which, from shapes, types and the device alone.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -165,7 +165,7 @@ def explain(
     dense = _dense(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if dense is not None and dense.beats_stock(input, weight):
         return "segext: a sum of few taps for each phase of the stride, in the memory format of the input"
-    if not input.is_cpu:
+    if input.device.type not in ops.DEVICES:
         return f"torch: segext has no kernels for {input.device.type}"
     if groups not in (1, weight.shape[0]):
         return "torch: channels mix in groups"
@@ -185,9 +185,15 @@ class _Depthwise:
     dilation: tuple[int, int]
 
     def beats_stock(self, input: Tensor) -> bool:
-        """Whether segext's kernels are the faster ones, as measured on CPUs with AVX-512."""
+        """Whether segext's kernels are the faster ones.
+
+        Measured on CPUs with AVX-512. On CUDA a guess, never measured: they move each byte once, and stock's take
+        depthwise transposed convolution for the gradient of a general convolution.
+        """
         if max(self.stride) == 1:
             return False
+        if input.is_cuda:
+            return True
         if self.dtype is not torch.float32 or max(self.stride) >= _LARGE_STRIDE:
             return True  # stock has fast paths for float32 alone
         return not prefers_channels_last(input) and input.shape[-2] * input.shape[-1] >= _MANY_PIXELS
@@ -278,7 +284,7 @@ def has_fast_products(dtype: torch.dtype) -> bool:
 def _dense(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Dense | None:
     """The call, if it is one for segext's kernels and all its arguments are as they should be."""
     window = _window(input, weight, bias, stride, padding, output_padding, dilation)
-    if window is None or groups != 1 or weight.shape[0] != input.shape[-3]:
+    if window is None or input.is_cuda or groups != 1 or weight.shape[0] != input.shape[-3]:
         return None
     if max(window[0]) > _LARGEST_STRIDE or (bias is not None and bias.shape != weight.shape[1:2]):
         return None
@@ -323,7 +329,9 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[
 def _window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
     """Stride, padding, output_padding and dilation as pairs; None where stock's kernels, or errors, are to speak."""
     tensors = [input, weight] if bias is None else [input, weight, bias]
-    if not all(isinstance(x, Tensor) and x.device.type in ("cpu", "meta") for x in tensors):
+    if not all(isinstance(x, Tensor) for x in tensors):
+        return None
+    if input.device.type not in ops.DEVICES or any(x.device != input.device for x in tensors):
         return None
     if input.dim() not in (3, 4) or weight.dim() != 4 or 0 in input.shape[-3:] or 0 in weight.shape:
         return None
