@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import throughput, upsampling
+from benchmarks import contest, throughput
 from benchmarks.gpu import __main__ as driver
 from benchmarks.gpu import cases, clocks, parts, profiling, sanitizing, targets, testing, timing
 from benchmarks.gpu.parts import Job, Outcome, Part
@@ -448,7 +448,7 @@ def row_of(op="unpool", dtype="float32", format="NCHW", to_stock=2.5, to_copy=1.
 def upsampled(op, dtype, to_copy, to_best):
     one, copy, best = (Summary(value, value, value, 5) for value in (1.0, to_copy, to_best))
     times = {"segext NCHW": Summary(1000.0, 900.0, 1100.0, 5)}
-    return upsampling.Row(op, "21@4x4", dtype, "NCHW", 2_000_000, times, one, best, "stock NCHW", one, copy, "segext")
+    return contest.Row(op, "21@4x4", dtype, "NCHW", 2_000_000, times, one, best, "stock NCHW", one, copy, "segext")
 
 
 def test_targets_of_upsampling_on_the_gpu():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import throughput, upsampling
+from .. import contest, throughput
 from ..targets import Verdict, judge
 
 # Percent of the bandwidth of a device copy of the same bytes, on maps well over the L2.
@@ -23,7 +23,7 @@ UPSAMPLED = ("bilinear x2", "bilinear x8", "bilinear x32", "upsample x2, crop, a
 LABELS = ("upsample x8, crop, argmax", 5.0)
 
 
-def verdicts(rows: Sequence[throughput.Row], upsampled: Sequence[upsampling.Row] = ()) -> list[Verdict]:
+def verdicts(rows: Sequence[throughput.Row], upsampled: Sequence[contest.Row] = ()) -> list[Verdict]:
     """Of the maps well over the L2; the worst row counts."""
     rows = [row for row in rows if row.suite == "key"]
     found = []
@@ -45,10 +45,10 @@ def verdicts(rows: Sequence[throughput.Row], upsampled: Sequence[upsampling.Row]
     return found + judge(f"{op}, to stock's best way", values, bound, least=True)
 
 
-def copy_percent(row: throughput.Row | upsampling.Row) -> float:
+def copy_percent(row: throughput.Row | contest.Row) -> float:
     return 100 / row.to_copy.median
 
 
-def gigabytes_per_second(row: throughput.Row | upsampling.Row) -> float:
+def gigabytes_per_second(row: throughput.Row | contest.Row) -> float:
     """Of the bytes that must move at least."""
     return row.bytes_moved / row.times[f"segext {row.format}"].median

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import calls, harness, inputs, tables, throughput, upsampling
+from .. import calls, contest, harness, inputs, tables, throughput, upsampling
 from ..harness import Call, Clock, Summary
 from ..networks import DECONVNET, RESNET, Network, Pool, vgg16
 from ..pooling import FORMATS, FRESH, POOL, POOL_BACKWARD, RELU_POOL, Subject
@@ -91,10 +91,11 @@ def call_rows(seconds: float, device: torch.device, clock: Clock, progress: Prog
 
 def upsampling_rows(
     seconds: float, device: str, clock: Clock, progress: Progress, rehearsal: bool
-) -> Iterator[upsampling.Row]:
+) -> Iterator[contest.Row]:
     setting = upsampling.Setting() if rehearsal else upsampling.Setting(device, BATCH, SKIP)
     dtypes = DTYPES[:1] if rehearsal else DTYPES
-    return upsampling.run(seconds, progress, quick=rehearsal, dtypes=dtypes, setting=setting, clock=clock)
+    cases = upsampling.cases(dtypes, quick=rehearsal, setting=setting)
+    return contest.run(cases, seconds, progress, clock)
 
 
 def memory_rows(device: torch.device, rehearsal: bool) -> Iterator[memory.Row]:
