@@ -138,6 +138,17 @@ std::string describe(const Upsampling& g, ElementType type) {
   return text;
 }
 
+std::map<const void*, int64_t>& launches() {
+  static std::map<const void*, int64_t> counts;
+  return counts;
+}
+
+int64_t launches_in_all() {
+  int64_t sum = 0;
+  for (const auto& [kernel, count] : launches()) sum += count;
+  return sum;
+}
+
 class Tester {
  public:
   Tester(int64_t share, int64_t part) : share_(share), part_(part) {}
@@ -193,6 +204,14 @@ class Tester {
   void expect_success(CudaStatus status, const char* op, const std::string& what) {
     if (status == cudaSuccess) return;
     std::fprintf(stderr, "%s returns %d: %s\n", op, status, what.c_str());
+    std::exit(1);
+  }
+
+  // Since there were `before`: one, or none for an empty output.
+  void expect_one_launch(int64_t before, int64_t outputs, const char* op, const std::string& what) {
+    const int64_t launched = launches_in_all() - before;
+    if (launched == (outputs > 0 ? 1 : 0)) return;
+    std::fprintf(stderr, "%s launches %ld kernels: %s\n", op, launched, what.c_str());
     std::exit(1);
   }
 
@@ -368,7 +387,9 @@ class Tester {
     }
     const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + ", addend from " +
                              std::to_string(addend_origin) + (shifted ? ", shifted" : "");
+    const int64_t before = launches_in_all();
     expect_success(depthwise_conv_transpose2d_cuda(params, nullptr), "depthwise_conv_transpose2d", what);
+    expect_one_launch(before, outputs, "depthwise_conv_transpose2d", what);
     host_model::depthwise_conv_transpose2d(params, expected.data());
     expect_equal(output, expected, type, "depthwise_conv_transpose2d", what);
   }
@@ -392,7 +413,9 @@ class Tester {
     params.labels = labels.bytes();
     params.best = wants_best ? best.data() : nullptr;
     const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (special ? ", special" : "");
+    const int64_t before = launches_in_all();
     expect_success(depthwise_argmax_cuda(params, nullptr), "depthwise_argmax", what);
+    expect_one_launch(before, pixels, "depthwise_argmax", what);
     std::vector<uint8_t> expected_labels(pixels);
     host_model::depthwise_argmax(params, expected_labels.data(), expected.data());
     expect_equal(labels.copy(), expected_labels, "depthwise_argmax", what);
@@ -591,11 +614,6 @@ void test_upsampling(Tester* tester) {
       tester->argmax(g, ElementType::kFloat32, true, true, false);
     }
   }
-}
-
-std::map<const void*, int64_t>& launches() {
-  static std::map<const void*, int64_t> counts;
-  return counts;
 }
 
 std::string kernel_name(const void* kernel) {
