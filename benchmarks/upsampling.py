@@ -24,11 +24,13 @@ CLASSES = 21
 
 @dataclass(frozen=True)
 class Setting:
-    """Where, and on maps how large: the batch, and the side of the map below the skip connection."""
+    """Where, and on maps of which side: those upsampled by 2, 8 and 32, below the skip connection, and labelled."""
 
     device: str = "cpu"
     batch: int = 1
+    sizes: tuple[int, int, int] = (128, 64, 16)
     skip: int = 16
+    labels: int = 70
 
 
 def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool, setting: Setting = Setting()) -> list[Case]:
@@ -37,7 +39,7 @@ def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool, setting: Setting = Set
 
 
 def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
-    for scale, size in ((2, 128), (8, 64), (32, 16)):
+    for scale, size in zip((2, 8, 32), setting.sizes, strict=True):
         yield _upsampling(scale, size, dtype, setting)
     yield _skip(dtype, setting)
     yield _labels(dtype, setting)
@@ -90,19 +92,20 @@ def _skip(dtype: torch.dtype, setting: Setting) -> Case:
 
 
 def _labels(dtype: torch.dtype, setting: Setting) -> Case:
-    """FCN-8s' upscore8 and the label map at 500x500."""
+    """FCN-8s' upscore8 and the label map at 500x500, by default."""
     filters = _filters(8, dtype, setting)
     dense = _dense(filters)
+    size = 8 * setting.labels - 60
 
     def labels(scores: Tensor) -> Tensor:
-        return scores[..., 31:531, 31:531].argmax(1)
+        return scores[..., 31 : 31 + size, 31 : 31 + size].argmax(1)
 
     return Case(
         "upsample x8, crop, argmax",
-        f"{CLASSES}@70x70",
-        _scores(70, dtype, setting),
+        f"{CLASSES}@{setting.labels}x{setting.labels}",
+        _scores(setting.labels, dtype, setting),
         lambda x: own.conv_transpose2d_argmax(
-            x, filters, stride=8, groups=CLASSES, crop=(31, 31), output_size=(500, 500)
+            x, filters, stride=8, groups=CLASSES, crop=(31, 31), output_size=(size, size)
         ),
         {
             "stock": lambda x: labels(stock.conv_transpose2d(x, filters, None, 8, groups=CLASSES)),

@@ -92,7 +92,9 @@ def call_rows(seconds: float, device: torch.device, clock: Clock, progress: Prog
 def upsampling_rows(
     seconds: float, device: str, clock: Clock, progress: Progress, rehearsal: bool
 ) -> Iterator[contest.Row]:
-    setting = upsampling.Setting() if rehearsal else upsampling.Setting(device, BATCH, SKIP)
+    setting = upsampling.Setting(device, BATCH, skip=SKIP)
+    if rehearsal:
+        setting = upsampling.Setting(device, sizes=(8, 4, 2), skip=4, labels=10)
     dtypes = DTYPES[:1] if rehearsal else DTYPES
     cases = upsampling.cases(dtypes, quick=rehearsal, setting=setting)
     return contest.run(cases, seconds, progress, clock)
