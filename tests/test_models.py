@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.memory import saved_bytes
 from segext.models import MODELS, encoder_decoder
+from segext.models.layers import layer_set
 
 FCNS = ("fcn32s", "fcn16s", "fcn8s")
 NARROW = 1 / 16
@@ -188,8 +189,10 @@ def test_both_layer_sets_score_alike(name, layout):
         assert relative(own(x.contiguous(memory_format=layout)), stock(x)) <= 1e-5
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-@pytest.mark.parametrize("name", FCNS)
+@pytest.mark.parametrize(
+    ("name", "at_once"),
+    [("fcn32s", False), ("fcn16s", False), ("fcn16s", True), ("fcn8s", False), ("fcn8s", True)],
+)
 def test_fcn_is_the_published_computation(name, at_once):
     """Dense transposed convolutions on whole maps, then crops, written out from the authors' nets."""
     model = narrow(name, at_once=at_once).eval()
@@ -303,6 +306,15 @@ def test_deconvnet_takes_any_size_that_leaves_a_map_for_fc6(size):
         assert relative(own(x), stock(x)) <= 1e-5
 
 
+@pytest.mark.parametrize("kind", ["UnpoolConv2d", "UnpoolConvTranspose2d"])
+def test_unpooling_by_int64_indices(kind):
+    """As pools give them on a device that segext has no kernels for."""
+    own, stock = (getattr(layer_set(name), kind)(4, 6, 3, padding=1) for name in ("segext", "torch"))
+    stock.load_state_dict(own.state_dict())
+    pooled, indices = F.max_pool2d(image(9, 11, channels=4), 2, ceil_mode=True, return_indices=True)
+    torch.testing.assert_close(own(pooled, (indices, (9, 11))), stock(pooled, (indices, (9, 11))))
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"DeconvNet takes images from 193x193 on.* but got 192x500"):
         narrow("deconvnet")(image(192, 500))
@@ -316,6 +328,8 @@ def test_errors():
         with pytest.raises(ValueError, match=r"but got \(224, 224\)"):
             model.predict(torch.zeros(224, 224))
         assert model.training
+    with pytest.raises(ValueError, match="FCN-32s has no skips"):
+        MODELS["fcn32s"](at_once=True)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -422,19 +436,19 @@ class Convolutions(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten.convolution.default
+        self.count += func in (torch.ops.aten.convolution.default, torch.ops.segext.unpool_conv2d.default)
         return func(*args, **(kwargs or {}))
 
 
-def test_recomputing_repeats_no_convolution():
-    model = narrow("segnet", recompute=True)
-    loss = model(image(32, 32)).sum()
+@pytest.mark.parametrize("layers", ["segext", "torch"])
+def test_recomputing_repeats_no_convolution(layers):
+    model, x = narrow("segnet", layers=layers, recompute=True), image(32, 32)
+    with Convolutions() as forward:
+        loss = model(x).sum()
+    assert forward.count == 26
     with Convolutions() as backward:
         loss.backward()
     assert backward.count == 0
-    with Convolutions() as forward:
-        model(image(32, 32))
-    assert forward.count == 26
 
 
 def kept_bytes(name, size, **options):
@@ -449,15 +463,15 @@ def test_bytes_kept_for_the_backward_pass():
         kept_bytes("deconvnet", (224, 224), **options) for options in ({"layers": "torch"}, {}, {"recompute": True})
     )
     assert stock == pytest.approx(499e6 * NARROW, rel=0.01)  # as counted from the layers of the published net
-    assert plain <= 0.86 * stock
-    assert recomputing <= 0.45 * stock
+    assert plain <= 0.78 * stock
+    assert recomputing <= 0.5 * stock
     fcn = kept_bytes("fcn8s", (224, 224), layers="torch")
     assert fcn == pytest.approx(532e6 * NARROW, rel=0.01)
     assert plain < fcn
     assert kept_bytes("fcn8s", (224, 224)) <= 0.52 * fcn
     stock = kept_bytes("segnet", (120, 160), layers="torch")
-    assert kept_bytes("segnet", (120, 160)) <= 0.85 * stock
-    assert kept_bytes("segnet", (120, 160), recompute=True) <= 0.45 * stock
+    assert kept_bytes("segnet", (120, 160)) <= 0.78 * stock
+    assert kept_bytes("segnet", (120, 160), recompute=True) <= 0.5 * stock
 
 
 @pytest.mark.parametrize("name", MODELS)
