@@ -5,12 +5,12 @@ Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`conv
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import functional, nn
+from . import functional, models, nn
 from .convert import convert
 from .switches import Switches
 from .unpool_conv2d import explain
 
-__all__ = ["Switches", "convert", "explain", "functional", "nn"]
+__all__ = ["Switches", "convert", "explain", "functional", "models", "nn"]
 
 try:
     __version__ = version("segext")

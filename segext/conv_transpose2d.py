@@ -355,7 +355,7 @@ def _pair(value: IntPair) -> tuple[int, int] | None:
 
 
 def _autocasts(input: Tensor) -> bool:
-    return torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64
+    return not input.is_meta and torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64
 
 
 def _compute_dtype(input: Tensor) -> torch.dtype:

@@ -287,6 +287,9 @@ def test_meta_tensors():
     assert (values.shape, values.device.type) == ((2, 3, 3, 4), "meta")
     assert (switches.codes.shape, switches.device.type) == ((2, 9), "meta")
     assert own.max_unpool2d(values, switches).shape == (2, 3, 7, 9)
+    scores, weight = torch.empty(2, 3, 5, 6, device="meta"), torch.empty(3, 1, 4, 4, device="meta")
+    assert own.conv_transpose2d(scores, weight, stride=2, groups=3).shape == (2, 3, 12, 14)
+    assert own.conv_transpose2d_argmax(scores, weight, stride=2, groups=3).shape == (2, 12, 14)
 
 
 def test_threads_at_once(device):

@@ -1,0 +1,67 @@
+"""What all networks share: class scores from ``forward``, a label map from ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class SegmentationModel(nn.Module):
+    """A network that scores every pixel of an image for every class.
+
+    ``forward`` takes images of (N, in_channels, H, W) and returns raw scores of (N, num_classes, H, W).
+    """
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+
+    def predict(self, image: Tensor) -> Tensor:
+        """The label map of an image: the class of the largest score at each pixel, the lowest where classes tie.
+
+        Runs in evaluation mode without gradients, and leaves the mode of every module as it was.
+
+        Args:
+            image: (N, in_channels, H, W) or (in_channels, H, W), floats, normalised as in training. Preprocessing is
+                the caller's: which one is right depends on the weights, not on the architecture.
+
+        Returns:
+            (N, H, W) or (H, W); uint8 for up to 256 classes, else int64.
+
+        Raises:
+            ValueError: for an image of the wrong shape, or one too small for the architecture.
+        """
+        one = image.dim() == 3
+        with torch.no_grad(), evaluating(self):
+            labels = self._labels(image[None] if one else image)
+        return labels[0] if one else labels
+
+    def _labels(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _check(self, image: Tensor) -> None:
+        """Raises ValueError for what is no batch of images."""
+        if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[-2:]:
+            raise ValueError(f"image should be of shape (N, {self.in_channels}, H, W), but got {tuple(image.shape)}")
+
+
+def label_map(scores: Tensor) -> Tensor:
+    """The largest score's class at each pixel, (N, K, H, W) to (N, H, W): uint8 for up to 256 classes, else int64."""
+    labels = scores.argmax(1)
+    return labels.to(torch.uint8) if scores.shape[1] <= 256 else labels
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for all of ``model``; at the end each module is in its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

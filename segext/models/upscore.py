@@ -1,0 +1,129 @@
+"""FCN's upsampling of class scores: one filter a class, kept as such; dense in state dicts, as everyone stores it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as stock
+from torch import Tensor, nn
+
+from .. import functional as F
+from .base import label_map
+
+
+class Upscore(nn.Module):
+    """Transposed convolution of K class scores, bilinear interpolation at first, and what FCN does with its result.
+
+    The published layer has a dense weight of (K, K, k, k) that holds one filter a class on its diagonal. ``weight``
+    holds the diagonal alone, (K, 1, k, k), so that channels do not mix. State dicts hold the dense weight:
+    ``load_state_dict`` decides whether one is diagonal, and keeps a weight that is not as it is.
+
+    Args:
+        num_classes: K.
+        stride: s; the kernel's size is 2s.
+        learned: whether the weight takes part in training; in the published networks it does not.
+    """
+
+    def __init__(self, num_classes: int, stride: int, *, learned: bool = False) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.stride = stride
+        filters = bilinear(2 * stride).expand(num_classes, 1, -1, -1).clone()
+        self.weight = nn.Parameter(filters, requires_grad=learned)
+
+    @property
+    def groups(self) -> int:
+        """K where channels do not mix, else 1."""
+        return self.num_classes // self.weight.shape[1]
+
+    def forward(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
+        """The upsampled score from row and column ``crop`` on: (N, K, H, W) to (N, K, *size).
+
+        Below and right of that part there must be ``crop`` rows and columns more, as in all of FCN's.
+        """
+        whole = F.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop, groups=self.groups)
+        return whole[..., : size[0], : size[1]]
+
+    def add(self, score: Tensor, skip: Tensor, crop: int) -> Tensor:
+        """The upsampled score plus the part of ``skip`` of its size from row and column ``crop`` on."""
+        return F.conv_transpose2d_add(
+            score, self.weight, skip, stride=self.stride, groups=self.groups, addend_crop=(crop, crop)
+        )
+
+    def labels(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
+        """The label map, (N, *size), of what ``forward`` returns, which is never stored."""
+        return F.conv_transpose2d_argmax(
+            score, self.weight, stride=self.stride, groups=self.groups, crop=(crop, crop), output_size=size
+        )
+
+    def extra_repr(self) -> str:
+        size, mixing = 2 * self.stride, "" if self.groups == self.num_classes else ", channels mix"
+        return f"{self.num_classes}, kernel_size={size}, stride={self.stride}{mixing}"
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        weight = self.weight if keep_vars else self.weight.detach()
+        destination[prefix + "weight"] = dense(weight) if self.groups == self.num_classes else weight
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        key = prefix + "weight"
+        given = state_dict.get(key)
+        shape = (self.num_classes, self.num_classes, *self.weight.shape[2:])
+        if isinstance(given, Tensor) and tuple(given.shape) == shape:
+            weight = diagonal(given) if is_diagonal(given) else given
+            state_dict = {**state_dict, key: weight}
+            if weight.shape != self.weight.shape:
+                self.weight = nn.Parameter(self.weight.new_empty(weight.shape), self.weight.requires_grad)
+        elif isinstance(given, Tensor):
+            error_msgs.append(
+                f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, the shape in "
+                f"current model is {torch.Size(shape)}."
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+class TorchUpscore(Upscore):
+    """:class:`Upscore` on stock's operations."""
+
+    def forward(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
+        whole = stock.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop, groups=self.groups)
+        return whole[..., : size[0], : size[1]]
+
+    def add(self, score: Tensor, skip: Tensor, crop: int) -> Tensor:
+        upsampled = stock.conv_transpose2d(score, self.weight, stride=self.stride, groups=self.groups)
+        height, width = upsampled.shape[-2:]
+        return upsampled + skip[..., crop : crop + height, crop : crop + width]
+
+    def labels(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
+        return label_map(self.forward(score, crop, size))
+
+
+def bilinear(size: int) -> Tensor:
+    """The (size, size) filter that interpolates linearly at stride ``size // 2``, as FCN's ``upsample_filt``."""
+    half = (size + 1) // 2
+    centre = half - 1 if size % 2 else half - 0.5
+    ramp = 1 - (torch.arange(size) - centre).abs() / half
+    return ramp[:, None] * ramp
+
+
+def is_diagonal(weight: Tensor) -> bool:
+    """Whether no two channels of (K, K, k, k) mix. What has no values to look at is taken to be so."""
+    if weight.is_meta:
+        return True
+    mixing = ~torch.eye(weight.shape[0], dtype=torch.bool, device=weight.device)
+    return not weight[mixing].any()
+
+
+def diagonal(weight: Tensor) -> Tensor:
+    """(K, K, k, k) to (K, 1, k, k)."""
+    return weight.diagonal().permute(2, 0, 1).unsqueeze(1).contiguous()
+
+
+def dense(weight: Tensor) -> Tensor:
+    """(K, 1, k, k) to (K, K, k, k), with zeros beside the diagonal."""
+    return torch.diag_embed(weight.squeeze(1).permute(1, 2, 0)).permute(2, 3, 0, 1).contiguous()
