@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..models import MODELS
 from .errors import UserError
@@ -96,10 +96,22 @@ def build(content: dict[str, Any], path: Path, layers: str) -> nn.Module:
     name = content["architecture"]
     if name not in MODELS:
         raise UserError(f"{path} is of the architecture {name!r}, which is none of {', '.join(MODELS)}")
-    model = MODELS[name](**content["arguments"], layers=layers)
     try:
-        model.load_state_dict(content["model"])
-    except RuntimeError as error:
-        first = str(error).split("\n\t")[1] if "\n\t" in str(error) else str(error)
-        raise UserError(f"the weights in {path} do not fit its architecture {name}: {first}") from error
+        model = MODELS[name](**content["arguments"], layers=layers)
+        misfit = _misfit(model, content["model"])
+    except (TypeError, ValueError) as error:
+        misfit = str(error)
+    if misfit:
+        raise UserError(f"what {path} holds does not fit its architecture {name}: {misfit}")
     return model
+
+
+def _misfit(model: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """Loads a state dict, and says what of it does not fit."""
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # of shapes, a line each after the first
+        return str(error).splitlines()[1].strip()
+    if missing or unknown:
+        return f"{len(missing)} tensors are missing and {len(unknown)} unknown, such as {[*missing, *unknown][0]}"
+    return None
