@@ -1,13 +1,10 @@
-"""The weights that a run starts from: random, published, or a checkpoint's."""
+"""The model that a run starts with: its weights random, published, or another run's."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
-from ..models import MODELS
-from . import checkpoint
+from ..models import MODELS, load_weights
 from .errors import UserError
 from .randomness import Purpose, seed_torch
 from .settings import Settings
@@ -26,13 +23,10 @@ def initial_model(settings: Settings) -> tuple[nn.Module, str]:
         raise UserError(f"--model {settings.model}: {error}") from error
     if settings.weights is None:
         return model, "initial weights: random"
-    from ..models import load_weights
-
-    path = Path(settings.weights)
-    content = checkpoint.read(path)
-    weights = content["model"] if checkpoint.is_checkpoint(content) else content
     try:
-        report = load_weights(model, weights)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"--weights {path}: {error}") from error
-    return model, f"initial weights: {path}\n{report}"
+        report = load_weights(model, settings.weights, skip=settings.skip)
+    except FileNotFoundError:
+        raise UserError(f"--weights: there is no file {settings.weights}") from None
+    except ValueError as error:
+        raise UserError(f"--weights {settings.weights}: {error}") from error
+    return model, f"initial weights: {settings.weights}\n{report}"

@@ -66,6 +66,7 @@ class Settings:
     )
     layers: str = option("segext", "whose layers the model is made of", choices=("segext", "torch"))
     weights: str | None = option(None, "a checkpoint, or published weights, to start from", metavar="FILE")
+    skip: tuple[str, ...] = option((), "a layer that --weights is not to set", action="append", metavar="LAYER")
     classes: int | None = option(None, "how many classes; as many as the labels hold, if not given", type=count)
     ignore: int = option(255, "the value of pixels that are not labelled (CamVid: 11)", type=label_value)
     class_weights: str = option("none", "weights of the classes in the loss", choices=("none", "median-frequency"))
@@ -99,7 +100,7 @@ class Settings:
         """
         values = {item.name: given[item.name] for item in fields(cls) if item.name in given}
         values["argument"] = dict(values.get("argument") or ())
-        for name in ("crop", "scale"):
+        for name in ("crop", "scale", "skip"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         settings = cls(**values)
@@ -126,7 +127,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for item in fields(Settings):
         more = dict(item.metadata)
         text = more.pop("help")
-        if item.default not in (None, ""):
+        if item.default not in (None, "", ()):
             shown = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
             text += f" ({shown})"
         flag = f"--{item.name.replace('_', '-')}"

@@ -57,13 +57,20 @@ class Trainer:
 
         Returns:
             This process' part of the loss, a scalar: the sum over processes is the loss.
+
+        Raises:
+            UserError: for images too small for the model, or too few for batch norm.
         """
         process, device = self._process, self._process.device
         seed_torch(self._settings.seed, Purpose.STEP, self.step, process.rank)
         self.model.train()
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        with self._autocast():
-            scores = self._network(self._normalize(images))
+        try:
+            with self._autocast():
+                scores = self._network(self._normalize(images))
+        except ValueError as error:
+            number, _, height, width = images.shape
+            raise UserError(f"a batch of {number} images of {height}x{width}: {error}") from error
         loss, labelled = cross_entropy(scores, labels, self._settings.ignore, self._class_weights)
         loss = loss / process.sum(labelled).clamp(min=1)
         self._optimizer.zero_grad(set_to_none=True)
