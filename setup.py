@@ -33,9 +33,20 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefe
 CPU_LEVELS = {"baseline": [], "avx2": AVX2, "avx512": AVX512} if IS_X86 else {"baseline": []}
 
 KERNELS = "csrc/kernels"
-PER_LEVEL = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("max_pool2d", "scatter", "gather", "depthwise_conv_transpose2d")]
+PER_LEVEL = [
+    f"{KERNELS}/cpu/{stem}.cpp"
+    for stem in (
+        "depthwise_conv_transpose2d",
+        "gather",
+        "max_pool2d",
+        "scatter",
+        "unpool_conv2d",
+        "unpool_conv2d_backward",
+        "weight_panels",
+    )
+]
 ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch", "indices")]
-OPS = ("conv_transpose2d", "max_pool2d", "max_unpool2d", "pooling", "switches", "tensors")
+OPS = ("conv_transpose2d", "max_pool2d", "max_unpool2d", "pooling", "switches", "tensors", "unpool_conv2d")
 GLUE = ["csrc/library.cpp", *(f"csrc/ops/{stem}.cpp" for stem in OPS)]
 CUDA = [f"{KERNELS}/cuda/{stem}.cu" for stem in ("gather", "indices", "max_pool2d", "scatter", "status")]
 MODULE = ["csrc/bindings.cpp", f"{KERNELS}/cpu/capability.cpp"]

@@ -6,9 +6,9 @@ Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`conv
 from importlib.metadata import PackageNotFoundError, version
 
 from . import functional, models, nn
-from .conv_transpose2d import explain
 from .convert import convert
 from .switches import Switches
+from .unpool_conv2d import explain
 
 __all__ = ["Switches", "convert", "explain", "functional", "models", "nn"]
 

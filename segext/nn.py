@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from . import functional as F
 from .switches import Switches
 
-__all__ = ["ConvTranspose2d", "MaxPool2d", "MaxUnpool2d", "ReLUMaxPool2d"]
+__all__ = ["ConvTranspose2d", "MaxPool2d", "MaxUnpool2d", "ReLUMaxPool2d", "UnpoolConv2d", "UnpoolConvTranspose2d"]
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -78,3 +78,33 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return F.conv_transpose2d(
             input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
         )
+
+
+class UnpoolConvTranspose2d(nn.ConvTranspose2d):
+    """:class:`MaxUnpool2d` followed by :class:`torch.nn.ConvTranspose2d`, in one pass that keeps no unpooled map.
+
+    Arguments, parameters and state dict are the transposed convolution's. See
+    :func:`segext.functional.unpool_conv_transpose2d` for shapes, errors and which kernels run.
+
+    Raises:
+        ValueError: for a ``padding_mode`` other than zeros, as stock.
+    """
+
+    def forward(self, input: Tensor, switches: Switches, output_size: Sequence[int] | None = None) -> Tensor:
+        """The pooled map (N, C, H, W) or (C, H, W), unpooled to ``output_size``, by default the pool's input size."""
+        window = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        return F.unpool_conv_transpose2d(input, switches, self.weight, self.bias, *window, output_size=output_size)
+
+
+class UnpoolConv2d(nn.Conv2d):
+    """:class:`MaxUnpool2d` followed by :class:`torch.nn.Conv2d`, in one pass that keeps no unpooled map.
+
+    Arguments, parameters and state dict are the convolution's. See :func:`segext.functional.unpool_conv2d`.
+    """
+
+    def forward(self, input: Tensor, switches: Switches, output_size: Sequence[int] | None = None) -> Tensor:
+        """The pooled map (N, C, H, W) or (C, H, W), unpooled to ``output_size``, by default the pool's input size."""
+        if self.padding_mode != "zeros":
+            return super().forward(F.max_unpool2d(input, switches, output_size=output_size))
+        window = self.stride, self.padding, self.dilation, self.groups
+        return F.unpool_conv2d(input, switches, self.weight, self.bias, *window, output_size=output_size)

@@ -248,6 +248,64 @@ class _DepthwiseConvTranspose2d(torch.autograd.Function):
         return parts[0] + parts[1] if len(parts) == 2 else parts[0]
 
 
+class _UnpoolConv2d(torch.autograd.Function):
+    """Unpooling and convolution: keeps the pooled map. Second derivatives are those of the two in sequence."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, codes, weight, bias, static):
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.unpool_conv2d.default(input, codes, weight, bias, *static.values)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, codes, weight, bias, static = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, codes, weight)
+        ctx.save_for_forward(input, codes, weight)
+        ctx.static = static.values
+        ctx.has_bias = bias is not None
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        if grad_output is None:
+            return (None,) * 5
+        needs_input, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        wanted = needs_input, needs_weight
+        grad_input = grad_weight = None
+        if any(wanted):
+            differentiate = _unpool_conv2d_gradients if torch.is_grad_enabled() else unpool_conv2d_backward
+            grads = differentiate(grad_output, *ctx.saved_tensors, *ctx.static, *wanted)
+            grad_input, grad_weight = (g if needed else None for g, needed in zip(grads, wanted, strict=True))
+        grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias and needs_bias else None
+        return grad_input, None, grad_weight, grad_bias, None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, _codes, weight_tangent, bias_tangent, _static):
+        input, codes, weight = ctx.saved_tensors
+        parts = []
+        if input_tangent is not None:
+            parts.append(unpool_conv2d(input_tangent, codes, weight, bias_tangent, *ctx.static))
+        if weight_tangent is not None or not parts:
+            tangent = torch.zeros_like(weight) if weight_tangent is None else weight_tangent
+            parts.append(unpool_conv2d(input, codes, tangent, None if parts else bias_tangent, *ctx.static))
+        return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+
+
+def _unpool_conv2d_gradients(grad_output, input, codes, weight, size, padding, transposed, channels_last, *wanted):
+    """What unpool_conv2d_backward gives, by ops that can be differentiated again."""
+    window = ((2, 2), (2, 2), (0, 0), (1, 1))
+    unpooled = max_unpool2d(input, codes, size, *window, channels_last)
+    convolution = [1, 1], list(padding), [1, 1], transposed, [0, 0], 1
+    grad_map, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad_output, unpooled, weight, None, *convolution, [*wanted, False]
+    )
+    if grad_map is None:
+        return None, grad_weight
+    return max_unpool2d_backward(grad_map, codes, input.shape[-2:], *window, channels_last), grad_weight
+
+
 def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
     """A map of ``size`` that holds ``x`` from ``origin`` on, as far as it reaches, and zeros around it."""
     (top, left), (height, width) = origin, x.shape[-2:]
@@ -272,6 +330,13 @@ depthwise_conv_transpose2d = _differentiable(
     _any_requires_grad,
 )
 
+unpool_conv2d = _differentiable(
+    _ops.unpool_conv2d.default,
+    _UnpoolConv2d,
+    lambda *args: (*args[:4], _Static(*args[4:])),
+    _any_requires_grad,
+)
+
 # Not differentiable: conversions of codes, and forms that write into a caller's tensor.
 max_pool2d_backward_out = _ops.max_pool2d_backward_out.default
 max_unpool2d_out = _ops.max_unpool2d_out.default
@@ -279,6 +344,7 @@ switches_to_indices = _ops.switches_to_indices.default
 switches_from_indices = _ops.switches_from_indices.default
 switches_repack = _ops.switches_repack.default
 depthwise_conv_transpose2d_argmax = _ops.depthwise_conv_transpose2d_argmax.default
+unpool_conv2d_backward = _ops.unpool_conv2d_backward.default
 
 
 # ---- Batching rules: the batch is folded into N; an unbatched map becomes a batch -----------------------------------
@@ -508,6 +574,45 @@ def _fake_depthwise_argmax(input, weight, bias, output_size, *rest):
     return input.new_empty(size, dtype=torch.uint8), input.new_empty(size if return_scores else (0,))
 
 
+def _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed):
+    """Output channels and size."""
+    torch._check(
+        input.dim() == 4 and weight.dim() == 4 and tuple(weight.shape[2:]) == (3, 3),
+        lambda: f"weight {list(weight.shape)} is no 3x3 kernel for input {list(input.shape)}",
+    )
+    channels, outputs = weight.shape[:2] if transposed else weight.shape[1::-1]
+    torch._check(
+        channels == input.shape[1] and input.dtype == weight.dtype,
+        lambda: f"weight {list(weight.shape)}, {weight.dtype} does not fit input {list(input.shape)}, {input.dtype}",
+    )
+    _check_map("input", input)
+    _check_device("weight", weight, input)
+    _check_codes(codes, input, input.shape[-2:], (2, 2))
+    margins = (2 - 2 * p if transposed else 2 * p - 2 for p in padding)
+    size = [extent + margin for extent, margin in zip(unpooled_size, margins, strict=True)]
+    torch._check(
+        all(0 <= p <= 2 for p in padding) and size[0] > 0 and size[1] > 0,
+        lambda: f"an unpooled map of {list(unpooled_size)} is too small for a 3x3 kernel with padding {list(padding)}",
+    )
+    return outputs, size
+
+
+def _fake_unpool_conv2d(input, codes, weight, _bias, unpooled_size, padding, transposed, channels_last):
+    outputs, size = _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    size = (input.shape[0], outputs, *size)
+    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=memory_format)
+
+
+def _fake_unpool_conv2d_backward(
+    _grad_output, input, codes, weight, unpooled_size, padding, transposed, channels_last, wants_input, wants_weight
+):
+    _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed)
+    none = input.new_empty(0)
+    grad_input = _new_map(input, input.shape[-2:], channels_last) if wants_input else none
+    return grad_input, input.new_empty(weight.shape if wants_weight else (0,))
+
+
 _FAKES = {
     "max_pool2d": _fake_pool,
     "relu_max_pool2d": _fake_pool,
@@ -523,6 +628,8 @@ _FAKES = {
     "switches_from_indices": _fake_switches_from_indices,
     "depthwise_conv_transpose2d": _fake_depthwise_conv_transpose2d,
     "depthwise_conv_transpose2d_argmax": _fake_depthwise_argmax,
+    "unpool_conv2d": _fake_unpool_conv2d,
+    "unpool_conv2d_backward": _fake_unpool_conv2d_backward,
     "switches_repack": lambda codes, *_: torch.empty_like(codes),
 }
 for _name, _fake in _FAKES.items():

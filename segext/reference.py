@@ -250,6 +250,13 @@ def conv_transpose2d_argmax(
     return labels, scores
 
 
+def unpool_conv_transpose2d(
+    values: Tensor, taps: Tensor, unpooled_size: Size2, window: tuple, weight: Tensor, *arguments
+) -> Tensor:
+    """A transposed convolution of the map (N, C, H, W) of ``unpooled_size`` that `values` are unpooled to."""
+    return conv_transpose2d(max_unpool2d(values, taps, unpooled_size, *window), weight, *arguments)
+
+
 def _part(x: Tensor, crop: Size2, size: Size2) -> Tensor:
     (top, left), (height, width) = _pair(crop), _pair(size)
     return x[..., top : top + height, left : left + width]

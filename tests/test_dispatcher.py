@@ -45,6 +45,7 @@ def op_arguments(layout, dtype=torch.float32, device="cpu"):
         "max_pool2d_backward_out": (small.detach(), codes, relu_output, *to_full, torch.empty_like(full.detach())),
         "max_unpool2d_out": (small.detach(), codes, *to_full, torch.empty_like(full.detach())),
         **upsampling_arguments(full, last),
+        **unpool_conv2d_arguments(full.detach(), last),
     }
 
 
@@ -56,6 +57,17 @@ def upsampling_arguments(input, last):
     return {
         "depthwise_conv_transpose2d": (input, weight, bias, addend, *window, (2, 1), last),
         "depthwise_conv_transpose2d_argmax": (input.detach(), weight.detach(), bias.detach(), *window, last, True),
+    }
+
+
+def unpool_conv2d_arguments(map, last):
+    values, codes = ops.max_pool2d(map, *Pool(2).window, False, last)
+    weight, bias, grad = (normal(shape, map.dtype).to(map.device) for shape in ((5, 4, 3, 3), (4,), (2, 4, 7, 9)))
+    rest = (map.shape[-2:], (1, 1), True, last)
+    differentiable = (values.clone().requires_grad_(), codes, weight.clone().requires_grad_(), bias.requires_grad_())
+    return {
+        "unpool_conv2d": (*differentiable, *rest),
+        "unpool_conv2d_backward": (grad, values, codes, weight, *rest, True, True),
     }
 
 
@@ -75,8 +87,15 @@ OPS = (
     "max_unpool2d_out",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_argmax",
+    "unpool_conv2d",
+    "unpool_conv2d_backward",
 )
-CPU_ALONE = ("depthwise_conv_transpose2d", "depthwise_conv_transpose2d_argmax")
+CPU_ALONE = (
+    "depthwise_conv_transpose2d",
+    "depthwise_conv_transpose2d_argmax",
+    "unpool_conv2d",
+    "unpool_conv2d_backward",
+)
 
 
 def test_every_op_is_registered_and_tested():

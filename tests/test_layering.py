@@ -21,7 +21,20 @@ NATIVE = [path for path in CODE if path.suffix != ".py"]
 KERNELS = [path for path in NATIVE if path.is_relative_to(ROOT / "csrc" / "kernels")]
 
 # A module imports only modules further right.
-LAYERS = ("__main__", "training", "models", "convert", "nn", "functional", "conv_transpose2d", "switches", "ops", "_library")
+LAYERS = (
+    "__main__",
+    "training",
+    "models",
+    "convert",
+    "nn",
+    "functional",
+    "unpool_conv2d",
+    "max_unpool2d",
+    "conv_transpose2d",
+    "switches",
+    "ops",
+    "_library",
+)
 
 
 def relative(path):

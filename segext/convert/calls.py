@@ -40,7 +40,8 @@ _FRESH_CALLS = (
     *(F.conv2d, torch.conv2d, F.conv_transpose2d, F.batch_norm, torch.cat),
     *(torch.add, operator.add, operator.mul),
 )
-_KNOWN_MODULES = ("torch", "_operator", "operator", "math", "builtins", functional.__name__)
+_OUR_MODULES = sorted({getattr(functional, name).__module__ for name in functional.__all__})
+_KNOWN_MODULES = ("torch", "_operator", "operator", "math", "builtins", *_OUR_MODULES)
 
 
 def target(node: fx.Node):

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import functional, nn
+from ..max_unpool2d import unpooled_size
 from ..switches import Switches, window_of
 
 
@@ -38,7 +39,7 @@ def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_siz
         return F.max_unpool2d(input, indices, *arguments)
     kernel, step, _, dilation = window = window_of(kernel_size, stride, padding, indices.dilation)
     overlap = any(s <= d * (k - 1) for k, s, d in zip(kernel, step, dilation, strict=True))
-    size = functional._unpooled_size(input, *arguments)
+    size = unpooled_size(input, *arguments)
     if not overlap and window == indices.window and size == tuple(indices.input_size):
         return functional.max_unpool2d(input, indices)
     return F.max_unpool2d(input, indices.indices(), *arguments)

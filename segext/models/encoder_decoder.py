@@ -25,8 +25,9 @@ class EncoderDecoder(SegmentationModel):
     and decoder, ``_decoder`` those of each decoder stage, of which the first unpools, and ``_score`` the last.
 
     With ``recompute``, autograd keeps one map of each convolution, batch norm and ReLU rather than two: the normalised
-    one, and an unpooled one, is computed again in the backward pass, from the convolution's output. Gradients stay the
-    same. Under ``torch.compile`` the compiler chooses what is kept.
+    one is computed again in the backward pass, from the convolution's output. Gradients stay the same to the last bit.
+    Before an unpooling, where maps are a quarter of the size, both are kept. Under ``torch.compile`` the compiler
+    chooses what is.
     """
 
     _between: Sequence[str] = ()
@@ -86,22 +87,26 @@ class EncoderDecoder(SegmentationModel):
         def run(x: Tensor) -> Tensor:
             return convolution(self._rectified(last, x), *unpooling)
 
-        between = last is not None or unpooling
-        if not (self.recompute and between and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        # A convolution that unpools saves its tensors when it has run, and would run again before they are there.
+        recomputes = self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if last is None or unpooling or not recomputes:
             return run(x)
-        return _recomputed(run, x, None if last is None else getattr(self, f"{last}_bn"))
+        return _recomputed(run, x, getattr(self, f"{last}_bn"))
 
     def _rectified(self, last: str | None, x: Tensor) -> Tensor:
         return x if last is None else F.relu(getattr(self, f"{last}_bn")(x), inplace=True)
 
 
-def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, norm: nn.Module | None) -> Tensor:
+def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, norm: nn.Module) -> Tensor:
     """``function(x)``, of which autograd keeps nothing but ``x``: the backward pass calls it again.
 
     It then stops at the last tensor that was to be kept, which is the input of the convolution that ``function`` ends
     with: that does not run again. Nor does ``norm`` count its batch twice.
     """
-    contexts = lambda: (nullcontext(), nullcontext() if norm is None else _statistics_kept(norm))  # noqa: E731
+
+    def contexts():
+        return nullcontext(), _statistics_kept(norm)
+
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 

@@ -53,6 +53,8 @@ class FCN(SegmentationModel):
     ) -> None:
         super().__init__(num_classes, in_channels)
         kinds = layer_set(layers)
+        if at_once and stride == 32:
+            raise ValueError("at_once scales what skips add, but FCN-32s has no skips")
         self._skips, self._last, self._crop = _HEADS[stride]
         self._at_once = at_once
         channels = channels_of(in_channels, width)

@@ -1,7 +1,7 @@
 """The two sets of layers that networks are made of: segext's and stock's, of the same names, arguments and state.
 
-A pool gives (output, indices): switches here, int64 there. A convolution that unpools takes them and the size of the
-map that was pooled: ``layer(x, (indices, size))``.
+A pool gives (output, indices): switches, or int64 from stock's and where segext has no kernels for the device. A
+convolution that unpools takes them and the size of the map that was pooled: ``layer(x, (indices, size))``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ class WholeMapConv2d(nn.Conv2d):
     Each weight is then used once an image, and a convolution would spend most of its time on reordering them.
     """
 
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size)
+
     def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[-2:]) != self.kernel_size or any(self.padding):
+        if tuple(x.shape[-2:]) != self.kernel_size:
             return super().forward(x)
         weight = self.weight
         if weight.is_contiguous(memory_format=torch.channels_last):  # in the order they lie in
@@ -37,20 +40,24 @@ class WholeMapConv2d(nn.Conv2d):
         return stock.linear(x.flatten(1), weight.flatten(1), self.bias)[..., None, None]
 
 
-class UnpoolConv2d(nn.Conv2d):
-    """2x2 max-unpooling, then :class:`torch.nn.Conv2d`."""
+class UnpoolConv2d(own.UnpoolConv2d):
+    """:class:`segext.nn.UnpoolConv2d` of a 2x2 pool."""
 
     def forward(self, x: Tensor, unpooling: Unpooling) -> Tensor:
         indices, size = unpooling
-        return super().forward(F.max_unpool2d(x, indices, 2, output_size=size))
+        if isinstance(indices, Switches):
+            return super().forward(x, indices)
+        return nn.Conv2d.forward(self, F.max_unpool2d(x, indices, 2, output_size=size))
 
 
-class UnpoolConvTranspose2d(own.ConvTranspose2d):
-    """2x2 max-unpooling, then :class:`segext.nn.ConvTranspose2d`."""
+class UnpoolConvTranspose2d(own.UnpoolConvTranspose2d):
+    """:class:`segext.nn.UnpoolConvTranspose2d` of a 2x2 pool."""
 
     def forward(self, x: Tensor, unpooling: Unpooling) -> Tensor:
         indices, size = unpooling
-        return super().forward(F.max_unpool2d(x, indices, 2, output_size=size))
+        if isinstance(indices, Switches):
+            return super().forward(x, indices)
+        return nn.ConvTranspose2d.forward(self, F.max_unpool2d(x, indices, 2, output_size=size))
 
 
 class TorchReLUMaxPool2d(nn.MaxPool2d):

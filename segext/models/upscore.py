@@ -38,8 +38,10 @@ class Upscore(nn.Module):
         return self.num_classes // self.weight.shape[1]
 
     def forward(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
-        """The upsampled score from row and column ``crop`` on: (N, K, H, W) to (N, K, *size)."""
-        # Cropping that much at all sides computes less, and leaves enough at the bottom and the right.
+        """The upsampled score from row and column ``crop`` on: (N, K, H, W) to (N, K, *size).
+
+        Below and right of that part there must be ``crop`` rows and columns more, as in all of FCN's.
+        """
         whole = F.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop, groups=self.groups)
         return whole[..., : size[0], : size[1]]
 
@@ -50,7 +52,7 @@ class Upscore(nn.Module):
         )
 
     def labels(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
-        """The label map of what ``forward`` returns, (N, *size), without that map."""
+        """The label map, (N, *size), of what ``forward`` returns, which is never stored."""
         return F.conv_transpose2d_argmax(
             score, self.weight, stride=self.stride, groups=self.groups, crop=(crop, crop), output_size=size
         )
@@ -75,7 +77,10 @@ class Upscore(nn.Module):
             if weight.shape != self.weight.shape:
                 self.weight = nn.Parameter(self.weight.new_empty(weight.shape), self.weight.requires_grad)
         elif isinstance(given, Tensor):
-            error_msgs.append(f"size mismatch for {key}: {tuple(given.shape)} is given, {shape} is needed.")
+            error_msgs.append(
+                f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, the shape in "
+                f"current model is {torch.Size(shape)}."
+            )
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

@@ -1,4 +1,4 @@
-// Scratch memory that a thread reuses from one unit of work to the next.
+// Scratch memory, aligned to cache lines, that a thread reuses from one unit of work to the next.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +21,18 @@ class Buffer {
   T* reserve(int64_t count) {
     if (count > capacity_) {
       std::free(data_);
-      data_ = static_cast<T*>(std::malloc(count * sizeof(T) + kSlackBytes));
+      const std::size_t bytes = count * sizeof(T) + kSlackBytes;
+      data_ = static_cast<T*>(std::aligned_alloc(kLineBytes, (bytes + kLineBytes - 1) / kLineBytes * kLineBytes));
       capacity_ = data_ ? count : 0;
       if (!data_) throw std::bad_alloc();
     }
     return data_;
   }
 
+  T* data() { return data_; }
+
  private:
-  static constexpr int64_t kSlackBytes = 128;
+  static constexpr std::size_t kSlackBytes = 128, kLineBytes = 64;
   T* data_ = nullptr;
   int64_t capacity_ = 0;
 };

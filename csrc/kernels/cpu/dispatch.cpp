@@ -4,8 +4,10 @@
 #include "../indices.h"
 #include "../max_pool2d.h"
 #include "../scatter.h"
+#include "../unpool_conv2d.h"
 #include "capability.h"
 #include "rows.h"
+#include "unpool_bands.h"
 
 // The kernels as compiled for one instruction set.
 #define SEGEXT_DECLARE_KERNELS(level)                                                                 \
@@ -15,6 +17,11 @@
   void gather(const GatherParams&, int64_t begin, int64_t end);                                       \
   void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end); \
   void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                    \
+  void pack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                      \
+  void unpack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                    \
+  void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                          \
+  void pack_grad_panels(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);               \
+  void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);         \
   }
 
 SEGEXT_DECLARE_KERNELS(baseline)
@@ -97,6 +104,55 @@ Work depthwise_argmax_work(const DepthwiseArgmaxParams& params) {
 
 void depthwise_argmax_cpu(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(depthwise_argmax);
+  kernel(params, begin, end);
+}
+
+Work pack_weight_panels_work(const WeightPanelParams& params) {
+  return {params.channels, panels_of(params.outputs) * kPanel * kPanelTaps};
+}
+
+void pack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(pack_weight_panels);
+  kernel(params, begin, end);
+}
+
+Work unpack_weight_panels_work(const WeightPanelParams& params) { return pack_weight_panels_work(params); }
+
+void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(unpack_weight_panels);
+  kernel(params, begin, end);
+}
+
+Work unpool_conv2d_work(const UnpoolConv2dParams& params) {
+  const UnpoolConv& g = params.geometry;
+  const UnpoolBands bands(g);
+  const int64_t outputs = smaller(bands.panels, UnpoolBands::kGroup) * kPanel;
+  return {bands.groups * g.pool.samples * bands.count,
+          bands.rows * g.pool.pooled_width * g.pool.channels * outputs / 4};
+}
+
+void unpool_conv2d_cpu(const UnpoolConv2dParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(unpool_conv2d);
+  kernel(params, begin, end);
+}
+
+Work pack_grad_panels_work(const UnpoolConv2dBackwardParams& params) {
+  const UnpoolConv& g = params.geometry;
+  return {panels_of(g.outputs) * grad_panel_rows(g), grad_panel_columns(g) * kPanel};
+}
+
+void pack_grad_panels_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(pack_grad_panels);
+  kernel(params, begin, end);
+}
+
+Work unpool_conv2d_backward_work(const UnpoolConv2dBackwardParams& params) {
+  const UnpoolConv& g = params.geometry;
+  return {g.pool.channels, g.pool.pooled_height * g.pool.pooled_width * panels_of(g.outputs) * kPanel / 2};
+}
+
+void unpool_conv2d_backward_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(unpool_conv2d_backward);
   kernel(params, begin, end);
 }
 

@@ -67,7 +67,7 @@ using Int = typename IntOf<sizeof(T)>::type;
 
 template <class T>
 SEGEXT_INLINE Vec<T> broadcast(T value) {
-  return Vec<T>{} + value;
+  return value - Vec<T>{};  // less zero is itself, for -0 too: nothing is left to compute
 }
 
 template <class T>

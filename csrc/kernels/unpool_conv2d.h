@@ -1,0 +1,98 @@
+// Contract of unpooling followed by a 3x3 convolution of stride 1, transposed or not, in which the unpooled map is
+// never stored. Windows are 2x2 with stride 2 and no padding, so that of four pixels at most one holds a value: a
+// quarter of the multiplications is left, forward and backward.
+//
+// Ops: unpool_conv2d and unpool_conv2d_backward. CPU only.
+#pragma once
+
+#include "element_type.h"
+#include "switches.h"
+#include "work.h"
+
+namespace segext {
+
+// Output pixel (y, x) is the sum of weight[i, j] * unpooled[u, v] over all taps with y + padding_h = u + i, and
+// likewise for x: a transposed convolution. A plain one is that with its weights mirrored and its padding p turned to 2
+// - p.
+struct UnpoolConv {
+  PoolGeometry pool;  // `height` and `width` are those of the unpooled map
+  int64_t outputs;    // channels of the result
+  int64_t padding_h, padding_w;
+  int64_t output_height, output_width;  // height + 2 - 2 * padding_h
+};
+
+// A weight of one sign: element (channel, output, i, j) lies at the sum of index times stride from `data`.
+struct WeightView {
+  void* data;
+  int64_t channel_stride, output_stride, row_stride, column_stride;
+};
+
+// Weights as the kernels read them: [panels, channels, 9 taps, kPanel outputs] of sums (float64 for float64, else
+// float32), aligned to a cache line, with zeros for outputs that are none.
+inline constexpr int64_t kPanel = 16;
+inline constexpr int64_t kPanelTaps = 9;
+
+SEGEXT_INLINE int64_t panels_of(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
+SEGEXT_INLINE int64_t panel_elements(int64_t channels, int64_t outputs) {
+  return panels_of(outputs) * channels * kPanelTaps * kPanel;
+}
+
+// Between a weight and its panels. A unit is one channel.
+struct WeightPanelParams {
+  WeightView weight;
+  int64_t channels, outputs;
+  void* panels;
+  ElementType type;
+};
+
+Work pack_weight_panels_work(const WeightPanelParams& params);
+void pack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
+
+Work unpack_weight_panels_work(const WeightPanelParams& params);
+void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
+
+// Sums are taken in one order, whatever the threads.
+struct UnpoolConv2dParams {
+  const void* input;     // pooled values, [N, C, pooled_height, pooled_width]
+  const uint8_t* codes;  // [N, sample_bytes]
+  const void* panels;    // of the weight
+  const void* bias;      // [outputs], or null
+  void* output;          // [N, outputs, output_height, output_width]
+  UnpoolConv geometry;
+  ElementType type;  // float32, float64, float16 or bfloat16
+};
+
+Work unpool_conv2d_work(const UnpoolConv2dParams& params);
+void unpool_conv2d_cpu(const UnpoolConv2dParams& params, int64_t begin, int64_t end);
+
+// The gradient of one sample's result as the backward kernel reads it: [panels, height + 5, width + 2, kPanel] sums.
+// Row y, column x of the result lie at (y + padding_h, x + padding_w); all around is zero, and so are the last three
+// rows, which stand for the pixels that switches name outside the map.
+SEGEXT_INLINE int64_t grad_panel_rows(const UnpoolConv& g) { return g.pool.height + 5; }
+SEGEXT_INLINE int64_t grad_panel_columns(const UnpoolConv& g) { return g.pool.width + 2; }
+SEGEXT_INLINE int64_t grad_panel_elements(const UnpoolConv& g) {
+  return panels_of(g.outputs) * grad_panel_rows(g) * grad_panel_columns(g) * kPanel;
+}
+
+// Gradients of one sample: first pack_grad_panels, whose units are rows of panels; then unpool_conv2d_backward, whose
+// units are channels.
+struct UnpoolConv2dBackwardParams {
+  const void* grad_output;  // [N, outputs, output_height, output_width]
+  const void* input;        // pooled values
+  const uint8_t* codes;
+  const void* panels;        // of the weight; read if grad_input is wanted
+  void* grad_panels;         // scratch
+  void* grad_input;          // like input, or null
+  void* grad_weight_panels;  // added to, or null
+  UnpoolConv geometry;
+  int64_t sample;
+  ElementType type;
+};
+
+Work pack_grad_panels_work(const UnpoolConv2dBackwardParams& params);
+void pack_grad_panels_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end);
+
+Work unpool_conv2d_backward_work(const UnpoolConv2dBackwardParams& params);
+void unpool_conv2d_backward_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end);
+
+}  // namespace segext

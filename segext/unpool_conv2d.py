@@ -1,0 +1,184 @@
+"""Unpooling and then convolution, plain or transposed: which kernels a call takes, and the composition otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import ops
+from .conv_transpose2d import _autocasts, _cast, _compute_dtype, _pair, conv_transpose2d
+from .conv_transpose2d import explain as explain_conv_transpose2d
+from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
+from .switches import Switches, prefers_channels_last
+
+_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))  # kernel size, stride, padding and dilation that the kernels are for
+
+IntPair = int | Sequence[int]
+
+
+def unpool_conv_transpose2d(
+    input: Tensor,
+    switches: Switches,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+    *,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """``conv_transpose2d(max_unpool2d(input, switches), weight, ...)`` that keeps no unpooled map for the gradient.
+
+    For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, the CPU's kernels do not make the map at all: three of
+    four of its pixels are zero, and so a quarter of the multiplications is left, forward and backward. Else the two
+    follow each other, and the map is made again for the backward pass. :func:`explain` tells which.
+
+    Args:
+        input: the pooled map, (N, C, H, W) or (C, H, W).
+        switches: of the pool that is undone.
+        weight: (C, K / groups, kernel height, kernel width).
+        bias: (K,), added to the output.
+        stride, padding, output_padding, groups, dilation: of the transposed convolution, as stock's.
+        output_size: of the unpooled map, as in :func:`max_unpool2d`; it must be the pool's input size.
+
+    Returns:
+        (N, K, H', W') or (K, H', W').
+
+    Raises:
+        TypeError: for switches that are no :class:`Switches`.
+        RuntimeError, ValueError: as :func:`max_unpool2d` and :func:`conv_transpose2d`.
+    """
+    arguments = stride, padding, output_padding, groups, dilation
+    plain = groups == 1 and _pair(output_padding) == (0, 0)
+    padding = _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
+    if padding is not None:
+        return _run(input, switches, weight, bias, padding, True, output_size)
+    return _compose(input, switches, output_size, lambda unpooled: conv_transpose2d(unpooled, weight, bias, *arguments))
+
+
+def unpool_conv2d(
+    input: Tensor,
+    switches: Switches,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """``torch.nn.functional.conv2d(max_unpool2d(input, switches), weight, ...)``, the decoder step of SegNet.
+
+    As :func:`unpool_conv_transpose2d`, with a plain convolution: ``weight`` is (K, C / groups, kernel height, kernel
+    width) and the arguments are those of :func:`torch.nn.functional.conv2d`.
+    """
+    arguments = stride, padding, dilation, groups
+    padding = 1 if padding == "same" else 0 if padding == "valid" else padding  # of a 3x3 kernel
+    if groups == 1:
+        padding = _fused_padding(input, switches, weight, bias, stride, padding, dilation, False)
+        if padding is not None:
+            return _run(input, switches, weight, bias, padding, False, output_size)
+    return _compose(input, switches, output_size, lambda unpooled: F.conv2d(unpooled, weight, bias, *arguments))
+
+
+def explain(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+    *,
+    switches: Switches | None = None,
+) -> str:
+    """Which kernels :func:`conv_transpose2d`, or with ``switches`` :func:`unpool_conv_transpose2d`, takes for these
+    arguments, and why, in one line."""
+    arguments = stride, padding, output_padding, groups, dilation
+    if switches is None:
+        return explain_conv_transpose2d(input, weight, bias, *arguments)
+    plain = groups == 1 and _pair(output_padding) == (0, 0)
+    if plain and _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None:
+        return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
+    if _has_fast_products(_compute_dtype(input)):
+        return f"segext's unpooling, then torch: this CPU has matrix instructions for {_compute_dtype(input)}"
+    return "segext's unpooling, then conv_transpose2d: the kernels are for the CPU, 2x2 windows, 3x3 kernels, stride 1"
+
+
+def _fused_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
+    """The padding, if the call is one for the kernels and all its arguments are as they should be."""
+    tensors = [input, weight] if bias is None else [input, weight, bias]
+    if not (isinstance(switches, Switches) and all(isinstance(x, Tensor) for x in tensors)):
+        return None
+    if switches.window != _WINDOW or any(x.device.type not in ("cpu", "meta") for x in tensors):
+        return None
+    if input.dim() not in (3, 4) or weight.dim() != 4 or tuple(weight.shape[-2:]) != (3, 3) or 0 in input.shape[-3:]:
+        return None
+    channels, outputs = weight.shape[:2] if transposed else weight.shape[1::-1]
+    if channels != input.shape[-3] or outputs == 0 or (bias is not None and bias.shape != (outputs,)):
+        return None
+    if input.dtype not in ops.FLOATS or not (_autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
+        return None
+    if _has_fast_products(_compute_dtype(input)):
+        return None
+    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    if stride != (1, 1) or dilation != (1, 1) or padding is None or not 0 <= min(padding) <= max(padding) <= 2:
+        return None
+    margin = [2 - 2 * p if transposed else 2 * p - 2 for p in padding]
+    if min(size + more for size, more in zip(switches.input_size, margin, strict=True)) <= 0:
+        return None
+    return padding
+
+
+def _has_fast_products(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies matrices of a type so fast that leaving out three of four products does not pay."""
+    return dtype is torch.bfloat16 and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _run(input, switches, weight, bias, padding, transposed, output_size) -> Tensor:
+    check_agreement(switches, None, None, 0, output_size)
+    check_same_shape(input, switches)
+    input, weight, bias = _cast(_compute_dtype(input), input, weight, bias)
+    batched = input.dim() == 4
+    channels_last = batched and prefers_channels_last(input)
+    if switches.channels_last != channels_last:
+        switches = switches.to_memory_format(torch.channels_last if channels_last else torch.contiguous_format)
+    batch, codes = (input, switches.codes) if batched else (input[None], switches.codes[None])
+    result = ops.unpool_conv2d(batch, codes, weight, bias, switches.input_size, padding, transposed, channels_last)
+    return result if batched else result[0]
+
+
+def _compose(input: Tensor, switches: Switches, output_size, convolve: Callable[[Tensor], Tensor]) -> Tensor:
+    """The two in sequence. In eager mode autograd keeps the pooled map rather than the unpooled one, which is made
+    again for the backward pass."""
+    if not isinstance(switches, Switches):
+        raise TypeError(f"expected Switches, as a pool gives them, but got {type(switches).__name__}")
+    input, *_ = _cast(_compute_dtype(input), input)
+    unpooled = max_unpool2d(input, switches, output_size=output_size)
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if transformed or not (torch.is_grad_enabled() and ops.has_values(unpooled)):
+        return convolve(unpooled)
+    version, address, size = input._version, unpooled.data_ptr(), unpooled.shape
+
+    def pack(saved: Tensor):
+        return None if saved.data_ptr() == address and saved.shape == size else saved
+
+    def unpack(saved: Tensor | None) -> Tensor:
+        if saved is not None:
+            return saved
+        if input._version != version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: the "
+                f"pooled map is at version {input._version}; expected version {version} instead"
+            )
+        return max_unpool2d(input, switches)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return convolve(unpooled)

@@ -1,0 +1,413 @@
+"""Unpooling and convolution in one: as the two in sequence, by segext's kernels and by the composition."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as stock
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, contiguous, name, normal, random_codes, threads
+
+import segext.functional as own
+from segext import Switches, explain, nn, reference, unpool_conv2d
+from segext import ops as differentiable
+
+ops = torch.ops.segext
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+WINDOW = Pool(2).window
+
+# (channels, outputs, pooled size, unpooled size): sizes one off a vector, a block of channels or a panel of outputs, of
+# maps that pools with and without ceil_mode leave, and larger and smaller than any pool would make them.
+SHAPES = (
+    (64, 64, (3, 5), (6, 10)),
+    (3, 21, (4, 4), (9, 8)),
+    (65, 17, (2, 3), (3, 5)),
+    (1, 1, (1, 1), (2, 2)),
+    (16, 33, (5, 1), (9, 2)),
+    (130, 16, (1, 70), (2, 141)),
+    (7, 5, (40, 3), (80, 6)),
+    (4, 4, (3, 3), (11, 3)),
+    (4, 4, (4, 4), (3, 5)),
+)
+
+
+def operands(channels, outputs, pooled, size, dtype=torch.float64, samples=2, transposed=True):
+    values = normal((samples, channels, *pooled), dtype, seed=0)
+    weight = normal((channels, outputs, 3, 3) if transposed else (outputs, channels, 3, 3), dtype, seed=1)
+    taps = torch.randint(4, values.shape, generator=torch.Generator().manual_seed(2))
+    return values, taps, weight, normal((outputs,), dtype, seed=3)
+
+
+def switches_of(taps, size, layout):
+    last = layout is channels_last
+    return Switches(reference.pack(taps, 2, last), taps.shape, size, (2, 2), (2, 2), (0, 0), (1, 1), channels_last=last)
+
+
+def in_sequence(values, taps, size, weight, bias, padding, transposed):
+    """By the reference's unpooling and stock's convolution, in float64, with gradients."""
+    unpooled = reference.max_unpool2d(values, taps, size, *WINDOW)
+    convolve = stock.conv_transpose2d if transposed else stock.conv2d
+    return convolve(unpooled, weight, bias, 1, padding)
+
+
+def assert_near(actual, expected, dtype):
+    expected = expected.detach()
+    tolerance = TOLERANCES[dtype] * max(1, float(expected.abs().max()))
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=tolerance)
+
+
+def fits(size, padding, transposed):
+    return all(extent + (2 - 2 * p if transposed else 2 * p - 2) > 0 for extent, p in zip(size, padding, strict=True))
+
+
+def check(shape, padding, layout, dtype, transposed, with_bias=True):
+    _, outputs, _, size = shape
+    values, taps, weight, bias = operands(*shape, dtype, transposed=transposed)
+    bias = bias if with_bias else None
+    exact = [x.double().requires_grad_() for x in (values, weight)]
+    expected = in_sequence(exact[0], taps, size, exact[1], None if bias is None else bias.double(), padding, transposed)
+    grad = normal(expected.shape, dtype, seed=4)
+    expected_grads = torch.autograd.grad(expected, exact, grad.double())
+
+    last = layout is channels_last
+    rest = (switches_of(taps, size, layout).codes, weight), (size, padding, transposed, last)
+    actual = ops.unpool_conv2d(layout(values), *rest[0], bias, *rest[1])
+    assert_near(actual, expected, dtype)
+    if outputs > 1:
+        assert actual.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    grads = ops.unpool_conv2d_backward(layout(grad), layout(values), *rest[0], *rest[1], True, True)
+    for one, other in zip(grads, expected_grads, strict=True):
+        assert_near(one, other, dtype)
+    only_input, _ = ops.unpool_conv2d_backward(layout(grad), layout(values), *rest[0], *rest[1], True, False)
+    _, only_weight = ops.unpool_conv2d_backward(layout(grad), layout(values), *rest[0], *rest[1], False, True)
+    assert_near(only_input, expected_grads[0], dtype)
+    assert_near(only_weight, expected_grads[1], dtype)
+
+
+@pytest.mark.parametrize("transposed", [True, False], ids=["transposed", "plain"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_kernels(shape, layout, dtype, transposed):
+    for padding in ((1, 1), (0, 2), (2, 0)):
+        if fits(shape[-1], padding, transposed):
+            check(shape, padding, layout, dtype, transposed, with_bias=padding == (1, 1))
+
+
+@given(
+    shape=st.tuples(
+        st.integers(1, 70),
+        st.integers(1, 70),
+        st.tuples(st.integers(1, 9), st.integers(1, 40)),
+        st.tuples(st.integers(1, 19), st.integers(1, 82)),
+    ),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    layout=st.sampled_from(FORMATS),
+    dtype=st.sampled_from(FLOATS),
+    transposed=st.booleans(),
+)
+def test_any_shape(shape, padding, layout, dtype, transposed):
+    if fits(shape[-1], padding, transposed):
+        check(shape, padding, layout, dtype, transposed)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("transposed", [True, False], ids=["transposed", "plain"])
+def test_public_functions(layout, dtype, transposed):
+    x = layout(normal((2, 6, 9, 12), dtype))
+    values, switches = own.max_pool2d(x, 2, return_indices=True)
+    shape = (6, 5, 3, 3) if transposed else (5, 6, 3, 3)
+    weight, bias = normal(shape, dtype, seed=1), normal((5,), dtype, seed=2)
+    function = own.unpool_conv_transpose2d if transposed else own.unpool_conv2d
+    convolve = stock.conv_transpose2d if transposed else stock.conv2d
+    unpooled = own.max_unpool2d(values.double(), switches)
+    for padding in (0, 1, (1, 2)):
+        actual = function(values, switches, weight, bias, 1, padding)
+        expected = convolve(unpooled, weight.double(), bias.double(), 1, padding)
+        assert_near(actual, expected, dtype)
+        single = function(values[0], switches[0], weight, bias, 1, padding)
+        assert_near(single, expected[0], dtype)
+    # The layers are the functions.
+    layer = (nn.UnpoolConvTranspose2d if transposed else nn.UnpoolConv2d)(6, 5, 3, padding=1, dtype=dtype)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    assert_same(layer(values, switches), function(values, switches, weight, bias, 1, 1))
+    assert_same(layer(values, switches, (2, 6, 9, 12)), function(values, switches, weight, bias, 1, 1))
+
+
+# (pool, arguments of the transposed convolution): what the kernels are not for.
+OTHERS = (
+    (Pool(2), {"stride": 2, "padding": 1, "output_padding": 1}),
+    (Pool(2), {"groups": 2}),
+    (Pool(2), {"dilation": 2, "padding": 1}),
+    (Pool(3, 2, 1), {"padding": 1}),
+    (Pool((2, 1)), {"padding": 1}),
+)
+
+
+@pytest.mark.parametrize(("pool", "arguments"), OTHERS, ids=str)
+def test_all_else_is_composed(pool, arguments):
+    """And keeps the pooled map rather than the unpooled one."""
+    x = normal((2, 6, 16, 20), torch.float64)
+    values, switches = own.max_pool2d(x, *pool[:4], return_indices=True)
+    weight = normal((6, 5, 3, 3), torch.float64, seed=1)
+    values.requires_grad_(), weight.requires_grad_()
+    if arguments.get("groups"):
+        weight = weight[:, :2]
+    expected = stock.conv_transpose2d(own.max_unpool2d(values, switches), weight, **arguments)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        actual = own.unpool_conv_transpose2d(values, switches, weight, **arguments)
+    assert not [t for t in saved if t.shape == (2, 6, 16, 20)]
+    torch.testing.assert_close(actual, expected)
+    grad = normal(expected.shape, torch.float64, seed=2)
+    inputs = (values, weight)
+    for one, other in zip(
+        torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    assert "then" in explain(values, weight, **arguments, switches=switches)
+
+
+def test_composition_notices_a_pooled_map_that_was_changed():
+    values, switches = own.max_pool2d(normal((1, 2, 8, 8)), 2, return_indices=True)
+    weight = normal((2, 3, 5, 5), seed=1).requires_grad_()
+    result = own.unpool_conv_transpose2d(values, switches, weight, padding=2)
+    values.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
+
+
+def test_keeps_the_pooled_map_alone():
+    x = normal((2, 8, 32, 32)).requires_grad_()
+    values, switches = own.max_pool2d(x, 2, return_indices=True)
+    weight = normal((8, 8, 3, 3), seed=1).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        own.unpool_conv_transpose2d(values, switches, weight, padding=1)
+    assert sorted(t.numel() * t.element_size() for t in kept) == sorted(
+        t.numel() * t.element_size() for t in (values, switches.codes, weight)
+    )
+    assert "quarter" in explain(values, weight, padding=1, switches=switches)
+
+
+@pytest.mark.parametrize("transposed", [True, False], ids=["transposed", "plain"])
+def test_derivatives(transposed):
+    values, taps, weight, bias = operands(2, 3, (2, 3), (4, 6), samples=1, transposed=transposed)
+    codes = switches_of(taps, (4, 6), contiguous).codes
+    inputs = [x.requires_grad_() for x in (values, weight, bias)]
+
+    def function(values, weight, bias):
+        return differentiable.unpool_conv2d(values, codes, weight, bias, (4, 6), (1, 1), transposed, False)
+
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_composed_derivatives():
+    x = normal((1, 2, 5, 6), torch.float64)
+    values, switches = own.max_pool2d(x, 3, 2, 1, return_indices=True)
+    weight = normal((2, 2, 2, 2), torch.float64, seed=1).requires_grad_()
+
+    def function(values, weight):
+        return own.unpool_conv_transpose2d(values, switches, weight, stride=2)
+
+    inputs = (values.requires_grad_(), weight)
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_transforms(layout):
+    x = layout(normal((3, 4, 6, 8), torch.float64))
+    values, switches = own.max_pool2d(x, 2, return_indices=True)
+    weight = normal((4, 2, 3, 3), torch.float64, seed=1)
+
+    def loss(values, weight):
+        return own.unpool_conv_transpose2d(values, switches, weight, padding=1).square().sum()
+
+    leaves = values.clone().requires_grad_(), weight.clone().requires_grad_()
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    for one, other in zip(torch.func.grad(loss, (0, 1))(values, weight), expected, strict=True):
+        torch.testing.assert_close(one, other)
+    codes = switches.codes
+    last = layout is channels_last
+
+    def sample(value, code):
+        return differentiable.unpool_conv2d(value[None], code[None], weight, None, (6, 8), (1, 1), True, last)[0]
+
+    mapped = torch.func.vmap(sample)(values, codes)
+    torch.testing.assert_close(mapped, own.unpool_conv_transpose2d(values, switches, weight, padding=1))
+
+
+def test_compiles_and_exports():
+    class Decoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fused = nn.UnpoolConvTranspose2d(4, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.fused(*own.max_pool2d(x, 2, return_indices=True))
+
+    model, x = Decoder(), normal((2, 4, 10, 12))
+    expected = model(x)
+    expected.square().sum().backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    nodes = []
+
+    def backend(graph, _):
+        nodes.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    from torch._dynamo.backends.common import aot_autograd
+
+    compiled = torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=backend, bw_compiler=backend))
+    actual = compiled(x)
+    actual.square().sum().backward()
+    torch.testing.assert_close(actual, expected)
+    for parameter, grad in zip(model.parameters(), grads, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+    assert "segext.unpool_conv2d.default" in nodes
+    assert "segext.unpool_conv2d_backward.default" in nodes
+    exported = torch.export.export(model, (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=2)}})
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer)
+    buffer.seek(0)
+    loaded = torch.export.load(buffer).module()
+    more = normal((3, 4, 10, 12), seed=5)
+    torch.testing.assert_close(loaded(more), model(more))
+    assert isinstance(copy.deepcopy(model)(x), torch.Tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=name)
+def test_autocast(dtype):
+    x = normal((1, 4, 8, 8))
+    values, switches = own.max_pool2d(x, 2, return_indices=True)
+    weight, bias = normal((4, 3, 3, 3), seed=1), normal((3,), seed=2)
+    with torch.autocast("cpu", dtype):
+        actual = own.unpool_conv_transpose2d(values, switches, weight, bias, padding=1)
+        plain = own.unpool_conv2d(values, switches, weight.transpose(0, 1), bias, padding=1)
+    unpooled = own.max_unpool2d(values, switches).double()
+    assert_near(actual, stock.conv_transpose2d(unpooled, weight.double(), bias.double(), 1, 1), dtype)
+    assert_near(plain, stock.conv2d(unpooled, weight.transpose(0, 1).double(), bias.double(), 1, 1), dtype)
+
+
+def test_matrix_instructions_are_left_to_stock(monkeypatch):
+    values, switches = own.max_pool2d(normal((1, 4, 8, 8), torch.bfloat16), 2, return_indices=True)
+    weight = normal((4, 3, 3, 3), torch.bfloat16)
+    results = []
+    for has_them in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_them=has_them: {"amx_bf16": has_them})
+        assert ("matrix instructions" in explain(values, weight, switches=switches)) == has_them
+        results.append(own.unpool_conv_transpose2d(values, switches, weight))
+    torch.testing.assert_close(*results, rtol=3e-2, atol=3e-2)
+    assert not unpool_conv2d._has_fast_products(torch.float32)
+
+
+def test_threads_give_the_same_bits():
+    values, taps, weight, bias = operands(40, 40, (13, 17), (26, 34), torch.float32, samples=3)
+    for layout in FORMATS:
+        last = layout is channels_last
+        codes = switches_of(taps, (26, 34), layout).codes
+        rest = ((26, 34), (1, 1), True, last)
+        grad = layout(normal((3, 40, 26, 34), seed=5))
+        results = []
+        for count in (1, 2, 3):
+            with threads(count):
+                forward = ops.unpool_conv2d(layout(values), codes, weight, bias, *rest)
+                results.append(
+                    (forward, *ops.unpool_conv2d_backward(grad, layout(values), codes, weight, *rest, True, True))
+                )
+        for other in results[1:]:
+            for one, two in zip(results[0], other, strict=True):
+                assert_same(one, two)
+
+
+def test_nan_and_infinity_reach_what_they_feed():
+    values, switches = own.max_pool2d(normal((1, 3, 12, 12)), 2, return_indices=True)
+    values[0, 0, 1, 1], values[0, 2, 4, 4] = float("nan"), float("inf")
+    weight = normal((3, 5, 3, 3), seed=1)
+    actual = own.unpool_conv_transpose2d(values, switches, weight, padding=1)
+    expected = reference.conv_transpose2d(own.max_unpool2d(values, switches), weight, None, 1, 1)
+    torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_any_strides():
+    values, switches = own.max_pool2d(normal((2, 6, 8, 8)), 2, return_indices=True)
+    weight = normal((6, 20, 3, 3), seed=1)
+    expected = own.unpool_conv_transpose2d(values, switches, weight, padding=1)
+    for other in (
+        weight.contiguous(memory_format=torch.channels_last),
+        weight.transpose(0, 1).contiguous().transpose(0, 1),
+        weight.transpose(2, 3).contiguous().transpose(2, 3),
+        normal((6, 20, 3, 4), seed=2)[..., :3].copy_(weight),
+    ):
+        torch.testing.assert_close(own.unpool_conv_transpose2d(values, switches, other, padding=1), expected)
+
+
+def test_any_bytes_are_safe():
+    """Whatever the codes say, also of maps that the pool did not make."""
+    values = normal((2, 5, 6, 7))
+    codes = random_codes((2, 5, 6, 7), 2)
+    taps = reference.unpack(codes, values.shape, 2)
+    weight = normal((5, 4, 3, 3), seed=1)
+    for size in ((12, 14), (11, 13), (5, 3), (30, 40)):
+        actual = ops.unpool_conv2d(values, codes, weight, None, size, (1, 1), True, False)
+        torch.testing.assert_close(actual, in_sequence(values, taps, size, weight, None, 1, True), rtol=1e-4, atol=1e-4)
+
+
+def test_empty_batch():
+    values, switches = own.max_pool2d(torch.empty(0, 4, 8, 8), 2, return_indices=True)
+    weight = normal((4, 3, 3, 3)).requires_grad_()
+    result = own.unpool_conv_transpose2d(values, switches, weight, padding=1)
+    assert result.shape == (0, 3, 8, 8)
+    result.sum().backward()
+    assert_same(weight.grad, torch.zeros_like(weight))
+
+
+def test_errors():
+    values, switches = own.max_pool2d(normal((2, 4, 8, 8)), 2, return_indices=True)
+    weight = normal((4, 3, 3, 3))
+    with pytest.raises(TypeError, match="Switches"):
+        own.unpool_conv_transpose2d(values, switches.indices(), weight)
+    with pytest.raises(ValueError, match="output_size"):
+        own.unpool_conv_transpose2d(values, switches, weight, output_size=(9, 9))
+    with pytest.raises(RuntimeError, match="shape"):
+        own.unpool_conv_transpose2d(values[:, :, :2], switches, weight)
+    with pytest.raises(RuntimeError, match="channels"):
+        own.unpool_conv_transpose2d(values, switches, weight[:3])
+    with pytest.raises(RuntimeError, match="channels"):
+        own.unpool_conv2d(values, switches, weight)
+    with pytest.raises(RuntimeError, match="type"):
+        own.unpool_conv_transpose2d(values, switches, weight.double())
+    with pytest.raises(RuntimeError, match="bias"):
+        own.unpool_conv_transpose2d(values, switches, weight, normal((4,)))
+    with pytest.raises(ValueError, match="padding mode"):
+        nn.UnpoolConvTranspose2d(4, 3, 3, padding_mode="reflect")
+    arguments = (values, switches.codes, weight, None, (8, 8), (1, 1), True, False)
+    for index, wrong, message in (
+        (0, values[0], "4D"),
+        (1, switches.codes[:1], "codes"),
+        (2, weight[..., :2], "3x3"),
+        (2, weight.double(), "Double"),
+        (3, normal((5,)), "bias"),
+        (4, (0, 0), "too small"),
+        (5, (3, 1), "padding"),
+    ):
+        changed = (*arguments[:index], wrong, *arguments[index + 1 :])
+        with pytest.raises(RuntimeError, match=message):
+            ops.unpool_conv2d(*changed)
+    with pytest.raises(RuntimeError, match="grad_output"):
+        ops.unpool_conv2d_backward(normal((2, 3, 8, 7)), *arguments[:3], *arguments[4:], True, True)
+
+
+def test_convolution_with_another_padding_mode():
+    layer = nn.UnpoolConv2d(4, 3, 3, padding=1, padding_mode="circular")
+    values, switches = own.max_pool2d(normal((1, 4, 8, 8)), 2, return_indices=True)
+    plain = torch.nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular")
+    plain.load_state_dict(layer.state_dict())
+    assert_same(layer(values, switches), plain(own.max_unpool2d(values, switches)))
