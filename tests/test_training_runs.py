@@ -60,7 +60,7 @@ def assert_same_runs(a, b):
 
 
 def test_a_run_learns_and_leaves_its_files(data, tmp_path, capsys):
-    options = ("--model", "segnet", "--width", 0.125, "--batch", 4, "--optimizer", "adam", "--device", "cpu")
+    options = ("--model", "segnet", "--width", 0.125, "--batch", 4, "--optimizer", "adam", "--lr", 0.01, "--device", "cpu")
     options += ("--class-weights", "median-frequency", "--steps", 60, "--every", 30, "--tensorboard")
     assert train(data, tmp_path, *options) == 0
     output = capsys.readouterr().out
@@ -147,7 +147,7 @@ def test_runs_from_the_weights_of_another(data, tmp_path, capsys):
 CASES = {
     # Batch norm's statistics, momentum, a schedule; dropout and Adam's moments.
     "segnet": ("--model", "segnet", "--schedule", "poly", "--scale", 0.7, 1.4, "--class-weights", "median-frequency"),
-    "fcn8s": ("--model", "fcn8s", "--optimizer", "adam", "--lr", 0.001),
+    "fcn8s": ("--model", "fcn8s", "--optimizer", "adam"),
 }
 
 

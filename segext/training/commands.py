@@ -46,6 +46,8 @@ def train(options: argparse.Namespace) -> None:
             workers=options.workers,
             tensorboard=options.tensorboard,
         )
+        if process.first:
+            print(run.origin)
         run.run()
         if process.first:
             print(f"{run.steps} steps done, the best mIoU is {run.best:.1%}: {out / checkpoint.BEST}")

@@ -50,6 +50,7 @@ class Run:
         every: steps between evaluations.
         out: an existing folder.
         workers: processes that read images.
+        origin: where the weights are from, in words.
         log: in the first process only.
         best, mean_iou: the best and the latest on the validation split; None before the first evaluation.
     """
@@ -64,6 +65,7 @@ class Run:
     out: Path
     process: Process
     workers: int
+    origin: str
     log: Log | None
     best: float | None = None
     mean_iou: float | None = None

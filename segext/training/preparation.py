@@ -58,10 +58,9 @@ def prepare(
         weights = counted[0].median_frequency_weights(settings.classes)
     if state is None:
         model, origin = initial_model(settings)
-        if process.first:
-            print(origin)
     else:
         model = checkpoint.build(state, out / checkpoint.LAST, settings.layers)
+        origin = f"resumed after step {state['step']}"
     model.to(process.device, memory_format=torch.channels_last)
     epoch = math.ceil(len(train) / settings.batch)
     steps = settings.steps or settings.epochs * epoch
@@ -81,6 +80,7 @@ def prepare(
         out=out,
         process=process,
         workers=workers,
+        origin=origin,
         log=Log(out, trainer.step, tensorboard=tensorboard) if process.first else None,
         best=state["run"]["best"] if state else None,
         mean_iou=state["mean_iou"] if state else None,

@@ -83,7 +83,7 @@ class Settings:
         None, "steps between evaluations, each with a checkpoint; an epoch, if not given", type=count
     )
     optimizer: str = option("sgd", "with SGD, biases learn twice as fast", choices=("sgd", "adam"))
-    lr: float = option(0.01, "learning rate", type=positive)
+    lr: float | None = option(None, "learning rate; 0.01 with SGD and 0.001 with Adam, if not given", type=positive)
     momentum: float = option(0.9, "of SGD", type=share)
     weight_decay: float = option(5e-4, "of all but biases", type=fraction)
     schedule: str = option("constant", "how the learning rate falls", choices=("constant", "poly", "step"))
@@ -103,6 +103,8 @@ class Settings:
         for name in ("crop", "scale", "skip"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
+        if values.get("lr") is None:
+            values["lr"] = 0.001 if values.get("optimizer") == "adam" else 0.01
         settings = cls(**values)
         if not settings.model:
             raise UserError(f"--model is missing: one of {', '.join(MODELS)}")
