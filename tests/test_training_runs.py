@@ -60,8 +60,8 @@ def assert_same_runs(a, b):
 
 
 def test_a_run_learns_and_leaves_its_files(data, tmp_path, capsys):
-    options = ("--model", "segnet", "--width", 0.125, "--batch", 4, "--optimizer", "adam", "--lr", 0.01, "--device", "cpu")
-    options += ("--class-weights", "median-frequency", "--steps", 60, "--every", 30, "--tensorboard")
+    options = ("--model", "segnet", "--width", 0.125, "--batch", 4, "--device", "cpu", "--optimizer", "adam")
+    options += ("--lr", 0.01, "--class-weights", "median-frequency", "--steps", 60, "--every", 30, "--tensorboard")
     assert train(data, tmp_path, *options) == 0
     output = capsys.readouterr().out
     assert "step 30 of 60: pixel accuracy" in output

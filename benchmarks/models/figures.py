@@ -87,7 +87,7 @@ def bare(axes: Axes) -> None:
 def decoder(model: nn.Module, image: Tensor, path: Path) -> None:
     """DeconvNet's maps of 14 to 224 pixels: what each stage unpools, and what its convolutions make of that.
 
-    Of each map the channel that is strongest at the end of the stage, after the paper's figure 4.
+    Of each map the channel that varies most. After the paper's figure 4.
 
     Args:
         image: RGB (3, 224, 224), uint8.
@@ -98,12 +98,9 @@ def decoder(model: nn.Module, image: Tensor, path: Path) -> None:
     grid = figure.subplots(2, len(STAGES) + 1)
     for column, stage in enumerate(STAGES, start=1):
         unpooled, convolved = maps[stage]
-        sides = (
-            (unpooled[0], unpooled[0].flatten(1).amax(1).argmax()),
-            (convolved[0], convolved[0].mean((1, 2)).argmax()),
-        )
-        for axes, (map, channel) in zip(grid[:, column], sides, strict=True):
-            axes.imshow(map[channel].numpy(), cmap="inferno", interpolation="nearest")
+        for axes, map in zip(grid[:, column], (unpooled[0], convolved[0]), strict=True):
+            channel = map[map.flatten(1).std(1).argmax()]
+            axes.imshow(channel.numpy(), cmap="inferno", interpolation="nearest")
         side = convolved.shape[-1]
         grid[0, column].set_title(f"unpooled to {side}x{side}", fontsize=10, color=INK)
         grid[1, column].set_title("deconvolved", fontsize=10, color=INK)
