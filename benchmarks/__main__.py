@@ -1,4 +1,7 @@
-"""The command line: ``python -m benchmarks [report | ops | switches]``. Runs, prints the tables, writes the report."""
+"""The command line: ``python -m benchmarks [report | ops | switches]``. Runs, prints the tables, writes the report.
+
+``python -m benchmarks models`` is another run, with options of its own: see ``models``.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,11 @@ def run(options: argparse.Namespace, progress: Progress) -> Results:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["models"]:
+        from .models.__main__ import main as compare  # which needs packages that the other parts do without
+
+        return compare(argv[1:])
     options = arguments(argv)
     progress = Progress()
     try:

@@ -46,7 +46,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *notes
         )
         return ("  " + "  ".join(aligned)).rstrip()
 
-    rule = "  " + "  ".join("-" * width for width in widths)
+    rule = ("  " + "  ".join("-" * width for width in widths)).rstrip()
     return "\n".join([title, *(f"  {note}" for note in notes), "", line(cells[0]), rule, *map(line, cells[1:])])
 
 

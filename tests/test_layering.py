@@ -22,6 +22,8 @@ KERNELS = [path for path in NATIVE if path.is_relative_to(ROOT / "csrc" / "kerne
 
 # A module imports only modules further right.
 LAYERS = (
+    "__main__",
+    "training",
     "models",
     "convert",
     "nn",

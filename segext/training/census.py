@@ -1,0 +1,83 @@
+"""Counts the pixels of each class before a run, and finds labels that do not fit their images or the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from .errors import UserError
+from .layouts import Pair
+from .pictures import opened, read_label
+
+VALUES = 256  # of a label's pixel
+
+
+@dataclass(frozen=True)
+class Census:
+    """What the labels of some pairs hold."""
+
+    pixels: np.ndarray  # (256,) int64: pixels of each value
+    around: np.ndarray  # (256,) int64: labelled pixels of the labels in which the value occurs
+
+    def median_frequency_weights(self, classes: int) -> list[float]:
+        """The median of the classes' frequencies over the frequency of each; 0 for a class that does not occur.
+
+        A class's frequency is its share of the labelled pixels of the images that it occurs in (Eigen and Fergus,
+        2015; used for CamVid by Badrinarayanan et al., 2015).
+        """
+        pixels, around = self.pixels[:classes], self.around[:classes]
+        occurring = pixels > 0
+        frequencies = pixels[occurring] / around[occurring]
+        weights = np.zeros(classes)
+        weights[occurring] = np.median(frequencies) / frequencies
+        return weights.tolist()
+
+
+def census(pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, show: bool = False) -> Census:
+    """Reads every label, and of every image its size.
+
+    Args:
+        ignore: the value of pixels that are not labelled.
+        classes: how many classes there are; any number if None.
+        show: whether to show a progress bar.
+
+    Raises:
+        UserError: for a file that cannot be read, a label of another size than its image, or a value that is neither
+            a class nor ``ignore``.
+    """
+    pixels, around = np.zeros(VALUES, np.int64), np.zeros(VALUES, np.int64)
+    for pair in tqdm(pairs, "reading labels", disable=None if show else True, leave=False):
+        label = read_label(pair.label)
+        with opened(pair.image) as image:
+            if image.size != label.size:
+                raise UserError(f"{pair.label} is {_size(label)}, but its image {pair.image} is {_size(image)}")
+        counts = np.bincount(np.asarray(label).ravel(), minlength=VALUES)
+        counts[ignore] = 0
+        if classes is not None and counts[classes:].any():
+            largest = int(np.flatnonzero(counts).max())
+            raise UserError(
+                f"{pair.label} holds the class {largest}, but the {classes} classes are 0 to {classes - 1} and "
+                f"{ignore} is ignored: --classes {largest + 1}, or --ignore {largest}?"
+            )
+        pixels += counts
+        around[counts > 0] += counts.sum()
+    return Census(pixels, around)
+
+
+def count_classes(found: Iterable[Census]) -> int:
+    """One more than the highest class of any of them.
+
+    Raises:
+        UserError: if no pixel is labelled.
+    """
+    values = np.flatnonzero(sum(census.pixels for census in found))
+    if not values.size:
+        raise UserError("no pixel of any label has a class: all are ignored")
+    return int(values.max()) + 1
+
+
+def _size(image) -> str:
+    return f"{image.width}x{image.height}"

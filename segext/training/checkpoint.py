@@ -1,0 +1,117 @@
+"""Checkpoints: a file is written whole or not at all, and says which network its weights are of.
+
+A checkpoint is a dict that ``torch.load(weights_only=True)`` reads:
+
+format         FORMAT
+architecture   name in segext.models.MODELS
+arguments      of its builder
+model          its state dict, the same for either kind of layers
+reads          a key of NORMALIZATIONS
+ignore         the value of labels that are not trained on
+step, mean_iou when it was taken, and the mean IoU of the validation split then
+run            of last.pt only: what resuming needs (see trainer.py)
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models import MODELS
+from .errors import UserError
+
+FORMAT = 1
+LAST, BEST = "last.pt", "best.pt"
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes ``path`` anew. Until the new file is complete, and if the process dies, the old one stays."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def find(place: Path) -> Path:
+    """The checkpoint that ``place`` is, or the best of the run whose folder it is."""
+    if not place.is_dir():
+        return place
+    for name in (BEST, LAST):
+        if (place / name).is_file():
+            return place / name
+    raise UserError(f"{place} holds no checkpoint ({BEST} or {LAST})")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU.
+
+    Raises:
+        UserError: for a file that is missing, damaged, or no checkpoint of this format.
+    """
+    content = read(path)
+    if not is_checkpoint(content):
+        raise UserError(f"{path} is no checkpoint of segext (weights of another kind can start a run: --weights)")
+    if content["format"] != FORMAT:
+        raise UserError(
+            f"{path} has the format {content['format']} of another release of segext; this one reads {FORMAT}"
+        )
+    return content
+
+
+def read(path: Path) -> Any:
+    """Whatever tensors and plain values a file of torch.save holds, on the CPU."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} holds more than tensors and plain values, or is damaged, and is not loaded") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a file cut short
+        raise UserError(f"{path} is damaged or was not written by torch.save") from error
+
+
+def is_checkpoint(content: Any) -> bool:
+    return isinstance(content, dict) and {"format", "architecture", "arguments", "model"} <= content.keys()
+
+
+def build(content: dict[str, Any], path: Path, layers: str) -> nn.Module:
+    """The network of a checkpoint, with its weights.
+
+    Args:
+        path: where it comes from, for errors.
+        layers: "segext" or "torch".
+
+    Raises:
+        UserError: if this segext does not know the architecture, or its weights do not fit it.
+    """
+    name = content["architecture"]
+    if name not in MODELS:
+        raise UserError(f"{path} is of the architecture {name!r}, which is none of {', '.join(MODELS)}")
+    try:
+        model = MODELS[name](**content["arguments"], layers=layers)
+        misfit = _misfit(model, content["model"])
+    except (TypeError, ValueError) as error:
+        misfit = str(error)
+    if misfit:
+        raise UserError(f"what {path} holds does not fit its architecture {name}: {misfit}")
+    return model
+
+
+def _misfit(model: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """Loads a state dict, and says what of it does not fit."""
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # of shapes, a line each after the first
+        return str(error).splitlines()[1].strip()
+    if missing or unknown:
+        return f"{len(missing)} tensors are missing and {len(unknown)} unknown, such as {[*missing, *unknown][0]}"
+    return None

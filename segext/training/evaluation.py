@@ -1,0 +1,90 @@
+"""Runs a model over a split and scores its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .boundary import BoundaryF1
+from .data import Segmentation, batches, evaluation_loader
+from .errors import UserError
+from .metrics import Scores, confusion_matrix
+from .normalization import Normalization
+from .processes import Process
+from .tiles import Tiling, predict
+
+
+class Predictor:
+    """Labels of images, by a model whose scores at full resolution are never stored.
+
+    Args:
+        model: of :mod:`segext.models`, on ``device``.
+    """
+
+    def __init__(self, model: nn.Module, normalization: Normalization, device: torch.device, tiling: Tiling) -> None:
+        self._model = model.to(memory_format=torch.channels_last)
+        self._normalization, self._device, self._tiling = normalization, device, tiling
+
+    def __call__(self, image: Tensor, name: object) -> Tensor:
+        """uint8 RGB (3, H, W) -> uint8 labels (H, W) on the CPU.
+
+        Raises:
+            UserError: for an image, called ``name``, that is too small for the model.
+        """
+        image = self._normalization(image[None].to(self._device))[0]
+        try:
+            return predict(self._model.predict, image, self._tiling).cpu()
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a split. Of boundaries only where they were asked for."""
+
+    images: int
+    scores: Scores
+    boundary_f1: float | None = None
+    boundary_f1s: list[float] | None = None
+
+
+def evaluate(
+    predictor: Callable[[Tensor, object], Tensor],
+    data: Segmentation,
+    classes: int,
+    ignore: int,
+    *,
+    process: Process,
+    workers: int = 0,
+    boundaries: bool = False,
+) -> Evaluation:
+    """Scores the labels that ``predictor`` gives the images of ``data``, against theirs.
+
+    With several processes each takes its share, and all get the scores of all; boundaries are for one process alone.
+
+    Raises:
+        UserError: for a file that cannot be read, or an image that is too small.
+    """
+    matrix = confusion_matrix(classes, ignore)
+    contours = BoundaryF1(classes, ignore)
+    loader = evaluation_loader(data, workers, rank=process.rank, processes=process.count)
+    mine = range(process.rank, len(data), process.count)
+    shown = tqdm(zip(mine, batches(loader), strict=True), "evaluating", len(mine), leave=False, disable=_quiet(process))
+    for index, (image, label) in shown:
+        predicted = predictor(image, data.pairs[index].image)
+        matrix.update(predicted, label)
+        if boundaries:
+            contours.update(predicted.numpy(), label.numpy())
+    scores = Scores(matrix.compute())
+    if not boundaries:
+        return Evaluation(len(data), scores)
+    return Evaluation(len(data), scores, contours.mean(), contours.by_class())
+
+
+def _quiet(process: Process) -> bool | None:
+    """tqdm's ``disable``: None shows a bar on a terminal only."""
+    return None if process.first else True

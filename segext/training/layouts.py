@@ -1,0 +1,104 @@
+"""Where images and labels lie: the folder layouts of CamVid and PASCAL VOC, detected.
+
+CamVid      DATA/{train,val}/images/NAME.jpg with DATA/{train,val}/labels/NAME.png
+PASCAL VOC  DATA/ImageSets/Segmentation/{train,val}.txt, a NAME a line,
+            with DATA/JPEGImages/NAME.jpg and DATA/SegmentationClass/NAME.png
+
+A file DATA/classes.txt, a name a line, names the classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UserError
+from .palette import VOC_CLASSES
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and the label of each of its pixels."""
+
+    image: Path
+    label: Path
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of ``folder``, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def find(data: Path, split: str) -> list[Pair]:
+    """The pairs of a split such as ``"train"``.
+
+    Raises:
+        UserError: for another layout, an empty split, or an image or label without its counterpart.
+    """
+    if not data.is_dir():
+        raise UserError(f"there is no folder {data}")
+    if (data / split / "images").is_dir():
+        pairs = _camvid(data / split)
+    elif (data / "ImageSets" / "Segmentation").is_dir():
+        pairs = _voc(data, split)
+    else:
+        raise UserError(
+            f"{data} has no split {split!r}: neither {split}/images and {split}/labels, as CamVid, nor "
+            f"ImageSets/Segmentation/{split}.txt, JPEGImages and SegmentationClass, as PASCAL VOC"
+        )
+    if not pairs:
+        raise UserError(f"the split {split!r} of {data} holds no images")
+    return pairs
+
+
+def class_names(data: Path, count: int) -> list[str]:
+    """The names of ``count`` classes: of classes.txt, of PASCAL VOC if ``data`` is laid out so, or numbers."""
+    listed = data / "classes.txt"
+    if listed.is_file():
+        names = listed.read_text(encoding="utf-8").splitlines()
+        names = [name.strip() for name in names if name.strip()]
+        if len(names) != count:
+            raise UserError(f"{listed} names {len(names)} classes, but there are {count}")
+        return names
+    if count == len(VOC_CLASSES) and (data / "SegmentationClass").is_dir():
+        return list(VOC_CLASSES)
+    return [str(number) for number in range(count)]
+
+
+def _camvid(folder: Path) -> list[Pair]:
+    images, labels = folder / "images", folder / "labels"
+    if not labels.is_dir():
+        raise UserError(f"there is no folder {labels} beside {images}")
+    pairs = [Pair(path, labels / f"{path.stem}.png") for path in images_in(images)]
+    _complete(pairs)
+    named = {pair.label.name for pair in pairs}
+    lonely = sorted(path for path in labels.glob("*.png") if path.name not in named)
+    if lonely:
+        raise UserError(f"{_some(lonely, 'label')} in {labels} without an image: {lonely[0].name}")
+    return pairs
+
+
+def _voc(data: Path, split: str) -> list[Pair]:
+    listed = data / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not listed.is_file():
+        raise UserError(f"there is no list {listed}")
+    names = listed.read_text(encoding="utf-8").split()
+    pairs = [Pair(data / "JPEGImages" / f"{n}.jpg", data / "SegmentationClass" / f"{n}.png") for n in names]
+    missing = [pair.image for pair in pairs if not pair.image.is_file()]
+    if missing:
+        raise UserError(f"{_some(missing, 'image')} of {listed.name} not found: {missing[0]}")
+    _complete(pairs)
+    return pairs
+
+
+def _complete(pairs: list[Pair]) -> None:
+    missing = [pair for pair in pairs if not pair.label.is_file()]
+    if missing:
+        first = missing[0]
+        raise UserError(f"{_some(missing, 'image')} of {len(pairs)} without a label: {first.image} needs {first.label}")
+
+
+def _some(found: list, what: str) -> str:
+    return f"{len(found)} {what}{'s' * (len(found) > 1)}"

@@ -1,0 +1,87 @@
+"""Puts a run together: data, model, trainer, from settings or from where an earlier process left it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint
+from .augmentation import Augmentation
+from .census import census, count_classes
+from .data import Segmentation
+from .errors import UserError
+from .evaluation import Predictor
+from .initialization import initial_model
+from .layouts import find
+from .logs import Log
+from .loop import Run
+from .normalization import NORMALIZATIONS
+from .processes import Process
+from .settings import Settings
+from .tiles import Tiling
+from .trainer import Trainer
+
+
+def prepare(
+    settings: Settings,
+    data: Path,
+    out: Path,
+    process: Process,
+    *,
+    state: dict[str, Any] | None = None,
+    workers: int = 0,
+    tensorboard: bool = False,
+) -> Run:
+    """A run at its start, or as it was when ``state`` was saved.
+
+    Args:
+        out: an existing folder.
+        state: what last.pt holds.
+
+    Raises:
+        UserError: for data, settings or weights that do not fit each other.
+    """
+    if settings.batch % process.count:
+        raise UserError(f"--batch {settings.batch} does not divide by {process.count} processes")
+    train, val = find(data, "train"), find(data, "val")
+    counted = [census(pairs, settings.ignore, settings.classes, show=process.first) for pairs in (train, val)]
+    if state is not None and state["run"]["images"] != len(train):
+        raise UserError(f"{data} holds {len(train)} images to train on, but the run had {state['run']['images']}")
+    if settings.classes is None:
+        settings = replace(settings, classes=count_classes(counted))
+    weights = None
+    if settings.class_weights == "median-frequency":
+        weights = counted[0].median_frequency_weights(settings.classes)
+    if state is None:
+        model, origin = initial_model(settings)
+    else:
+        model = checkpoint.build(state, out / checkpoint.LAST, settings.layers)
+        origin = f"resumed after step {state['step']}"
+    model.to(process.device, memory_format=torch.channels_last)
+    epoch = math.ceil(len(train) / settings.batch)
+    steps = settings.steps or settings.epochs * epoch
+    trainer = Trainer(model, settings, steps, weights, process)
+    if state is not None:
+        trainer.restore(state["run"]["trainer"])
+    normalization = NORMALIZATIONS[settings.reads]
+    augmentation = Augmentation(settings.crop, settings.scale, settings.mirror, normalization.fill, settings.ignore)
+    return Run(
+        settings=settings,
+        trainer=trainer,
+        predictor=Predictor(model, normalization, process.device, Tiling()),
+        train=Segmentation(train, augmentation, settings.seed),
+        val=Segmentation(val),
+        steps=steps,
+        every=settings.every or epoch,
+        out=out,
+        process=process,
+        workers=workers,
+        origin=origin,
+        log=Log(out, trainer.step, tensorboard=tensorboard) if process.first else None,
+        best=state["run"]["best"] if state else None,
+        mean_iou=state["mean_iou"] if state else None,
+    )

@@ -1,0 +1,80 @@
+"""The processes of a run: one alone, or those that torchrun started, each with its share of every batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of ``count`` processes, and the device it computes on."""
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """``tensor``, which now holds its sum over all processes."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all must ask."""
+        return bool(self.sum(torch.tensor(int(flag), device=self.device))) if self.count > 1 else flag
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Gives all processes the first one's buffers: batch norm's statistics are of each one's own images."""
+        if self.count > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+
+def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device called ``name``, or CUDA where it is there and the CPU elsewhere.
+
+    Raises:
+        UserError: for a device that is not there.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: torch knows no such device") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: torch sees no CUDA device")
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+    return device
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[Process]:
+    """This process among those of torchrun, if torchrun started it."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1:
+        yield Process(choose_device(device))
+        return
+    process = Process(choose_device(device, int(os.environ["LOCAL_RANK"])), int(os.environ["RANK"]), count)
+    if process.device.type == "cuda":
+        torch.cuda.set_device(process.device)
+    dist.init_process_group("nccl" if process.device.type == "cuda" else "gloo")
+    try:
+        yield process
+    finally:
+        dist.destroy_process_group()

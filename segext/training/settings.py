@@ -1,0 +1,152 @@
+"""The settings of a run: what its result depends on. They are chosen at its start and kept when it is resumed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..models import MODELS
+from .errors import UserError
+from .normalization import NORMALIZATIONS
+
+
+def checked(kind: Callable[[str], Any], wanted: str, holds: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """A type for argparse: ``kind``, if the value ``holds``."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is no {wanted}")
+        return value
+
+    return parse
+
+
+count = checked(int, "whole number above 0", lambda value: value > 0)
+natural = checked(int, "whole number from 0 on", lambda value: value >= 0)
+fraction = checked(float, "number from 0 on", lambda value: 0 <= value < float("inf"))
+positive = checked(float, "number above 0", lambda value: 0 < value < float("inf"))
+share = checked(float, "number from 0 to 1", lambda value: 0 <= value <= 1)
+label_value = checked(int, "value of a label's pixel, 0 to 255", lambda value: 0 <= value <= 255)
+
+
+def argument(text: str) -> tuple[str, bool | int | float | str]:
+    """NAME=VALUE, for a builder in :mod:`segext.models`."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    if value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field that is also an option of the command line; ``more`` as for argparse."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is an option of ``segext train``, which says what it means."""
+
+    model: str = option("", "the architecture", choices=tuple(MODELS))
+    width: float = option(1.0, "channels of each layer, as a share of the published", type=positive)
+    argument: Mapping[str, Any] = option(
+        None, "a further argument of the model's builder", type=argument, action="append", metavar="NAME=VALUE"
+    )
+    layers: str = option("segext", "whose layers the model is made of", choices=("segext", "torch"))
+    weights: str | None = option(None, "a checkpoint, or published weights, to start from", metavar="FILE")
+    skip: tuple[str, ...] = option((), "a layer that --weights is not to set", action="append", metavar="LAYER")
+    classes: int | None = option(None, "how many classes; as many as the labels hold, if not given", type=count)
+    ignore: int = option(255, "the value of pixels that are not labelled (CamVid: 11)", type=label_value)
+    class_weights: str = option("none", "weights of the classes in the loss", choices=("none", "median-frequency"))
+    reads: str = option(
+        "torchvision", "how pixels are normalised: as these weights want it", choices=tuple(NORMALIZATIONS)
+    )
+    crop: tuple[int, int] | None = option(None, "size of random crops; whole images, if not given", type=count, nargs=2)
+    scale: tuple[float, float] = option((1.0, 1.0), "range of random scales", type=positive, nargs=2)
+    mirror: bool = option(True, "mirror half of the images", action=argparse.BooleanOptionalAction)
+    batch: int = option(4, "images a step, over all processes", type=count)
+    epochs: int = option(100, "how often to go through the images", type=count)
+    steps: int | None = option(None, "how many steps, rather than epochs", type=count)
+    every: int | None = option(
+        None, "steps between evaluations, each with a checkpoint; an epoch, if not given", type=count
+    )
+    optimizer: str = option("sgd", "with SGD, biases learn twice as fast", choices=("sgd", "adam"))
+    lr: float | None = option(None, "learning rate; 0.01 with SGD and 0.001 with Adam, if not given", type=positive)
+    momentum: float = option(0.9, "of SGD", type=share)
+    weight_decay: float = option(5e-4, "of all but biases", type=fraction)
+    schedule: str = option("constant", "how the learning rate falls", choices=("constant", "poly", "step"))
+    drop: int = option(10_000, "steps between tenfold drops of the schedule 'step'", type=count)
+    precision: str = option("float32", "below float32: mixed precision", choices=("float32", "bfloat16", "float16"))
+    seed: int = option(0, "of everything random", type=natural)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """From what argparse found, which may hold more than settings.
+
+        Raises:
+            UserError: for values that do not go together.
+        """
+        values = {item.name: given[item.name] for item in fields(cls) if item.name in given}
+        values["argument"] = dict(values.get("argument") or ())
+        for name in ("crop", "scale", "skip"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        if values.get("lr") is None:
+            values["lr"] = 0.001 if values.get("optimizer") == "adam" else 0.01
+        settings = cls(**values)
+        if not settings.model:
+            raise UserError(f"--model is missing: one of {', '.join(MODELS)}")
+        if settings.scale[0] > settings.scale[1]:
+            raise UserError(f"--scale: {settings.scale[0]} is above {settings.scale[1]}")
+        if settings.classes is not None and settings.classes > 256:
+            raise UserError(f"--classes {settings.classes}: a label's pixel holds no more than 256")
+        return settings
+
+    def plain(self) -> dict[str, Any]:
+        """As a dict of plain values, which ``of`` takes."""
+        return asdict(self)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the model's builder, but for the layers, which its weights do not depend on."""
+        return {"num_classes": self.classes, "width": self.width, **self.argument}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options for all settings. What is not given does not appear in argparse's result."""
+    for item in fields(Settings):
+        more = dict(item.metadata)
+        text = more.pop("help")
+        if item.default not in (None, "", ()):
+            shown = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
+            text += f" ({shown})"
+        flag = f"--{item.name.replace('_', '-')}"
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **more)
+
+
+def agree(recorded: Settings, given: Mapping[str, Any], run: str) -> None:
+    """Whether settings that are given again are those of the run.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    again = Settings.of({**recorded.plain(), **given})
+    for item in fields(Settings):
+        before, now = getattr(recorded, item.name), getattr(again, item.name)
+        if before != now:
+            raise UserError(
+                f"--{item.name.replace('_', '-')} {now}: {run} was started with {before}, and a resumed run keeps its "
+                "settings"
+            )
