@@ -237,7 +237,7 @@ def _depthwise(input, weight, bias, stride, padding, output_padding, groups, dil
     if window is None or not groups == weight.shape[0] == input.shape[-3]:
         return None
     stride, padding, output_padding, dilation = window
-    if max(stride) > _LARGEST_STRIDE:
+    if max(stride) > _LARGEST_STRIDE or (not input.is_cuda and _has_absent_taps(weight, stride, dilation)):
         return None
     size = _output_size(input, weight, stride, padding, output_padding, dilation)
     outputs = weight.shape[0] * weight.shape[1]
@@ -291,6 +291,13 @@ def _dense(input, weight, bias, stride, padding, output_padding, groups, dilatio
     size = _output_size(input, weight, *window)
     stride, padding, _, dilation = window
     return _Dense(_compute_dtype(input), size, stride, padding, dilation) if min(size) > 0 else None
+
+
+def _has_absent_taps(weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
+    """Whether some output pixels have fewer taps than others. The CPU's depthwise kernels multiply by zero in their
+    place, which an infinite input turns into NaN."""
+    sizes = zip(weight.shape[-2:], stride, dilation, strict=True)
+    return any(kernel % s != 0 or (d > 1 and kernel > 1) for kernel, s, d in sizes)
 
 
 def _output_size(input, weight, stride, padding, output_padding, dilation) -> tuple[int, int]:
