@@ -1,4 +1,4 @@
-"""``segext train``: it learns, goes on exactly where it was interrupted, and both sets of layers learn alike."""
+"""``segext train``: it learns, goes on exactly where it was interrupted, and two processes learn as one."""
 
 import csv
 import os
@@ -238,19 +238,3 @@ def test_two_processes_learn_as_one(data, tmp_path):
     assert [float(value) for value in scores[1]] == pytest.approx([float(value) for value in scores[0]], abs=1e-2)
     one, two = (checkpoint.load(tmp_path / n / "last.pt")["model"] for n in ("one", "two"))
     assert all(torch.allclose(two[key], value, rtol=1e-3, atol=1e-5) for key, value in one.items())
-
-
-# ---- Both sets of layers -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("model", ["segnet", "fcn8s"])
-def test_both_sets_of_layers_learn_alike(model, data, tmp_path):
-    """The same losses over 50 steps, within rounding."""
-    options = (*SMALL, "--model", model, "--steps", 50, "--every", 50, "--lr", 0.01)
-    found = []
-    for layers in ("segext", "torch"):
-        assert train(data, tmp_path / layers, *options, "--layers", layers) == 0
-        found.append(losses(tmp_path / layers))
-    assert len(found[0]) == 50
-    assert found[0][-1] < found[0][0]
-    assert found[0] == pytest.approx(found[1], rel=1e-3)
