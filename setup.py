@@ -36,6 +36,7 @@ KERNELS = "csrc/kernels"
 PER_LEVEL = [
     f"{KERNELS}/cpu/{stem}.cpp"
     for stem in (
+        "dense_conv_transpose2d",
         "depthwise_conv_transpose2d",
         "gather",
         "max_pool2d",
@@ -46,9 +47,19 @@ PER_LEVEL = [
     )
 ]
 ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch", "indices")]
-OPS = ("conv_transpose2d", "max_pool2d", "max_unpool2d", "pooling", "switches", "tensors", "unpool_conv2d")
+OPS = (
+    "conv_transpose2d",
+    "dense_conv_transpose2d",
+    "max_pool2d",
+    "max_unpool2d",
+    "pooling",
+    "switches",
+    "tensors",
+    "unpool_conv2d",
+)
 GLUE = ["csrc/library.cpp", *(f"csrc/ops/{stem}.cpp" for stem in OPS)]
-CUDA = [f"{KERNELS}/cuda/{stem}.cu" for stem in ("gather", "indices", "max_pool2d", "scatter", "status")]
+CUDA_STEMS = ("depthwise_argmax", "depthwise_conv_transpose2d", "gather", "indices", "max_pool2d", "scatter", "status")
+CUDA = [f"{KERNELS}/cuda/{stem}.cu" for stem in CUDA_STEMS]
 MODULE = ["csrc/bindings.cpp", f"{KERNELS}/cpu/capability.cpp"]
 
 

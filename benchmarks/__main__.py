@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from . import calls, figure, inputs, memory, tables, targets, throughput, upsampling
+from . import calls, contest, decoding, figure, inputs, memory, tables, targets, throughput, upsampling
 from .harness import CheckFailed
 from .progress import Progress
 from .results import Results, environment
 
 PARTS = {
     "report": "everything (the default)",
-    "ops": "speed of every op on the pools of networks, of upsampling, and what a call costs",
+    "ops": "speed of every op on the pools of networks, of upsampling and decoding, and what a call costs",
     "switches": "bytes of switches, and bytes that autograd keeps",
 }
 FINISH = 6.0  # seconds kept for tables and figure
@@ -55,7 +55,9 @@ def run(options: argparse.Namespace, progress: Progress) -> Results:
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         results.calls += calls.run(left / 5, progress, compile=compile, notes=results.notes)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
-        results.upsampling += upsampling.run(left / 9, progress, quick=options.quick)
+        results.upsampling += contest.run(upsampling.cases(quick=options.quick), left / 9, progress)
+        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
+        results.decoding += contest.run(decoding.cases(quick=options.quick), left / 7, progress)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         more = {"compile": compile, "notes": results.notes}
         if options.quick:

@@ -14,7 +14,7 @@ import torch
 
 import segext
 
-from . import calls, memory, throughput, upsampling
+from . import calls, contest, memory, throughput
 from .revision import commit
 
 FORMAT = 1  # of the JSON file
@@ -27,7 +27,8 @@ class Results:
     environment: dict[str, str | int]
     throughput: list[throughput.Row] = field(default_factory=list)
     calls: list[calls.Row] = field(default_factory=list)
-    upsampling: list[upsampling.Row] = field(default_factory=list)
+    upsampling: list[contest.Row] = field(default_factory=list)
+    decoding: list[contest.Row] = field(default_factory=list)
     switches: list[memory.SwitchRow] = field(default_factory=list)
     saved: list[memory.SavedRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

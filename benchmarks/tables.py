@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import throughput
+from . import contest, throughput
 from .harness import Summary
 from .results import Results
 from .targets import Verdict
@@ -14,8 +14,12 @@ def render(results: Results, verdicts: Sequence[Verdict]) -> str:
     parts = [_environment(results)]
     if results.throughput:
         parts += [key(results), *networks(results)]
-    if results.upsampling:
-        parts.append(_upsampling(results))
+    for title, rows in (
+        ("Upsampling of class scores, batch 1", results.upsampling),
+        ("Unpooling and convolution, and transposed convolution whose channels mix", results.decoding),
+    ):
+        if rows:
+            parts.append(_contests(title, rows))
     if results.calls:
         parts.append(_calls(results))
     if results.switches:
@@ -128,7 +132,7 @@ def _losses(by_op: dict[str, throughput.Row]) -> str:
     return f"{op}: {by_op[op].best} {times(1 / worst)}{more}"
 
 
-def _upsampling(results: Results) -> str:
+def _contests(title: str, contests: Sequence[contest.Row]) -> str:
     rows = [
         [
             row.op,
@@ -143,15 +147,15 @@ def _upsampling(results: Results) -> str:
             times(row.to_write.median) if row.to_write else "-",
             "stock wins" if row.stock_wins else "",
         ]
-        for row in results.upsampling
+        for row in contests
     ]
     head = ["op", "map", "type", "format", "kernels", "us", "to stock", "to best", "best stock way", "writes", ""]
     return table(
-        "Upsampling of class scores, batch 1",
+        title,
         head,
         rows,
         "kernels: whose segext.functional runs. us: its microseconds.",
-        "to stock: times as fast as stock's depthwise convolution in the same format; to best: as the best stock way.",
+        "to stock: times as fast as stock's plain way in the same format; to best: as the best stock way in either.",
         "writes: segext's time in mere writes of the result, into a buffer used again and again.",
         left=5,
     )

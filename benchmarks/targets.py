@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from . import decoding
 from .calls import SMALL, TINY
 from .results import Results
 
@@ -39,6 +40,21 @@ COPIED = ("pool", "relu+pool", "pool backward", "unpool", "unpool backward", "po
 ODD_SLACK = 1.5
 # Microseconds over stock, at most, where only the call counts: by whether it trains.
 CALL = {False: 12.0, True: 25.0}
+# Times as fast as the best stock way in either format, by op, map (None: any) and type (None: any).
+BEST = (
+    ("upsample x8, crop, argmax", None, "float32", 4.0),
+    ("fc6-deconv 7x7", None, "float32", 9.0),
+    *((f"bilinear x{scale}", None, "bfloat16", 40.0) for scale in (2, 8, 32)),
+    (decoding.UNPOOLING, "64@224x224", "float32", 2.0),
+    *((decoding.UNPOOLING, f"{c}@{s}x{s}", "float32", 2.5) for c, s in decoding.STAGES[1:]),
+    (decoding.UNPOOLING_TRAINS, None, "float32", 1.8),
+    ("deconv 3x3/1", None, "float32", 0.97),
+)
+# As stock in the same format: transposed convolution whose channels mix.
+DENSE = (("NCHW", 2.0), ("channels_last", 1.0))
+DENSE_OPS = ("deconv 16x16/8", "deconv 4x4/2", "deconv 2x2/2")
+# Writes of the result that bilinear upsampling may take.
+WRITES = 1.3
 # Bytes: DeconvNet's switches at 224x224.
 SWITCHES = ("DeconvNet 224x224", 12_242_944, 382_592)
 
@@ -74,7 +90,7 @@ def judge(
 
 def verdicts(results: Results) -> list[Verdict]:
     """Every target of which something was measured."""
-    return [*_throughput(results), *_calls(results), *_memory(results)]
+    return [*_throughput(results), *_convolutions(results), *_calls(results), *_memory(results)]
 
 
 def _throughput(results: Results) -> list[Verdict]:
@@ -103,6 +119,21 @@ def _throughput(results: Results) -> list[Verdict]:
 def _label(op: str, dtype: str | None, format: str | None, measure: str, place: str) -> str:
     kind = " ".join(filter(None, (op, dtype, format)))
     return f"{kind}, {measure if measure.startswith('in ') else f'to {measure}'}, {place}"
+
+
+def _convolutions(results: Results) -> list[Verdict]:
+    rows, found = [*results.upsampling, *results.decoding], []
+    for op, map, dtype, bound in BEST:
+        chosen = [row for row in rows if row.op == op and map in (None, row.map) and dtype == row.dtype]
+        values = [(row.to_best.median, row.where) for row in chosen]
+        found += judge(f"{op}{f' {map}' if map else ''} {dtype}, to the best stock way", values, bound, least=True)
+    for format, bound in DENSE:
+        chosen = [row for row in rows if row.op in DENSE_OPS and (row.dtype, row.format) == ("float32", format)]
+        values = [(row.to_stock.median, f"{row.op}, {row.where}") for row in chosen]
+        found += judge(f"dense deconv {format}, to stock", values, bound, least=True)
+    chosen = [row for row in rows if row.op.startswith("bilinear") and row.to_write]
+    values = [(row.to_write.median, f"{row.op}, {row.where}") for row in chosen]
+    return [*found, *judge("bilinear upsampling, in writes of its result", values, WRITES, least=False)]
 
 
 def _calls(results: Results) -> list[Verdict]:

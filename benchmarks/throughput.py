@@ -154,7 +154,7 @@ def _compile(op: Op, subjects: dict[str, Subject], until: float, notes: list[str
     return calls
 
 
-def _copy(nbytes: int, device: torch.device) -> Call:
+def copy_of(nbytes: int, device: torch.device) -> Call:
     """Moves ``nbytes``: half is read, half written, the buffers always the same."""
     source = torch.ones(max(nbytes // 2, 1), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -176,7 +176,7 @@ def _group(
             contest["stock", format] = calls.stock
             if format in compiled:
                 contest["compiled", format] = compiled[format]
-        contest["copy", ""] = _copy(subjects["NCHW"].bytes_moved, subjects["NCHW"].map.device)
+        contest["copy", ""] = copy_of(subjects["NCHW"].bytes_moved, subjects["NCHW"].map.device)
         samples = harness.measure(contest, seconds, clock=clock)
     times = {name: Summary.of(values) for name, values in samples.items()}
     for format, subject in subjects.items():

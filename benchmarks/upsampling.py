@@ -6,7 +6,7 @@ filters that FCN's published weights hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,74 +16,46 @@ from torch import Tensor
 import segext
 import segext.functional as own
 
-from . import harness
-from .harness import Call, CheckFailed, Pace, Summary
-from .pooling import FORMATS
-from .progress import Progress
+from .contest import Case
 from .throughput import DTYPES
 
 CLASSES = 21
 
 
 @dataclass(frozen=True)
-class Row:
-    """How many times as fast segext is as stock in the same format, and as stock's best way in either."""
+class Setting:
+    """Where, and on maps of which side: those upsampled by 2, 8 and 32, below the skip connection, and labelled."""
 
-    op: str
-    map: str
-    dtype: str
-    format: str
-    times: dict[str, Summary]
-    to_stock: Summary
-    to_best: Summary
-    best: str
-    to_write: Summary | None  # segext's time in writes of the result; None where weights are what it moves
-    kernels: str
-
-    @property
-    def stock_wins(self) -> bool:
-        return self.to_best.median < 1
+    device: str = "cpu"
+    batch: int = 1
+    sizes: tuple[int, int, int] = (128, 64, 16)
+    skip: int = 16
+    labels: int = 70
 
 
-@dataclass(frozen=True)
-class Case:
-    """One call: ``segext`` and every way of ``stock`` take the input in a memory format; ``kernels``: whose run."""
-
-    op: str
-    map: str
-    input: Tensor
-    segext: Callable[[Tensor], Tensor]
-    stock: dict[str, Callable[[Tensor], Tensor]]
-    kernels: Callable[[Tensor], str]
+def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool, setting: Setting = Setting()) -> list[Case]:
+    """Every case in these types; ``quick`` leaves out what takes long."""
+    return [case for dtype in dtypes for case in _cases(getattr(torch, dtype), quick, setting)]
 
 
-def run(seconds: float, progress: Progress, *, quick: bool) -> Iterator[Row]:
-    """Checks and times every case in about ``seconds``."""
-    cases = [case for dtype in DTYPES for case in _cases(getattr(torch, dtype), quick)]
-    pace = Pace(seconds, len(cases))
-    for case in cases:
-        progress.step(f"{case.op} {case.map} {case.input.dtype}")
-        with torch.inference_mode():
-            yield from _rows(case, pace.allot())
-
-
-def _cases(dtype: torch.dtype, quick: bool) -> Iterator[Case]:
-    for scale, size in ((2, 128), (8, 64), (32, 16)):
-        yield _upsampling(scale, size, dtype)
-    yield _skip(dtype)
-    yield _labels(dtype)
+def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
+    for scale, size in zip((2, 8, 32), setting.sizes, strict=True):
+        yield _upsampling(scale, size, dtype, setting)
+    yield _skip(dtype, setting)
+    yield _labels(dtype, setting)
     if dtype is torch.float32 and not quick:
-        yield _fully_connected()
+        yield _fully_connected(setting)
 
 
-def _filters(scale: int, dtype: torch.dtype) -> Tensor:
+def _filters(scale: int, dtype: torch.dtype, setting: Setting) -> Tensor:
     """Bilinear filters of (CLASSES, 1, 2 * scale, 2 * scale)."""
     ramp = 1 - ((torch.arange(2 * scale) - scale + 0.5) / scale).abs()
-    return torch.outer(ramp, ramp).expand(CLASSES, 1, -1, -1).contiguous().to(dtype)
+    return torch.outer(ramp, ramp).expand(CLASSES, 1, -1, -1).contiguous().to(setting.device, dtype)
 
 
-def _scores(size: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(1, CLASSES, size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
+def _scores(size: int, dtype: torch.dtype, setting: Setting) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(setting.batch, CLASSES, size, size, generator=generator).to(setting.device, dtype)
 
 
 def _dense(filters: Tensor) -> Tensor:
@@ -91,45 +63,49 @@ def _dense(filters: Tensor) -> Tensor:
     return torch.diag_embed(filters.squeeze(1).permute(1, 2, 0)).permute(2, 3, 0, 1).contiguous()
 
 
-def _upsampling(scale: int, size: int, dtype: torch.dtype) -> Case:
-    filters, arguments = _filters(scale, dtype), (None, scale, scale // 2, 0, CLASSES)
+def _upsampling(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> Case:
+    filters, arguments = _filters(scale, dtype, setting), (None, scale, scale // 2, 0, CLASSES)
     return Case(
         f"bilinear x{scale}",
         f"{CLASSES}@{size}x{size}",
-        _scores(size, dtype),
+        _scores(size, dtype, setting),
         lambda x: own.conv_transpose2d(x, filters, *arguments),
         {"stock": lambda x: stock.conv_transpose2d(x, filters, *arguments)},
         lambda x: segext.explain(x, filters, *arguments),
     )
 
 
-def _skip(dtype: torch.dtype) -> Case:
-    """FCN's upscore2 and fuse_pool4 at 500x500."""
-    filters, addend = _filters(2, dtype), _scores(44, dtype)
+def _skip(dtype: torch.dtype, setting: Setting) -> Case:
+    """FCN's upscore2 and fuse_pool4 at 500x500, by default."""
+    size = 2 * setting.skip + 2
+    filters, addend = _filters(2, dtype, setting), _scores(size + 10, dtype, setting)
+    part = addend[..., 5 : 5 + size, 5 : 5 + size]
     return Case(
         "upsample x2, crop, add",
-        f"{CLASSES}@16x16",
-        _scores(16, dtype),
+        f"{CLASSES}@{setting.skip}x{setting.skip}",
+        _scores(setting.skip, dtype, setting),
         lambda x: own.conv_transpose2d_add(x, filters, addend, stride=2, groups=CLASSES, addend_crop=(5, 5)),
-        {"stock": lambda x: stock.conv_transpose2d(x, filters, None, 2, groups=CLASSES) + addend[..., 5:39, 5:39]},
+        {"stock": lambda x: stock.conv_transpose2d(x, filters, None, 2, groups=CLASSES) + part},
         lambda x: "segext: fused",
+        part.numel() * part.element_size(),
     )
 
 
-def _labels(dtype: torch.dtype) -> Case:
-    """FCN-8s' upscore8 and the label map at 500x500."""
-    filters = _filters(8, dtype)
+def _labels(dtype: torch.dtype, setting: Setting) -> Case:
+    """FCN-8s' upscore8 and the label map at 500x500, by default."""
+    filters = _filters(8, dtype, setting)
     dense = _dense(filters)
+    size = 8 * setting.labels - 60
 
     def labels(scores: Tensor) -> Tensor:
-        return scores[..., 31:531, 31:531].argmax(1)
+        return scores[..., 31 : 31 + size, 31 : 31 + size].argmax(1)
 
     return Case(
         "upsample x8, crop, argmax",
-        f"{CLASSES}@70x70",
-        _scores(70, dtype),
+        f"{CLASSES}@{setting.labels}x{setting.labels}",
+        _scores(setting.labels, dtype, setting),
         lambda x: own.conv_transpose2d_argmax(
-            x, filters, stride=8, groups=CLASSES, crop=(31, 31), output_size=(500, 500)
+            x, filters, stride=8, groups=CLASSES, crop=(31, 31), output_size=(size, size)
         ),
         {
             "stock": lambda x: labels(stock.conv_transpose2d(x, filters, None, 8, groups=CLASSES)),
@@ -139,10 +115,12 @@ def _labels(dtype: torch.dtype) -> Case:
     )
 
 
-def _fully_connected() -> Case:
+def _fully_connected(setting: Setting) -> Case:
     """DeconvNet's fc6-deconv."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(1, 4096, 1, 1, generator=generator), torch.randn(4096, 512, 7, 7, generator=generator)
+    x, weight = (
+        torch.randn(shape, generator=generator).to(setting.device) for shape in ((1, 4096, 1, 1), (4096, 512, 7, 7))
+    )
     return Case(
         "fc6-deconv 7x7",
         "4096 to 512@1x1",
@@ -151,46 +129,3 @@ def _fully_connected() -> Case:
         {"stock": lambda x: stock.conv_transpose2d(x, weight)},
         lambda x: segext.explain(x, weight),
     )
-
-
-def _rows(case: Case, seconds: float) -> Iterator[Row]:
-    inputs = {name: case.input.contiguous(memory_format=memory_format) for name, memory_format in FORMATS.items()}
-    contest: dict[str, Call] = {}
-    for format, x in inputs.items():
-        contest[f"segext {format}"] = lambda x=x: case.segext(x)
-        for way, function in case.stock.items():
-            contest[f"{way} {format}"] = lambda x=x, function=function: function(x)
-    _check(case, contest)
-    buffer = case.segext(case.input).clone()
-    contest["write"] = lambda: buffer.zero_()
-    samples = harness.measure(contest, seconds)
-    ways = [name for name in samples if name.startswith("stock")]
-    best = min(ways, key=lambda way: Summary.of(samples[way]).median)
-    for format, x in inputs.items():
-        ours = samples[f"segext {format}"]
-        yield Row(
-            case.op,
-            case.map,
-            str(case.input.dtype).removeprefix("torch."),
-            format,
-            {name: Summary.of(values) for name, values in samples.items()},
-            harness.ratio(samples[f"stock {format}"], ours),
-            harness.ratio(samples[best], ours),
-            best,
-            None if case.kernels(x).startswith("matrix") else harness.ratio(ours, samples["write"]),
-            case.kernels(x).partition(":")[0],
-        )
-
-
-def _check(case: Case, contest: dict[str, Call]) -> None:
-    """All ways agree within the rounding of their type; of labels, all but the few that it decides."""
-    expected = contest["stock NCHW"]()
-    tolerance = 0.05 if case.input.element_size() == 2 else 1e-3
-    for name, call in contest.items():
-        result = call()
-        if result.is_floating_point():
-            agrees = torch.allclose(result, expected, rtol=tolerance, atol=tolerance)
-        else:
-            agrees = (result == expected).float().mean() > 1 - tolerance
-        if not agrees:
-            raise CheckFailed(f"{case.op} of {case.input.dtype}: {name} differs from stock's")

@@ -59,8 +59,13 @@ STABLE_TORCH_LIBRARY(segext, library) {
       "int[2] stride, SymInt[2] origin, int[2] dilation, bool channels_last, bool return_scores) "
       "-> (Tensor labels, Tensor scores)");
 
-  // Unpooling by the switches of 2x2 windows, then a 3x3 convolution of stride 1 with weight [K, C, 3, 3] or, transposed,
-  // [C, K, 3, 3]; its backward gives the gradients that are wanted, and empty tensors for the others.
+  // Transposed convolutions whose channels mix: weight [C, K, kh, kw]; `output_size` tells what output_padding adds.
+  library.def(
+      "dense_conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+
+  // Unpooling by the switches of 2x2 windows, then a 3x3 convolution of stride 1 with weight [K, C, 3, 3] or,
+  // transposed, [C, K, 3, 3]; its backward gives the gradients that are wanted, and empty tensors for the others.
   library.def(
       "unpool_conv2d(Tensor input, Tensor codes, Tensor weight, Tensor? bias, SymInt[2] unpooled_size, int[2] padding, "
       "bool transposed, bool channels_last) -> Tensor");

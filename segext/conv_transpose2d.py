@@ -16,6 +16,8 @@ _MOST_LABELS = 256  # that uint8 holds
 _LARGE_STRIDE = 4
 _LARGEST_STRIDE = 256  # scratch grows with it, and beyond it most of the output is no tap of any input
 _MANY_PIXELS = 256
+_FEW_CHANNELS = 64
+_MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 IntPair = int | Sequence[int]
 
@@ -33,9 +35,9 @@ def conv_transpose2d(
     """Transposed convolution.
 
     As :func:`torch.nn.functional.conv_transpose2d`, in arguments, values, gradients and errors. Where channels do
-    not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), segext's CPU kernels
-    run if they are the faster ones; one pixel of input is a matrix product; all else is stock's. :func:`explain` tells
-    which, from shapes and types alone.
+    not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), or all mix and the
+    stride is more than one, segext's kernels run if they are the faster ones; one pixel of input is a matrix product;
+    all else is stock's. :func:`explain` tells which, from shapes, types and the device alone.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -56,6 +58,9 @@ def conv_transpose2d(
         return call.run(input, weight, bias)
     if _is_product(input, weight, bias, stride, padding, output_padding, groups, dilation):
         return _product(input, weight, bias, _pair(padding))
+    dense = _dense(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if dense is not None and dense.beats_stock(input, weight):
+        return dense.run(input, weight, bias)
     return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
@@ -157,13 +162,16 @@ def explain(
         return "segext: channels do not mix, so each output row is a sum of a few rows of input"
     if _is_product(input, weight, bias, stride, padding, output_padding, groups, dilation):
         return "matrix product: the input is one pixel, so each weight is used once"
-    if not input.is_cpu:
+    dense = _dense(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if dense is not None and dense.beats_stock(input, weight):
+        return "segext: a sum of few taps for each phase of the stride, in the memory format of the input"
+    if input.device.type not in ops.DEVICES:
         return f"torch: segext has no kernels for {input.device.type}"
-    if groups != weight.shape[0]:
-        return "torch: channels mix"
-    if call is not None:
+    if groups not in (1, weight.shape[0]):
+        return "torch: channels mix in groups"
+    if call is not None or dense is not None:
         return "torch: it is faster for strides, sizes, types and formats such as these"
-    return "torch: these arguments are no depthwise transposed convolution"
+    return "torch: segext has no kernels for these arguments"
 
 
 @dataclass(frozen=True)
@@ -177,9 +185,15 @@ class _Depthwise:
     dilation: tuple[int, int]
 
     def beats_stock(self, input: Tensor) -> bool:
-        """Whether segext's kernels are the faster ones, as measured on CPUs with AVX-512."""
+        """Whether segext's kernels are the faster ones.
+
+        Measured on CPUs with AVX-512. On CUDA a guess, never measured: they move each byte once, and stock's take
+        depthwise transposed convolution for the gradient of a general convolution.
+        """
         if max(self.stride) == 1:
             return False
+        if input.is_cuda:
+            return True
         if self.dtype is not torch.float32 or max(self.stride) >= _LARGE_STRIDE:
             return True  # stock has fast paths for float32 alone
         return not prefers_channels_last(input) and input.shape[-2] * input.shape[-1] >= _MANY_PIXELS
@@ -223,14 +237,72 @@ def _depthwise(input, weight, bias, stride, padding, output_padding, groups, dil
     if window is None or not groups == weight.shape[0] == input.shape[-3]:
         return None
     stride, padding, output_padding, dilation = window
-    if max(stride) > _LARGEST_STRIDE:
+    if max(stride) > _LARGEST_STRIDE or (not input.is_cuda and _has_absent_taps(weight, stride, dilation)):
         return None
-    axes = zip(input.shape[-2:], weight.shape[-2:], stride, padding, output_padding, dilation, strict=True)
-    size = tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, more, d in axes)
+    size = _output_size(input, weight, stride, padding, output_padding, dilation)
     outputs = weight.shape[0] * weight.shape[1]
     if size[0] <= 0 or size[1] <= 0 or (bias is not None and bias.shape != (outputs,)):
         return None
     return _Depthwise(_compute_dtype(input), size, stride, padding, dilation)
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """A call whose channels all mix."""
+
+    dtype: torch.dtype
+    output_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def beats_stock(self, input: Tensor, weight: Tensor) -> bool:
+        """Whether segext's kernels are the faster ones, as measured on a CPU with AVX-512 and AMX."""
+        if max(self.stride) == 1:
+            return False  # a plain convolution, at which stock's are at the machine's limit
+        # Class scores, for one: stock's kernels are for multiples of 16.
+        few = max(weight.shape[:2]) < _FEW_CHANNELS and weight.shape[1] % 16 != 0
+        if has_fast_products(self.dtype):
+            return few and max(self.stride) >= _LARGE_STRIDE
+        if few or self.dtype is torch.float64:
+            return True
+        return not prefers_channels_last(input) and input.shape[-2] * input.shape[-1] >= 4 * _MANY_PIXELS
+
+    def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        input, weight, bias = _cast(self.dtype, input, weight, bias)
+        batch = input if input.dim() == 4 else input[None]
+        window = self.output_size, self.stride, self.padding, self.dilation
+        result = ops.dense_conv_transpose2d(batch, weight, bias, *window, prefers_channels_last(batch))
+        return result if input.dim() == 4 else result[0]
+
+
+def has_fast_products(dtype: torch.dtype) -> bool:
+    """Whether this CPU has instructions that multiply matrices of a type, which stock uses and segext does not."""
+    return dtype is torch.bfloat16 and _MULTIPLIES_BFLOAT16
+
+
+def _dense(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Dense | None:
+    """The call, if it is one for segext's kernels and all its arguments are as they should be."""
+    window = _window(input, weight, bias, stride, padding, output_padding, dilation)
+    if window is None or input.is_cuda or groups != 1 or weight.shape[0] != input.shape[-3]:
+        return None
+    if max(window[0]) > _LARGEST_STRIDE or (bias is not None and bias.shape != weight.shape[1:2]):
+        return None
+    size = _output_size(input, weight, *window)
+    stride, padding, _, dilation = window
+    return _Dense(_compute_dtype(input), size, stride, padding, dilation) if min(size) > 0 else None
+
+
+def _has_absent_taps(weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
+    """Whether some output pixels have fewer taps than others. The CPU's depthwise kernels multiply by zero in their
+    place, which an infinite input turns into NaN."""
+    sizes = zip(weight.shape[-2:], stride, dilation, strict=True)
+    return any(kernel % s != 0 or (d > 1 and kernel > 1) for kernel, s, d in sizes)
+
+
+def _output_size(input, weight, stride, padding, output_padding, dilation) -> tuple[int, int]:
+    axes = zip(input.shape[-2:], weight.shape[-2:], stride, padding, output_padding, dilation, strict=True)
+    return tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, more, d in axes)
 
 
 def _is_product(input, weight, bias, stride, padding, output_padding, groups, dilation) -> bool:
@@ -264,7 +336,9 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[
 def _window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
     """Stride, padding, output_padding and dilation as pairs; None where stock's kernels, or errors, are to speak."""
     tensors = [input, weight] if bias is None else [input, weight, bias]
-    if not all(isinstance(x, Tensor) and x.device.type in ("cpu", "meta") for x in tensors):
+    if not all(isinstance(x, Tensor) for x in tensors):
+        return None
+    if input.device.type not in ops.DEVICES or any(x.device != input.device for x in tensors):
         return None
     if input.dim() not in (3, 4) or weight.dim() != 4 or 0 in input.shape[-3:] or 0 in weight.shape:
         return None

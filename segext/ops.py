@@ -248,6 +248,52 @@ class _DepthwiseConvTranspose2d(torch.autograd.Function):
         return parts[0] + parts[1] if len(parts) == 2 else parts[0]
 
 
+class _DenseConvTranspose2d(torch.autograd.Function):
+    """Transposed convolution whose channels mix. Gradients are stock's."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, weight, bias, static):
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.dense_conv_transpose2d.default(input, weight, bias, *static.values)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, weight, bias, static = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, weight)
+        ctx.save_for_forward(input, weight)
+        ctx.static = static.values
+        ctx.has_bias = bias is not None
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        if grad_output is None:
+            return (None,) * 4
+        input, weight = ctx.saved_tensors
+        size, stride, padding, dilation, _channels_last = ctx.static
+        axes = zip(size, input.shape[-2:], weight.shape[-2:], stride, padding, dilation, strict=True)
+        output_padding = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in axes]
+        needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        wanted = [needs_input, needs_weight, ctx.has_bias and needs_bias]
+        convolution = list(stride), list(padding), list(dilation), True, output_padding, 1
+        bias_size = [weight.shape[1]] if ctx.has_bias else None
+        grads = torch.ops.aten.convolution_backward(grad_output, input, weight, bias_size, *convolution, wanted)
+        return *grads, None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, weight_tangent, bias_tangent, _):
+        input, weight = ctx.saved_tensors
+        parts = []
+        if input_tangent is not None:
+            parts.append(dense_conv_transpose2d(input_tangent, weight, bias_tangent, *ctx.static))
+        if weight_tangent is not None or not parts:
+            tangent = torch.zeros_like(weight) if weight_tangent is None else weight_tangent
+            parts.append(dense_conv_transpose2d(input, tangent, None if parts else bias_tangent, *ctx.static))
+        return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+
+
 class _UnpoolConv2d(torch.autograd.Function):
     """Unpooling and convolution: keeps the pooled map. Second derivatives are those of the two in sequence."""
 
@@ -327,6 +373,13 @@ depthwise_conv_transpose2d = _differentiable(
     _ops.depthwise_conv_transpose2d.default,
     _DepthwiseConvTranspose2d,
     lambda *args: (*args[:4], _Static(*args[4:])),
+    _any_requires_grad,
+)
+
+dense_conv_transpose2d = _differentiable(
+    _ops.dense_conv_transpose2d.default,
+    _DenseConvTranspose2d,
+    lambda *args: (*args[:3], _Static(*args[3:])),
     _any_requires_grad,
 )
 
@@ -574,6 +627,21 @@ def _fake_depthwise_argmax(input, weight, bias, output_size, *rest):
     return input.new_empty(size, dtype=torch.uint8), input.new_empty(size if return_scores else (0,))
 
 
+def _fake_dense_conv_transpose2d(input, weight, bias, output_size, _stride, _padding, _dilation, channels_last):
+    torch._check(
+        input.dim() == 4 and weight.dim() == 4 and input.shape[1] == weight.shape[0],
+        lambda: f"weight {list(weight.shape)} does not fit input {list(input.shape)}",
+    )
+    torch._check(
+        input.dtype == weight.dtype and (bias is None or input.dtype == bias.dtype),
+        lambda: f"input, weight and bias should have one dtype, but input is {input.dtype}",
+    )
+    _check_device("weight", weight, input)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    size = (input.shape[0], weight.shape[1], *output_size)
+    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=memory_format)
+
+
 def _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed):
     """Output channels and size."""
     torch._check(
@@ -628,6 +696,7 @@ _FAKES = {
     "switches_from_indices": _fake_switches_from_indices,
     "depthwise_conv_transpose2d": _fake_depthwise_conv_transpose2d,
     "depthwise_conv_transpose2d_argmax": _fake_depthwise_argmax,
+    "dense_conv_transpose2d": _fake_dense_conv_transpose2d,
     "unpool_conv2d": _fake_unpool_conv2d,
     "unpool_conv2d_backward": _fake_unpool_conv2d_backward,
     "switches_repack": lambda codes, *_: torch.empty_like(codes),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .conv_transpose2d import _autocasts, _cast, _compute_dtype, _pair, conv_transpose2d
+from .conv_transpose2d import _autocasts, _cast, _compute_dtype, _pair, conv_transpose2d, has_fast_products
 from .conv_transpose2d import explain as explain_conv_transpose2d
 from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .switches import Switches, prefers_channels_last
@@ -107,7 +107,7 @@ def explain(
     plain = groups == 1 and _pair(output_padding) == (0, 0)
     if plain and _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None:
         return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
-    if _has_fast_products(_compute_dtype(input)):
+    if has_fast_products(_compute_dtype(input)):
         return f"segext's unpooling, then torch: this CPU has matrix instructions for {_compute_dtype(input)}"
     return "segext's unpooling, then conv_transpose2d: the kernels are for the CPU, 2x2 windows, 3x3 kernels, stride 1"
 
@@ -126,7 +126,7 @@ def _fused_padding(input, switches, weight, bias, stride, padding, dilation, tra
         return None
     if input.dtype not in ops.FLOATS or not (_autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
         return None
-    if _has_fast_products(_compute_dtype(input)):
+    if has_fast_products(_compute_dtype(input)):
         return None
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     if stride != (1, 1) or dilation != (1, 1) or padding is None or not 0 <= min(padding) <= max(padding) <= 2:
@@ -135,11 +135,6 @@ def _fused_padding(input, switches, weight, bias, stride, padding, dilation, tra
     if min(size + more for size, more in zip(switches.input_size, margin, strict=True)) <= 0:
         return None
     return padding
-
-
-def _has_fast_products(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies matrices of a type so fast that leaving out three of four products does not pay."""
-    return dtype is torch.bfloat16 and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def _run(input, switches, weight, bias, padding, transposed, output_size) -> Tensor:

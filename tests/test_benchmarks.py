@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.importorskip("matplotlib")
 
-from benchmarks import harness, inputs, memory, networks, pooling, targets, throughput, upsampling
+from benchmarks import contest, decoding, harness, inputs, memory, networks, pooling, targets, throughput, upsampling
 from benchmarks.__main__ import main
 from benchmarks.harness import CheckFailed, Pace, Summary
 from benchmarks.pooling import Subject
@@ -258,16 +258,21 @@ def test_quick_run(tmp_path, capsys):
     assert content["targets"]
     upsampled = content["upsampling"]
     assert {row["op"] for row in upsampled} >= {"bilinear x8", "upsample x2, crop, add", "upsample x8, crop, argmax"}
+    decoded = {row["op"]: row for row in content["decoding"]}
+    assert set(decoded) == {decoding.UNPOOLING, decoding.UNPOOLING_TRAINS, "deconv 16x16/8"}
     assert {row["best"] for row in upsampled if "argmax" in row["op"]} <= {
         f"{way} {format}" for way in ("stock", "stock dense") for format in ("NCHW", "channels_last")
     }
 
 
-@pytest.mark.parametrize("case", list(upsampling._cases(torch.float32, quick=True)), ids=lambda case: case.op)
-def test_wrong_upsampling_ends_the_run(case):
+CASES = [case for suite in (upsampling, decoding) for case in suite.cases(("float32",), quick=True)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.op)
+def test_a_wrong_result_ends_the_run(case):
     broken = dataclasses.replace(case, segext=lambda x: case.segext(x).flip(-1))
-    with pytest.raises(CheckFailed, match=case.op.split(",")[0]):
-        list(upsampling._rows(broken, 0.0))
+    with pytest.raises(CheckFailed, match=case.op.split(",")[0]), torch.enable_grad():
+        list(contest.rows(broken, 0.0))
 
 
 def test_switches_alone(tmp_path, capsys):

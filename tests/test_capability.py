@@ -16,6 +16,7 @@ AGREEMENT = (
     "test_max_unpool2d.py",
     "test_properties.py",
     "test_conv_transpose2d.py",
+    "test_dense_conv_transpose2d.py",
     "test_unpool_conv2d.py",
 )
 

@@ -132,7 +132,7 @@ def test_one_pixel_is_a_matrix_product(shape, padding, weight_layout, layout):
     ],
 )
 def test_explains_its_choice(dtype, stride, size, layout, whose):
-    x, weight = layout(normal((1, 5, size, size), dtype)), normal((5, 1, 4, 4), dtype)
+    x, weight = layout(normal((1, 5, size, size), dtype)), normal((5, 1, 2 * stride, 2 * stride), dtype)
     assert explain(x, weight, stride=stride, groups=5).startswith(f"{whose}: ")
 
 
@@ -142,7 +142,7 @@ def test_explains_its_choice(dtype, stride, size, layout, whose):
         ((2, 4, 5, 5), (4, 3, 3, 3), {}),
         ((2, 4, 5, 5), (4, 1, 3, 3), {"groups": 4}),
         ((2, 4, 5, 5), (4, 1, 3, 3), {"groups": 2}),
-        ((2, 4, 1, 1), (4, 3, 3, 3), {"output_padding": 1, "stride": 2}),
+        ((2, 4, 1, 1), (4, 3, 3, 3), {"output_padding": 1, "dilation": 2}),
         ((2, 4, 1, 1), (4, 3, 3, 3), {"padding": 1, "dilation": 2}),
     ],
 )
@@ -424,3 +424,14 @@ def test_the_result_does_not_depend_on_threads():
         results.append(own.conv_transpose2d(x, weight, bias, 8, groups=21))
         torch.set_num_threads(before)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 2), (2, 3), (5, 4), (16, 8)])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_an_infinite_input_reaches_what_it_feeds_and_no_more(value, kernel, stride):
+    x, weight = normal((1, 3, 6, 7), torch.float64), normal((3, 1, kernel, kernel), torch.float64, seed=1)
+    x[0, 1, 2, 3] = value
+    expected = stock.conv_transpose2d(x, weight, None, stride, groups=3)
+    torch.testing.assert_close(own.conv_transpose2d(x, weight, None, stride, groups=3), expected, equal_nan=True)
+    added = own.conv_transpose2d_add(x, weight, torch.zeros_like(expected), None, stride, groups=3)
+    torch.testing.assert_close(added, expected, equal_nan=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import segext
+from segext.convert import swaps
 
 # --- Networks written the usual ways ----------------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ def flatten(value):
 
 
 def assert_same(model, converted, x, grad=True):
-    """Outputs, gradients of input and parameters, state dict: bit for bit."""
+    """Outputs, gradients of input and parameters, state dict: bit for bit where no convolution changed."""
     assert list(model.state_dict()) == list(converted.state_dict())
     assert list(dict(model.named_modules())) == list(dict(converted.named_modules()))
     results = []
@@ -246,7 +247,8 @@ def assert_same(model, converted, x, grad=True):
         if grad:
             sum((o.float() ** 2).sum() for o in out if o.is_floating_point()).backward()
         results.append((out, leaf.grad, {n: p.grad for n, p in net.named_parameters()}, net.state_dict()))
-    torch.testing.assert_close(*results, rtol=0, atol=0)
+    changed = any(isinstance(m, (swaps.Conv2d, segext.nn.ConvTranspose2d)) for m in converted.modules())
+    torch.testing.assert_close(*results, **({"rtol": 1e-3, "atol": 1e-3} if changed else {"rtol": 0, "atol": 0}))
 
 
 def described(report, action):
@@ -495,9 +497,9 @@ def test_graph_modules():
     traced = torch.fx.symbolic_trace(model)
     converted, report = segext.convert(traced)
     assert isinstance(converted, torch.fx.GraphModule)
-    assert len(report.fused) == 3
+    assert len(report.fused) == 4
     for net in (converted, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
-        assert torch.equal(net(image()), model(image()))
+        torch.testing.assert_close(net(image()), model(image()))
 
 
 # --- What is fused ----------------------------------------------------------------------------------------------------
@@ -520,8 +522,8 @@ def test_fuses_across_blocks_into_a_shared_pool():
     assert type(converted.pool) is segext.nn.ReLUMaxPool2d
     assert type(converted.enc1[2]) is type(converted.enc2[2]) is nn.Identity
     assert type(converted.dec2[2]) is nn.ReLU
-    assert {c.name for c in report.fused} == {"enc1.2 + pool", "enc2.2 + pool"}
-    assert described(report, "swapped") == {("unpool", "nn.MaxUnpool2d", "segext.nn.MaxUnpool2d")}
+    assert {c.name for c in report.fused} == {"enc1.2 + pool", "enc2.2 + pool", "unpool + dec2.0", "unpool + dec1"}
+    assert not report.swapped
 
 
 def test_fuses_and_replaces_calls():
@@ -530,7 +532,10 @@ def test_fuses_and_replaces_calls():
         "F.relu + F.max_pool2d",
         "torch.relu + F.max_pool2d",
         "Tensor.relu + torch.max_pool2d",
+        "F.max_unpool2d + nn.Conv2d",
     }
+    # What is unpooled first goes to a ReLU.
+    assert {c.before for c in report.swapped} == {"F.max_unpool2d"}
 
 
 class Parts(nn.Module):
@@ -653,7 +658,7 @@ def test_fuses_only_where_exact(body, fused):
 def test_says_why_a_relu_stays():
     _, report = segext.convert(UNet())
     assert reason(report, "enc.0.2") == "not fused: its output has other uses"
-    assert {c.name for c in report.swapped} == {"pools.a", "pools.b"}
+    assert {c.name for c in report.swapped} == {"pools.a", "pools.b", "ups.0", "ups.1"}
 
 
 @pytest.mark.parametrize(
@@ -676,10 +681,133 @@ def test_a_hook_on_a_block_sees_what_it_saw():
     seen = []
     model.enc1.register_forward_hook(lambda m, args, out: seen.append(out.detach().clone()))
     converted, report = segext.convert(model)
-    assert not report.fused  # the shared pool can be one thing only
+    assert not [c for c in report.fused if "Pool2d" in c.after]  # the shared pool can be one thing only
     assert type(converted.pool) is segext.nn.MaxPool2d
     converted(image())
     assert seen[0].min() == 0
+
+
+class Decoder(nn.Module):
+    """Pool, something on the pooled map, unpool, and a convolution that alone reads the unpooled map."""
+
+    def __init__(self, convolution=None):
+        super().__init__()
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+        self.mix, self.convolution = nn.Conv2d(3, 3, 1), convolution or nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        return self.convolution(self.unpool(self.mix(pooled), indices))
+
+
+class DecoderToASize(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        return self.convolution(self.unpool(self.mix(pooled), indices, output_size=x.shape[-2:]))
+
+
+class ConvolutionRunsElsewhereToo(Decoder):
+    def forward(self, x):
+        return super().forward(x) + self.convolution(x)
+
+
+class UnpooledTwiceRead(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        unpooled = self.unpool(self.mix(pooled), indices)
+        return self.convolution(unpooled) + unpooled.sum()
+
+
+class UnpooledShapeRead(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        unpooled = self.unpool(self.mix(pooled), indices)
+        return self.convolution(unpooled) * unpooled.shape[-1]
+
+
+class UnpooledReturned(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        unpooled = self.unpool(self.mix(pooled), indices)
+        return self.convolution(unpooled), unpooled
+
+
+class PooledChangesBefore(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        pooled = self.mix(pooled)
+        unpooled = self.unpool(pooled, indices)
+        pooled.mul_(2)
+        return self.convolution(unpooled)
+
+
+class PooledChangesLater(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        pooled = self.mix(pooled)
+        result = self.convolution(self.unpool(pooled, indices))
+        pooled.mul_(2)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("kind", "fuses"),
+    [
+        (Decoder, True),
+        (DecoderToASize, True),
+        (ConvolutionRunsElsewhereToo, True),
+        (UnpooledTwiceRead, False),
+        (UnpooledShapeRead, False),
+        (UnpooledReturned, False),
+        (PooledChangesBefore, False),
+        (PooledChangesLater, False),
+    ],
+)
+def test_unpooling_is_left_to_the_convolution_that_reads_it(kind, fuses):
+    model = kind()
+    converted, report = segext.convert(model)
+    assert bool(report.fused) == fuses
+    again, _ = segext.convert(converted)
+    for net in (converted, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted)), again):
+        assert_same(model, net, image())
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(3, 4, 3, padding="same"),
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(3, 6, 5, 2, groups=3, bias=False),
+        nn.ConvTranspose2d(3, 4, 3, padding=1),
+        nn.ConvTranspose2d(3, 4, 2, 2, output_padding=1, dilation=2),
+    ],
+    ids=str,
+)
+def test_any_convolution_takes_over_unpooling(convolution):
+    model = Decoder(convolution)
+    converted, report = segext.convert(model)
+    after = "segext.nn.Unpool" + type(convolution).__name__
+    assert described(report, "fused") == {("unpool + convolution", f"nn.MaxUnpool2d + nn.{after[16:]}", after)}
+    assert_same(model, converted, image())
+    compiled = torch.compile(converted, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image()), model(image()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", ["unpool", "convolution"])
+def test_hooks_keep_unpooling_and_convolution_apart(layer):
+    model, seen = Decoder(), []
+    getattr(model, layer).register_forward_hook(lambda module, args, out: seen.append((args[0].shape, out.shape)))
+    converted, report = segext.convert(model)
+    assert not report.fused
+    model(image())
+    converted(image())
+    assert seen[0] == seen[1]
+
+
+def test_a_size_that_only_stock_knows_is_stock_s_to_unpool():
+    model = Decoder().eval()
+    converted, _ = segext.convert(model)
+    torch.testing.assert_close(converted(image(2, 3, 17, 22)), model(image(2, 3, 17, 22)))
 
 
 # --- What is left -----------------------------------------------------------------------------------------------------
@@ -774,7 +902,7 @@ def test_windows_that_overlap_are_left():
 def test_indices_through_blocks():
     _, report = segext.convert(ENet())
     names = {"initial_pool", "down1.main_max1", "down2.main_max1", "up4.main_unpool1", "up5.main_unpool1"}
-    assert {c.name for c in report.swapped} == names
+    assert {c.name for c in report.swapped if "Pool" in c.after or "pool" in c.after} == names
     assert not report.left
 
 
@@ -784,7 +912,7 @@ def test_untraceable_forwards_still_have_their_layers_swapped():
     assert {c.name for c in report.fused} == {"features.1 + features.2"}
     assert "control flow" in reason(report, "(model)")
     _, report = segext.convert(ENet(DownByDevice))
-    assert {c.name for c in report.swapped} == {"initial_pool"}
+    assert {c.name for c in report.swapped if "Pool" in c.after} == {"initial_pool"}
     assert "control flow" in reason(report, "down1")
 
 
@@ -935,8 +1063,8 @@ def test_instance_forwards_are_left():
 def test_report_is_a_table():
     _, report = segext.convert(SegNet())
     lines = str(report).splitlines()
-    assert lines[0] == "segext.convert: 1 swapped, 2 fused, 0 left"
-    assert lines[1].split() == ["swapped", "unpool", "nn.MaxUnpool2d", "->", "segext.nn.MaxUnpool2d"]
+    assert lines[0] == "segext.convert: 0 swapped, 4 fused, 0 left"
+    assert " ".join(lines[3].split()) == "fused unpool + dec2.0 nn.MaxUnpool2d + nn.Conv2d -> segext.nn.UnpoolConv2d"
     assert str(segext.convert(nn.Linear(2, 2))[1]) == "segext.convert: 0 swapped, 0 fused, 0 left"
 
 
@@ -949,11 +1077,12 @@ def test_the_random_state_is_untouched():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_transposed_convolutions_are_left_to_torch():
-    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2))
+def test_transposed_convolutions():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 5, 4, 2, 1), nn.ReLU())
     converted, report = segext.convert(model)
-    assert type(converted[0]) is nn.ConvTranspose2d
-    assert not report.changes
+    assert type(converted[1]) is segext.nn.ConvTranspose2d
+    assert described(report, "swapped") == {("1", "nn.ConvTranspose2d", "segext.nn.ConvTranspose2d")}
+    assert_same(model, converted, image())
 
 
 @pytest.mark.parametrize("model", [None, [nn.MaxPool2d(2)], nn.MaxPool2d])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import FORMATS, Pool, assert_same, channels_last, contiguous, hard_values, name, normal
+import torch.nn.functional as stock
+from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, contiguous, hard_values, name, normal
 from torch.utils import _pytree as pytree
 
+import segext
 import segext.functional as own
 from segext import Switches, ops
 
@@ -37,6 +39,8 @@ OPS = (
     "switches_to_indices",
     "switches_from_indices",
     "switches_repack",
+    "depthwise_conv_transpose2d",
+    "depthwise_conv_transpose2d_argmax",
 )
 # Unpooling by int64 indices keeps, while it runs, the last element that names each pixel.
 WITH_SCRATCH = {"max_unpool2d_indices", "max_unpool2d_indices_backward"}
@@ -51,6 +55,12 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
     relu_output = pooled.relu()
     indices = ops.switches_to_indices(codes, pooled.shape, size, *window, last)
     out = torch.full_like(map, torch.nan)
+    # Twice the pool's window, which comes to both kernels of each op: it spans two strides, or three.
+    kernel, channels = 2 * pool.kernel_size, SHAPE[1]
+    weight = normal((channels, 1, kernel, kernel), dtype, seed=1).to(device)
+    bias = normal((channels,), dtype, seed=2).to(device)
+    addend = layout(normal((SHAPE[0], channels, 50, 60), dtype).to(device))
+    upsampling = ((39, 44), (2, 2), (1, 2), (1, 1))
 
     def pool_backward_into(grad):
         ops.max_pool2d_backward_out(grad, codes, relu_output, size, *window, last, out)
@@ -89,6 +99,14 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
         ),
         "switches_from_indices": (indices, lambda indices: ops.switches_from_indices(indices, size, *window, last)),
         "switches_repack": (codes, lambda codes: ops.switches_repack(codes, pooled.shape, window[0], last)),
+        "depthwise_conv_transpose2d": (
+            map,
+            lambda x: ops.depthwise_conv_transpose2d(x, weight, bias, addend, *upsampling, (4, 3), last),
+        ),
+        "depthwise_conv_transpose2d_argmax": (
+            map,
+            lambda x: ops.depthwise_conv_transpose2d_argmax(x, weight, bias, *upsampling, last, True),
+        ),
     }[op]
 
 
@@ -130,12 +148,7 @@ def captured(function, *inputs):
 def test_every_op_has_its_call():
     """On the CPU too: each call here can be made, gives something, and none of the library's ops is left out."""
     schemas = re.findall(r'"(\w+)\(', (ROOT / "csrc" / "library.cpp").read_text())
-    without_cuda_kernels = {
-        "depthwise_conv_transpose2d",
-        "depthwise_conv_transpose2d_argmax",
-        "unpool_conv2d",
-        "unpool_conv2d_backward",
-    }
+    without_cuda_kernels = {"dense_conv_transpose2d", "unpool_conv2d", "unpool_conv2d_backward"}
     assert sorted(OPS) == sorted(set(schemas) - without_cuda_kernels)
     for op in OPS:
         for layout in FORMATS:
@@ -150,6 +163,41 @@ def test_every_op_has_its_call():
 @pytest.mark.parametrize("case", list(cases.all_cases()), ids=str)
 def test_cpu_and_cuda_agree_to_the_bit(case, cuda):
     assert cases.differences(case, cuda) == []
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize(("scale", "kernel"), [(2, 4), (8, 16), (32, 64), (3, 5), (2, 7)])
+def test_upsampling_is_stock_s_within_rounding(scale, kernel, layout, dtype, cuda):
+    x, weight = layout(normal((2, 21, 9, 12), dtype)), normal((21, 1, kernel, kernel), dtype, seed=1)
+    addend = layout(normal((2, 21, 9 * scale, 12 * scale), dtype, seed=2))
+    on_cuda = [tensor.to(cuda) for tensor in (x, weight, addend)]
+    assert segext.explain(*on_cuda[:2], stride=scale, groups=21).startswith("segext")
+    whole = stock.conv_transpose2d(x.double(), weight.double(), None, scale, groups=21)
+    crop = whole[..., 1 : 1 + 8 * scale, 2 : 2 + 11 * scale]
+    tolerance = {"rtol": 0, "atol": {8: 1e-12, 4: 1e-4, 2: 0.15}[x.element_size()]}
+    fused = {"stride": scale, "groups": 21, "crop": (1, 2), "output_size": crop.shape[-2:]}
+    for actual, expected in (
+        (own.conv_transpose2d(*on_cuda[:2], stride=scale, groups=21), whole),
+        (own.conv_transpose2d_add(*on_cuda, **fused), crop + addend[..., : crop.shape[-2], : crop.shape[-1]].double()),
+    ):
+        assert actual.dtype == dtype
+        torch.testing.assert_close(actual.cpu().double(), expected, **tolerance)
+    labels, scores = own.conv_transpose2d_argmax(*on_cuda[:2], **fused, return_scores=True)
+    chosen = crop.gather(1, labels.cpu().long()[:, None])[:, 0]
+    torch.testing.assert_close(chosen, crop.amax(1), **tolerance)
+    torch.testing.assert_close(scores.cpu().double(), chosen, **tolerance)
+
+
+def test_upsampling_trains(cuda):
+    x, weight, bias = (normal(shape, torch.float64) for shape in ((2, 5, 6, 7), (5, 1, 4, 4), (5,)))
+    grads = []
+    for function, device in ((stock.conv_transpose2d, "cpu"), (own.conv_transpose2d, cuda)):
+        leaves = [tensor.to(device).requires_grad_() for tensor in (x, weight, bias)]
+        output = function(*leaves, stride=2, padding=1, groups=5)
+        grads.append([grad.cpu() for grad in torch.autograd.grad(output, leaves, output.detach().sin())])
+    for expected, actual in zip(*grads, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("op", OPS)

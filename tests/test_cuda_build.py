@@ -1,4 +1,4 @@
-"""The CUDA kernels as compiled: no warnings, no spills, no local memory, no stack, and 128-bit accesses where meant.
+"""The CUDA kernels as compiled: no warnings, no spills, no local memory, no stack, and wide accesses where meant.
 
 Compiles for three architectures, reads the machine code, and needs no GPU.
 """
@@ -20,21 +20,33 @@ SOURCES = sorted(path.with_suffix(".cu") for path in CUDA.glob("*.cuh") if path.
 ARCHITECTURES = ["75", "80", "90"]
 FLAGS = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-warn-spills,-warn-lmem-usage"]
 
-# Kernels whose speed is the memory's: how many 128-bit loads and stores a thread makes at least.
+# Kernels whose speed is the memory's: how many wide loads and stores a thread has at least.
 HOT = {
-    r"max_pool2d_blocks_kernel": (4, 1),
-    r"max_pool2d_channels_last_kernel<.*Windows\)0>": (4, 1),
-    r"max_pool2d_channels_last_kernel<.*Windows\)1>": (4, 1),
-    r"max_pool2d_channels_last_kernel<.*Windows\)2>": (9, 1),
-    r"max_pool2d_channels_last_kernel<.*Windows\)3>": (1, 1),
-    r"gather_blocks_kernel": (4, 1),
-    r"gather_channels_last_blocks_kernel": (4, 1),
-    r"scatter_blocks_kernel": (0, 2),
-    r"scatter_channels_last_blocks_kernel": (1, 4),
-    r"scatter_channels_last_windows_kernel": (1, 1),
-    r"scatter_channels_last_kernel": (1, 1),
+    r"depthwise_conv_transpose2d_cells_kernel<float, 4, \w+, false>": {"STG.128": 2},
+    r"depthwise_conv_transpose2d_cells_kernel<float, 4, \w+, true>": {"LDG.128": 2, "STG.128": 2},
+    r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, false>": {"STG.64": 2},
+    r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, true>": {"LDG.64": 2, "STG.64": 2},
+    r"depthwise_argmax_cells_kernel": {"LDS.128": 2},
+    r"max_pool2d_blocks_kernel": {"LDG.128": 4, "STG.128": 1},
+    r"max_pool2d_channels_last_kernel<.*Windows\)0>": {"LDG.128": 4, "STG.128": 1},
+    r"max_pool2d_channels_last_kernel<.*Windows\)1>": {"LDG.128": 4, "STG.128": 1},
+    r"max_pool2d_channels_last_kernel<.*Windows\)2>": {"LDG.128": 9, "STG.128": 1},
+    r"max_pool2d_channels_last_kernel<.*Windows\)3>": {"LDG.128": 1, "STG.128": 1},
+    r"gather_blocks_kernel": {"LDG.128": 4, "STG.128": 1},
+    r"gather_channels_last_blocks_kernel": {"LDG.128": 4, "STG.128": 1},
+    r"scatter_blocks_kernel": {"STG.128": 2},
+    r"scatter_channels_last_blocks_kernel": {"LDG.128": 1, "STG.128": 4},
+    r"scatter_channels_last_windows_kernel": {"LDG.128": 1, "STG.128": 1},
+    r"scatter_channels_last_kernel": {"LDG.128": 1, "STG.128": 1},
 }
 MAX_REGISTERS = 64  # so that a multiprocessor holds at least half the threads it could
+# Of kernels that keep weights or scores in them: a quarter of the threads, each with more stores or sums in flight.
+MORE_REGISTERS = {
+    r"depthwise_conv_transpose2d_cells_kernel": 128,
+    r"depthwise_argmax_cells_kernel<double": 96,
+    r"depthwise_\w+_kernel<.*\blong\b": 96,
+    r"depthwise_\w+_kernel": 80,
+}
 ATOMIC = {"index_unpool_bid_kernel", "codes_from_indices_kernel"}
 
 
@@ -73,8 +85,8 @@ def read_instructions(text):
         elif match := re.search(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", line):
             operation, *modifiers = match[1].split(".")
             counts[architecture, function][operation] += 1
-            if "128" in modifiers:
-                counts[architecture, function][f"{operation}.128"] += 1
+            for width in {"64", "128"} & set(modifiers):
+                counts[architecture, function][f"{operation}.{width}"] += 1
     return counts
 
 
@@ -121,7 +133,7 @@ def kernels(binary):
         for key, name in zip(keys, names, strict=True)
     ]
     for kernel in found:
-        wide = {name: count for name, count in kernel.instructions.items() if name.endswith(".128")}
+        wide = {name: count for name, count in kernel.instructions.items() if name.endswith((".64", ".128"))}
         print(f"{kernel.architecture} {kernel.name}: {kernel.usage.registers} registers, {wide}")
     return found
 
@@ -141,19 +153,19 @@ def test_no_kernel_uses_local_memory(kernels):
         assert not kernel.instructions.keys() & {"LDL", "STL"}, where
 
 
-def test_hot_kernels_move_16_bytes_at_a_time(kernels, binary):
-    for pattern, (loads, stores) in HOT.items():
+def test_hot_kernels_move_many_bytes_at_a_time(kernels, binary):
+    for pattern, least in HOT.items():
         found = [kernel for kernel in kernels if re.match(pattern, kernel.name)]
         assert found or not pattern.startswith(binary.stem), f"no kernel is called {pattern}"
         for kernel in found:
             where = f"{kernel.name} for {kernel.architecture}: {dict(kernel.instructions)}"
-            assert kernel.instructions["LDG.128"] >= loads, where
-            assert kernel.instructions["STG.128"] >= stores, where
+            assert all(kernel.instructions[name] >= count for name, count in least.items()), where
 
 
 def test_registers_leave_room_for_many_threads(kernels):
     for kernel in kernels:
-        assert kernel.usage.registers <= MAX_REGISTERS, f"{kernel.name} for {kernel.architecture}"
+        most = next((n for pattern, n in MORE_REGISTERS.items() if re.match(pattern, kernel.name)), MAX_REGISTERS)
+        assert kernel.usage.registers <= most, f"{kernel.name} for {kernel.architecture}"
 
 
 def test_only_index_kernels_are_atomic(kernels):

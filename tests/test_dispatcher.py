@@ -55,6 +55,7 @@ def upsampling_arguments(input, last):
     )
     window = ((9, 11), (2, 2), (1, 2), (1, 1))
     return {
+        "dense_conv_transpose2d": (input, weight, bias[:2], (14, 18), (2, 2), (1, 1), (1, 1), last),
         "depthwise_conv_transpose2d": (input, weight, bias, addend, *window, (2, 1), last),
         "depthwise_conv_transpose2d_argmax": (input.detach(), weight.detach(), bias.detach(), *window, last, True),
     }
@@ -87,15 +88,11 @@ OPS = (
     "max_unpool2d_out",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_argmax",
+    "dense_conv_transpose2d",
     "unpool_conv2d",
     "unpool_conv2d_backward",
 )
-CPU_ALONE = (
-    "depthwise_conv_transpose2d",
-    "depthwise_conv_transpose2d_argmax",
-    "unpool_conv2d",
-    "unpool_conv2d_backward",
-)
+CPU_ALONE = ("dense_conv_transpose2d", "unpool_conv2d", "unpool_conv2d_backward")
 
 
 def test_every_op_is_registered_and_tested():
@@ -108,8 +105,6 @@ def test_every_op_is_registered_and_tested():
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op, layout, device):
-    if device.type == "cuda" and op in CPU_ALONE:
-        pytest.skip("the op has no CUDA kernels")
     torch.library.opcheck(getattr(ops, op).default, op_arguments(layout, device=device)[op])
 
 
@@ -117,8 +112,6 @@ def test_opcheck(op, layout, device):
 @pytest.mark.parametrize("op", OPS)
 def test_fake_strides_are_real_strides(op, dtype, device):
     """Shape, type and strides that compile and export see are those of the real result, in both formats."""
-    if device.type == "cuda" and op in CPU_ALONE:
-        pytest.skip("the op has no CUDA kernels")
     for layout in FORMATS:
         arguments = op_arguments(layout, dtype, device)[op]
         real = pytree.tree_leaves(getattr(ops, op)(*arguments))

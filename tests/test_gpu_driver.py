@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import throughput
+from benchmarks import contest, throughput
 from benchmarks.gpu import __main__ as driver
 from benchmarks.gpu import cases, clocks, parts, profiling, sanitizing, targets, testing, timing
 from benchmarks.gpu.parts import Job, Outcome, Part
@@ -259,6 +259,7 @@ def test_all_parts_rehearsed(tmp_path, capsys, monkeypatch):
         assert row["gigabytes_per_second"] == pytest.approx(row["bytes_moved"] / ours["median"])
         assert {"stock NCHW", "stock channels_last", "copy"} <= row["times"].keys()
     assert {row["way"] for row in bench["details"]["calls"]} == {"eager"}
+    assert {row["op"] for row in bench["details"]["upsampling"]} == {*targets.UPSAMPLED, targets.LABELS[0]}
     assert bench["details"]["targets"]
     pytest.importorskip("matplotlib")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
@@ -367,7 +368,7 @@ def sanitize(tmp_path, monkeypatch, *, planted=99, errors="0 errors", found=0, s
 def test_a_clean_report_counts_after_the_planted_bug_was_found(tmp_path, monkeypatch):
     outcome = sanitize(tmp_path, monkeypatch)
     assert outcome.status == "passed"
-    assert outcome.summary == "memcheck clean over 120 of 120 cases; racecheck clean over 120 of 120 cases"
+    assert outcome.summary == "memcheck clean over 180 of 180 cases; racecheck clean over 180 of 180 cases"
 
 
 def test_errors_found_are_a_failure(tmp_path, monkeypatch):
@@ -386,7 +387,7 @@ def test_cases_that_there_was_no_time_for_are_a_failure(tmp_path, monkeypatch):
     outcome = sanitize(tmp_path, monkeypatch)
     assert (outcome.status, outcome.summary) == (
         "failed",
-        "memcheck clean over 0 of 120 cases; racecheck clean over 0 of 120 cases",
+        "memcheck clean over 0 of 180 cases; racecheck clean over 0 of 180 cases",
     )
 
 
@@ -403,7 +404,7 @@ def test_without_the_tool_nothing_has_run(tmp_path, monkeypatch):
 
 def test_the_cases_tell_right_from_wrong():
     found = list(cases.all_cases())
-    assert len({str(case) for case in found}) == len(found) == 120
+    assert len({str(case) for case in found}) == len(found) == 180
     assert cases.differences(found[0], "cpu") == []
 
     def wrong(case, device):
@@ -442,6 +443,27 @@ def row_of(op="unpool", dtype="float32", format="NCHW", to_stock=2.5, to_copy=1.
         "to_compiled": None,
     }
     return throughput.Row(**values, **summaries, **more)
+
+
+def upsampled(op, dtype, to_copy, to_best):
+    one, copy, best = (Summary(value, value, value, 5) for value in (1.0, to_copy, to_best))
+    times = {"segext NCHW": Summary(1000.0, 900.0, 1100.0, 5)}
+    return contest.Row(op, "21@4x4", dtype, "NCHW", 2_000_000, times, one, best, "stock NCHW", one, copy, "segext")
+
+
+def test_targets_of_upsampling_on_the_gpu():
+    rows = [
+        upsampled("bilinear x2", "float32", 1.2, 9.0),
+        upsampled("bilinear x2", "bfloat16", 1.3, 9.0),
+        upsampled("upsample x8, crop, argmax", "float32", 9.0, 5.5),
+        upsampled("fc6-deconv 7x7", "float32", 9.0, 0.1),
+    ]
+    assert targets.gigabytes_per_second(rows[0]) == 2000
+    found = {verdict.what: (verdict.met, verdict.measured) for verdict in targets.verdicts([], rows)}
+    assert found == {
+        "bilinear x2, of the copy bandwidth": (False, "76.92 %"),
+        "upsample x8, crop, argmax, to stock's best way": (True, "5.50x"),
+    }
 
 
 def test_targets_of_the_gpu():

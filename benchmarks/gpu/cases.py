@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import segext.functional as own
-from segext import Switches
+from segext import Switches, ops
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -28,6 +28,20 @@ class Case(NamedTuple):
     name: str
     shape: tuple[int, int, int, int]
     window: tuple  # of max_pool2d, after its input
+    dtype: torch.dtype
+    format: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.shape} {str(self.dtype).removeprefix('torch.')} {self.format}"
+
+
+class UpsamplingCase(NamedTuple):
+    """Upsampling whose channels do not mix. Which kernels it comes to depends on the window and the output's size."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    multiplier: int
+    window: tuple[int, int, int, int]  # kernel, stride, origin, dilation
     dtype: torch.dtype
     format: str
 
@@ -48,8 +62,31 @@ WINDOWS = {
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8)
 
+# The last window spans more than two strides.
+UPSAMPLED = ((2, 32, 6, 8), (1, 21, 7, 5), (1, 3, 9, 6))
+UPSAMPLING_WINDOWS = {
+    "upsampling x2": (1, (4, 2, 1, 1)),
+    "upsampling x8, crop": (1, (16, 8, 9, 1)),
+    "upsampling 3x3/2 dilated": (2, (3, 2, 2, 2)),
+    "upsampling 5x5/2": (1, (5, 2, 0, 1)),
+}
 
-def all_cases() -> Iterator[Case]:
+
+def all_cases() -> Iterator[Case | UpsamplingCase]:
+    yield from pooling_cases()
+    yield from upsampling_cases()
+
+
+def upsampling_cases() -> Iterator[UpsamplingCase]:
+    for format in FORMATS:
+        for dtype in DTYPES[:4]:
+            for shape in UPSAMPLED:
+                for name, (multiplier, window) in UPSAMPLING_WINDOWS.items():
+                    if dtype in (torch.float32, torch.bfloat16) or name == "upsampling x2":
+                        yield UpsamplingCase(name, shape, multiplier, window, dtype, format)
+
+
+def pooling_cases() -> Iterator[Case]:
     for format in FORMATS:
         for dtype in DTYPES:
             for shape in SHAPES:
@@ -68,8 +105,38 @@ def values(case: Case) -> Tensor:
     return x.contiguous(memory_format=FORMATS[case.format])
 
 
-def results(case: Case, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+def results(case: Case | UpsamplingCase, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
     """What every op makes of the case on ``device``, by name."""
+    return upsampling_results(case, device) if isinstance(case, UpsamplingCase) else pooling_results(case, device)
+
+
+def upsampling_results(case: UpsamplingCase, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    """Of small whole numbers, whose sums are exact in any order."""
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randint(-3, 4, shape, generator=generator).to(case.dtype)
+
+    kernel, *window = case.window
+    stride, origin, dilation = ((value, value) for value in window)
+    samples, inputs, height, width = case.shape
+    outputs = inputs * case.multiplier
+    size = tuple((n - 1) * stride[0] + (kernel - 1) * dilation[0] + 1 - 2 * origin[0] for n in (height, width))
+    last = case.format == "channels_last"
+    x, addend = (
+        map.contiguous(memory_format=FORMATS[case.format]).to(device)
+        for map in (numbers(*case.shape), numbers(samples, outputs, size[0] + 5, size[1] + 4))
+    )
+    weight, bias = numbers(inputs, case.multiplier, kernel, kernel).to(device), numbers(outputs).to(device)
+    window = (size, stride, origin, dilation)
+    yield "upsampling", ops.depthwise_conv_transpose2d(x, weight, None, None, *window, (0, 0), last)
+    yield "upsampling, add", ops.depthwise_conv_transpose2d(x, weight, bias, addend, *window, (3, 1), last)
+    labels, scores = ops.depthwise_conv_transpose2d_argmax(x, weight, bias, *window, last, True)
+    yield "argmax", labels
+    yield "argmax, scores", scores
+
+
+def pooling_results(case: Case, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
     x = values(case).to(device)
     kernel_size, stride, padding, dilation, _ = case.window
     for name, pool in (("max_pool2d", own.max_pool2d), ("relu_max_pool2d", own.relu_max_pool2d)):
@@ -116,7 +183,7 @@ def same(actual: Tensor, expected: Tensor) -> bool:
     )
 
 
-def differences(case: Case, device: torch.device | str, compute: Callable = results) -> list[str]:
+def differences(case: Case | UpsamplingCase, device: torch.device | str, compute: Callable = results) -> list[str]:
     """The ops whose result on ``device`` is not the CPU's."""
     return [
         name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import throughput
+from .. import contest, throughput
 from ..targets import Verdict, judge
 
 # Percent of the bandwidth of a device copy of the same bytes, on maps well over the L2.
@@ -17,9 +17,13 @@ STOCK = (
     ("unpool", None, "channels_last", 4.0),
     ("pool backward", None, None, 2.0),
 )
+# Likewise of upsampling; its label map moves too little to be measured by that, and is compared with stock's best way.
+UPSAMPLING_PERCENT = 80.0
+UPSAMPLED = ("bilinear x2", "bilinear x8", "bilinear x32", "upsample x2, crop, add")
+LABELS = ("upsample x8, crop, argmax", 5.0)
 
 
-def verdicts(rows: Sequence[throughput.Row]) -> list[Verdict]:
+def verdicts(rows: Sequence[throughput.Row], upsampled: Sequence[contest.Row] = ()) -> list[Verdict]:
     """Of the maps well over the L2; the worst row counts."""
     rows = [row for row in rows if row.suite == "key"]
     found = []
@@ -33,13 +37,18 @@ def verdicts(rows: Sequence[throughput.Row]) -> list[Verdict]:
             if row.op == op and dtype in (None, row.dtype) and format in (None, row.format)
         ]
         found += judge(" ".join(filter(None, (op, dtype, format))) + ", to stock", values, bound, least=True)
-    return found
+    for op in UPSAMPLED:
+        values = [(copy_percent(row), row.where) for row in upsampled if row.op == op]
+        found += judge(f"{op}, of the copy bandwidth", values, UPSAMPLING_PERCENT, least=True, unit=" %")
+    op, bound = LABELS
+    values = [(row.to_best.median, row.where) for row in upsampled if row.op == op]
+    return found + judge(f"{op}, to stock's best way", values, bound, least=True)
 
 
-def copy_percent(row: throughput.Row) -> float:
+def copy_percent(row: throughput.Row | contest.Row) -> float:
     return 100 / row.to_copy.median
 
 
-def gigabytes_per_second(row: throughput.Row) -> float:
+def gigabytes_per_second(row: throughput.Row | contest.Row) -> float:
     """Of the bytes that must move at least."""
     return row.bytes_moved / row.times[f"segext {row.format}"].median

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import calls, harness, inputs, tables, throughput
+from .. import calls, contest, harness, inputs, tables, throughput, upsampling
 from ..harness import Call, Clock, Summary
 from ..networks import DECONVNET, RESNET, Network, Pool, vgg16
 from ..pooling import FORMATS, FRESH, POOL, POOL_BACKWARD, RELU_POOL, Subject
 from ..progress import Progress
 from ..results import Results, environment
+from ..targets import Verdict
 from ..throughput import Work
 from . import clocks, graphs, machine, memory, targets
 from .parts import Job, Outcome
@@ -25,7 +26,8 @@ from .parts import Job, Outcome
 DTYPES = ("float32", "bfloat16", "float16")
 KEY_BATCH, BATCH = 64, 16
 KEY_MEMORY = 32e9  # bytes of a device that holds the maps of the key batch, twice over and with all they are checked by
-THROUGHPUT, CALLS = 0.72, 0.12  # of the time
+THROUGHPUT, UPSAMPLING, CALLS = 0.64, 0.08, 0.12  # of the time
+SKIP = 128  # the side of the map below the skip connection
 SAVE_EVERY = 5.0  # seconds
 
 
@@ -87,6 +89,17 @@ def call_rows(seconds: float, device: torch.device, clock: Clock, progress: Prog
                     )
 
 
+def upsampling_rows(
+    seconds: float, device: str, clock: Clock, progress: Progress, rehearsal: bool
+) -> Iterator[contest.Row]:
+    setting = upsampling.Setting(device, BATCH, skip=SKIP)
+    if rehearsal:
+        setting = upsampling.Setting(device, sizes=(8, 4, 2), skip=4, labels=10)
+    dtypes = DTYPES[:1] if rehearsal else DTYPES
+    cases = upsampling.cases(dtypes, quick=rehearsal, setting=setting)
+    return contest.run(cases, seconds, progress, clock)
+
+
 def memory_rows(device: torch.device, rehearsal: bool) -> Iterator[memory.Row]:
     """Nothing on the CPU, whose allocator does not count."""
     if device.type == "cpu":
@@ -118,6 +131,9 @@ class Findings:
             self._saved = time.monotonic()
             self.outcome().write(self._path)
 
+    def verdicts(self) -> list[Verdict]:
+        return targets.verdicts(self.results.throughput, self.results.upsampling)
+
     def details(self) -> dict:
         rows = [
             {
@@ -130,9 +146,10 @@ class Findings:
         return {
             "environment": self.results.environment,
             "throughput": rows,
+            "upsampling": [asdict(row) for row in self.results.upsampling],
             "calls": [asdict(row) for row in self.calls],
             "memory": [asdict(row) for row in self.memory],
-            "targets": [asdict(verdict) for verdict in targets.verdicts(self.results.throughput)],
+            "targets": [asdict(verdict) for verdict in self.verdicts()],
             "notes": self.results.notes,
             "failures": self.failures,
             "table": self.table(),
@@ -141,14 +158,15 @@ class Findings:
     def table(self) -> str:
         """What is shown at the end of the run."""
         shown = [_speed(self.results)] if self.results.throughput else []
+        shown += [_upsampling(self.results)] if self.results.upsampling else []
         shown += [_calls(self.calls)] if self.calls else []
         shown += [_memory(self.memory)] if self.memory else []
-        verdicts = targets.verdicts(self.results.throughput)
+        verdicts = self.verdicts()
         shown += [tables.targets(verdicts)] if verdicts else []
         return "\n\n".join(shown) + "\n"
 
     def outcome(self) -> Outcome:
-        verdicts = targets.verdicts(self.results.throughput)
+        verdicts = self.verdicts()
         summary = f"{sum(verdict.met for verdict in verdicts)} of {len(verdicts)} targets met"
         timed = {(row.pool, row.batch, row.dtype, row.suite) for row in self.results.throughput}
         left_out = sum((work.pool.name, work.batch, work.dtype, work.suite) not in timed for work in self.works)
@@ -170,6 +188,7 @@ def run(job: Job) -> Outcome:
     found = Findings(works, Results({**environment(named), **facts}), job.out / "bench.json")
     results, progress = found.results, Progress()
     cold, waiting = clocks.clocks(device)
+    upsampled = upsampling_rows(UPSAMPLING * job.seconds, job.device, cold, progress, job.rehearsal)
     throughput_rows = throughput.run(
         works,
         images,
@@ -183,6 +202,7 @@ def run(job: Job) -> Outcome:
     )
     for what, rows, measured in (
         ("throughput", results.throughput, throughput_rows),
+        ("upsampling", results.upsampling, upsampled),
         ("memory", found.memory, memory_rows(device, job.rehearsal)),
         ("calls", found.calls, call_rows(CALLS * job.seconds, device, waiting, progress)),
     ):
@@ -230,6 +250,20 @@ def _speed(results: Results) -> str:
     head = ["op", "type", "format", "GB/s", "copy", "%", "to stock", "to compiled", "to best", "us", ""]
     shape = (first.batch, first.channels, first.height, first.width)
     return tables.table(f"Every op on {shape}: of the bytes that must move", head, rows, left=3)
+
+
+def _upsampling(results: Results) -> str:
+    rows = [
+        [
+            row.op, row.map, row.dtype, row.format, row.kernels, f"{targets.gigabytes_per_second(row):.0f}",
+            f"{targets.copy_percent(row):.0f}" if row.to_copy else "-", tables.spread(row.to_stock),
+            tables.times(row.to_best.median), row.best, f"{row.times[f'segext {row.format}'].median / 1e3:.1f}",
+            "stock wins" if row.stock_wins else "",
+        ]
+        for row in results.upsampling
+    ]  # fmt: skip
+    head = ["op", "map", "type", "format", "kernels", "GB/s", "%", "to stock", "to best", "best stock way", "us", ""]
+    return tables.table("Upsampling of class scores: of the bytes that must move", head, rows, left=5)
 
 
 def _calls(found: list[CallRow]) -> str:

@@ -52,8 +52,10 @@ struct DepthwiseArgmaxParams {
 
 Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& params);
 void depthwise_conv_transpose2d_cpu(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end);
+CudaStatus depthwise_conv_transpose2d_cuda(const DepthwiseConvTranspose2dParams& params, CudaStream stream);
 
 Work depthwise_argmax_work(const DepthwiseArgmaxParams& params);
 void depthwise_argmax_cpu(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end);
+CudaStatus depthwise_argmax_cuda(const DepthwiseArgmaxParams& params, CudaStream stream);
 
 }  // namespace segext

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "element_type.h"
+#include "panels.h"
 #include "switches.h"
 #include "work.h"
 
@@ -29,10 +30,8 @@ struct WeightView {
 
 // Weights as the kernels read them: [panels, channels, 9 taps, kPanel outputs] of sums (float64 for float64, else
 // float32), aligned to a cache line, with zeros for outputs that are none.
-inline constexpr int64_t kPanel = 16;
 inline constexpr int64_t kPanelTaps = 9;
 
-SEGEXT_INLINE int64_t panels_of(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
 SEGEXT_INLINE int64_t panel_elements(int64_t channels, int64_t outputs) {
   return panels_of(outputs) * channels * kPanelTaps * kPanel;
 }

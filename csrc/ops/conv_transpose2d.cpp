@@ -1,5 +1,4 @@
-// Transposed convolutions whose channels do not mix, and their label maps. CPU only: elsewhere functional.py has
-// stock's.
+// Transposed convolutions whose channels do not mix, and their label maps, for every device that has kernels.
 #include <optional>
 #include <tuple>
 
@@ -105,7 +104,7 @@ Tensor depthwise_conv_transpose2d(const Tensor& input, const Tensor& weight, con
   Tensor output = empty(input, sizes, input.scalar_type(), channels_last);
   if (output.numel() > 0) {
     params.output = output.mutable_data_ptr();
-    run(output, SEGEXT_CPU_KERNEL(DepthwiseConvTranspose2dParams, depthwise_conv_transpose2d), params);
+    run(output, SEGEXT_KERNEL(DepthwiseConvTranspose2dParams, depthwise_conv_transpose2d), params);
   }
   return output;
 }
@@ -125,15 +124,17 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_argmax(const Tensor& input
   if (labels.numel() > 0) {
     const DepthwiseArgmaxParams params{operands.params(op, geometry), static_cast<uint8_t*>(labels.mutable_data_ptr()),
                                        return_scores ? scores.mutable_data_ptr() : nullptr};
-    run(labels, SEGEXT_CPU_KERNEL(DepthwiseArgmaxParams, depthwise_argmax), params);
+    run(labels, SEGEXT_KERNEL(DepthwiseArgmaxParams, depthwise_argmax), params);
   }
   return {labels, scores};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) {
+void register_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("depthwise_conv_transpose2d", TORCH_BOX(&depthwise_conv_transpose2d));
   library.impl("depthwise_conv_transpose2d_argmax", TORCH_BOX(&depthwise_conv_transpose2d_argmax));
 }
+
+SEGEXT_REGISTER(register_kernels)
 
 }  // namespace
 }  // namespace segext::ops

@@ -79,6 +79,11 @@ void check_device(const char* op, const char* name, const Tensor& tensor, const 
                   " should be on the same device");
 }
 
+void check_like(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+  check_device(op, name, tensor, other_name, other);
+  check_dtype(op, name, tensor, other_name, other);
+}
+
 void check_same(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
   check_device(op, name, tensor, other_name, other);
   STD_TORCH_CHECK(sizes_of(tensor) == sizes_of(other), op, ": ", name, " and ", other_name,

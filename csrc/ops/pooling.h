@@ -23,6 +23,9 @@ void check_spatial_size(const char* op, const char* name, const Ints& size);
 
 void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 
+// Same dtype and device.
+void check_like(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
+
 // Same shape, dtype and device.
 void check_same(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 

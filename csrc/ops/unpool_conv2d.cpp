@@ -29,7 +29,7 @@ struct Operands {
     check_map(op, "input", input);
     check_spatial_size(op, "unpooled_size", unpooled_size);
     check_device(op, "codes", codes, "input", input);
-    check_like(op, "weight", weight, input);
+    check_like(op, "weight", weight, "input", input);
     STD_TORCH_CHECK(padding.size() == 2 && padding[0] >= 0 && padding[0] <= 2 && padding[1] >= 0 && padding[1] <= 2, op,
                     ": padding should be two values from 0 to 2, but got ", text(padding));
     const Ints sizes = sizes_of(weight);
@@ -47,14 +47,6 @@ struct Operands {
     STD_TORCH_CHECK(geometry.output_height > 0 && geometry.output_width > 0, op, ": an unpooled map of ",
                     text(unpooled_size), " is too small for a 3x3 kernel with padding ", text(padding));
     this->codes = checked_codes(op, codes, true, geometry.pool);
-  }
-
-  // Same dtype and device as the input.
-  static void check_like(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
-    check_device(op, name, tensor, "input", input);
-    STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), op, ": ", name, " should be ",
-                    torch::headeronly::toString(input.scalar_type()), " as input, but is ",
-                    torch::headeronly::toString(tensor.scalar_type()));
   }
 
   Ints output_sizes() const {
@@ -93,7 +85,7 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
   const Operands operands(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   std::optional<Tensor> added;
   if (bias.has_value()) {
-    Operands::check_like(op, "bias", *bias, input);
+    check_like(op, "bias", *bias, "input", input);
     STD_TORCH_CHECK(sizes_of(*bias) == Ints{operands.geometry.outputs}, op, ": bias should be of size ",
                     text({operands.geometry.outputs}), ", but is of ", text(sizes_of(*bias)));
     added = dense(*bias, false);
@@ -119,7 +111,7 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
                                                   bool wants_weight) {
   constexpr const char* op = "unpool_conv2d_backward";
   const Operands operands(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
-  Operands::check_like(op, "grad_output", grad_output, input);
+  check_like(op, "grad_output", grad_output, "input", input);
   STD_TORCH_CHECK(sizes_of(grad_output) == operands.output_sizes(), op, ": grad_output of shape ",
                   text(sizes_of(grad_output)), " should have shape ", text(operands.output_sizes()));
   const UnpoolConv& geometry = operands.geometry;

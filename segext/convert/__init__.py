@@ -46,26 +46,27 @@ class Report:
 
 
 def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Report]:
-    """Swap the max-pooling and unpooling of ``model`` for segext's and fuse ReLUs into pools where that is exact.
+    """Swap the pooling, unpooling and transposed convolution of ``model`` for segext's, and fuse what neighbours do.
 
     ::
 
         model, report = segext.convert(model)
         print(report)
 
-    ``nn.MaxPool2d`` and ``nn.MaxUnpool2d`` become their namesakes in ``segext.nn``; so do ``F.max_pool2d``,
-    ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class calls them by name. A ReLU, as a
-    layer or as a call, whose output goes to a pool and nowhere else becomes part of that pool, where the forwards
-    around it run the same way every time: without conditions, contexts and the like. State dict, parameters, hooks,
-    modes, shared layers and the classes of your own modules stay, and your code runs as you wrote it; a converted model
-    can be converted again, copied, pickled, trained and compiled. Subclasses of the stock layers are left alone, and so
-    are layers whose indices may reach anything but an unpooling of the same windows: a model that returns indices
-    returns stock's. Unpooling gives the sizes that stock gives.
+    ``nn.MaxPool2d``, ``nn.MaxUnpool2d`` and ``nn.ConvTranspose2d`` become their namesakes in ``segext.nn``; so do
+    ``F.max_pool2d``, ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class calls them by name.
+    A ReLU, as a layer or as a call, whose output goes to a pool and nowhere else becomes part of that pool, and an
+    unpooling whose map goes to an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` and nowhere else becomes part of that, where
+    the forwards around it run the same way every time: without conditions, contexts and the like. State dict,
+    parameters, hooks, modes, shared layers and the classes of your own modules stay, and your code runs as you wrote
+    it; a converted model can be converted again, copied, pickled, trained and compiled. Subclasses of the stock layers
+    are left alone, and so are layers whose indices may reach anything but an unpooling of the same windows: a model
+    that returns indices returns stock's. Unpooling gives the sizes that stock gives.
 
-    Exact means that the model's ``forward`` gives the same values and gradients as long as it runs the layers that it
-    has now. What lies between a fused ReLU and its pool is gone: a hook or a layer added there later, a method other
-    than ``forward`` or a block ending in that ReLU, called on its own, meets the values from before it, and likewise
-    switches for indices.
+    Exact means that the model's ``forward`` gives the same values and gradients, but for the order of the sums in the
+    convolutions that change, as long as it runs the layers that it has now. What lies between two fused layers is gone:
+    a hook or a layer added there later, a method other than ``forward`` or a block ending between them, called on its
+    own, meets the values from before the first, and likewise switches for indices.
 
     Args:
         model: any module that can be deep-copied; forwards run once, on a copy and on stand-ins for tensors.

@@ -54,7 +54,8 @@ def _rewrite(node: fx.Node, fused: bool) -> None:
         arguments = {name: v for name, v in calls.arguments(node).items() if v not in ((), [])}  # no stride, in schemas
         operands = tuple(arguments.pop(name) for name in ("input", "indices") if name in arguments)
         pool = functional.relu_max_pool2d if fused else functional.max_pool2d
-        function = swaps.max_unpool2d if calls.kind(node) == "unpool" else pool
+        unpool = swaps.deferred_max_unpool2d if fused else swaps.max_unpool2d
+        function = unpool if calls.kind(node) == "unpool" else pool
         with node.graph.inserting_before(node):
             new = node.graph.call_function(function, operands, arguments)
     node.replace_all_uses_with(new)

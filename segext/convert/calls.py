@@ -1,4 +1,5 @@
-"""What one call in a graph is: a pool, an unpooling or a ReLU; with which window; and what it may do to its tensors.
+"""What one call in a graph is: a pool, an unpooling, a convolution or a ReLU; with which window; and what it may do to
+its tensors.
 
 A node of a graph that ``dataflow`` made carries in ``meta`` the layer it calls, as ``module`` (None for functions).
 """
@@ -16,7 +17,7 @@ from .. import nn as layers
 from . import swaps
 from .trace import IN_PLACE
 
-STOCK_LAYERS = (nn.MaxPool2d, nn.MaxUnpool2d)
+STOCK_LAYERS = (nn.MaxPool2d, nn.MaxUnpool2d, nn.ConvTranspose2d)
 
 # What a layer, function or method is, and the name in segext that takes over (none: nothing to swap).
 KINDS = {
@@ -26,8 +27,10 @@ KINDS = {
     **dict.fromkeys((layers.ReLUMaxPool2d, functional.relu_max_pool2d), ("relu_pool", None)),
     **dict.fromkeys((swaps.max_pool2d_with_indices,), ("pool", None)),
     **dict.fromkeys((swaps.relu_max_pool2d_with_indices,), ("relu_pool", None)),
-    **dict.fromkeys((layers.MaxUnpool2d, swaps.MaxUnpool2d), ("unpool", None)),
-    **dict.fromkeys((functional.max_unpool2d, swaps.max_unpool2d), ("unpool", None)),
+    **dict.fromkeys((layers.MaxUnpool2d, swaps.MaxUnpool2d, swaps.DeferredMaxUnpool2d), ("unpool", None)),
+    **dict.fromkeys((functional.max_unpool2d, swaps.max_unpool2d, swaps.deferred_max_unpool2d), ("unpool", None)),
+    **dict.fromkeys((nn.Conv2d, layers.ConvTranspose2d), ("convolution", None)),
+    nn.ConvTranspose2d: ("convolution", "ConvTranspose2d"),
     nn.MaxPool2d: ("pool", "MaxPool2d"),
     nn.MaxUnpool2d: ("unpool", "MaxUnpool2d"),
     F.max_unpool2d: ("unpool", "max_unpool2d"),
@@ -74,7 +77,7 @@ def arguments(node: fx.Node) -> dict[str, object]:
 
 
 def operand(node: fx.Node) -> object:
-    """The tensor that a ReLU is given."""
+    """The tensor that a ReLU, an unpooling or a convolution is given."""
     return node.args[0] if node.args else node.kwargs["input"]
 
 
@@ -109,7 +112,7 @@ def is_container(module: nn.Module) -> bool:
 def is_layer(module: nn.Module) -> bool:
     """A layer of torch or segext: a leaf that computes what its documentation says."""
     home = parametrize.type_before_parametrizations(module).__module__
-    return home.startswith(("torch.nn.", layers.__name__)) and not isinstance(module, nn.Sequential)
+    return home.startswith(("torch.nn.", layers.__name__, swaps.__name__)) and not isinstance(module, nn.Sequential)
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -9,6 +9,24 @@ from . import Change, Report, calls, swaps
 from .dataflow import Dataflow, Unit, changes_between, changes_later, index_uses, source_pool, value_uses
 from .sites import Site
 
+_SWAPPED = {
+    nn.MaxPool2d: layers.MaxPool2d,
+    nn.MaxUnpool2d: swaps.MaxUnpool2d,
+    nn.ConvTranspose2d: layers.ConvTranspose2d,
+}
+_FUSED = {
+    nn.ReLU: nn.Identity,
+    nn.MaxPool2d: layers.ReLUMaxPool2d,
+    nn.MaxUnpool2d: swaps.DeferredMaxUnpool2d,
+    nn.Conv2d: swaps.Conv2d,
+    **dict.fromkeys((nn.ConvTranspose2d, layers.ConvTranspose2d), swaps.ConvTranspose2d),
+}
+_FUSIONS = {
+    **dict.fromkeys((nn.MaxPool2d, layers.MaxPool2d), "segext.nn.ReLUMaxPool2d"),
+    nn.Conv2d: "segext.nn.UnpoolConv2d",
+    **dict.fromkeys((nn.ConvTranspose2d, layers.ConvTranspose2d), "segext.nn.UnpoolConvTranspose2d"),
+}
+
 
 class Plan:
     """What is swapped, fused and left.
@@ -16,7 +34,7 @@ class Plan:
     Attributes:
         swaps: units that become segext's.
         left: units that stay, with the reason.
-        pairs: linked ReLUs, each with the pool that takes it over.
+        pairs: linked ReLUs and unpoolings, each with the pool or the convolution that takes it over.
         unfused: linked ReLUs before a pool that stay, with the reason.
     """
 
@@ -27,13 +45,14 @@ class Plan:
         units += [unit for unit in flow.calls if isinstance(unit, fx.Node)]
         units = [unit for unit in units if _successor(unit)]
         self.left: dict[Unit, str] = {}
-        for kind, verdict in (("pool", self._why_leave_pool), ("unpool", self._why_leave_unpool)):
+        verdicts = {"pool": self._why_leave_pool, "unpool": self._why_leave_unpool, "convolution": lambda _: ""}
+        for kind, verdict in verdicts.items():
             for unit in units:
                 if calls.KINDS[_key(unit)][0] == kind and (reason := self._why_leave(unit) or verdict(unit)):
                     self.left[unit] = reason
         self.swaps = [unit for unit in units if unit not in self.left]
         self.unfused: dict[fx.Node, str] = {}
-        self.pairs = self._fusions()
+        self.pairs = self._fusions() | self._unpooled_convolutions()
         self.fused = {node.meta["unit"] for pair in self.pairs.items() for node in pair}
 
     def _why_leave(self, unit: Unit) -> str:
@@ -117,6 +136,29 @@ class Plan:
                 del pairs[relu]
         return pairs
 
+    def _unpooled_convolutions(self) -> dict[fx.Node, fx.Node]:
+        """Unpoolings whose result a convolution reads and nothing else does, wherever they run."""
+        pairs: dict[fx.Node, fx.Node] = {}
+        for unit in self.swaps:
+            found = self.flow.calls[unit]
+            if calls.KINDS[_key(unit)][0] == "unpool" and all(map(self._may_wait, found)):
+                pairs |= {unpool: value_uses(unpool)[0] for unpool in found}
+        return pairs
+
+    def _may_wait(self, unpool: fx.Node) -> bool:
+        """Whether an unpooling can be left to the only layer that reads it."""
+        uses, unit = value_uses(unpool), unpool.meta["unit"]
+        reader = uses[0].meta.get("module") if len(uses) == 1 else None
+        if calls.KINDS.get(type(reader), (None, None))[0] != "convolution" or calls.operand(uses[0]) is not unpool:
+            return False
+        if "forward" in vars(reader) or len(unpool.users) > 1 or self._why_unknown(unit, self.flow.exposed):
+            return False
+        layers_seen = (module for module in (unpool.meta["module"], reader) if module is not None)
+        if any(map(calls.is_hooked, layers_seen)) or self.flow.typed.get(reader) or changes_between(unpool, uses[0]):
+            return False
+        source = calls.arguments(unpool)["input"]
+        return isinstance(source, fx.Node) and not changes_later(source)
+
     def _why_not_fuse(self, relu: fx.Node, pool: fx.Node) -> str:
         for node in (relu, pool):
             unit = node.meta["unit"]
@@ -139,10 +181,8 @@ class Plan:
 
     def new_classes(self) -> dict[nn.Module, type]:
         """The layers that change, with what they become."""
-        plain = {nn.MaxPool2d: layers.MaxPool2d, nn.MaxUnpool2d: swaps.MaxUnpool2d}
-        fused = {"relu": nn.Identity, "pool": layers.ReLUMaxPool2d}
-        new = {unit: plain[type(unit)] for unit in self.swaps if isinstance(unit, nn.Module)}
-        return new | {unit: fused[calls.KINDS[type(unit)][0]] for unit in self.fused if isinstance(unit, nn.Module)}
+        new = {unit: _SWAPPED[type(unit)] for unit in self.swaps if isinstance(unit, nn.Module)}
+        return new | {unit: _FUSED[type(unit)] for unit in self.fused if isinstance(unit, nn.Module)}
 
     def edits(self) -> Iterator[tuple[Site | fx.Node, bool]]:
         """The calls that change, and whether by fusion."""
@@ -159,8 +199,7 @@ class Plan:
         for pair in self.pairs.items():
             units = [node.meta["unit"] for node in pair]
             before = " + ".join(calls.title(_key(unit)) for unit in units)
-            is_layer = isinstance(units[1], nn.Module)
-            after = "segext.nn.ReLUMaxPool2d" if is_layer else "segext.functional.relu_max_pool2d"
+            after = _FUSIONS.get(type(units[1]), "segext.functional.relu_max_pool2d")
             changes.append(Change("fused", " + ".join(map(self._where, units)), before, after))
 
         def leave(unit: Unit, title: str, reason: str) -> None:

@@ -38,7 +38,7 @@ class Site:
         if calls.KINDS[self.target][0] == "relu":
             return swaps.rectified_later
         if calls.KINDS[self.target][0] == "unpool":
-            return swaps.max_unpool2d
+            return swaps.deferred_max_unpool2d if fused else swaps.max_unpool2d
         if self.target is F.max_pool2d_with_indices:
             return swaps.relu_max_pool2d_with_indices if fused else swaps.max_pool2d_with_indices
         return functional.relu_max_pool2d if fused else functional.max_pool2d

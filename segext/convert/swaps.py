@@ -1,5 +1,9 @@
-"""What a converted model calls where it called torch: segext's pools, and unpooling to the sizes stock gives."""
+"""What a converted model calls where it called torch: segext's pools, unpooling to the sizes stock gives, and the
+convolution that follows it, which takes over the unpooling too."""
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
@@ -26,6 +30,24 @@ def rectified_later(input, inplace=False):
     return input
 
 
+class Unpooled(NamedTuple):
+    """A map still to be unpooled, on its way to the convolution that reads it and nothing else does."""
+
+    input: Tensor
+    switches: Switches
+
+    def unpool(self) -> Tensor:
+        return functional.max_unpool2d(*self)
+
+
+def deferred_max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None) -> Unpooled | Tensor:
+    """:func:`max_unpool2d` left to the convolution that follows; where stock unpools, it is done here."""
+    arguments = kernel_size, stride, padding, output_size
+    if isinstance(indices, Switches) and not has_torch_function_unary(input) and _fits(input, indices, *arguments):
+        return Unpooled(input, indices)
+    return max_unpool2d(input, indices, *arguments)
+
+
 def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None) -> Tensor:
     """Stock's ``max_unpool2d``, sizes and gradients included, for indices that may be switches.
 
@@ -37,12 +59,17 @@ def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_siz
         return handle_torch_function(max_unpool2d, (input,), input, indices, *arguments)
     if not isinstance(indices, Switches):
         return F.max_unpool2d(input, indices, *arguments)
-    kernel, step, _, dilation = window = window_of(kernel_size, stride, padding, indices.dilation)
-    overlap = any(s <= d * (k - 1) for k, s, d in zip(kernel, step, dilation, strict=True))
-    size = unpooled_size(input, *arguments)
-    if not overlap and window == indices.window and size == tuple(indices.input_size):
+    if _fits(input, indices, *arguments):
         return functional.max_unpool2d(input, indices)
     return F.max_unpool2d(input, indices.indices(), *arguments)
+
+
+def _fits(input, switches, kernel_size, stride, padding, output_size) -> bool:
+    """Whether unpooling by switches gives what stock gives, sizes and gradients included."""
+    kernel, step, _, dilation = window = window_of(kernel_size, stride, padding, switches.dilation)
+    overlap = any(s <= d * (k - 1) for k, s, d in zip(kernel, step, dilation, strict=True))
+    size = unpooled_size(input, kernel_size, stride, padding, output_size)
+    return not overlap and window == switches.window and size == tuple(switches.input_size)
 
 
 class MaxUnpool2d(nn.MaxUnpool2d):
@@ -50,3 +77,34 @@ class MaxUnpool2d(nn.MaxUnpool2d):
 
     def forward(self, input, indices, output_size=None) -> Tensor:
         return max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class DeferredMaxUnpool2d(nn.MaxUnpool2d):
+    """:class:`MaxUnpool2d` left to the convolution that follows."""
+
+    def forward(self, input, indices, output_size=None) -> Unpooled | Tensor:
+        return deferred_max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class Conv2d(torch.nn.Conv2d):
+    """:class:`torch.nn.Conv2d` that unpools what it is given if that is still to be done."""
+
+    def forward(self, input: Unpooled | Tensor) -> Tensor:
+        if not isinstance(input, Unpooled):
+            return super().forward(input)
+        if self.padding_mode != "zeros":
+            return super().forward(input.unpool())
+        window = self.stride, self.padding, self.dilation, self.groups
+        return functional.unpool_conv2d(*input, self.weight, self.bias, *window)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """:class:`segext.nn.ConvTranspose2d` that unpools what it is given if that is still to be done."""
+
+    def forward(self, input: Unpooled | Tensor, output_size=None) -> Tensor:
+        if not isinstance(input, Unpooled):
+            return super().forward(input, output_size)
+        if output_size is not None:
+            return super().forward(input.unpool(), output_size)
+        window = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        return functional.unpool_conv_transpose2d(*input, self.weight, self.bias, *window)

@@ -9,23 +9,27 @@ from torch import Tensor, nn
 
 from .base import SegmentationModel
 from .layers import layer_set
-from .vgg import channels_of, convolution_names, init_for_relu, scaled
+from .vgg import STAGES, channels_of, convolution_names, init_for_relu, scaled
 
 _PADDING = 100  # of the first convolution, so that images of any size leave something for fc6
 
 
 @dataclass(frozen=True)
 class _Skip:
-    """A pool whose scores are added once ``upscore`` has doubled the coarser ones. ``crop`` aligns the two maps."""
+    """Scores of a stage's pool, added once ``upscore`` has doubled the coarser ones. ``crop`` aligns the two maps."""
 
+    stage: int
     upscore: str
-    pool: str
     crop: int
     at_once_scale: float
 
+    @property
+    def score(self) -> str:
+        return f"score_pool{self.stage}"
 
-_POOL4 = _Skip("upscore2", "pool4", crop=5, at_once_scale=1e-2)
-_POOL3 = _Skip("upscore_pool4", "pool3", crop=9, at_once_scale=1e-4)
+
+_POOL4 = _Skip(4, "upscore2", crop=5, at_once_scale=1e-2)
+_POOL3 = _Skip(3, "upscore_pool4", crop=9, at_once_scale=1e-4)
 
 # By stride of the finest scores: the skips, the layer that upsamples to pixels, and where the image lies in its output.
 _HEADS = {32: ((), "upscore", 19), 16: ((_POOL4,), "upscore16", 27), 8: ((_POOL4, _POOL3), "upscore8", 31)}
@@ -71,8 +75,8 @@ class FCN(SegmentationModel):
 
         self.score_fr = _score_layer(fully_connected, num_classes)
         for skip in self._skips:
-            tapped = channels[convolution_names()[int(skip.pool[-1]) - 1][-1]][1]
-            self.add_module(f"score_{skip.pool}", _score_layer(tapped, num_classes))
+            pooled, _ = STAGES[skip.stage - 1]
+            self.add_module(skip.score, _score_layer(scaled(pooled, width), num_classes))
         for skip in self._skips:
             self.add_module(skip.upscore, kinds.Upscore(num_classes, 2, learned=learn_upscore))
         self.add_module(self._last, kinds.Upscore(num_classes, stride, learned=learn_upscore))
@@ -87,19 +91,19 @@ class FCN(SegmentationModel):
     def _coarse_scores(self, image: Tensor) -> Tensor:
         """Scores at the network's stride, which ``self._last`` upsamples to pixels."""
         self._check(image)
-        x, tapped = image, {}
+        x, pooled = image, dict.fromkeys(skip.stage for skip in self._skips)
         for stage, names in enumerate(convolution_names(), start=1):
             for name in names[:-1]:
                 x = F.relu(getattr(self, name)(x), inplace=True)
-            x = getattr(self, f"pool{stage}")(getattr(self, names[-1])(x))  # which rectifies
-            tapped[f"pool{stage}"] = x if stage > 2 else None  # finer ones are not to live on
+            x = getattr(self, f"pool{stage}")(getattr(self, names[-1])(x))  # the pool rectifies
+            if stage in pooled:
+                pooled[stage] = x
         x = self.dropout(F.relu(self.fc6(x), inplace=True))
         x = self.dropout(F.relu(self.fc7(x), inplace=True))
         score = self.score_fr(x)
         for skip in self._skips:
-            pooled = tapped[skip.pool]
-            pooled = pooled * skip.at_once_scale if self._at_once else pooled
-            score = getattr(self, skip.upscore).add(score, getattr(self, f"score_{skip.pool}")(pooled), skip.crop)
+            x = pooled[skip.stage] * skip.at_once_scale if self._at_once else pooled[skip.stage]
+            score = getattr(self, skip.upscore).add(score, getattr(self, skip.score)(x), skip.crop)
         return score
 
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda_emulation.h"
+#include "depthwise_conv_transpose2d.h"
 #include "gather.h"
 #include "indices.h"
 #include "max_pool2d.h"
@@ -282,6 +283,62 @@ inline void index_unpool_backward(const IndexUnpoolParams& p, void* grad_values)
     const bool won = named >= 0 && winners[named] == from;
     store(grad_values, p.type, from, won ? load(p.grad_map, p.type, named) : 0);
   });
+}
+
+// The value of channel c at an output pixel, the addend left out.
+inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x) {
+  const Upsampling& g = p.geometry;
+  double sum = p.bias == nullptr ? 0 : load(p.bias, p.type, c);
+  for (int64_t h = 0; h < g.height; ++h) {
+    for (int64_t w = 0; w < g.width; ++w) {
+      const int64_t down = y + g.origin_h - h * g.stride_h, right = x + g.origin_w - w * g.stride_w;
+      if (down < 0 || right < 0 || down % g.dilation_h != 0 || right % g.dilation_w != 0) continue;
+      const int64_t i = down / g.dilation_h, j = right / g.dilation_w;
+      if (i >= g.kernel_h || j >= g.kernel_w) continue;
+      const int64_t from =
+          element(g.channels_last, g.channels / g.multiplier, g.height, g.width, n, c / g.multiplier, h, w);
+      sum += load(p.input, p.type, from) * load(p.weight, p.type, (c * g.kernel_h + i) * g.kernel_w + j);
+    }
+  }
+  return sum;
+}
+
+inline void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& p, void* output) {
+  const Upsampling& g = p.geometry;
+  for (int64_t n = 0; n < g.samples; ++n) {
+    for (int64_t c = 0; c < g.channels; ++c) {
+      for (int64_t y = 0; y < g.output_height; ++y) {
+        for (int64_t x = 0; x < g.output_width; ++x) {
+          double sum = upsampled(p, n, c, y, x);
+          if (p.addend.data != nullptr) {
+            sum += load(p.addend.data, p.type,
+                        element(g.channels_last, g.channels, p.addend.height, p.addend.width, n, c,
+                                y + p.addend.origin_h, x + p.addend.origin_w));
+          }
+          store(output, p.type, element(g.channels_last, g.channels, g.output_height, g.output_width, n, c, y, x), sum);
+        }
+      }
+    }
+  }
+}
+
+inline void depthwise_argmax(const DepthwiseArgmaxParams& p, uint8_t* labels, void* best) {
+  const Upsampling& g = p.scores.geometry;
+  int64_t pixel = 0;
+  for (int64_t n = 0; n < g.samples; ++n) {
+    for (int64_t y = 0; y < g.output_height; ++y) {
+      for (int64_t x = 0; x < g.output_width; ++x, ++pixel) {
+        double largest = 0;
+        for (int64_t c = 0; c < g.channels; ++c) {
+          const double score = upsampled(p.scores, n, c, y, x);
+          if (c > 0 && (std::isnan(largest) || !(score > largest || std::isnan(score)))) continue;
+          largest = score;
+          labels[pixel] = static_cast<uint8_t>(c);
+        }
+        store(best, p.scores.type, pixel, largest);
+      }
+    }
+  }
 }
 
 }  // namespace segext::host_model

@@ -103,6 +103,52 @@ std::string describe(const PoolGeometry& g, ElementType type) {
   return text;
 }
 
+// What one upsampling looks like. Kernels, strides, origins and dilations are (vertical, horizontal).
+struct Upsample {
+  int64_t samples, inputs, multiplier, height, width;
+  int64_t kernel[2], stride[2], origin[2] = {0, 0}, dilation[2] = {1, 1};
+  int64_t output_size[2] = {0, 0};  // 0: all from the origin on
+};
+
+Upsampling geometry_of(const Upsample& u, bool channels_last) {
+  const int64_t sizes[] = {u.height, u.width};
+  int64_t output[2];
+  for (int k = 0; k < 2; ++k) {
+    const int64_t whole = (sizes[k] - 1) * u.stride[k] + (u.kernel[k] - 1) * u.dilation[k] + 1;
+    output[k] = u.output_size[k] != 0 ? u.output_size[k] : whole - u.origin[k];
+  }
+  return {u.samples,     u.inputs * u.multiplier,
+          u.multiplier,  u.height,
+          u.width,       output[0],
+          output[1],     u.kernel[0],
+          u.kernel[1],   u.stride[0],
+          u.stride[1],   u.origin[0],
+          u.origin[1],   u.dilation[0],
+          u.dilation[1], channels_last};
+}
+
+std::string describe(const Upsampling& g, ElementType type) {
+  char text[256];
+  std::snprintf(text, sizeof(text),
+                "(%ld, %ld / %ld, %ld, %ld) -> (%ld, %ld), kernel %ldx%ld stride %ld,%ld origin %ld,%ld dilation "
+                "%ld,%ld, %s, %s",
+                g.samples, g.channels, g.multiplier, g.height, g.width, g.output_height, g.output_width, g.kernel_h,
+                g.kernel_w, g.stride_h, g.stride_w, g.origin_h, g.origin_w, g.dilation_h, g.dilation_w,
+                g.channels_last ? "channels_last" : "NCHW", kTypeNames[static_cast<int>(type)]);
+  return text;
+}
+
+std::map<const void*, int64_t>& launches() {
+  static std::map<const void*, int64_t> counts;
+  return counts;
+}
+
+int64_t launches_in_all() {
+  int64_t sum = 0;
+  for (const auto& [kernel, count] : launches()) sum += count;
+  return sum;
+}
+
 class Tester {
  public:
   Tester(int64_t share, int64_t part) : share_(share), part_(part) {}
@@ -158,6 +204,14 @@ class Tester {
   void expect_success(CudaStatus status, const char* op, const std::string& what) {
     if (status == cudaSuccess) return;
     std::fprintf(stderr, "%s returns %d: %s\n", op, status, what.c_str());
+    std::exit(1);
+  }
+
+  // Since there were `before`: one, or none for an empty output.
+  void expect_one_launch(int64_t before, int64_t outputs, const char* op, const std::string& what) {
+    const int64_t launched = launches_in_all() - before;
+    if (launched == (outputs > 0 ? 1 : 0)) return;
+    std::fprintf(stderr, "%s launches %ld kernels: %s\n", op, launched, what.c_str());
     std::exit(1);
   }
 
@@ -306,6 +360,68 @@ class Tester {
     expect_equal(grad, expected_grad, type, "index_unpool_backward", what);
   }
 
+  // `special`: NaN and infinities in the input. `addend_origin`: of an addend, or negative for none.
+  void upsample(const Upsampling& g, ElementType type, bool has_bias, int64_t addend_origin, bool special,
+                bool shifted) {
+    if (!takes_next()) return;
+    ++cases_;
+    const int size = element_size(type);
+    const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
+    const int64_t margin = addend_origin < 0 ? 0 : 2 * addend_origin, extra = random_() % 2;
+    Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, shifted),
+        weight(g.channels * g.kernel_h * g.kernel_w, size, shifted), bias(g.channels, size, shifted),
+        addend(g.samples * g.channels * (g.output_height + margin) * (g.output_width + margin + extra), size, shifted),
+        output(outputs, size, shifted), expected(outputs, size, false);
+    fill(&input, type, special);
+    for (Array* array : {&weight, &bias, &addend}) fill(array, type, false);
+    DepthwiseConvTranspose2dParams params{};
+    params.input = input.data();
+    params.weight = weight.data();
+    params.bias = has_bias ? bias.data() : nullptr;
+    params.output = output.data();
+    params.geometry = g;
+    params.type = type;
+    if (addend_origin >= 0) {
+      params.addend = {addend.data(), g.output_height + margin, g.output_width + margin + extra, addend_origin,
+                       addend_origin};
+    }
+    const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + ", addend from " +
+                             std::to_string(addend_origin) + (shifted ? ", shifted" : "");
+    const int64_t before = launches_in_all();
+    expect_success(depthwise_conv_transpose2d_cuda(params, nullptr), "depthwise_conv_transpose2d", what);
+    expect_one_launch(before, outputs, "depthwise_conv_transpose2d", what);
+    host_model::depthwise_conv_transpose2d(params, expected.data());
+    expect_equal(output, expected, type, "depthwise_conv_transpose2d", what);
+  }
+
+  void argmax(const Upsampling& g, ElementType type, bool has_bias, bool wants_best, bool special) {
+    if (!takes_next()) return;
+    ++cases_;
+    const int size = element_size(type);
+    const int64_t pixels = g.samples * g.output_height * g.output_width;
+    Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, false),
+        weight(g.channels * g.kernel_h * g.kernel_w, size, false), bias(g.channels, size, false),
+        labels(pixels, 1, false), best(pixels, size, false), expected(pixels, size, false);
+    fill(&input, type, special);
+    for (Array* array : {&weight, &bias}) fill(array, type, false);
+    DepthwiseArgmaxParams params{};
+    params.scores.input = input.data();
+    params.scores.weight = weight.data();
+    params.scores.bias = has_bias ? bias.data() : nullptr;
+    params.scores.geometry = g;
+    params.scores.type = type;
+    params.labels = labels.bytes();
+    params.best = wants_best ? best.data() : nullptr;
+    const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (special ? ", special" : "");
+    const int64_t before = launches_in_all();
+    expect_success(depthwise_argmax_cuda(params, nullptr), "depthwise_argmax", what);
+    expect_one_launch(before, pixels, "depthwise_argmax", what);
+    std::vector<uint8_t> expected_labels(pixels);
+    host_model::depthwise_argmax(params, expected_labels.data(), expected.data());
+    expect_equal(labels.copy(), expected_labels, "depthwise_argmax", what);
+    if (wants_best) expect_equal(best, expected, type, "depthwise_argmax scores", what);
+  }
+
  private:
   int64_t share_, part_, counter_ = 0, cases_ = 0;
   std::mt19937 random_{12345};
@@ -445,9 +561,59 @@ void test_indices(Tester* tester) {
   }
 }
 
-std::map<const void*, int64_t>& launches() {
-  static std::map<const void*, int64_t> counts;
-  return counts;
+// Kernels that span one or two strides, over sizes around lanes, phases and the cells of a thread; then all others.
+std::vector<Upsample> upsamplings() {
+  std::vector<Upsample> all;
+  for (const int64_t width : {1, 2, 3, 4, 6, 9, 17}) {
+    for (const int64_t height : {1, 4, 5, 9})
+      all.push_back({2, 3, 1, height, width, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {2 * height, 2 * width}});
+  }
+  const Upsample more[] = {
+      {1, 21, 1, 3, 5, {16, 16}, {8, 8}, {4, 4}},
+      {1, 5, 1, 4, 4, {16, 16}, {8, 8}, {9, 9}, {1, 1}, {20, 20}},
+      {1, 2, 1, 2, 1, {64, 64}, {32, 32}, {16, 16}},
+      {2, 3, 1, 5, 4, {5, 5}, {3, 3}, {2, 2}},
+      {1, 4, 1, 6, 3, {2, 2}, {2, 2}},
+      {1, 3, 2, 3, 4, {3, 3}, {2, 2}, {1, 1}},
+      {2, 2, 3, 4, 5, {4, 4}, {2, 2}, {1, 1}},
+      {1, 3, 1, 9, 5, {3, 4}, {2, 2}},
+      {1, 3, 1, 5, 5, {2, 2}, {1, 1}},
+      {1, 3, 1, 4, 3, {1, 1}, {3, 3}},
+      {2, 3, 1, 3, 4, {2, 3}, {5, 1}, {1, 0}},
+      {1, 2, 2, 3, 3, {2, 2}, {3, 4}, {0, 0}, {4, 3}},
+      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {0, 0}, {1, 1}, {13, 11}},       // more than taps reach
+      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {40, 1}, {1, 1}, {3, 8}},        // nothing but the bias
+      {1, 70, 1, 2, 2, {64, 64}, {32, 32}, {30, 30}, {1, 1}, {4, 6}},  // weights that no block holds
+      {1, 256, 1, 2, 2, {4, 4}, {2, 2}, {2, 1}, {1, 1}, {2, 3}},
+      {1, 2, 1, 1, 2, {4, 4}, {300, 2}},
+      {0, 3, 1, 3, 3, {4, 4}, {2, 2}},
+      // Of any span.
+      {2, 3, 1, 4, 5, {3, 3}, {1, 1}, {1, 1}},
+      {1, 2, 2, 4, 3, {5, 5}, {2, 2}, {2, 2}},
+      {1, 3, 1, 5, 4, {3, 4}, {2, 1}, {1, 3}, {3, 2}},
+      {1, 9, 1, 3, 3, {40, 40}, {2, 2}, {20, 20}, {1, 1}, {4, 5}},
+      {1, 2, 1, 2, 3, {2, 2}, {2000000000, 1}, {0, 0}, {1, 1}, {5, 4}},  // numbers of 64 bits
+      {2, 3, 1, 3, 2, {4, 4}, {2, 2}, {3000000000, 0}, {1, 1}, {3, 4}},
+  };
+  all.insert(all.end(), std::begin(more), std::end(more));
+  return all;
+}
+
+void test_upsampling(Tester* tester) {
+  for (const bool channels_last : {false, true}) {
+    for (const Upsample& shape : upsamplings()) {
+      const Upsampling g = geometry_of(shape, channels_last);
+      for (const ElementType type : kFloatTypes) {
+        const int64_t addend_origin = 4 >> tester->random() % 4;
+        tester->upsample(g, type, true, -1, false, false);
+        tester->upsample(g, type, false, addend_origin, true, false);
+        tester->argmax(g, type, tester->random() % 2 == 0, tester->random() % 2 == 0, true);
+      }
+      tester->upsample(g, ElementType::kFloat32, true, 1, true, true);
+      tester->upsample(g, ElementType::kFloat16, false, -1, false, true);
+      tester->argmax(g, ElementType::kFloat32, true, true, false);
+    }
+  }
 }
 
 std::string kernel_name(const void* kernel) {
@@ -479,6 +645,7 @@ int main(int argc, char** argv) {
   test_max_pool2d(&tester);
   test_scatter_and_gather(&tester);
   test_indices(&tester);
+  test_upsampling(&tester);
   for (const auto& [kernel, count] : launches()) std::printf("%s: %ld launches\n", kernel_name(kernel).c_str(), count);
   std::printf("%ld cases, %s order\n", tester.cases(), order.c_str());
   return 0;

@@ -1,4 +1,5 @@
 // Picks, once per process, the instruction set the CPU kernels run at, and says how their work divides.
+#include "../dense_conv_transpose2d.h"
 #include "../depthwise_conv_transpose2d.h"
 #include "../gather.h"
 #include "../indices.h"
@@ -6,6 +7,7 @@
 #include "../scatter.h"
 #include "../unpool_conv2d.h"
 #include "capability.h"
+#include "dense_bands.h"
 #include "rows.h"
 #include "unpool_bands.h"
 
@@ -17,6 +19,8 @@
   void gather(const GatherParams&, int64_t begin, int64_t end);                                       \
   void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end); \
   void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                    \
+  void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                            \
+  void dense_conv_transpose2d(const DenseConvTranspose2dParams&, int64_t begin, int64_t end);         \
   void pack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                      \
   void unpack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                    \
   void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                          \
@@ -104,6 +108,28 @@ Work depthwise_argmax_work(const DepthwiseArgmaxParams& params) {
 
 void depthwise_argmax_cpu(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(depthwise_argmax);
+  kernel(params, begin, end);
+}
+
+Work pack_tap_panels_work(const TapPanelParams& params) {
+  return {params.channels, panels_of(params.outputs) * kPanel * params.taps};
+}
+
+void pack_tap_panels_cpu(const TapPanelParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(pack_tap_panels);
+  kernel(params, begin, end);
+}
+
+Work dense_conv_transpose2d_work(const DenseConvTranspose2dParams& params) {
+  const ConvTranspose& g = params.geometry;
+  const DenseBands bands(g);
+  const int64_t outputs = smaller(bands.panels, DenseBands::kGroup) * kPanel;
+  return {bands.groups * g.samples * bands.count,
+          bands.rows * bands.columns * g.channels * outputs * g.kernel_h * g.kernel_w / 16};
+}
+
+void dense_conv_transpose2d_cpu(const DenseConvTranspose2dParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(dense_conv_transpose2d);
   kernel(params, begin, end);
 }
 

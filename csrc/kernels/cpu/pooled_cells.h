@@ -3,15 +3,10 @@
 
 #include "../unpool_conv2d.h"
 #include "codes.h"
-#include "element.h"
+#include "sums.h"
 #include "transpose.h"
-#include "values.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
-
-// What sums of elements of traits E are taken in.
-template <class E>
-using SumOf = std::conditional_t<std::is_same_v<typename E::Raw, double>, double, float>;
 
 // The codes of 2x2 windows: row and column of the pixel that is named.
 SEGEXT_INLINE int64_t code_row(int64_t code) { return code >> 1; }
@@ -20,25 +15,6 @@ SEGEXT_INLINE int64_t code_column(int64_t code) { return code & 1; }
 // Whether some windows reach past the unpooled map, so that their codes may name no pixel.
 SEGEXT_INLINE bool cuts_windows(const PoolGeometry& g) {
   return g.height < 2 * g.pooled_height || g.width < 2 * g.pooled_width;
-}
-
-// Converts a run of elements to sums.
-template <class E, class Sum>
-SEGEXT_INLINE void widen_run(const typename E::Raw* in, int64_t count, Sum* out) {
-  if constexpr (std::is_same_v<typename E::Raw, Sum>) {
-    std::memcpy(out, in, count * sizeof(Sum));
-  } else {
-    widen(E{}, in, count, out);
-  }
-}
-
-template <class E, class Sum>
-SEGEXT_INLINE void narrow_run(const Sum* in, int64_t count, typename E::Raw* out) {
-  if constexpr (std::is_same_v<typename E::Raw, Sum>) {
-    std::memcpy(out, in, count * sizeof(Sum));
-  } else {
-    narrow(E{}, in, count, out);
-  }
 }
 
 // Some consecutive rows of cells of one sample, cell by cell: for each its values and codes over all channels.

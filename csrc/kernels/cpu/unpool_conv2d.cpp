@@ -14,6 +14,7 @@
 // With fewer, cells go one by one, and the nine sums of a code are in registers while its channels last.
 #include <type_traits>
 
+#include "panel_rows.h"
 #include "pooled_cells.h"
 #include "unpool_bands.h"
 
@@ -158,7 +159,7 @@ class UnpoolConvBands {
   using Raw = typename E::Raw;
   using Sum = SumOf<E>;
   static constexpr int kN = kLanes<Sum>;
-  static constexpr int64_t kParts = kPanel / kN;  // vectors of a panel
+  static constexpr int64_t kParts = kPanelParts<Sum>;
 
  public:
   explicit UnpoolConvBands(const UnpoolConv2dParams& params)
@@ -166,6 +167,7 @@ class UnpoolConvBands {
         g_(params.geometry),
         bands_(g_),
         cells_(g_.pool, params.input, params.codes),
+        writer_(params.output, g_.outputs, g_.output_height, g_.output_width, g_.pool.channels_last),
         pitch_(larger(ceil_div(g_.pool.pooled_width, kCells) * 2 * kCells + 2, g_.output_width + g_.padding_w) * kN),
         plane_((2 * bands_.rows + 2) * pitch_) {
     none_values_.assign(g_.pool.channels);
@@ -255,48 +257,22 @@ class UnpoolConvBands {
   int64_t outputs_of(int64_t part) const { return smaller(kN, g_.outputs - first_output(part)); }
 
   void write(int64_t sample, int64_t band, int64_t part, const Sum* sums) {
-    const int64_t output = first_output(part), count = outputs_of(part);
-    if (count == 0) return;
     const int64_t begin = 2 * band * bands_.rows - g_.padding_h;
     for (int64_t y = larger(begin, 0); y < smaller(begin + 2 * bands_.rows, g_.output_height); ++y) {
-      const Sum* row = sums + (y - begin) * pitch_ + g_.padding_w * kN;
-      if (g_.pool.channels_last) {
-        const int64_t pixel = (sample * g_.output_height + y) * g_.output_width;
-        write_pixels(row, count, static_cast<Raw*>(p_.output) + pixel * g_.outputs + output);
-      } else {
-        const int64_t plane = g_.output_height * g_.output_width;
-        Raw* out = static_cast<Raw*>(p_.output) + (sample * g_.outputs + output) * plane + y * g_.output_width;
-        write_planes(row, count, out, plane);
-      }
+      writer_.write(sample, first_output(part), y, sums + (y - begin) * pitch_ + g_.padding_w * kN, kN);
     }
-  }
-
-  void write_pixels(const Sum* row, int64_t count, Raw* out) const {
-    if (count == kN) {
-      for (int64_t x = 0; x < g_.output_width; ++x) narrow_run<E>(row + x * kN, kN, out + x * g_.outputs);
-    } else {
-      for (int64_t x = 0; x < g_.output_width; ++x) narrow_run<E>(row + x * kN, count, out + x * g_.outputs);
-    }
-  }
-
-  void write_planes(const Sum* row, int64_t count, Raw* out, int64_t plane) {
-    if constexpr (std::is_same_v<Raw, Sum>) {
-      if (count == kN) return transpose<kN>(row, kN, g_.output_width, kN, out, plane);
-    }
-    Sum* turned = turned_.reserve(kN * g_.output_width);
-    transpose<kN>(row, kN, g_.output_width, kN, turned, g_.output_width);
-    for (int64_t k = 0; k < count; ++k) narrow_run<E>(turned + k * g_.output_width, g_.output_width, out + k * plane);
   }
 
   const UnpoolConv2dParams& p_;
   const UnpoolConv& g_;
   const UnpoolBands bands_;
   CellRows<E> cells_;
+  PanelRowWriter<E> writer_;
   const int64_t pitch_, plane_;  // elements of a row of sums, and of a part's
   int64_t first_panel_ = 0, panels_ = 0;
   Zeros<Sum> none_values_;
   Zeros<uint8_t> none_codes_;
-  Buffer<Sum> sums_, turned_;
+  Buffer<Sum> sums_;
 };
 
 }  // namespace

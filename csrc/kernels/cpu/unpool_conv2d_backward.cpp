@@ -8,6 +8,7 @@
 //     grad_value       += weight[tap] * grad[pixel + tap]   summed over a panel's outputs after the nine
 //
 // Values go by a tile at a time, small enough for its gradients to stay in the first-level cache over all channels.
+#include "panel_rows.h"
 #include "pooled_cells.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
@@ -32,7 +33,7 @@ class Sweep {
   using Raw = typename E::Raw;
   using Sum = SumOf<E>;
   static constexpr int kN = kLanes<Sum>;
-  static constexpr int64_t kParts = kPanel / kN;
+  static constexpr int64_t kParts = kPanelParts<Sum>;
 
  public:
   Sweep(const UnpoolConv2dBackwardParams& params, int64_t first_channel, int64_t channels)

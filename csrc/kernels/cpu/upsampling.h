@@ -14,15 +14,10 @@
 
 #include "../depthwise_conv_transpose2d.h"
 #include "buffer.h"
-#include "element.h"
 #include "rows.h"
-#include "values.h"
+#include "sums.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
-
-// What sums of elements of traits E are taken in.
-template <class E>
-using SumOf = std::conditional_t<std::is_same_v<typename E::Raw, double>, double, float>;
 
 // How many input columns (or rows) an output column sees at most.
 SEGEXT_INLINE int64_t taps_per_phase(int64_t kernel, int64_t stride, int64_t dilation) {

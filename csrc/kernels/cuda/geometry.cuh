@@ -101,8 +101,13 @@ struct Axis {
 
   // The tap of `window`, one of first..last, that lies on `pixel`; -1 where dilation or stride leaves it out.
   __device__ __forceinline__ Index tap(Index window, Index pixel) const {
+    return tap_at(pixel + padding - window * stride);
+  }
+
+  // The tap at this distance from a window's first; -1 if there is none.
+  __device__ __forceinline__ Index tap_at(Index distance) const {
     Index gap;
-    const Index tap = by_dilation.divide(pixel + padding - window * stride, &gap);
+    const Index tap = by_dilation.divide(distance, &gap);
     return gap == 0 && tap < kernel ? tap : -1;
   }
 };

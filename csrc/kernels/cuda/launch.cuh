@@ -19,6 +19,8 @@ struct Launch {
   // spills a register or two for some architectures to fit yet one more.
   static constexpr int kMinBlocks = 2;
   static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
+  // What every architecture gives a block without being asked for more.
+  static constexpr int64_t kMaxSharedBytes = 48 * 1024;
   static_assert(kBlockThreads % kWarpThreads == 0, "a block is whole warps: they exchange codes");
 };
 
@@ -27,20 +29,27 @@ __device__ __forceinline__ int64_t thread_number() {
   return static_cast<int64_t>(blockIdx.x) * Launch::kBlockThreads + threadIdx.x;
 }
 
-// Runs `kernel` on at least `threads` threads of `stream`. No threads: no launch, success. An error is returned and
-// forgotten, so that nobody meets it again.
+// Runs `kernel` on at least `threads` threads of `stream`, with so much dynamic shared memory a block. No threads: no
+// launch, success. An error is returned and forgotten, so that nobody meets it again.
 template <typename... Parameters, typename... Arguments>
-CudaStatus launch(void (*kernel)(Parameters...), int64_t threads, CudaStream stream, const Arguments&... arguments) {
+CudaStatus launch_with_shared_memory(void (*kernel)(Parameters...), int64_t threads, int64_t shared_bytes,
+                                     CudaStream stream, const Arguments&... arguments) {
   if (threads <= 0) return cudaSuccess;
   const int64_t blocks = (threads + Launch::kBlockThreads - 1) / Launch::kBlockThreads;
   if (blocks > Launch::kMaxBlocks) return cudaErrorInvalidConfiguration;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(Launch::kBlockThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
   if (status != cudaSuccess) cudaGetLastError();
   return status;
+}
+
+template <typename... Parameters, typename... Arguments>
+CudaStatus launch(void (*kernel)(Parameters...), int64_t threads, CudaStream stream, const Arguments&... arguments) {
+  return launch_with_shared_memory(kernel, threads, 0, stream, arguments...);
 }
 
 }  // namespace segext

@@ -9,3 +9,19 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #endif
+
+namespace segext {
+
+// The shared memory whose size a launch names. Kernels of every type take it from here: a declaration of their own
+// would have one type for all.
+template <typename T>
+__device__ __forceinline__ T* dynamic_shared_memory() {
+#if defined(SEGEXT_CUDA_EMULATION)
+  return static_cast<T*>(cuda_emulation::dynamic_shared_memory());
+#else
+  extern __shared__ __align__(16) unsigned char segext_shared_memory[];
+  return reinterpret_cast<T*>(segext_shared_memory);
+#endif
+}
+
+}  // namespace segext

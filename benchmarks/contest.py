@@ -1,0 +1,115 @@
+"""One call against stock's ways to the same result, in both memory formats, interleaved: transposed convolution and
+its fusions are measured so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import harness
+from .harness import Call, CheckFailed, Clock, Pace, Summary
+from .pooling import FORMATS
+from .progress import Progress
+from .throughput import copy_of
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many times as fast segext is as stock in the same format, and as stock's best way in either."""
+
+    op: str
+    map: str
+    dtype: str
+    format: str
+    bytes_moved: int
+    times: dict[str, Summary]
+    to_stock: Summary
+    to_best: Summary
+    best: str
+    # segext's time in writes of the result, and in copies of bytes_moved; None where products are what it costs
+    to_write: Summary | None
+    to_copy: Summary | None
+    kernels: str
+
+    @property
+    def stock_wins(self) -> bool:
+        return self.to_best.median < 1
+
+    @property
+    def where(self) -> str:
+        return f"{self.map}, {self.dtype} {self.format}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: ``segext`` and every way of ``stock`` take the input in a memory format; ``kernels``: whose run."""
+
+    op: str
+    map: str
+    input: Tensor
+    segext: Callable[[Tensor], Tensor]
+    stock: dict[str, Callable[[Tensor], Tensor]]
+    kernels: Callable[[Tensor], str]
+    added_bytes: int = 0  # that are read besides the input
+    trains: bool = False  # the calls differentiate, and give the gradient of the input
+
+
+def run(cases: Sequence[Case], seconds: float, progress: Progress, clock: Clock = harness.cpu_clock) -> Iterator[Row]:
+    """Checks and times every case in about ``seconds``."""
+    pace = Pace(seconds, len(cases))
+    for case in cases:
+        progress.step(f"{case.op} {case.map} {case.input.dtype}")
+        with torch.enable_grad() if case.trains else torch.inference_mode():
+            yield from rows(case, pace.allot(), clock)
+
+
+def rows(case: Case, seconds: float, clock: Clock = harness.cpu_clock) -> Iterator[Row]:
+    inputs = {name: case.input.contiguous(memory_format=memory_format) for name, memory_format in FORMATS.items()}
+    contest: dict[str, Call] = {}
+    for format, x in inputs.items():
+        contest[f"segext {format}"] = lambda x=x: case.segext(x)
+        for way, function in case.stock.items():
+            contest[f"{way} {format}"] = lambda x=x, function=function: function(x)
+    _check(case, contest)
+    buffer = case.segext(case.input).clone()
+    contest["write"] = lambda: buffer.zero_()
+    bytes_moved = sum(x.numel() * x.element_size() for x in (case.input, buffer)) + case.added_bytes
+    contest["copy"] = copy_of(bytes_moved, buffer.device)
+    samples = harness.measure(contest, seconds, clock=clock)
+    ways = [name for name in samples if name.startswith("stock")]
+    best = min(ways, key=lambda way: Summary.of(samples[way]).median)
+    for format, x in inputs.items():
+        ours = samples[f"segext {format}"]
+        product = case.trains or case.kernels(x).startswith("matrix")
+        yield Row(
+            case.op,
+            case.map,
+            str(case.input.dtype).removeprefix("torch."),
+            format,
+            bytes_moved,
+            {name: Summary.of(values) for name, values in samples.items()},
+            harness.ratio(samples[f"stock {format}"], ours),
+            harness.ratio(samples[best], ours),
+            best,
+            *(None if product else harness.ratio(ours, samples[name]) for name in ("write", "copy")),
+            case.kernels(x).partition(":")[0],
+        )
+
+
+def _check(case: Case, contest: dict[str, Call]) -> None:
+    """All ways agree within the rounding of their type; of labels, all but the few that it decides."""
+    expected = contest["stock NCHW"]()
+    # On CUDA, stock multiplies float32 with the precision of TF32.
+    tolerance = 0.05 if case.input.element_size() == 2 or case.input.is_cuda else 1e-3
+    for name, call in contest.items():
+        result = call()
+        if result.is_floating_point():
+            agrees = torch.allclose(result, expected, rtol=tolerance, atol=tolerance)
+        else:
+            agrees = (result == expected).float().mean() > 1 - tolerance
+        if not agrees:
+            raise CheckFailed(f"{case.op} of {case.input.dtype}: {name} differs from stock's")

@@ -1,0 +1,103 @@
+"""What decoders are made of, against stock's best way: unpooling and the convolution that reads it, and transposed
+convolution whose channels mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as stock
+from torch import Tensor
+
+import segext
+import segext.functional as own
+
+from .contest import Case
+from .throughput import DTYPES
+
+# The first layers of DeconvNet's decoder stages: channels, and the size they unpool to.
+STAGES = ((64, 224), (128, 112), (256, 56), (512, 28))
+UNPOOLING, UNPOOLING_TRAINS = "unpool, 3x3 deconv", "unpool, 3x3 deconv, fwd+bwd"
+
+# (channels, outputs, kernel, stride, padding, size, batch): FCN's dense upscore kernels, U-Net's upsampling, DCGAN's,
+# and a plain convolution.
+DENSE = (
+    (21, 21, 16, 8, 0, 70, 1),
+    (21, 21, 4, 2, 0, 70, 1),
+    (128, 64, 2, 2, 0, 64, 1),
+    (128, 64, 4, 2, 1, 32, 4),
+    (64, 64, 3, 1, 1, 112, 1),
+)
+
+
+def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool) -> list[Case]:
+    """Every case; of bfloat16, and if ``quick``, only the first of each kind."""
+    return [case for dtype in dtypes for case in _cases(getattr(torch, dtype), quick or dtype != "float32")]
+
+
+def _cases(dtype: torch.dtype, few: bool) -> Iterator[Case]:
+    for channels, size in STAGES[: 1 if few else None]:
+        for trains in (False, True):
+            yield _unpooling(channels, size, dtype, trains)
+    for shape in DENSE[: 1 if few else None]:
+        yield _dense(*shape, dtype)
+
+
+def _normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def _unpooling(channels: int, size: int, dtype: torch.dtype, trains: bool) -> Case:
+    full = _normal(1, channels, size, size, dtype=dtype)
+    values, indices = stock.max_pool2d(full, 2, return_indices=True)
+    weight = (_normal(channels, channels, 3, 3, dtype=dtype, seed=1) / (1.5 * channels**0.5)).requires_grad_(trains)
+    grads = {last: _normal(*full.shape, dtype=dtype, seed=2).contiguous(memory_format=_format(last)) for last in (0, 1)}
+    switches = {
+        last: own.max_pool2d(full.contiguous(memory_format=_format(last)), 2, return_indices=True)[1] for last in (0, 1)
+    }
+    places = {last: indices.contiguous(memory_format=_format(last)) for last in (0, 1)}
+
+    def fused(x: Tensor) -> Tensor:
+        return own.unpool_conv_transpose2d(x, switches[_is_last(x)], weight, padding=1)
+
+    def in_sequence(x: Tensor) -> Tensor:
+        return stock.conv_transpose2d(stock.max_unpool2d(x, places[_is_last(x)], 2), weight, None, 1, 1)
+
+    def differentiated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def call(x: Tensor) -> Tensor:
+            leaf = x.detach().requires_grad_()
+            return torch.autograd.grad(function(leaf), (leaf, weight), grads[_is_last(x)])[0]
+
+        return call if trains else function
+
+    return Case(
+        UNPOOLING_TRAINS if trains else UNPOOLING,
+        f"{channels}@{size}x{size}",
+        values,
+        differentiated(fused),
+        {"stock": differentiated(in_sequence)},
+        lambda x: segext.explain(x, weight, padding=1, switches=switches[_is_last(x)]),
+        switches[0].nbytes,
+        trains,
+    )
+
+
+def _format(last: int) -> torch.memory_format:
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _is_last(x: Tensor) -> int:
+    return int(not x.is_contiguous())
+
+
+def _dense(channels: int, outputs: int, kernel: int, stride: int, padding: int, size: int, batch: int, dtype) -> Case:
+    weight = _normal(channels, outputs, kernel, kernel, dtype=dtype, seed=1) / (channels * kernel) ** 0.5
+    return Case(
+        f"deconv {kernel}x{kernel}/{stride}",
+        f"{channels} to {outputs}@{size}x{size}" + (f", batch {batch}" if batch > 1 else ""),
+        _normal(batch, channels, size, size, dtype=dtype),
+        lambda x: own.conv_transpose2d(x, weight, None, stride, padding),
+        {"stock": lambda x: stock.conv_transpose2d(x, weight, None, stride, padding)},
+        lambda x: segext.explain(x, weight, None, stride, padding),
+    )

@@ -1,0 +1,32 @@
+// Sums of products: the type they are taken in, and the way there and back.
+#pragma once
+
+#include "element.h"
+#include "values.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+// What sums of elements of traits E are taken in.
+template <class E>
+using SumOf = std::conditional_t<std::is_same_v<typename E::Raw, double>, double, float>;
+
+// Converts a run of elements to sums.
+template <class E, class Sum>
+SEGEXT_INLINE void widen_run(const typename E::Raw* in, int64_t count, Sum* out) {
+  if constexpr (std::is_same_v<typename E::Raw, Sum>) {
+    std::memcpy(out, in, count * sizeof(Sum));
+  } else {
+    widen(E{}, in, count, out);
+  }
+}
+
+template <class E, class Sum>
+SEGEXT_INLINE void narrow_run(const Sum* in, int64_t count, typename E::Raw* out) {
+  if constexpr (std::is_same_v<typename E::Raw, Sum>) {
+    std::memcpy(out, in, count * sizeof(Sum));
+  } else {
+    narrow(E{}, in, count, out);
+  }
+}
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -1,0 +1,115 @@
+// Launches upsampling without mixing channels: chooses the kernel by kernel size, stride, alignment and memory order.
+#include <algorithm>
+
+#include "depthwise_conv_transpose2d.cuh"
+
+namespace segext {
+namespace {
+
+using Params = DepthwiseConvTranspose2dParams;
+
+// Cells that a thread goes through. Fewer do not pay for its weights; many leave too few threads, of which a large GPU
+// has some 10^5 at once.
+constexpr int64_t kFewestCells = 4;
+constexpr int64_t kMostCells = 16;
+constexpr int64_t kEnoughThreads = 1 << 16;
+
+// Lanes of a vectorised store.
+constexpr int kVectorLanes = 4;
+
+// Elements of a pixel that lie side by side.
+int64_t depth_of(const Upsampling& g) { return g.channels_last ? g.channels : 1; }
+
+AddendSteps addend_steps(const Params& params) {
+  const int64_t row = params.addend.width * depth_of(params.geometry);
+  return {row, row * params.addend.height};
+}
+
+template <typename T>
+ScoreArrays<T> arrays_of(const Params& params) {
+  const Upsampling& g = params.geometry;
+  const Addend& addend = params.addend;
+  const auto* added = static_cast<const T*>(addend.data);
+  if (added != nullptr) added += (addend.origin_h * addend.width + addend.origin_w) * depth_of(g);
+  return {static_cast<const T*>(params.input), static_cast<const T*>(params.weight), static_cast<const T*>(params.bias),
+          added, static_cast<T*>(params.output)};
+}
+
+// Rows of the output, then of the addend, that runs of so many lanes fill.
+template <typename T>
+bool lanes_fit(const Params& params, int lanes) {
+  const Upsampling& g = params.geometry;
+  return g.output_width * depth_of(g) % lanes == 0 && is_aligned(params.output, lanes * sizeof(T));
+}
+
+template <typename T>
+bool lanes_fit_addend(const Params& params, int lanes) {
+  return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
+}
+
+// Sets *launched where threads and kernel allow cells.
+template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
+CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
+  constexpr int64_t kStagedRows = 2 * kPhases;
+  const Upsampling& g = params.geometry;
+  const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
+  const int64_t runs = g.output_width * depth_of(g) / kLanes;
+  const int64_t shared_bytes = kChannelsLast ? Staging::bytes<T>(g, kStagedRows) : 0;
+  const int64_t per_thread = planes * runs * g.output_height / kPhases / kEnoughThreads;
+  const auto cells = divide_cells(g, planes, runs, std::clamp(per_thread, kFewestCells, kMostCells), shared_bytes > 0);
+  *launched = cells.has_value();
+  if (!*launched) return cudaSuccess;
+  return launch_with_shared_memory(
+      depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>, cells->threads, shared_bytes, stream,
+      arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells, Staging(g, shared_bytes > 0 ? kStagedRows : 0),
+      addend_steps(params), lanes_fit_addend<T>(params, kLanes));
+}
+
+template <typename T, int kLanes>
+CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
+  const bool last = params.geometry.channels_last, adds = params.addend.data != nullptr;
+  const auto launch_form = last   ? adds ? launch_cells<T, kLanes, true, true> : launch_cells<T, kLanes, true, false>
+                           : adds ? launch_cells<T, kLanes, false, true>
+                                  : launch_cells<T, kLanes, false, false>;
+  return launch_form(params, stream, launched);
+}
+
+template <typename T, typename Index, bool kStaged>
+CudaStatus launch_elements(const Params& params, CudaStream stream, int64_t shared_bytes) {
+  const Upsampling& g = params.geometry;
+  return launch_with_shared_memory(
+      depthwise_conv_transpose2d_kernel<T, Index, kStaged>, warp_run_threads(g.samples, output_elements(g)),
+      shared_bytes, stream, arrays_of<T>(params), UpsamplingShape<Index>(g),
+      warp_runs<Index>(g.samples, output_elements(g)), Staging(g, kStaged ? g.kernel_h : 0), addend_steps(params));
+}
+
+template <typename T>
+CudaStatus launch_type(const Params& params, CudaStream stream) {
+  const Upsampling& g = params.geometry;
+  if (!fits_int32(g, params.addend)) return launch_elements<T, int64_t, false>(params, stream, 0);
+  if (spans_two_strides(g)) {
+    bool launched = false;
+    CudaStatus status = cudaSuccess;
+    if constexpr (kHasVectorKernels<T>) {
+      if (lanes_fit<T>(params, kVectorLanes)) {
+        status = launch_cells<T, kVectorLanes>(params, stream, &launched);
+        if (launched) return status;
+      }
+    }
+    status = launch_cells<T, 1>(params, stream, &launched);
+    if (launched) return status;
+  }
+  const int64_t shared_bytes = g.channels_last ? Staging::bytes<T>(g, g.kernel_h) : 0;
+  return shared_bytes > 0 ? launch_elements<T, int32_t, true>(params, stream, shared_bytes)
+                          : launch_elements<T, int32_t, false>(params, stream, 0);
+}
+
+}  // namespace
+
+CudaStatus depthwise_conv_transpose2d_cuda(const Params& params, CudaStream stream) {
+  const Upsampling& g = params.geometry;
+  if (g.samples * output_elements(g) == 0) return cudaSuccess;
+  return for_float(params.type, [&](auto type) { return launch_type<typename decltype(type)::Type>(params, stream); });
+}
+
+}  // namespace segext

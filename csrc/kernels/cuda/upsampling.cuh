@@ -1,0 +1,248 @@
+// The pieces of upsampling without mixing channels: its geometry, its weights, and how threads are divided over it.
+//
+// Upsampling is a pool's geometry turned round: an input pixel is a window, its taps are the output pixels it reaches,
+// padding is the origin. With stride s, the output rows from h * s - origin on are the *cell* of input row h; row
+// h * s - origin + p of it has phase p. Where a kernel spans at most two strides, a pixel of the cell sees input rows h
+// and h - 1, at taps that its phase alone decides:
+//
+//     stride 2, kernel 4     input row  h - 1    h             columns likewise
+//                            phase 0    tap 2    tap 0
+//                            phase 1    tap 3    tap 1
+//
+// So a thread that goes down its column from cell to cell needs the weights of few phases, which stay in registers, and
+// each row of input that it has read serves the cell and the next one.
+//
+// Every sum is taken in one order, from the lowest input row to the highest of the image and in a row from left to
+// right, each product added with one rounding, as the CPU kernels with FMA do.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+
+#include "../depthwise_conv_transpose2d.h"
+#include "element.cuh"
+#include "geometry.cuh"
+#include "launch.cuh"
+
+namespace segext {
+
+__device__ __forceinline__ float multiply_add(float a, float b, float sum) { return fmaf(a, b, sum); }
+__device__ __forceinline__ double multiply_add(double a, double b, double sum) { return fma(a, b, sum); }
+
+// Windows of its axes are input pixels, pixels are the output's.
+template <typename Index>
+struct UpsamplingShape {
+  Axis<Index> rows, columns;
+  Order<Index> input, output;
+  Divisor<Index> by_channels, by_multiplier;
+  Index channels, multiplier;
+
+  explicit UpsamplingShape(const Upsampling& g)
+      : rows(g.output_height, g.height, g.kernel_h, g.stride_h, g.origin_h, g.dilation_h),
+        columns(g.output_width, g.width, g.kernel_w, g.stride_w, g.origin_w, g.dilation_w),
+        input(g.channels / g.multiplier, g.height, g.width, g.channels_last),
+        output(g.channels, g.output_height, g.output_width, g.channels_last),
+        by_channels(g.channels),
+        by_multiplier(g.multiplier),
+        channels(static_cast<Index>(g.channels)),
+        multiplier(static_cast<Index>(g.multiplier)) {}
+};
+
+inline int64_t output_elements(const Upsampling& g) { return g.channels * g.output_height * g.output_width; }
+
+// Whether int32_t holds every number that a kernel forms inside a sample, of `addend` too, and the number of warps.
+// Four rows more than the input has: a thread of the label map steps over so many at once.
+inline bool fits_int32(const Upsampling& g, const Addend& addend) {
+  constexpr int64_t kLimit = int64_t{1} << 30;
+  const auto axis_fits = [](int64_t size, int64_t output_size, int64_t kernel, int64_t stride, int64_t origin,
+                            int64_t dilation) {
+    return size < kLimit && output_size < kLimit && kernel < kLimit && stride < kLimit && origin < kLimit &&
+           dilation < kLimit && (size + 1) * stride < kLimit && kernel * dilation < kLimit &&
+           origin + output_size + stride < kLimit;
+  };
+  return axis_fits(g.height, g.output_height, g.kernel_h, g.stride_h, g.origin_h, g.dilation_h) &&
+         axis_fits(g.width, g.output_width, g.kernel_w, g.stride_w, g.origin_w, g.dilation_w) &&
+         g.channels * (g.height + 4) * g.width < kLimit && output_elements(g) < kLimit && g.samples < kLimit &&
+         g.samples * warps_per_sample(output_elements(g)) < kLimit && g.channels * g.kernel_h * g.kernel_w < kLimit &&
+         (addend.data == nullptr || g.channels * addend.height * addend.width < kLimit);
+}
+
+// ---- Weights --------------------------------------------------------------------------------------------------------
+
+// [channels, kernel_h, kernel_w], as the caller has them.
+template <typename T, typename Index>
+struct WeightsInMemory {
+  const T* __restrict__ weight;
+  Index kernel_h, kernel_w;
+
+  __device__ __forceinline__ typename Element<T>::Wide at(Index channel, Index i, Index j) const {
+    return Element<T>::widen(weight[(channel * kernel_h + i) * kernel_w + j]);
+  }
+};
+
+// Some kernel rows of all channels, [rows, kernel_w, pitch], channels innermost: for channels_last, where neighbouring
+// threads have neighbouring channels, whose weights lie a whole kernel apart in memory. An odd pitch keeps the threads
+// that fill it, which have neighbouring columns, on different banks.
+template <typename Wide>
+struct WeightsInShared {
+  const Wide* weight;
+  int32_t kernel_w, pitch;
+
+  __device__ __forceinline__ Wide at(int32_t channel, int32_t row, int32_t j) const {
+    return weight[(row * kernel_w + j) * pitch + channel];
+  }
+};
+
+// The division of staging among a block's threads. No rows: weights stay in memory.
+struct Staging {
+  int32_t rows, kernel_w, channels, pitch;
+  Divisor<int32_t> by_kernel_w, by_rows;
+
+  explicit Staging(const Upsampling& g, int64_t rows)
+      : rows(static_cast<int32_t>(rows)),
+        kernel_w(static_cast<int32_t>(g.kernel_w)),
+        channels(static_cast<int32_t>(g.channels)),
+        pitch(channels | 1),
+        by_kernel_w(g.kernel_w),
+        by_rows(rows) {}
+
+  // Stages kernel row `row_of(r)` as row r, unless it is negative. All threads of the block call.
+  template <typename T, typename RowOf>
+  __device__ __forceinline__ WeightsInShared<typename Element<T>::Wide> stage(const WeightsInMemory<T, int32_t>& from,
+                                                                              const RowOf& row_of) const {
+    auto* staged = dynamic_shared_memory<typename Element<T>::Wide>();
+    for (int32_t k = static_cast<int32_t>(threadIdx.x); k < channels * rows * kernel_w; k += Launch::kBlockThreads) {
+      int32_t j, row;
+      const int32_t channel = by_rows.divide(by_kernel_w.divide(k, &j), &row);
+      const int32_t i = row_of(row);
+      if (i >= 0) staged[(row * kernel_w + j) * pitch + channel] = from.at(channel, i, j);
+    }
+    __syncthreads();
+    return {staged, kernel_w, pitch};
+  }
+
+  // 0 for more than a block has: then there is no staging.
+  template <typename T>
+  static int64_t bytes(const Upsampling& g, int64_t rows) {
+    const int64_t limit = Launch::kMaxSharedBytes / static_cast<int64_t>(sizeof(typename Element<T>::Wide));
+    if (g.kernel_w > limit || rows > limit / g.kernel_w) return 0;
+    const int64_t columns = rows * g.kernel_w, pitch = g.channels | 1;
+    return pitch > limit / columns ? 0 : columns * pitch * static_cast<int64_t>(sizeof(typename Element<T>::Wide));
+  }
+};
+
+// ---- Any geometry ---------------------------------------------------------------------------------------------------
+
+// `sum`, and on it the taps of one output element; `input` is the sample's.
+template <typename T, typename Index, typename Weights>
+__device__ __forceinline__ typename Element<T>::Wide sum_of_taps(const UpsamplingShape<Index>& shape,
+                                                                 const T* __restrict__ input, const Weights& weights,
+                                                                 const Place<Index>& at,
+                                                                 typename Element<T>::Wide sum) {
+  const Index channel = shape.by_multiplier.quotient(at.channel);
+  const Index first_row = shape.rows.first_window(at.row);
+  const Index first_column = shape.columns.first_window(at.column);
+  const Index last_column = shape.columns.last_window(at.column);
+  for (Index h = shape.rows.last_window(at.row); h >= first_row; --h) {
+    const Index i = shape.rows.tap(h, at.row);
+    if (i < 0) continue;
+    for (Index w = first_column; w <= last_column; ++w) {
+      const Index j = shape.columns.tap(w, at.column);
+      if (j < 0) continue;
+      const auto value = Element<T>::widen(input[shape.input.element({channel, h, w})]);
+      sum = multiply_add(value, weights.at(at.channel, i, j), sum);
+    }
+  }
+  return sum;
+}
+
+// ---- Kernels that span at most two strides --------------------------------------------------------------------------
+
+// A thread has this many neighbouring phases of its cells, which share what it reads of the input.
+inline constexpr int kPhases = 2;
+
+// Strides so large that threads would outnumber the rows of the output are better off with an element a thread.
+inline constexpr int64_t kMaxCellStride = 256;
+
+inline bool spans_two_strides(const Upsampling& g) {
+  return (g.kernel_h - 1) <= (2 * g.stride_h - 1) / g.dilation_h &&
+         (g.kernel_w - 1) <= (2 * g.stride_w - 1) / g.dilation_w && g.stride_h <= kMaxCellStride;
+}
+
+// The division of planes (of one channel, or of all in channels_last) among threads. A *unit* is kPhases phases of all
+// cells of a plane; its threads have a run of neighbouring elements each, and some cells, one below the other.
+struct Cells {
+  Divisor<int32_t> by_unit_threads, by_groups, by_runs;
+  int32_t units;
+  int32_t first, end;  // rows of cells that the output has a part of
+  int32_t per_thread;
+
+  // What a thread works on: these phases of the cells from `cell` on. Of an odd stride, the last has one phase too
+  // many.
+  struct Thread {
+    int32_t plane, phase, cell, run;
+    bool present;
+  };
+
+  __device__ __forceinline__ Thread thread() const {
+    Thread thread;
+    int32_t in_unit, group;
+    const int32_t unit = by_unit_threads.divide(static_cast<int32_t>(thread_number()), &in_unit);
+    thread.plane = by_groups.divide(unit, &group);
+    thread.phase = group * kPhases;
+    thread.cell = first + by_runs.divide(in_unit, &thread.run) * per_thread;
+    thread.present = unit < units && thread.cell < end;
+    return thread;
+  }
+};
+
+// Cells, and the threads to launch.
+struct CellLaunch {
+  Cells cells;
+  int64_t threads;
+};
+
+// None for more threads than int32_t counts. `whole_blocks`: no block has threads of two units.
+inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t planes, int64_t runs, int64_t per_thread,
+                                              bool whole_blocks) {
+  const int64_t first = g.origin_h / g.stride_h;
+  const int64_t end = (g.origin_h + g.output_height - 1) / g.stride_h + 1;
+  const int64_t groups = (g.stride_h + kPhases - 1) / kPhases;
+  const int64_t unit_threads = (end - first + per_thread - 1) / per_thread * runs;
+  const int64_t grain = whole_blocks ? Launch::kBlockThreads : 1;
+  const int64_t spread = (unit_threads + grain - 1) / grain * grain;
+  const int64_t threads = planes * groups * spread;
+  if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
+  const Cells cells{Divisor<int32_t>(spread),        Divisor<int32_t>(groups),
+                    Divisor<int32_t>(runs),          static_cast<int32_t>(planes * groups),
+                    static_cast<int32_t>(first),     static_cast<int32_t>(end),
+                    static_cast<int32_t>(per_thread)};
+  return CellLaunch{cells, threads};
+}
+
+// The kernel row through which rows of this phase see the input row of their cell (`above` 0) or the one above it (1);
+// -1 if there is none.
+__device__ __forceinline__ int32_t tap_row(const Axis<int32_t>& rows, int32_t phase, int32_t above) {
+  return rows.tap_at(phase + above * rows.stride);
+}
+
+// Those of a thread's phases.
+struct TapRows {
+  int32_t tap[kPhases][2];
+  bool complete;  // there are all
+
+  __device__ __forceinline__ TapRows(const Axis<int32_t>& rows, int32_t phase) : complete(true) {
+#pragma unroll
+    for (int p = 0; p < kPhases; ++p) {
+#pragma unroll
+      for (int above = 0; above < 2; ++above) {
+        tap[p][above] = tap_row(rows, phase + p, above);
+        complete = complete && tap[p][above] >= 0;
+      }
+    }
+  }
+};
+
+}  // namespace segext

@@ -1,0 +1,12 @@
+// Panels: outputs of a convolution that kernels make side by side, a few vectors of them.
+#pragma once
+
+#include "switches.h"
+
+namespace segext {
+
+inline constexpr int64_t kPanel = 16;
+
+SEGEXT_INLINE int64_t panels_of(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
+
+}  // namespace segext

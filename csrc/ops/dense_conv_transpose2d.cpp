@@ -1,0 +1,69 @@
+// Transposed convolutions whose channels mix. CPU only: elsewhere conv_transpose2d.py has stock's.
+#include "../kernels/dense_conv_transpose2d.h"
+
+#include <optional>
+
+#include "pooling.h"
+
+namespace segext::ops {
+namespace {
+
+void check_pair(const char* op, const char* name, const Ints& values, int64_t least) {
+  STD_TORCH_CHECK(values.size() == 2 && values[0] >= least && values[1] >= least, op, ": ", name,
+                  " should be two values of at least ", least, ", but got ", text(values));
+}
+
+Tensor dense_conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor> bias,
+                              const Ints output_size, const Ints stride, const Ints padding, const Ints dilation,
+                              bool channels_last) {
+  constexpr const char* op = "dense_conv_transpose2d";
+  check_pair(op, "output_size", output_size, 1);
+  check_pair(op, "stride", stride, 1);
+  check_pair(op, "padding", padding, 0);
+  check_pair(op, "dilation", dilation, 1);
+  STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4, op, ": expected 4D input and weight, but got ",
+                  text(sizes_of(input)), " and ", text(sizes_of(weight)));
+  const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
+  STD_TORCH_CHECK(kernel[0] == sizes[1], op, ": weight of size ", text(kernel), " expected input to have ", kernel[0],
+                  " channels, but got ", sizes[1], " channels instead");
+  for (int dim = 1; dim < 4; ++dim) {
+    STD_TORCH_CHECK(sizes[dim] > 0 && kernel[dim] > 0, op, ": input ", text(sizes), " and weight ", text(kernel),
+                    " should have no empty dimension but the batch");
+  }
+  check_like(op, "weight", weight, "input", input);
+  std::optional<Tensor> added;
+  if (bias.has_value()) {
+    check_like(op, "bias", *bias, "input", input);
+    STD_TORCH_CHECK(sizes_of(*bias) == Ints{kernel[1]}, op, ": bias should be of size ", text({kernel[1]}),
+                    ", but is of ", text(sizes_of(*bias)));
+    added = dense(*bias, false);
+  }
+  const Tensor values = dense(input, channels_last), kernels = dense(weight, false);
+  const ElementType type = floating_element_type(op, input);
+  Tensor output =
+      empty(input, {sizes[0], kernel[1], output_size[0], output_size[1]}, input.scalar_type(), channels_last);
+  if (output.numel() == 0) return output;
+  const Tensor panels = empty(input, {panels_of(kernel[1]) * kPanel * kernel[0] * kernel[2] * kernel[3]},
+                              type == ElementType::kFloat64 ? ScalarType::Double : ScalarType::Float);
+  const TapPanelParams packing{kernels.const_data_ptr(),  kernel[0], kernel[1], kernel[2] * kernel[3],
+                               panels.mutable_data_ptr(), type};
+  run(output, SEGEXT_CPU_KERNEL(TapPanelParams, pack_tap_panels), packing);
+  const ConvTranspose geometry{sizes[0],       sizes[1],    kernel[1],   sizes[2],     sizes[3],  output_size[0],
+                               output_size[1], kernel[2],   kernel[3],   stride[0],    stride[1], padding[0],
+                               padding[1],     dilation[0], dilation[1], channels_last};
+  const DenseConvTranspose2dParams params{values.const_data_ptr(),
+                                          panels.const_data_ptr(),
+                                          added.has_value() ? added->const_data_ptr() : nullptr,
+                                          output.mutable_data_ptr(),
+                                          geometry,
+                                          type};
+  run(output, SEGEXT_CPU_KERNEL(DenseConvTranspose2dParams, dense_conv_transpose2d), params);
+  return output;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) {
+  library.impl("dense_conv_transpose2d", TORCH_BOX(&dense_conv_transpose2d));
+}
+
+}  // namespace
+}  // namespace segext::ops
