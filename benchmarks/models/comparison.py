@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class NetworkRow:
     ious: list[float]
     boundary_f1s: list[float]
     losses: dict[str, list[float]]  # by way
-    losses_differ: dict[str, float]  # by way: the largest relative difference from stock's, over the steps of all
+    losses_differ: dict[str, float]  # by way: the mean relative difference from stock's, over the steps of all
     scores_differ: dict[str, float]  # by way: the relative difference from stock's, from the same trained weights
     labels_agree: dict[str, float]  # by way: the share of pixels labelled as by stock, from the same trained weights
     costs: list[CostRow]
@@ -134,7 +135,7 @@ def compare(plan: Plan, data: Data, progress: Progress) -> Iterator[tuple[Networ
             ious=found.scores.ious,
             boundary_f1s=found.boundary_f1s,
             losses=losses,
-            losses_differ={way: largest_difference(losses[STOCK], losses[way]) for way in models if way != STOCK},
+            losses_differ={way: mean_difference(losses[STOCK], losses[way]) for way in models if way != STOCK},
             scores_differ=differ,
             labels_agree=agreement(models, compared),
             costs=costs,
@@ -166,9 +167,9 @@ def check_alike(models: Mapping[str, nn.Module], images: Tensor) -> dict[str, fl
     return found
 
 
-def largest_difference(stock: Sequence[float], other: Sequence[float]) -> float:
-    """The largest relative difference of losses, over the steps that both took."""
-    return max(abs(b - a) / abs(a) for a, b in zip(stock, other, strict=False))
+def mean_difference(stock: Sequence[float], other: Sequence[float]) -> float:
+    """The relative difference of losses from stock's, in the mean over the steps that both took."""
+    return mean(abs(b - a) / abs(a) for a, b in zip(stock, other, strict=False))
 
 
 def agreement(models: Mapping[str, nn.Module], images: Sequence[Tensor]) -> dict[str, float]:

@@ -50,7 +50,7 @@ class Results:
             values = rows[name].boundary_f1, coarse.boundary_f1
             note(f"{name} finer at boundaries than FCN-32s", values[0] > values[1], " ".join(map(percent, values)))
         for row in self.networks:
-            # Rounding alone, of stock in its other format, sets the measure: training magnifies it from step to step.
+            # Training magnifies rounding from step to step. How much, stock in its other format tells.
             ours = max(value for way, value in row.losses_differ.items() if way != STOCK_NCHW)
             rounding = row.losses_differ[STOCK_NCHW]
             what = (
@@ -112,7 +112,7 @@ def _alike(networks: Sequence[NetworkRow], plan: Plan) -> str:
         ["network", "layers", "scores differ", "labels agree", "losses differ", ""],
         rows,
         "scores: relative difference, from the same trained weights. labels: percent of pixels, likewise.",
-        f"losses: the largest relative difference in the first {plan.together} steps, each way training for itself.",
+        f"losses: the mean relative difference in the first {plan.together} steps, each way training for itself.",
         left=2,
     )
 

@@ -8,8 +8,9 @@ arguments      of its builder
 model          its state dict, the same for either kind of layers
 reads          a key of NORMALIZATIONS
 ignore         the value of labels that are not trained on
-step, mean_iou when it was taken, and the mean IoU of the validation split then
-run            of last.pt only: what resuming needs (see trainer.py)
+step           after which it was taken
+mean_iou       the latest on the validation split, or None
+run            of last.pt only: what resuming needs besides (see loop.py)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..models import MODELS
 from .errors import UserError
 
 FORMAT = 1
+_KEYS = {"format", "architecture", "arguments", "model", "reads", "ignore", "step", "mean_iou"}
 LAST, BEST = "last.pt", "best.pt"
 
 
@@ -55,32 +57,21 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: for a file that is missing, damaged, or no checkpoint of this format.
     """
-    content = read(path)
-    if not is_checkpoint(content):
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} holds more than tensors and plain values, or is damaged, and is not loaded") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a file cut short
+        raise UserError(f"{path} is damaged or was not written by torch.save") from error
+    if not (isinstance(content, dict) and content.keys() >= _KEYS):
         raise UserError(f"{path} is no checkpoint of segext (weights of another kind can start a run: --weights)")
     if content["format"] != FORMAT:
         raise UserError(
             f"{path} has the format {content['format']} of another release of segext; this one reads {FORMAT}"
         )
     return content
-
-
-def read(path: Path) -> Any:
-    """Whatever tensors and plain values a file of torch.save holds, on the CPU."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder") from None
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} holds more than tensors and plain values, or is damaged, and is not loaded") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a file cut short
-        raise UserError(f"{path} is damaged or was not written by torch.save") from error
-
-
-def is_checkpoint(content: Any) -> bool:
-    return isinstance(content, dict) and {"format", "architecture", "arguments", "model"} <= content.keys()
 
 
 def build(content: dict[str, Any], path: Path, layers: str) -> nn.Module:

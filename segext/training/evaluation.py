@@ -35,11 +35,14 @@ class Predictor:
         Raises:
             UserError: for an image, called ``name``, that is too small for the model.
         """
-        image = self._normalization(image[None].to(self._device))[0]
         try:
-            return predict(self._model.predict, image, self._tiling).cpu()
+            return predict(self._labels, image, self._tiling)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
+
+    def _labels(self, tile: Tensor) -> Tensor:
+        # Only a tile at a time is there in float32.
+        return self._model.predict(self._normalization(tile.to(self._device)))
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,10 @@ class Span:
 
 
 def predict(network: Callable[[Tensor], Tensor], image: Tensor, tiling: Tiling) -> Tensor:
-    """Labels (H, W), uint8, of an image (3, H, W).
+    """Labels (H, W), uint8, of an image (3, H, W), on its device.
 
     Args:
-        network: (1, 3, h, w) -> labels (1, h, w).
+        network: (1, 3, h, w) -> labels (1, h, w), on any device.
     """
     height, width = image.shape[-2:]
     labels = torch.empty(height, width, dtype=torch.uint8, device=image.device)
