@@ -119,7 +119,7 @@ def compare(plan: Plan, data: Data, progress: Progress) -> Iterator[tuple[Networ
                     step_to_stock=cost.to_stock(step_times, way),
                     image=Summary.of(image_times[way]),
                     image_to_stock=cost.to_stock(image_times, way),
-                    kept=cost.kept(other, images, labels),
+                    kept=cost.kept(other, images, labels, data.ignore),
                     switches=int64 if way in (STOCK, STOCK_NCHW) else packed,
                     peak_step=peak["step"],
                     peak_image=peak["prediction"],
