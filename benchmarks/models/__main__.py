@@ -36,6 +36,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the smallest networks and a few steps: that it runs")
     parser.add_argument("--networks", nargs="+", choices=TITLES, default=list(TITLES), help="(all)")
     parser.add_argument("--steps", type=int, help="of training, for each network")
+    parser.add_argument("--width", type=float, help="share of the published channels")
+    parser.add_argument("--batch", type=int, help="crops a step")
     parser.add_argument("--threads", type=int, help="threads of torch and segext (torch's choice)")
     parser.add_argument(
         "--output", type=Path, default=Path("benchmark-report/models"), metavar="DIR", help="%(default)s"
@@ -45,9 +47,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def chosen(options: argparse.Namespace) -> Plan:
     plan = replace(QUICK if options.quick else FULL, networks=tuple(options.networks))
-    if options.steps:
-        plan = replace(plan, steps=options.steps, together=min(plan.together, options.steps))
-    return plan
+    given = {name: getattr(options, name) for name in ("steps", "width", "batch") if getattr(options, name)}
+    plan = replace(plan, **given)
+    return replace(plan, together=min(plan.together, plan.steps))
 
 
 @contextmanager
