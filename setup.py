@@ -38,6 +38,7 @@ PER_LEVEL = [
     for stem in (
         "dense_conv_transpose2d",
         "depthwise_conv_transpose2d",
+        "depthwise_cross_entropy",
         "gather",
         "max_pool2d",
         "scatter",
@@ -49,6 +50,7 @@ PER_LEVEL = [
 ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch", "indices")]
 OPS = (
     "conv_transpose2d",
+    "cross_entropy",
     "dense_conv_transpose2d",
     "max_pool2d",
     "max_unpool2d",
@@ -56,6 +58,7 @@ OPS = (
     "switches",
     "tensors",
     "unpool_conv2d",
+    "upsampling",
 )
 GLUE = ["csrc/library.cpp", *(f"csrc/ops/{stem}.cpp" for stem in OPS)]
 CUDA_STEMS = ("depthwise_argmax", "depthwise_conv_transpose2d", "gather", "indices", "max_pool2d", "scatter", "status")

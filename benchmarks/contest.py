@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import harness
+from . import harness, memory
 from .harness import Call, CheckFailed, Clock, Pace, Summary
 from .pooling import FORMATS
 from .progress import Progress
@@ -34,6 +34,13 @@ class Row:
     to_write: Summary | None
     to_copy: Summary | None
     kernels: str
+    peaks: dict[str, int]  # bytes at the peak of a call, beyond its result; of calls on the CPU
+
+    @property
+    def less_memory(self) -> float:
+        """How many times the peak of segext's call that of the thriftiest stock way is."""
+        least = min(peak for way, peak in self.peaks.items() if way.startswith("stock"))
+        return least / max(self.peaks[f"segext {self.format}"], 1)
 
     @property
     def stock_wins(self) -> bool:
@@ -75,6 +82,7 @@ def rows(case: Case, seconds: float, clock: Clock = harness.cpu_clock) -> Iterat
         for way, function in case.stock.items():
             contest[f"{way} {format}"] = lambda x=x, function=function: function(x)
     _check(case, contest)
+    peaks = {} if case.input.is_cuda else {name: memory.peak_bytes(call) for name, call in contest.items()}
     buffer = case.segext(case.input).clone()
     contest["write"] = lambda: buffer.zero_()
     bytes_moved = sum(x.numel() * x.element_size() for x in (case.input, buffer)) + case.added_bytes
@@ -97,6 +105,7 @@ def rows(case: Case, seconds: float, clock: Clock = harness.cpu_clock) -> Iterat
             best,
             *(None if product else harness.ratio(ours, samples[name]) for name in ("write", "copy")),
             case.kernels(x).partition(":")[0],
+            peaks,
         )
 
 

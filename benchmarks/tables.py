@@ -145,11 +145,14 @@ def _contests(title: str, contests: Sequence[contest.Row]) -> str:
             times(row.to_best.median),
             row.best,
             times(row.to_write.median) if row.to_write else "-",
+            f"{row.peaks[f'segext {row.format}'] / 1e6:.1f}",
+            times(row.less_memory),
             "stock wins" if row.stock_wins else "",
         ]
         for row in contests
     ]
-    head = ["op", "map", "type", "format", "kernels", "us", "to stock", "to best", "best stock way", "writes", ""]
+    head = ["op", "map", "type", "format", "kernels", "us", "to stock", "to best", "best stock way", "writes"]
+    head += ["MB", "less", ""]
     return table(
         title,
         head,
@@ -157,6 +160,7 @@ def _contests(title: str, contests: Sequence[contest.Row]) -> str:
         "kernels: whose segext.functional runs. us: its microseconds.",
         "to stock: times as fast as stock's plain way in the same format; to best: as the best stock way in either.",
         "writes: segext's time in mere writes of the result, into a buffer used again and again.",
+        "MB: at the peak of segext's call, beyond its result; less: times that the thriftiest stock way takes as much.",
         left=5,
     )
 

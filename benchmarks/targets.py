@@ -43,6 +43,7 @@ CALL = {False: 12.0, True: 25.0}
 # Times as fast as the best stock way in either format, by op, map (None: any) and type (None: any).
 BEST = (
     ("upsample x8, crop, argmax", None, "float32", 4.0),
+    *((f"upsample x{scale}, crop, loss, backward", None, "float32", 2.0) for scale in (2, 8, 32)),
     ("fc6-deconv 7x7", None, "float32", 9.0),
     *((f"bilinear x{scale}", None, "bfloat16", 40.0) for scale in (2, 8, 32)),
     (decoding.UNPOOLING, "64@224x224", "float32", 2.0),
@@ -55,6 +56,11 @@ DENSE = (("NCHW", 2.0), ("channels_last", 1.0))
 DENSE_OPS = ("deconv 16x16/8", "deconv 4x4/2", "deconv 2x2/2")
 # Writes of the result that bilinear upsampling may take.
 WRITES = 1.3
+# Times less memory at the peak of a call than the thriftiest stock way: fusions that store no scores.
+LESS = (
+    ("upsample x8, crop, argmax", 50.0),
+    *((f"upsample x{scale}, crop, loss, backward", 20.0) for scale in (2, 8, 32)),
+)
 # Bytes: DeconvNet's switches at 224x224.
 SWITCHES = ("DeconvNet 224x224", 12_242_944, 382_592)
 
@@ -131,6 +137,9 @@ def _convolutions(results: Results) -> list[Verdict]:
         chosen = [row for row in rows if row.op in DENSE_OPS and (row.dtype, row.format) == ("float32", format)]
         values = [(row.to_stock.median, f"{row.op}, {row.where}") for row in chosen]
         found += judge(f"dense deconv {format}, to stock", values, bound, least=True)
+    for op, bound in LESS:
+        values = [(row.less_memory, row.where) for row in rows if row.op == op]
+        found += judge(f"{op}, less memory", values, bound, least=True)
     chosen = [row for row in rows if row.op.startswith("bilinear") and row.to_write]
     values = [(row.to_write.median, f"{row.op}, {row.where}") for row in chosen]
     return [*found, *judge("bilinear upsampling, in writes of its result", values, WRITES, least=False)]

@@ -6,7 +6,7 @@ filters that FCN's published weights hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,12 @@ def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
         yield _upsampling(scale, size, dtype, setting)
     yield _skip(dtype, setting)
     yield _labels(dtype, setting)
+    if setting.device == "cpu" and (dtype is torch.float32 or not quick):
+        yield _loss(8, 70, 31, dtype, setting)
     if dtype is torch.float32 and not quick:
+        if setting.device == "cpu":
+            yield _loss(2, 250, 1, dtype, setting)
+            yield _loss(32, 17, 19, dtype, setting)
         yield _fully_connected(setting)
 
 
@@ -112,6 +117,46 @@ def _labels(dtype: torch.dtype, setting: Setting) -> Case:
             "stock dense": lambda x: labels(stock.conv_transpose2d(x, dense, None, 8)),
         },
         lambda x: "segext: fused",
+    )
+
+
+def _loss(scale: int, size: int, crop: int, dtype: torch.dtype, setting: Setting) -> Case:
+    """How FCNs train at 500x500: the loss of upsampled scores, and the gradient of the coarse ones."""
+    filters = _filters(scale, dtype, setting)
+    dense = _dense(filters)
+    target = torch.randint(0, CLASSES, (setting.batch, 500, 500), generator=torch.Generator().manual_seed(0))
+    target[:, :25] = 255
+    target = target.to(setting.device)
+
+    def gradient(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def call(x: Tensor) -> Tensor:
+            leaf = x.detach().requires_grad_()
+            return torch.autograd.grad(loss(leaf), leaf)[0]
+
+        return call
+
+    def by_stock(weight: Tensor, groups: int) -> Callable[[Tensor], Tensor]:
+        def loss(x: Tensor) -> Tensor:
+            scores = stock.conv_transpose2d(x, weight, None, scale, groups=groups)
+            return stock.cross_entropy(
+                scores[..., crop : crop + 500, crop : crop + 500], target, ignore_index=255, reduction="sum"
+            )
+
+        return gradient(loss)
+
+    def fused(x: Tensor) -> Tensor:
+        return own.conv_transpose2d_cross_entropy(
+            x, filters, target, None, scale, groups=CLASSES, crop=(crop, crop), ignore_index=255, reduction="sum"
+        )
+
+    return Case(
+        f"upsample x{scale}, crop, loss, backward",
+        f"{CLASSES}@{size}x{size}",
+        _scores(size, dtype, setting),
+        gradient(fused),
+        {"stock": by_stock(filters, CLASSES), "stock dense": by_stock(dense, 1)},
+        lambda x: "segext: fused",
+        trains=True,
     )
 
 

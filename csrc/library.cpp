@@ -58,6 +58,17 @@ STABLE_TORCH_LIBRARY(segext, library) {
       "depthwise_conv_transpose2d_argmax(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, "
       "int[2] stride, SymInt[2] origin, int[2] dilation, bool channels_last, bool return_scores) "
       "-> (Tensor labels, Tensor scores)");
+  // The cross-entropy of such scores, of each pixel or, with `reduce`, their sum, and the weight of the pixels that
+  // count: both float32, or float64 for float64. Its gradients; those not needed are empty.
+  library.def(
+      "depthwise_conv_transpose2d_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
+      "Tensor? class_weight, int[2] stride, SymInt[2] origin, int[2] dilation, SymInt ignore_index, "
+      "float label_smoothing, bool channels_last, bool reduce) -> (Tensor loss, Tensor total_weight)");
+  library.def(
+      "depthwise_conv_transpose2d_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor weight, Tensor? bias, "
+      "Tensor target, Tensor? class_weight, int[2] stride, SymInt[2] origin, int[2] dilation, SymInt ignore_index, "
+      "float label_smoothing, bool channels_last, bool needs_input, bool needs_weight, bool needs_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 
   // Transposed convolutions whose channels mix: weight [C, K, kh, kw]; `output_size` tells what output_padding adds.
   library.def(

@@ -1,7 +1,8 @@
-"""Transposed convolution and what follows it: which kernels a call takes, and the fusions with crop, sum and argmax."""
+"""Transposed convolution and what follows it: which kernels a call takes, fusions with crop, sum, argmax and loss."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -146,6 +147,58 @@ def conv_transpose2d_argmax(
     return (labels, scores) if return_scores else labels
 
 
+def conv_transpose2d_cross_entropy(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+    *,
+    crop: tuple[int, int] = (0, 0),
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """``cross_entropy(crop(conv_transpose2d(input, ...)), target, ...)``, without the scores where channels do not mix.
+
+    Then neither forward nor backward holds scores at full size, and autograd keeps nothing but the arguments. Second
+    derivatives and forward mode do hold the scores.
+
+    Args:
+        target: (N, height, width), or (height, width) without a batch: the class of each pixel, int64. Its size is
+            what is kept of the transposed convolution's output from ``crop`` on.
+        crop: (top, left) of the part of the output that is compared with ``target``.
+        class_weight, ignore_index, reduction, label_smoothing: as :func:`torch.nn.functional.cross_entropy`, where the
+            first, (K,), is ``weight``.
+
+    Returns:
+        One value, or with ``reduction="none"`` one for each pixel; float32 under autocast.
+
+    Other arguments and errors as :func:`conv_transpose2d` and :func:`torch.nn.functional.cross_entropy`.
+
+    Raises:
+        ValueError: for a crop that reaches past the output.
+        IndexError: for a target that is neither a class nor ``ignore_index``.
+    """
+    call = _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    criterion = _Criterion(class_weight, ignore_index, reduction, label_smoothing)
+    if call is not None and criterion.fits(call, input, weight, target):
+        _checked_size(call.output_size, crop, target.shape[-2:])
+        return call.cross_entropy(input, weight, bias, target, crop, criterion)
+    result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if isinstance(target, Tensor) and target.dim() >= 2:  # else stock's error
+        result = _part(result, crop, _checked_size(result.shape[-2:], crop, target.shape[-2:]))
+    if result.dim() == 3 and isinstance(target, Tensor):
+        loss = criterion.of_scores(result[None], target[None])
+        return loss[0] if reduction == "none" else loss
+    return criterion.of_scores(result, target)
+
+
 def explain(
     input: Tensor,
     weight: Tensor,
@@ -227,8 +280,76 @@ class _Depthwise:
             return results
         return labels[0], scores[0] if return_scores else scores
 
+    def cross_entropy(self, input, weight, bias, target, crop, criterion: _Criterion) -> Tensor:
+        sum_dtype = torch.promote_types(self.dtype, torch.float32)
+        result_dtype = sum_dtype if _autocasts(input) else self.dtype
+        input, weight, bias = _cast(self.dtype, input, weight, bias)
+        (class_weight,) = _cast(sum_dtype, criterion.class_weight)
+        batched = input.dim() == 4
+        if not batched:
+            input, target = input[None], target[None]
+        reduce = criterion.reduction != "none"
+        window = (self.stride, self._origin(crop), self.dilation)
+        options = (criterion.ignore_index, float(criterion.label_smoothing), prefers_channels_last(input), reduce)
+        try:
+            loss, total_weight = ops.depthwise_conv_transpose2d_cross_entropy(
+                input, weight, bias, target, class_weight, *window, *options
+            )
+        except RuntimeError as error:
+            invalid = re.search(r"Target -?\d+ is out of bounds\.", str(error))
+            if invalid is None:
+                raise
+            raise IndexError(invalid.group()) from None  # as stock; an op can only raise the other
+        if criterion.reduction == "mean":
+            if criterion.label_smoothing > 0:  # stock divides nothing by no weight
+                total_weight = total_weight.where(total_weight != 0, torch.nan)
+            loss = loss / total_weight
+        (loss,) = _cast(result_dtype, loss)
+        return loss if batched or reduce else loss[0]
+
     def _origin(self, crop) -> tuple[int, int]:
         return self.padding[0] + crop[0], self.padding[1] + crop[1]
+
+
+@dataclass(frozen=True)
+class _Criterion:
+    """The arguments of :func:`torch.nn.functional.cross_entropy` after scores and target."""
+
+    class_weight: Tensor | None
+    ignore_index: int
+    reduction: str
+    label_smoothing: float
+
+    def of_scores(self, scores: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(
+            scores,
+            target,
+            self.class_weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def fits(self, call: _Depthwise, input: Tensor, weight: Tensor, target: Tensor) -> bool:
+        """Whether all is as it should be for segext's kernels; else stock's, or its errors, are to speak."""
+        if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.device != input.device:
+            return False
+        if input.is_cuda:
+            return False  # the loss has kernels on the CPU alone
+        if target.dim() != input.dim() - 1 or target.shape[:-2] != input.shape[:-3]:
+            return False
+        if self.reduction not in ("mean", "sum", "none") or not isinstance(self.ignore_index, int):
+            return False
+        if not isinstance(self.label_smoothing, (int, float)) or not self.label_smoothing <= 1:
+            return False
+        if self.class_weight is None:
+            return True
+        given = self.class_weight
+        if not isinstance(given, Tensor) or given.requires_grad or given.device != input.device:
+            return False
+        # Autocast brings all but float64 to one type.
+        fits = given.dtype in ops.FLOATS - {torch.float64} if _autocasts(input) else given.dtype == call.dtype
+        return fits and given.shape == (weight.shape[0] * weight.shape[1],)
 
 
 def _depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Depthwise | None:

@@ -10,7 +10,12 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import ops
-from .conv_transpose2d import conv_transpose2d, conv_transpose2d_add, conv_transpose2d_argmax
+from .conv_transpose2d import (
+    conv_transpose2d,
+    conv_transpose2d_add,
+    conv_transpose2d_argmax,
+    conv_transpose2d_cross_entropy,
+)
 from .max_unpool2d import max_unpool2d, set_index_check
 from .switches import Switches, plain_int, prefers_channels_last, window_of
 from .unpool_conv2d import unpool_conv2d, unpool_conv_transpose2d
@@ -19,6 +24,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_add",
     "conv_transpose2d_argmax",
+    "conv_transpose2d_cross_entropy",
     "max_pool2d",
     "max_unpool2d",
     "relu_max_pool2d",

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from . import functional as F
 from .switches import Switches
 
-__all__ = ["ConvTranspose2d", "MaxPool2d", "MaxUnpool2d", "ReLUMaxPool2d", "UnpoolConv2d", "UnpoolConvTranspose2d"]
+__all__ = [
+    "ConvTranspose2d",
+    "ConvTranspose2dAdd",
+    "ConvTranspose2dArgmax",
+    "ConvTranspose2dCrossEntropy",
+    "MaxPool2d",
+    "MaxUnpool2d",
+    "ReLUMaxPool2d",
+    "UnpoolConv2d",
+    "UnpoolConvTranspose2d",
+]
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -78,6 +88,103 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return F.conv_transpose2d(
             input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
         )
+
+
+class _Fused(nn.ConvTranspose2d):
+    """A transposed convolution and what follows it: the parameters and state dict of :class:`torch.nn.ConvTranspose2d`.
+
+    Options of what follows are keyword arguments and show in the representation.
+    """
+
+    def __init__(self, *arguments, options: dict, **keywords) -> None:
+        super().__init__(*arguments, **keywords)
+        if self.padding_mode != "zeros":
+            raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
+        self._options = tuple(options)
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def _call(self, function, input: Tensor, *tensors: Tensor, **keywords):
+        window = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        keywords |= {name: getattr(self, name) for name in self._options}
+        return function(input, self.weight, *tensors, self.bias, *window, **keywords)
+
+    def extra_repr(self) -> str:
+        return ", ".join([super().extra_repr(), *(f"{name}={getattr(self, name)!r}" for name in self._options)])
+
+
+class ConvTranspose2dAdd(_Fused):
+    """:class:`torch.nn.ConvTranspose2d` and FCN's skip connection: crop, and add another map.
+
+    Args:
+        crop, addend_crop: (top, left) of the part that is kept of the transposed convolution's output, and of the map
+            that is added.
+
+    Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_add`.
+    """
+
+    def __init__(
+        self, *arguments, crop: tuple[int, int] = (0, 0), addend_crop: tuple[int, int] = (0, 0), **keywords
+    ) -> None:
+        super().__init__(*arguments, options={"crop": crop, "addend_crop": addend_crop}, **keywords)
+
+    def forward(self, input: Tensor, addend: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """``output_size``: (height, width) of the result; by default all that both maps have."""
+        return self._call(F.conv_transpose2d_add, input, addend, output_size=output_size)
+
+
+class ConvTranspose2dArgmax(_Fused):
+    """:class:`torch.nn.ConvTranspose2d`, crop and argmax over the channels: a label map, without its scores.
+
+    Args:
+        crop: (top, left) of the part of the transposed convolution's output that is labelled.
+        return_scores: return (labels, largest score of each pixel) rather than the labels alone.
+
+    Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_argmax`.
+    """
+
+    def __init__(self, *arguments, crop: tuple[int, int] = (0, 0), return_scores: bool = False, **keywords) -> None:
+        super().__init__(*arguments, options={"crop": crop, "return_scores": return_scores}, **keywords)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """``output_size``: (height, width) that is labelled; by default all that is left from the crop on."""
+        return self._call(F.conv_transpose2d_argmax, input, output_size=output_size)
+
+
+class ConvTranspose2dCrossEntropy(_Fused):
+    """:class:`torch.nn.ConvTranspose2d`, crop and :class:`torch.nn.CrossEntropyLoss`, without the scores.
+
+    Args:
+        crop: (top, left) of the part of the transposed convolution's output that is compared with the target.
+        class_weight, ignore_index, reduction, label_smoothing: as :class:`torch.nn.CrossEntropyLoss`, where the first
+            is ``weight``; it is a buffer.
+
+    Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_cross_entropy`.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        *arguments,
+        crop: tuple[int, int] = (0, 0),
+        class_weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        **keywords,
+    ) -> None:
+        options = {
+            "crop": crop,
+            "ignore_index": ignore_index,
+            "reduction": reduction,
+            "label_smoothing": label_smoothing,
+        }
+        super().__init__(*arguments, options=options, **keywords)
+        self.register_buffer("class_weight", class_weight)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self._call(F.conv_transpose2d_cross_entropy, input, target, class_weight=self.class_weight)
 
 
 class UnpoolConvTranspose2d(nn.ConvTranspose2d):

@@ -212,40 +212,53 @@ class _DepthwiseConvTranspose2d(torch.autograd.Function):
     def backward(ctx, grad_output):
         if grad_output is None:
             return (None,) * 5
-        input, weight = ctx.saved_tensors
         _output_size, stride, origin, dilation, addend_origin, _channels_last = ctx.static
-        needs_input, needs_weight, needs_bias, needs_addend, _ = ctx.needs_input_grad
-        grad_input = grad_weight = grad_bias = grad_addend = None
-        if needs_input or needs_weight:
-            # The adjoint is a convolution over the whole result, of which the output is a part.
-            axes = zip(input.shape[-2:], weight.shape[-2:], stride, dilation, strict=True)
-            whole = [(size - 1) * s + (kernel - 1) * d + 1 for size, kernel, s, d in axes]
-            grad = _embed(grad_output, whole, origin)
-            convolution = (list(stride), [0, 0], list(dilation), False, [0, 0], input.shape[1])
-            if needs_input:
-                grad_input = torch.ops.aten.convolution(grad, weight, None, *convolution)
-            if needs_weight:
-                wanted = [False, True, False]
-                _, grad_weight, _ = torch.ops.aten.convolution_backward(input, grad, weight, None, *convolution, wanted)
-        if ctx.has_bias and needs_bias:
-            grad_bias = grad_output.sum((0, 2, 3))
+        *needs, needs_addend, _ = ctx.needs_input_grad
+        needs[2] = needs[2] and ctx.has_bias
+        gradients = _upsampling_gradients(grad_output, *ctx.saved_tensors, stride, origin, dilation, needs)
+        grad_addend = None
         if ctx.addend_size is not None and needs_addend:
             grad_addend = _embed(grad_output, ctx.addend_size, addend_origin)
-        return grad_input, grad_weight, grad_bias, grad_addend, None
+        return *gradients, grad_addend, None
 
     @staticmethod
     def jvp(ctx, input_tangent, weight_tangent, bias_tangent, addend_tangent, _):
-        input, weight = ctx.saved_tensors
-        parts = []
-        if input_tangent is not None:
-            parts.append(depthwise_conv_transpose2d(input_tangent, weight, bias_tangent, addend_tangent, *ctx.static))
-        if weight_tangent is not None:
-            rest = (None, None) if parts else (bias_tangent, addend_tangent)
-            parts.append(depthwise_conv_transpose2d(input, weight_tangent, *rest, *ctx.static))
-        if not parts:
-            zeros = torch.zeros_like(weight)
-            parts.append(depthwise_conv_transpose2d(input, zeros, bias_tangent, addend_tangent, *ctx.static))
-        return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+        tangents = (input_tangent, weight_tangent, bias_tangent, addend_tangent)
+        return _upsampling_tangent(*ctx.saved_tensors, *tangents, ctx.static)
+
+
+def _upsampling_gradients(grad_output, input, weight, stride, origin, dilation, needs) -> tuple[Tensor | None, ...]:
+    """Gradients of input, weight and bias, those that ``needs`` asks for: differentiable, by stock's convolutions."""
+    needs_input, needs_weight, needs_bias = needs
+    grad_input = grad_weight = grad_bias = None
+    if needs_input or needs_weight:
+        # The adjoint is a convolution over the whole result, of which the output is a part.
+        axes = zip(input.shape[-2:], weight.shape[-2:], stride, dilation, strict=True)
+        whole = [(size - 1) * s + (kernel - 1) * d + 1 for size, kernel, s, d in axes]
+        grad = _embed(grad_output, whole, origin)
+        convolution = (list(stride), [0, 0], list(dilation), False, [0, 0], input.shape[1])
+        if needs_input:
+            grad_input = torch.ops.aten.convolution(grad, weight, None, *convolution)
+        if needs_weight:
+            wanted = [False, True, False]
+            _, grad_weight, _ = torch.ops.aten.convolution_backward(input, grad, weight, None, *convolution, wanted)
+    if needs_bias:
+        grad_bias = grad_output.sum((0, 2, 3))
+    return grad_input, grad_weight, grad_bias
+
+
+def _upsampling_tangent(input, weight, input_tangent, weight_tangent, bias_tangent, addend_tangent, static) -> Tensor:
+    """The tangent of an upsampling from those of its operands, of which any may be None."""
+    parts = []
+    if input_tangent is not None:
+        parts.append(depthwise_conv_transpose2d(input_tangent, weight, bias_tangent, addend_tangent, *static))
+    if weight_tangent is not None:
+        rest = (None, None) if parts else (bias_tangent, addend_tangent)
+        parts.append(depthwise_conv_transpose2d(input, weight_tangent, *rest, *static))
+    if not parts:
+        zeros = torch.zeros_like(weight)
+        parts.append(depthwise_conv_transpose2d(input, zeros, bias_tangent, addend_tangent, *static))
+    return parts[0] + parts[1] if len(parts) == 2 else parts[0]
 
 
 class _DenseConvTranspose2d(torch.autograd.Function):
@@ -358,6 +371,114 @@ def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
     return torch.nn.functional.pad(x, (left, size[1] - left - width, top, size[0] - top - height))
 
 
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy of upsampled scores: keeps nothing but its arguments, from which gradients make scores again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, weight, bias, target, class_weight, static):
+        op = _ops.depthwise_conv_transpose2d_cross_entropy.default
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(input, weight, bias, target, class_weight, *static.values)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, static = inputs
+        _loss, total_weight = output
+        ctx.mark_non_differentiable(total_weight)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        *ctx.static, ctx.reduce = static.values
+
+    @staticmethod
+    def backward(ctx, grad_loss, _grad_total_weight):
+        if grad_loss is None:
+            return (None,) * 6
+        needs = ctx.needs_input_grad[:3]
+        gradients = depthwise_conv_transpose2d_cross_entropy_backward(
+            grad_loss, *ctx.saved_tensors, *ctx.static, *needs
+        )
+        return *(x if needed else None for x, needed in zip(gradients, needs, strict=True)), None, None, None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, weight_tangent, bias_tangent, *_):
+        input, weight, bias, target, class_weight = ctx.saved_tensors
+        *window, ignore_index, label_smoothing, channels_last = ctx.static
+        upsampling = (target.shape[-2:], *window, (0, 0), channels_last)
+        scores = depthwise_conv_transpose2d(input, weight, bias, None, *upsampling)
+        tangent = _upsampling_tangent(input, weight, input_tangent, weight_tangent, bias_tangent, None, upsampling)
+        by_score = _score_gradient(scores, target, class_weight, ignore_index, label_smoothing)
+        loss = (by_score * tangent).sum(1)
+        return loss.sum() if ctx.reduce else loss, None
+
+
+class _CrossEntropyBackward(torch.autograd.Function):
+    """Gradients of :class:`_CrossEntropy`. Those of higher order come from a composition that does hold the scores."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_loss, input, weight, bias, target, class_weight, static):
+        op = _ops.depthwise_conv_transpose2d_cross_entropy_backward.default
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(grad_loss, input, weight, bias, target, class_weight, *static.values)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, static = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.static = static.values
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        _, pull_back = torch.func.vjp(*_CrossEntropyBackward._composition(ctx))
+        gradients = (*pull_back(cotangents), None)[:4]  # there may be no bias
+        return *gradients, None, None, None
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        function, *primals = _CrossEntropyBackward._composition(ctx)
+        tangents = (torch.zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=False))
+        # The transpose of the transpose: forward mode does not nest.
+        gradients, pull_back = torch.func.vjp(function, *primals)
+        _, push_forward = torch.func.vjp(pull_back, gradients)
+        return push_forward(tuple(tangents))[0]
+
+    @staticmethod
+    def _composition(ctx):
+        """The gradients as a differentiable function of what they depend on, and its arguments."""
+        *primals, target, class_weight = ctx.saved_tensors
+        *window, ignore_index, label_smoothing, channels_last, needs_input, needs_weight, needs_bias = ctx.static
+
+        def gradients(grad_loss, input, weight, bias=None):
+            upsampling = (target.shape[-2:], *window, (0, 0), channels_last)
+            scores = depthwise_conv_transpose2d(input, weight, bias, None, *upsampling)
+            by_score = _score_gradient(scores, target, class_weight, ignore_index, label_smoothing)
+            grad_scores = (grad_loss if grad_loss.dim() == 0 else grad_loss.unsqueeze(1)) * by_score
+            needs = (needs_input, needs_weight, needs_bias)
+            found = _upsampling_gradients(grad_scores.to(input.dtype), input, weight, *window, needs)
+            return tuple(input.new_empty(0) if x is None else x for x in found)
+
+        return gradients, *(x for x in primals if x is not None)
+
+
+def _score_gradient(scores, target, class_weight, ignore_index, label_smoothing) -> Tensor:
+    """The derivative of each pixel's cross-entropy by its scores (N, K, H, W), differentiable."""
+    probability = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)
+    classes = probability.shape[1]
+    if class_weight is None:
+        class_weight = probability.new_ones(classes)
+    counts = (target != ignore_index).unsqueeze(1)
+    labels = target.unsqueeze(1).where(counts, 0)
+    is_target = labels == torch.arange(classes, device=target.device).view(-1, 1, 1)
+    each = class_weight.view(-1, 1, 1) * (max(label_smoothing, 0) / classes)
+    shares = (is_target * class_weight.view(-1, 1, 1) * (1 - max(label_smoothing, 0)) + each) * counts
+    return probability * shares.sum(1, keepdim=True) - shares
+
+
 max_pool2d = _pool(relu=False)
 relu_max_pool2d = _pool(relu=True)
 
@@ -373,6 +494,19 @@ depthwise_conv_transpose2d = _differentiable(
     _ops.depthwise_conv_transpose2d.default,
     _DepthwiseConvTranspose2d,
     lambda *args: (*args[:4], _Static(*args[4:])),
+    _any_requires_grad,
+)
+
+depthwise_conv_transpose2d_cross_entropy = _differentiable(
+    _ops.depthwise_conv_transpose2d_cross_entropy.default,
+    _CrossEntropy,
+    lambda *args: (*args[:5], _Static(*args[5:])),
+    _any_requires_grad,
+)
+depthwise_conv_transpose2d_cross_entropy_backward = _differentiable(
+    _ops.depthwise_conv_transpose2d_cross_entropy_backward.default,
+    _CrossEntropyBackward,
+    lambda *args: (*args[:6], _Static(*args[6:])),
     _any_requires_grad,
 )
 
@@ -400,7 +534,7 @@ depthwise_conv_transpose2d_argmax = _ops.depthwise_conv_transpose2d_argmax.defau
 unpool_conv2d_backward = _ops.unpool_conv2d_backward.default
 
 
-# ---- Batching rules: the batch is folded into N; an unbatched map becomes a batch -----------------------------------
+# ---- Batching rules: the batch is folded into N, an unbatched map becomes a batch; a sum over N takes one at a time --
 
 
 def _fold(info, in_dim, x, has_samples: bool):
@@ -440,6 +574,27 @@ for _name in (
     "max_unpool2d_indices_backward",
 ):
     _register_vmap(_name)
+
+
+def _register_vmap_one_by_one(name: str) -> None:
+    op = getattr(_ops, name).default
+
+    def rule(info, in_dims, *args):
+        def call(k: int) -> tuple[Tensor, ...]:
+            return op(*(x.select(d, k) if isinstance(d, int) else x for d, x in zip(in_dims, args, strict=True)))
+
+        results = zip(*map(call, range(info.batch_size)), strict=True)
+        stacked = tuple(map(torch.stack, results))
+        return stacked, (0,) * len(stacked)
+
+    torch.library.register_vmap(f"segext::{name}", rule, lib=_registrations)
+
+
+for _name in (
+    "depthwise_conv_transpose2d_cross_entropy",
+    "depthwise_conv_transpose2d_cross_entropy_backward",
+):
+    _register_vmap_one_by_one(_name)
 
 
 # ---- Fake kernels: shapes, strides and the same errors as the real ones ---------------------------------------------
@@ -627,6 +782,37 @@ def _fake_depthwise_argmax(input, weight, bias, output_size, *rest):
     return input.new_empty(size, dtype=torch.uint8), input.new_empty(size if return_scores else (0,))
 
 
+def _fake_cross_entropy(input, weight, bias, target, class_weight, *rest):
+    *_criterion, reduce = rest
+    scores = _fake_depthwise(input, weight, bias, target.shape[-2:], False)
+    _check_device("target", target, input)
+    torch._check(
+        target.dtype == torch.int64 and target.dim() == 3 and target.shape[0] == input.shape[0],
+        lambda: f"target should be int64 of size (N, height, width), but is {target.dtype} of {list(target.shape)}",
+    )
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    torch._check(
+        class_weight is None or (class_weight.dtype == dtype and class_weight.shape == scores.shape[1:2]),
+        lambda: (
+            f"class_weight should be {dtype} of size [{scores.shape[1]}], but is {class_weight.dtype} of "
+            f"{list(class_weight.shape)}"
+        ),
+    )
+    loss = torch.empty(() if reduce else target.shape, dtype=dtype, device=input.device)
+    return loss, input.new_empty((), dtype=dtype)
+
+
+def _fake_cross_entropy_backward(_grad_loss, input, weight, bias, *rest):
+    *_criterion, channels_last, needs_input, needs_weight, needs_bias = rest
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    grad_input = torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
+    return (
+        grad_input if needs_input else input.new_empty(0),
+        weight.new_empty(weight.shape if needs_weight else 0),
+        weight.new_empty(weight.shape[0] * weight.shape[1] if needs_bias else 0),
+    )
+
+
 def _fake_dense_conv_transpose2d(input, weight, bias, output_size, _stride, _padding, _dilation, channels_last):
     torch._check(
         input.dim() == 4 and weight.dim() == 4 and input.shape[1] == weight.shape[0],
@@ -696,6 +882,8 @@ _FAKES = {
     "switches_from_indices": _fake_switches_from_indices,
     "depthwise_conv_transpose2d": _fake_depthwise_conv_transpose2d,
     "depthwise_conv_transpose2d_argmax": _fake_depthwise_argmax,
+    "depthwise_conv_transpose2d_cross_entropy": _fake_cross_entropy,
+    "depthwise_conv_transpose2d_cross_entropy_backward": _fake_cross_entropy_backward,
     "dense_conv_transpose2d": _fake_dense_conv_transpose2d,
     "unpool_conv2d": _fake_unpool_conv2d,
     "unpool_conv2d_backward": _fake_unpool_conv2d_backward,

@@ -26,6 +26,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_add",
     "conv_transpose2d_argmax",
+    "conv_transpose2d_cross_entropy",
     "max_pool2d",
     "max_pool2d_backward",
     "max_pool2d_double_backward",
@@ -248,6 +249,38 @@ def conv_transpose2d_argmax(
     """Labels and scores of the part of a transposed convolution from ``crop`` on."""
     scores, labels = _part(conv_transpose2d(input, weight, *arguments), crop, output_size).max(1)
     return labels, scores
+
+
+def conv_transpose2d_cross_entropy(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *arguments,
+    crop: Size2,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of the part of a transposed convolution from ``crop`` on with the classes ``target`` (N, H, W).
+
+    A pixel's loss is that of its target's class, and with `label_smoothing` in part the mean over all classes. Pixels
+    of `ignore_index` have none. The mean over pixels counts each as much as its class weighs.
+
+    Source: torch.nn.functional.cross_entropy.
+    """
+    scores = _part(conv_transpose2d(input, weight, *arguments), crop, target.shape[-2:])
+    below = scores - scores.amax(1, keepdim=True)
+    surprise = below.exp().sum(1, keepdim=True).log() - below
+    weights = scores.new_ones(scores.shape[1]) if class_weight is None else class_weight
+    counts = target != ignore_index
+    labels = target.where(counts, 0)
+    weighted = weights.view(-1, 1, 1) * surprise
+    chosen = weighted.gather(1, labels.unsqueeze(1)).squeeze(1)
+    losses = ((1 - label_smoothing) * chosen + label_smoothing * weighted.mean(1)).where(counts, 0)
+    if reduction == "none":
+        return losses
+    return losses.sum() / weights[labels].where(counts, 0).sum() if reduction == "mean" else losses.sum()
 
 
 def unpool_conv_transpose2d(

@@ -147,6 +147,18 @@ def test_saved_rows_agree_with_arithmetic():
     assert row.relu_pool == row.switches_and_output == 4 * 64 * 4 + 4 * 64 // 4
 
 
+def test_peak_bytes_are_what_is_held_at_once():
+    """A product of two sums: three maps, of which none is the result."""
+    x = torch.ones(4_000_000)
+
+    def dot():
+        return ((x + 1) * (x + 2)).sum()
+
+    dot()
+    assert memory.peak_bytes(dot) == pytest.approx(3 * x.nbytes, rel=0.1)
+    assert memory.peak_bytes(lambda: x + 1) < 0.1 * x.nbytes
+
+
 # ---- Inputs and checks -----------------------------------------------------------------------------------------------
 
 
@@ -257,7 +269,15 @@ def test_quick_run(tmp_path, capsys):
         assert pooled == pytest.approx(size * 1.25 + 1 / 16, rel=0.05)
     assert content["targets"]
     upsampled = content["upsampling"]
-    assert {row["op"] for row in upsampled} >= {"bilinear x8", "upsample x2, crop, add", "upsample x8, crop, argmax"}
+    assert {row["op"] for row in upsampled} >= {
+        "bilinear x8",
+        "upsample x2, crop, add",
+        "upsample x8, crop, argmax",
+        "upsample x8, crop, loss, backward",
+    }
+    for row in upsampled:
+        if "loss" in row["op"]:
+            assert 0 < row["peaks"][f"segext {row['format']}"] < row["peaks"]["stock NCHW"] / 20
     decoded = {row["op"]: row for row in content["decoding"]}
     assert set(decoded) == {decoding.UNPOOLING, decoding.UNPOOLING_TRAINS, "deconv 16x16/8"}
     assert {row["best"] for row in upsampled if "argmax" in row["op"]} <= {
@@ -279,6 +299,19 @@ def test_switches_alone(tmp_path, capsys):
     assert main(["switches", "--quick", "--output", str(tmp_path)]) == 0
     assert "12,242,944" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text())["throughput"] == []
+
+
+def test_verdicts_of_fusions():
+    """Speed to the best stock way, and memory to the thriftiest."""
+    three = Summary(3.0, 3.0, 3.0, 5)
+    peaks = {"segext NCHW": 10, "stock NCHW": 300, "stock channels_last": 190, "segext channels_last": 1}
+    op = "upsample x8, crop, loss, backward"
+    row = upsampling.Row(op, "map", "float32", "NCHW", {}, three, three, "stock NCHW", None, "segext", peaks)
+    found = {verdict.what: verdict for verdict in targets.verdicts(Results({}, upsampling=[row]))}
+    assert found[f"{op}, to best"].met
+    less = found[f"{op}, less memory"]
+    assert (less.met, less.measured) == (False, "19.00x")
+    assert len(found) == 2
 
 
 def test_verdicts():

@@ -18,6 +18,15 @@ AGREEMENT = (
     "test_conv_transpose2d.py",
     "test_dense_conv_transpose2d.py",
     "test_unpool_conv2d.py",
+    *(
+        f"test_conv_transpose2d_cross_entropy.py::{test}"
+        for test in (
+            "test_is_the_composition",
+            "test_widths_around_a_vector",
+            "test_infinities_and_nan",
+            "test_accuracy",
+        )
+    ),
 )
 
 

@@ -54,10 +54,18 @@ def upsampling_arguments(input, last):
         normal(shape, input.dtype).to(input.device).requires_grad_() for shape in ((5, 2, 4, 3), (10,), (2, 10, 12, 14))
     )
     window = ((9, 11), (2, 2), (1, 2), (1, 1))
+    target = torch.randint(0, 10, (2, 9, 11), generator=torch.Generator().manual_seed(0)).to(input.device)
+    target[:, ::3] = 255
+    sums = torch.promote_types(input.dtype, torch.float32)
+    class_weight = torch.rand(10, dtype=sums, generator=torch.Generator().manual_seed(0)).to(input.device)
+    grad_loss = normal((2, 9, 11), sums).to(input.device).requires_grad_()
+    loss = (input, weight, bias, target, class_weight, *window[1:], 255, 0.1, last)
     return {
         "dense_conv_transpose2d": (input, weight, bias[:2], (14, 18), (2, 2), (1, 1), (1, 1), last),
         "depthwise_conv_transpose2d": (input, weight, bias, addend, *window, (2, 1), last),
         "depthwise_conv_transpose2d_argmax": (input.detach(), weight.detach(), bias.detach(), *window, last, True),
+        "depthwise_conv_transpose2d_cross_entropy": (*loss, False),
+        "depthwise_conv_transpose2d_cross_entropy_backward": (grad_loss, *loss, True, True, True),
     }
 
 
@@ -88,11 +96,19 @@ OPS = (
     "max_unpool2d_out",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_argmax",
+    "depthwise_conv_transpose2d_cross_entropy",
+    "depthwise_conv_transpose2d_cross_entropy_backward",
     "dense_conv_transpose2d",
     "unpool_conv2d",
     "unpool_conv2d_backward",
 )
-CPU_ALONE = ("dense_conv_transpose2d", "unpool_conv2d", "unpool_conv2d_backward")
+CPU_ALONE = (
+    "dense_conv_transpose2d",
+    "depthwise_conv_transpose2d_cross_entropy",
+    "depthwise_conv_transpose2d_cross_entropy_backward",
+    "unpool_conv2d",
+    "unpool_conv2d_backward",
+)
 
 
 def test_every_op_is_registered_and_tested():

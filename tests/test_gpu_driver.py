@@ -448,7 +448,7 @@ def row_of(op="unpool", dtype="float32", format="NCHW", to_stock=2.5, to_copy=1.
 def upsampled(op, dtype, to_copy, to_best):
     one, copy, best = (Summary(value, value, value, 5) for value in (1.0, to_copy, to_best))
     times = {"segext NCHW": Summary(1000.0, 900.0, 1100.0, 5)}
-    return contest.Row(op, "21@4x4", dtype, "NCHW", 2_000_000, times, one, best, "stock NCHW", one, copy, "segext")
+    return contest.Row(op, "21@4x4", dtype, "NCHW", 2_000_000, times, one, best, "stock NCHW", one, copy, "segext", {})
 
 
 def test_targets_of_upsampling_on_the_gpu():

@@ -66,6 +66,55 @@ def test_transposed_convolution_is_stock_s(output_size, device):
     torch.testing.assert_close(mine(x, output_size), stock(x, output_size))
 
 
+@pytest.mark.parametrize("groups", [4, 1])
+def test_fused_transposed_convolutions_are_the_functions(groups):
+    x, addend = normal((2, 4, 5, 6)), normal((2, 4, 15, 15))
+    target = torch.randint(0, 4, (2, 6, 7), generator=torch.Generator().manual_seed(0))
+    arguments, window = (4, 4, (4, 3), 2, 1, (0, 1), groups), (2, 1, (0, 1), groups)
+    stock = torch.nn.ConvTranspose2d(*arguments)
+    state = stock.state_dict().values()
+
+    def loaded(module):
+        module.load_state_dict(stock.state_dict())
+        return module
+
+    add = loaded(nn.ConvTranspose2dAdd(*arguments, crop=(1, 2), addend_crop=(2, 3)))
+    weight, bias = state
+    crops = {"crop": (1, 2), "addend_crop": (2, 3)}
+    assert_same(add(x, addend), own.conv_transpose2d_add(x, weight, addend, bias, *window, **crops))
+    assert add(x, addend, (4, 5)).shape == (2, 4, 4, 5)
+    argmax = loaded(nn.ConvTranspose2dArgmax(*arguments, crop=(1, 2), return_scores=True))
+    results = own.conv_transpose2d_argmax(x, weight, bias, *window, crop=(1, 2), return_scores=True)
+    for actual, expected in zip(argmax(x), results, strict=True):
+        assert_same(actual, expected)
+    assert argmax(x, output_size=(4, 5))[0].shape == (2, 4, 5)
+    loss = loaded(nn.ConvTranspose2dCrossEntropy(*arguments, crop=(1, 2), ignore_index=3, label_smoothing=0.1))
+    options = {"crop": (1, 2), "ignore_index": 3, "label_smoothing": 0.1}
+    assert_same(loss(x, target), own.conv_transpose2d_cross_entropy(x, weight, target, bias, *window, **options))
+
+
+FUSED = (
+    (nn.ConvTranspose2dAdd, {"crop": (1, 2), "addend_crop": (0, 0)}),
+    (nn.ConvTranspose2dArgmax, {"crop": (1, 2), "return_scores": True}),
+    (
+        nn.ConvTranspose2dCrossEntropy,
+        {"crop": (0, 0), "ignore_index": 255, "reduction": "mean", "label_smoothing": 0.1},
+    ),
+)
+
+
+@pytest.mark.parametrize(("kind", "options"), FUSED)
+def test_fused_transposed_convolutions_show_their_options(kind, options):
+    module = kind(4, 4, 3, stride=2, groups=4, bias=False, **options)
+    shown = repr(torch.nn.ConvTranspose2d(4, 4, 3, stride=2, groups=4, bias=False)).removesuffix(")")
+    shown = ", ".join([shown, *(f"{key}={value!r}" for key, value in options.items())]) + ")"
+    assert repr(module) == shown.replace("ConvTranspose2d", kind.__name__)
+    for trip in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        assert repr(trip(module)) == repr(module)
+    with pytest.raises(ValueError, match="padding mode"):
+        kind(4, 4, 3, padding_mode="reflect")
+
+
 @pytest.mark.parametrize("trip", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies(trip):
     for module, arguments in SIGNATURES:

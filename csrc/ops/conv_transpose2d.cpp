@@ -1,76 +1,11 @@
 // Transposed convolutions whose channels do not mix, and their label maps, for every device that has kernels.
-#include <optional>
 #include <tuple>
 
-#include "../kernels/depthwise_conv_transpose2d.h"
 #include "pooling.h"
+#include "upsampling.h"
 
 namespace segext::ops {
 namespace {
-
-// Two values, each at least `least`.
-void check_pair(const char* op, const char* name, const Ints& values, int64_t least) {
-  STD_TORCH_CHECK(values.size() == 2 && values[0] >= least && values[1] >= least, op, ": ", name,
-                  " should be two values of at least ", least, ", but got ", text(values));
-}
-
-Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                           const Ints& output_size, const Ints& stride, const Ints& origin, const Ints& dilation,
-                           bool channels_last) {
-  check_pair(op, "output_size", output_size, 0);
-  check_pair(op, "stride", stride, 1);
-  check_pair(op, "origin", origin, 0);
-  check_pair(op, "dilation", dilation, 1);
-  STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4, op, ": expected 4D input and weight, but got ",
-                  text(sizes_of(input)), " and ", text(sizes_of(weight)));
-  const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
-  STD_TORCH_CHECK(kernel[0] == sizes[1], op, ": weight of size ", text(kernel), " expected input to have ", kernel[0],
-                  " channels, but got ", sizes[1], " channels instead");
-  for (int dim = 1; dim < 4; ++dim) {
-    STD_TORCH_CHECK(sizes[dim] > 0 && kernel[dim] > 0, op, ": input ", text(sizes), " and weight ", text(kernel),
-                    " should have no empty dimension but the batch");
-  }
-  STD_TORCH_CHECK(weight.scalar_type() == input.scalar_type(), op, ": weight should be ",
-                  torch::headeronly::toString(input.scalar_type()), " as input, but is ",
-                  torch::headeronly::toString(weight.scalar_type()));
-  check_device(op, "weight", weight, "input", input);
-  if (bias.has_value()) {
-    check_device(op, "bias", *bias, "input", input);
-    STD_TORCH_CHECK(bias->scalar_type() == input.scalar_type() && sizes_of(*bias) == Ints{kernel[0] * kernel[1]}, op,
-                    ": bias should be ", torch::headeronly::toString(input.scalar_type()), " of size ",
-                    text({kernel[0] * kernel[1]}), ", but is ", torch::headeronly::toString(bias->scalar_type()),
-                    " of ", text(sizes_of(*bias)));
-  }
-  return {sizes[0],       kernel[0] * kernel[1],
-          kernel[1],      sizes[2],
-          sizes[3],       output_size[0],
-          output_size[1], kernel[2],
-          kernel[3],      stride[0],
-          stride[1],      origin[0],
-          origin[1],      dilation[0],
-          dilation[1],    channels_last};
-}
-
-// The tensors of a call in the layout kernels read.
-struct Operands {
-  Tensor input, weight;
-  std::optional<Tensor> bias;
-
-  Operands(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last)
-      : input(dense(input, channels_last)), weight(dense(weight, false)) {
-    if (bias.has_value()) this->bias = dense(*bias, false);
-  }
-
-  DepthwiseConvTranspose2dParams params(const char* op, const Upsampling& geometry) const {
-    return {input.const_data_ptr(),
-            weight.const_data_ptr(),
-            bias.has_value() ? bias->const_data_ptr() : nullptr,
-            Addend{},
-            nullptr,
-            geometry,
-            floating_element_type(op, input)};
-  }
-};
 
 // The part of `addend` that a result of these sizes is added to.
 Addend make_addend(const char* op, const Tensor& addend, const Tensor& input, const Ints& sizes, const Ints& origin) {

@@ -2,7 +2,7 @@
 // and repeated weights, all of them runs in cache, so that what limits it is writing the output.
 #include "../depthwise_conv_transpose2d.h"
 
-#include "upsampling.h"
+#include "score_rows.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
@@ -85,7 +85,7 @@ class DepthwiseRows {
   void add_up(const Term<Sum>* terms, int count, const Sum* addend, int64_t elements, Sum* out) const {
     int64_t place = spread_.offset % weights_.length();
     const auto next = [&](int64_t k) SEGEXT_LAMBDA_INLINE {
-      const Vec<Sum> sum = sum_terms<kTerms>(terms, count, weights_.bias(0), spread_.offset + k, place);
+      const Vec<Sum> sum = add_terms<kTerms>(load(weights_.bias(0) + place), terms, count, spread_.offset + k, place);
       place += kLanes<Sum>;
       if (place >= weights_.length()) place -= weights_.length();
       return sum;
@@ -108,7 +108,7 @@ class DepthwiseRows {
   Buffer<Sum> sums_, addend_;
 };
 
-// Label maps: rows of all channels at once, compared in registers, whatever the memory format of the input.
+// Label maps: scores compared in registers.
 template <class E>
 class LabelRows {
   using Raw = typename E::Raw;
@@ -116,56 +116,28 @@ class LabelRows {
 
  public:
   explicit LabelRows(const DepthwiseArgmaxParams& params)
-      : p_(params),
-        g_(params.scores.geometry),
-        spread_(g_, 1),
-        rows_(g_, spread_, g_.channels),
-        weights_(g_, spread_, g_.channels) {
-    for (int64_t c = 0; c < g_.channels; ++c) {
-      weights_.pack(c, static_cast<const Raw*>(p_.scores.weight), static_cast<const Raw*>(p_.scores.bias), c);
-    }
-  }
+      : p_(params), g_(params.scores.geometry), scores_(params.scores) {}
 
   // Rows [begin, end) of the label maps of all samples.
   void run(int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) row(r / g_.output_height, r % g_.output_height, r * g_.output_width);
+    for (int64_t r = begin; r < end; ++r) {
+      scores_.seek(r / g_.output_height, r % g_.output_height);
+      label(r * g_.output_width);
+    }
   }
 
  private:
-  void row(int64_t sample, int64_t y, int64_t first) {
-    const int64_t inputs = g_.channels / g_.multiplier, pixels = g_.height * g_.width;
-    const int64_t plane_step = g_.channels_last ? 1 : pixels, step = g_.channels_last ? inputs : 1;
-    const Raw* input = static_cast<const Raw*>(p_.scores.input) + sample * inputs * pixels;
-    int per_channel = 0;
-    for_each_input_row(g_, y, [&](int64_t, int64_t) { per_channel += static_cast<int>(spread_.taps_w); });
-    Term<Sum>* terms = terms_.reserve(per_channel * g_.channels);
-    Term<Sum>* next = terms;
-    for (int64_t c = 0; c < g_.channels; ++c) {
-      const Raw* plane = input + c / g_.multiplier * plane_step;
-      for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
-        const Sum* spread = rows_.row(c, h, plane + h * g_.width * step, step);
-        for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
-          *next++ = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(c, i, m)};
-        }
-      });
-    }
-    with_terms(per_channel, [&](auto known) { label<known()>(terms, per_channel, first); });
-  }
-
-  template <int kTerms>
-  void label(const Term<Sum>* terms, int per_channel, int64_t first) {
+  void label(int64_t first) {
     constexpr int kN = kLanes<Sum>;
     Sum* best = p_.best == nullptr ? nullptr : best_.reserve(g_.output_width);
-    int64_t place = spread_.offset % weights_.length();
-    for (int64_t x = 0; x < g_.output_width; x += kN) {
-      Vec<Sum> largest{};
+    scores_.for_each_vector([&](int64_t x, auto score) {
+      Vec<Sum> largest = score(0);
       Vec<Int<Sum>> label{};
-      for (int64_t c = 0; c < g_.channels; ++c) {
-        const Vec<Sum> score =
-            sum_terms<kTerms>(terms + c * per_channel, per_channel, weights_.bias(c), spread_.offset + x, place);
+      for (int64_t c = 1; c < g_.channels; ++c) {
+        const Vec<Sum> value = score(c);
         // A NaN beats every number; nothing beats a NaN.
-        const auto beats = c == 0 ? label == label : ((score > largest) | (score != score)) & (largest == largest);
-        largest = beats ? score : largest;
+        const auto beats = ((value > largest) | (value != value)) & (largest == largest);
+        largest = beats ? value : largest;
         label = beats ? broadcast(static_cast<Int<Sum>>(c)) : label;
       }
       uint8_t bytes[kN + 64];
@@ -173,9 +145,7 @@ class LabelRows {
       const int64_t left = smaller(g_.output_width - x, kN);
       std::memcpy(p_.labels + first + x, bytes, left);
       if (best != nullptr) store_partial(best + x, largest, left);
-      place += kN;
-      if (place >= weights_.length()) place -= weights_.length();
-    }
+    });
     if (best != nullptr) put(best, static_cast<Raw*>(p_.best) + first);
   }
 
@@ -189,10 +159,7 @@ class LabelRows {
 
   const DepthwiseArgmaxParams& p_;
   const Upsampling& g_;
-  const Spread spread_;
-  SpreadRows<E> rows_;
-  PhaseWeights<E> weights_;
-  Buffer<Term<Sum>> terms_;
+  ScoreRows<E> scores_;
   Buffer<Sum> best_;
 };
 

@@ -1,6 +1,7 @@
 // Picks, once per process, the instruction set the CPU kernels run at, and says how their work divides.
 #include "../dense_conv_transpose2d.h"
 #include "../depthwise_conv_transpose2d.h"
+#include "../depthwise_cross_entropy.h"
 #include "../gather.h"
 #include "../indices.h"
 #include "../max_pool2d.h"
@@ -12,20 +13,23 @@
 #include "unpool_bands.h"
 
 // The kernels as compiled for one instruction set.
-#define SEGEXT_DECLARE_KERNELS(level)                                                                 \
-  namespace segext::level {                                                                           \
-  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                \
-  void scatter(const ScatterParams&, int64_t begin, int64_t end);                                     \
-  void gather(const GatherParams&, int64_t begin, int64_t end);                                       \
-  void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end); \
-  void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                    \
-  void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                            \
-  void dense_conv_transpose2d(const DenseConvTranspose2dParams&, int64_t begin, int64_t end);         \
-  void pack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                      \
-  void unpack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                    \
-  void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                          \
-  void pack_grad_panels(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);               \
-  void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);         \
+#define SEGEXT_DECLARE_KERNELS(level)                                                                            \
+  namespace segext::level {                                                                                      \
+  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                           \
+  void scatter(const ScatterParams&, int64_t begin, int64_t end);                                                \
+  void gather(const GatherParams&, int64_t begin, int64_t end);                                                  \
+  void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end);            \
+  void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                               \
+  void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                                       \
+  void dense_conv_transpose2d(const DenseConvTranspose2dParams&, int64_t begin, int64_t end);                    \
+  void pack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                                 \
+  void unpack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                               \
+  void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                                     \
+  void pack_grad_panels(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                          \
+  void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                    \
+  void depthwise_cross_entropy(const DepthwiseCrossEntropyParams&, int64_t begin, int64_t end);                  \
+  void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams&, int64_t begin, int64_t end); \
+  void sum_parts(const SumPartsParams&, int64_t begin, int64_t end);                                             \
   }
 
 SEGEXT_DECLARE_KERNELS(baseline)
@@ -179,6 +183,34 @@ Work unpool_conv2d_backward_work(const UnpoolConv2dBackwardParams& params) {
 
 void unpool_conv2d_backward_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(unpool_conv2d_backward);
+  kernel(params, begin, end);
+}
+
+Work depthwise_cross_entropy_work(const DepthwiseCrossEntropyParams& params) {
+  const Upsampling& g = params.scores.geometry;
+  return {g.samples * g.output_height, g.output_width * g.channels};
+}
+
+void depthwise_cross_entropy_cpu(const DepthwiseCrossEntropyParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(depthwise_cross_entropy);
+  kernel(params, begin, end);
+}
+
+Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardParams& params) {
+  const Upsampling& g = params.scores.geometry;
+  return {g.samples * g.height, smaller(g.stride_h, g.output_height) * g.output_width * g.channels};
+}
+
+void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin,
+                                          int64_t end) {
+  static const auto kernel = SEGEXT_PICK(depthwise_cross_entropy_backward);
+  kernel(params, begin, end);
+}
+
+Work sum_parts_work(const SumPartsParams& params) { return {params.size, params.count}; }
+
+void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(sum_parts);
   kernel(params, begin, end);
 }
 

@@ -76,7 +76,7 @@ class SpreadRows {
     const int64_t begin = clamp(-spread_.first, 0, spread_.columns);
     const int64_t end = clamp(g_.width - spread_.first, begin, spread_.columns);
     std::memset(row, 0, begin * spread_.period * sizeof(Sum));
-    std::memset(row + end * spread_.period, 0, (spread_.columns - end) * spread_.period * sizeof(Sum));
+    std::memset(row + end * spread_.period, 0, (pitch_ - end * spread_.period) * sizeof(Sum));
     const Raw* pixel = source + (spread_.first + begin) * step;
     row += begin * spread_.period;
     if (spread_.depth > 1) {
@@ -190,21 +190,21 @@ SEGEXT_INLINE void for_each_input_row(const Upsampling& g, int64_t y, F&& f) {
   }
 }
 
-// The sum of `count` terms, and of the bias, for the vector of elements from `element` on, which is `place` in a
-// pattern. kTerms is the count where it is known, else 0.
+// `sum` and `count` terms, of the vector of elements from `element` on, which is `place` in a pattern. kTerms is the
+// count where it is known, else 0.
 template <int kTerms, class Sum>
-SEGEXT_INLINE Vec<Sum> sum_terms(const Term<Sum>* terms, int count, const Sum* bias, int64_t element, int64_t place) {
-  Vec<Sum> sum = load(bias + place);
+SEGEXT_INLINE Vec<Sum> add_terms(Vec<Sum> sum, const Term<Sum>* terms, int count, int64_t element, int64_t place) {
   const int n = kTerms ? kTerms : count;
 #pragma GCC unroll 4
   for (int k = 0; k < n; ++k) sum += load(terms[k].input + element) * load(terms[k].weight + place);
   return sum;
 }
 
-// Calls f with the number of terms as a constant where it is that of a bilinear kernel, else with 0.
+// Calls f with the number of terms as a constant where it is one of a bilinear kernel, else with 0.
 template <class F>
 SEGEXT_INLINE void with_terms(int count, F&& f) {
   if (count == 4) return f(std::integral_constant<int, 4>{});
+  if (count == 2) return f(std::integral_constant<int, 2>{});
   f(std::integral_constant<int, 0>{});
 }
 

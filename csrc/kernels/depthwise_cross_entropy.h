@@ -1,0 +1,71 @@
+// Contract of the cross-entropy of scores that a transposed convolution makes without mixing channels, and of its
+// gradients. Neither stores scores: both make them row by row from the coarse input.
+//
+// Ops: depthwise_conv_transpose2d_cross_entropy and depthwise_conv_transpose2d_cross_entropy_backward.
+#pragma once
+
+#include "depthwise_conv_transpose2d.h"
+
+namespace segext {
+
+// Below, Sum is the type that sums are taken in: float64 for float64, else float32.
+
+// With p the softmax of a pixel's scores, t its target, w the class weights, K classes and s the smoothing, its loss is
+//   (1 - s) * w[t] * -log p[t]  +  s / K * sum over c of w[c] * -log p[c],
+// and zero where the target is `ignored`. A target that is neither ignored nor a class counts as ignored.
+struct CrossEntropy {
+  const int64_t* target;     // [N, output_height, output_width]
+  const void* class_weight;  // Sum [channels], or null: all one
+  int64_t ignored;
+  double smoothing;
+};
+
+// What a row of pixels adds to the totals.
+struct LossRow {
+  double loss;
+  double weight;    // the sum of w[t] over pixels that are not ignored
+  int64_t invalid;  // the first column whose target is neither ignored nor a class; -1 without one
+};
+
+struct DepthwiseCrossEntropyParams {
+  DepthwiseConvTranspose2dParams scores;  // has no `output` and no `addend`
+  CrossEntropy criterion;
+  void* losses;   // Sum [N, output_height, output_width], or null
+  LossRow* rows;  // [N, output_height]
+};
+
+// Gradients of weights and bias come in parts, one for each row of input, for sum_parts to add up: so their sums do not
+// depend on threads. Each may be null.
+struct UpsamplingGradients {
+  void* input;   // [N, channels / multiplier, height, width], in the memory order of the input
+  void* weight;  // Sum [N, height, channels, kernel_h, kernel_w]
+  void* bias;    // Sum [N, height, channels]
+};
+
+struct DepthwiseCrossEntropyBackwardParams {
+  DepthwiseConvTranspose2dParams scores;  // as above
+  CrossEntropy criterion;
+  const void* grad_loss;  // Sum [N, output_height, output_width], or one value for all pixels
+  bool one_value;
+  UpsamplingGradients gradients;
+};
+
+// total[k] = the sum over parts p, in ascending order, of part[p][k].
+struct SumPartsParams {
+  const void* parts;  // Sum [count, size]
+  void* total;        // [size]
+  int64_t count, size;
+  ElementType type;  // of `total`
+};
+
+Work depthwise_cross_entropy_work(const DepthwiseCrossEntropyParams& params);
+void depthwise_cross_entropy_cpu(const DepthwiseCrossEntropyParams& params, int64_t begin, int64_t end);
+
+Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardParams& params);
+void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin,
+                                          int64_t end);
+
+Work sum_parts_work(const SumPartsParams& params);
+void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end);
+
+}  // namespace segext

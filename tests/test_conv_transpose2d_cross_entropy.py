@@ -1,0 +1,560 @@
+"""Cross-entropy of upsampled scores: as the reference and as stock's composition, in values, derivatives and errors."""
+
+import itertools
+import math
+import re
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as stock
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from samples import FLOATS, FORMATS, LAYOUTS, channels_last, contiguous, hard_values, name, normal, threads
+
+import segext.functional as own
+from benchmarks import memory
+from segext import nn, reference
+
+# Relative errors, in the norm of the whole: of the loss, and of gradients.
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 4e-3}
+REDUCTIONS = ("mean", "sum", "none")
+IGNORED = 255
+
+
+def composition(x, weight, target, bias=None, *window, crop=(0, 0), class_weight=None, **options):
+    """What ``conv_transpose2d_cross_entropy`` stands for."""
+    scores = stock.conv_transpose2d(x, weight, bias, *window)
+    height, width = target.shape[-2:]
+    scores = scores[..., crop[0] : crop[0] + height, crop[1] : crop[1] + width]
+    return stock.cross_entropy(scores, target, class_weight, **options)
+
+
+def problem(channels, multiplier, size, kernel, stride, *rest, dtype=torch.float64, samples=2, crop=(1, 2), less=1):
+    """Scores, weight, bias, target with ignored pixels and class weights; the target's size is all but ``less``."""
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    classes = channels * multiplier
+    x = normal((samples, channels, *size), dtype, seed=0)
+    weight, bias = normal((channels, multiplier, *kernel), dtype, seed=1), normal((classes,), dtype, seed=2)
+    whole = stock.conv_transpose2d(x.to("meta"), weight.to("meta"), None, stride, *rest).shape[-2:]
+    kept = [max(n - c - less, 1) for n, c in zip(whole, crop, strict=True)]
+    generator = torch.Generator().manual_seed(3)
+    target = torch.randint(0, classes, (samples, *kept), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = IGNORED
+    target[:, 0, 0] = classes - 1  # something counts
+    class_weight = torch.rand(classes, generator=generator, dtype=torch.float64).to(dtype)
+    return x, weight, bias, target, class_weight
+
+
+def distance(actual, expected):
+    """Relative, in the norm; none where both are the same number or too large for the type."""
+    if torch.equal(actual, expected.to(actual.dtype)):
+        return 0.0
+    return float((actual.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-2))
+
+
+def derivatives(function, leaves, dtype=None):
+    """The loss and its gradients by ``leaves``, for a random gradient of the loss that ``dtype`` holds, or for 1."""
+    leaves = [leaf.detach().clone(memory_format=torch.preserve_format).requires_grad_() for leaf in leaves]
+    loss = function(*leaves)
+    grad = torch.ones_like(loss) if dtype is None else normal(loss.shape, dtype, seed=4).to(loss.dtype)
+    return loss.detach(), *torch.autograd.grad(loss, leaves, grad)
+
+
+def check(x, weight, bias, target, window, tolerance, layout=contiguous, **options):
+    """Loss and gradients are the composition's in float64; type and format the input's."""
+    wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    doubles = [t.double() for t in (x, weight, bias)]
+    expected = derivatives(lambda x, w, b: composition(x, w, target, b, *window, **wide), doubles, x.dtype)
+    actual = derivatives(
+        lambda x, w, b: own.conv_transpose2d_cross_entropy(x, w, target, b, *window, **options),
+        (layout(x), weight, bias),
+        x.dtype,
+    )
+    for what, a, e in zip(("loss", "input", "weight", "bias"), actual, expected, strict=True):
+        assert (a.shape, a.dtype) == (e.shape, x.dtype), what
+        assert distance(a, e) <= tolerance, what
+    assert actual[1].stride() == layout(x).stride()
+
+
+# (kernel, stride, padding, output_padding, dilation), of bilinear upsampling by 2, 8 and 32 and of all else.
+WINDOWS = (
+    (4, 2, 1, 0, 1),
+    (16, 8, 4, 0, 1),
+    (64, 32, 16, 0, 1),
+    (3, 1, 1, 0, 1),
+    (1, 3, 0, 2, 1),
+    ((5, 2), (3, 1), (2, 0), (1, 0), (1, 3)),
+    (2, 5, 1, 3, 4),
+)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize(("channels", "multiplier", "size"), [(21, 1, (3, 4)), (3, 2, (2, 9)), (1, 4, (5, 3))])
+def test_is_the_composition(channels, multiplier, size, window, layout, dtype):
+    kernel, stride, padding, output_padding, dilation = window
+    window = (stride, padding, output_padding, channels, dilation)
+    samples = 1 if channels > 3 else 2
+    size = (2, 2) if kernel == 64 else size
+    composed = dilation != 1 or not isinstance(kernel, int) or kernel % stride != 0  # taps are missing: stock's
+    tolerance = TOLERANCES[dtype] * (10 if composed else 1)
+    x, weight, bias, target, class_weight = problem(
+        channels, multiplier, size, kernel, *window, dtype=dtype, samples=samples
+    )
+    reduced = ("mean", None, 0.0) if dtype.itemsize == 4 else ("sum", class_weight, 0.0)
+    for reduction, weights, smoothing in (reduced, ("none", class_weight, 0.3)):
+        check(
+            x, weight, bias, target, window, tolerance, layout, crop=(1, 2), ignore_index=IGNORED,
+            reduction=reduction, class_weight=weights, label_smoothing=smoothing,
+        )  # fmt: skip
+
+
+@given(st.data())
+def test_any_call(data):
+    def pair(least, most):
+        return data.draw(st.tuples(*[st.integers(least, most)] * 2))
+
+    channels, multiplier = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
+    kernel, stride, dilation, padding = pair(1, 6), pair(1, 5), pair(1, 3), pair(0, 2)
+    output_padding = tuple(data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    window, crop = (stride, padding, output_padding, channels, dilation), pair(0, 3)
+    size = pair(1, 6)
+    axes = zip(size, kernel, *window[:3], dilation, crop, strict=True)
+    assume(min((n - 1) * s - 2 * p + d * (k - 1) + 1 + more - c for n, k, s, p, more, d, c in axes) > 0)
+    less = data.draw(st.integers(0, 3))
+    x, weight, bias, target, class_weight = problem(channels, multiplier, size, kernel, *window, crop=crop, less=less)
+    ignored = data.draw(st.sampled_from((IGNORED, 0, -100)))
+    target[target == IGNORED] = ignored
+    check(
+        x, weight, bias, target, window, 1e-12, data.draw(st.sampled_from(FORMATS)), crop=crop, ignore_index=ignored,
+        reduction=data.draw(st.sampled_from(("sum", "none"))),  # the mean of no pixel is NaN
+        class_weight=data.draw(st.sampled_from((None, class_weight))),
+        label_smoothing=data.draw(st.sampled_from((0.0, 0.1, 1.0))),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 65])
+@pytest.mark.parametrize("scale", [2, 3, 8, 20])
+def test_widths_around_a_vector(scale, width, layout):
+    window = (scale, scale // 2, 0, 5)
+    x, weight, bias, target, _ = problem(
+        5, 1, (1, width), 2 * scale, *window, dtype=torch.float32, samples=1, crop=(1, 0), less=0
+    )
+    check(x, weight, bias, target, window, 2e-6, layout, crop=(1, 0), ignore_index=IGNORED, reduction="none")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name)
+def test_inputs_of_any_strides(layout):
+    window = (2, 0, 0, 5)
+    x, weight, bias, target, _ = problem(5, 1, (6, 7), 4, *window)
+    expected = composition(layout(x), weight, target, bias, *window, crop=(1, 2), ignore_index=IGNORED)
+    wide = torch.stack((target, target.flip(1)), -1)
+    actual = own.conv_transpose2d_cross_entropy(
+        layout(x), weight.mT.contiguous().mT, wide[..., 0], bias, *window, crop=(1, 2), ignore_index=IGNORED
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+def test_reference():
+    window = (3, 1, 1, 3)
+    x, weight, bias, target, class_weight = problem(3, 2, (4, 5), (5, 4), *window)
+    for reduction, smoothing, weights in itertools.product(REDUCTIONS, (0.0, 0.2), (None, class_weight)):
+        options = {"crop": (1, 2), "ignore_index": IGNORED, "class_weight": weights}
+        options |= {"reduction": reduction, "label_smoothing": smoothing}
+        expected = composition(x, weight, target, bias, *window, **options)
+        actual = reference.conv_transpose2d_cross_entropy(x, weight, target, bias, *window, **options)
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(
+            own.conv_transpose2d_cross_entropy(x, weight, target, bias, *window, **options), actual
+        )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_where_channels_mix_it_is_the_composition(groups):
+    x, weight, bias = normal((2, 4, 3, 5)), normal((4, 6 // groups, 4, 4)), normal((6,))
+    target = torch.randint(0, 6, (2, 5, 7), generator=torch.Generator().manual_seed(0))
+    arguments = (x, weight, target, bias, 2, 0, 0, groups)
+    expected = composition(*arguments, crop=(1, 2), label_smoothing=0.1)
+    actual = own.conv_transpose2d_cross_entropy(*arguments, crop=(1, 2), label_smoothing=0.1)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_unbatched():
+    """As a batch of one; stock takes the rows of unbatched scores for classes."""
+    for groups, weight in ((5, normal((5, 1, 4, 4))), (1, normal((5, 5, 4, 4)))):
+        x = normal((5, 3, 4))
+        target = torch.randint(0, 5, (8, 9), generator=torch.Generator().manual_seed(0))
+        for reduction in REDUCTIONS:
+            loss = own.conv_transpose2d_cross_entropy(x, weight, target, None, 2, groups=groups, reduction=reduction)
+            expected = composition(x[None], weight, target[None], None, 2, 0, 0, groups, reduction=reduction)
+            torch.testing.assert_close(loss, expected[0] if reduction == "none" else expected)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_empty_batch(reduction):
+    x, weight, bias, target, _ = problem(5, 1, (3, 4), 4, 2, 0, 0, 5, samples=0)
+    for smoothing in (0.0, 0.1):
+
+        def results(function, smoothing=smoothing):
+            options = {"reduction": reduction, "label_smoothing": smoothing}
+            return derivatives(lambda x, w, b: function(x, w, target, b, 2, 0, 0, 5, **options), (x, weight, bias))
+
+        for a, e in zip(results(own.conv_transpose2d_cross_entropy), results(composition), strict=True):
+            assert (a.shape, a.dtype) == (e.shape, e.dtype)
+            torch.testing.assert_close(a, e, equal_nan=True)
+
+
+# ---- Hard values ---------------------------------------------------------------------------------------------------
+
+
+def by_pixel(values, weight=None):
+    """The calls of both on scores that are the input: a kernel of one pixel."""
+    weight = values.new_ones(values.shape[1], 1, 1, 1) if weight is None else weight
+    window = (None, 1, 0, 0, values.shape[1])
+
+    def calls(target, **options):
+        return (
+            derivatives(lambda x: own.conv_transpose2d_cross_entropy(x, weight, target, *window, **options), (values,)),
+            derivatives(lambda x: composition(x, weight, target, *window, **options), (values,)),
+        )
+
+    return calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_infinities_and_nan(reduction, smoothing, dtype):
+    """NaN and infinite exactly where stock is, in losses and gradients, at ignored pixels too."""
+    values = hard_values((1, 4, 20, 50), dtype)
+    target = torch.randint(0, 4, (1, 20, 50), generator=torch.Generator().manual_seed(0))
+    target[0, :, ::5] = IGNORED
+    class_weight = torch.tensor([1.0, 0.0, 2.0, 0.5], dtype=dtype)
+    for weights in (None, class_weight):
+        options = {"reduction": reduction, "label_smoothing": smoothing, "class_weight": weights}
+        actual, expected = by_pixel(values)(target, ignore_index=IGNORED, **options)
+        for a, e in zip(actual, expected, strict=True):
+            assert not e.isfinite().all()
+            torch.testing.assert_close(a, e, equal_nan=True)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e8, 1e30])
+def test_large_scores(scale):
+    """Neither overflow nor the logarithm's loss beside a large maximum."""
+    values = normal((1, 21, 30, 40)).sign() * scale + normal((1, 21, 30, 40), seed=2)
+    target = torch.randint(0, 21, (1, 30, 40), generator=torch.Generator().manual_seed(0))
+    for actual, expected in zip(*by_pixel(values)(target, reduction="none"), strict=True):
+        torch.testing.assert_close(actual, expected)
+    equal = torch.full((1, 21, 1, 1), scale)
+    (loss, grad), _ = by_pixel(equal)(target[:, :1, :1])
+    torch.testing.assert_close(loss, torch.tensor(math.log(21)))
+    torch.testing.assert_close(grad.flatten(), 1 / 21 - torch.eye(21)[target[0, 0, 0]])
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0, 50.0])
+def test_accuracy(spread):
+    """As near to the truth as stock, on the whole and at the worst pixel."""
+    values = normal((1, 21, 100, 160)) * spread
+    target = torch.randint(0, 21, (1, 100, 160), generator=torch.Generator().manual_seed(0))
+    single, by_stock = by_pixel(values)(target, reduction="none")
+    _, exact = by_pixel(values.double())(target, reduction="none")
+    for ours, theirs, truth in zip(single, by_stock, exact, strict=True):
+        errors = [(x.double() - truth).abs() for x in (ours, theirs)]
+        assert errors[0].mean() <= 1.5 * errors[1].mean()
+        assert errors[0].max() <= 2 * errors[1].max()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_nothing_counts(smoothing):
+    """As stock: the mean is NaN, the sum zero, and no gradient either."""
+    values, target = normal((2, 5, 3, 4)), torch.full((2, 3, 4), IGNORED)
+    for reduction in REDUCTIONS:
+        options = {"ignore_index": IGNORED, "reduction": reduction, "label_smoothing": smoothing}
+        (loss, grad), (expected, _) = by_pixel(values)(target, **options)
+        torch.testing.assert_close(loss, expected, equal_nan=True)
+        assert grad.count_nonzero() == 0
+    assert own.conv_transpose2d_cross_entropy(
+        values, torch.ones(5, 1, 1, 1), target, groups=5, ignore_index=IGNORED
+    ).isnan()
+
+
+def test_weights_of_zero():
+    """A mean over pixels that weigh nothing."""
+    values, target = normal((1, 3, 2, 5)), torch.zeros(1, 2, 5, dtype=torch.int64)
+    class_weight = torch.tensor([0.0, 1.0, 1.0])
+    for smoothing in (0.0, 0.1):
+        actual, expected = by_pixel(values)(target, class_weight=class_weight, label_smoothing=smoothing)
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e, equal_nan=True)
+
+
+# ---- Errors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("invalid", [5, -1, -100, 255, 2**40, -(2**63)])
+def test_targets_out_of_range(invalid):
+    x, weight, _, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5)
+    target[target == IGNORED] = 0
+    target[1, 7, 3] = invalid
+    options = {"groups": 5, "stride": 2, "ignore_index": IGNORED if invalid != IGNORED else -100}
+    for reduction, smoothing in itertools.product(REDUCTIONS, (0.0, 0.1)):
+        with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
+            own.conv_transpose2d_cross_entropy(
+                x, weight, target, reduction=reduction, label_smoothing=smoothing, **options
+            )
+    target[1, 7, 3] = options["ignore_index"]
+    own.conv_transpose2d_cross_entropy(x, weight, target, **options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": torch.zeros(1, 8, 10, dtype=torch.int64)},
+        {"target": torch.zeros(2, 1, 8, 10, dtype=torch.int64)},
+        {"target": torch.zeros(8, 10, dtype=torch.int64)},
+        {"target": torch.zeros(2, 8, 10, dtype=torch.int32)},
+        {"target": torch.zeros(2, 8, 10, dtype=torch.uint8)},
+        {"target": torch.zeros(2, 8, 10)},
+        {"target": torch.zeros(2, 8, 10, dtype=torch.int64).to("meta")},
+        {"target": None},
+        {"target": 3},
+        {"class_weight": torch.ones(4)},
+        {"class_weight": torch.ones(5).double()},
+        {"class_weight": torch.ones(5, requires_grad=True)},
+        {"class_weight": 2.0},
+        {"ignore_index": 2.5},
+        {"ignore_index": None},
+        {"reduction": "max"},
+        {"reduction": None},
+        {"label_smoothing": 1.5},
+        {"label_smoothing": "much"},
+        {"weight": normal((4, 1, 4, 4))},
+        {"weight": normal((5, 1, 4, 4)).double()},
+        {"bias": normal((4,))},
+        {"stride": 0},
+        {"groups": 3},
+        {"input": normal((5, 5))},
+        {"input": normal((2, 5, 3, 4)).bool()},
+    ],
+    ids=str,
+)
+def test_errors_are_stock_s(change):
+    call = {"input": normal((2, 5, 3, 4)), "weight": normal((5, 1, 4, 4)), "groups": 5, "stride": 2}
+    call |= {"target": torch.zeros(2, 8, 10, dtype=torch.int64)} | change
+    convolution = {key: call[key] for key in ("input", "weight", "bias", "groups", "stride") if key in call}
+    criterion = {key: value for key, value in call.items() if key not in convolution}
+    weights = criterion.pop("class_weight", None)
+    with pytest.raises(Exception) as by_stock:  # noqa: PT011 - its type is what is asked for
+        stock.cross_entropy(stock.conv_transpose2d(**convolution), weight=weights, **criterion)
+    with pytest.raises(by_stock.type) as by_own:
+        own.conv_transpose2d_cross_entropy(**call)
+    by_place = r" \(position \d+\)"  # stock says it where arguments were given by place
+    assert re.sub(by_place, "", str(by_own.value)) == re.sub(by_place, "", str(by_stock.value))
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        (torch.full((2, 5, 8, 10), 0.2), {}),
+        (torch.full((2, 5, 8, 10), 0.2), {"label_smoothing": 0.1, "class_weight": torch.rand(5)}),
+        (torch.zeros(2, 8, 10, dtype=torch.int64), {"label_smoothing": -1.0}),
+        (torch.zeros(2, 8, 10, dtype=torch.int64), {"class_weight": torch.rand(5, 1)}),
+        (torch.zeros(2, 8, 10, dtype=torch.int64), {"class_weight": torch.rand(10)[::2]}),
+    ],
+)
+def test_what_else_stock_takes(target, options):
+    """Probabilities of classes, among others."""
+    arguments = (normal((2, 5, 3, 4)), normal((5, 1, 4, 4)), target, None, 2, 0, 0, 5)
+    torch.testing.assert_close(
+        own.conv_transpose2d_cross_entropy(*arguments, **options), composition(*arguments, **options)
+    )
+
+
+@pytest.mark.parametrize("groups", [5, 1])
+@pytest.mark.parametrize(("crop", "size"), [((-1, 0), (4, 4)), ((3, 3), (6, 7)), ((0, 0), (0, 4)), ((8, 0), (1, 1))])
+def test_crops_that_do_not_fit(crop, size, groups):
+    x, weight = normal((2, 5, 3, 4)), normal((5, 5 // groups, 4, 4))
+    target = torch.zeros(2, *size, dtype=torch.int64)
+    with pytest.raises(ValueError, match="crop"):
+        own.conv_transpose2d_cross_entropy(x, weight, target, stride=2, groups=groups, crop=crop)
+
+
+# ---- Derivatives, dispatch -----------------------------------------------------------------------------------------
+
+
+def small(layout=contiguous, multiplier=1):
+    """A call of three leaves, and stock's, and the leaves."""
+    x, weight, bias, target, class_weight = problem(2, multiplier, (2, 2), (4, 2), 2, 0, 0, 2)
+    leaves = (layout(x).requires_grad_(), weight.requires_grad_(), bias.requires_grad_())
+
+    def calls(**options):
+        options = {"crop": (1, 2), "ignore_index": IGNORED, **options}
+        window = (2, 0, 0, 2)
+        return (
+            lambda x, weight, bias: own.conv_transpose2d_cross_entropy(x, weight, target, bias, *window, **options),
+            lambda x, weight, bias: composition(x, weight, target, bias, *window, **options),
+        )
+
+    return calls, leaves, class_weight
+
+
+@pytest.mark.parametrize(
+    ("reduction", "smoothing", "weighted", "layout"),
+    [("mean", 0.2, True, contiguous), ("none", 0.0, False, channels_last), ("sum", 0.1, False, contiguous)],
+)
+def test_derivatives(reduction, smoothing, weighted, layout):
+    calls, leaves, class_weight = small(layout, multiplier=2 if weighted else 1)
+    function, _ = calls(reduction=reduction, label_smoothing=smoothing, class_weight=class_weight if weighted else None)
+    assert torch.autograd.gradcheck(
+        function, leaves, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
+    )
+    assert torch.autograd.gradgradcheck(function, leaves, check_fwd_over_rev=True)
+
+
+def test_any_leaf_may_need_no_gradient():
+    calls, leaves, _ = small()
+    function, _ = calls()
+    for wanted in itertools.product([False, True], repeat=3):
+        for leaf, needs in zip(leaves, wanted, strict=True):
+            leaf.requires_grad_(needs)
+        if any(wanted):
+            assert torch.autograd.gradcheck(function, leaves)
+
+
+def test_transforms():
+    calls, leaves, _ = small()
+    ours, theirs = calls()
+    for transform in (
+        lambda f: torch.func.grad(f, (0, 1, 2)),
+        lambda f: torch.func.jacrev(torch.func.jacrev(f)),
+        torch.func.hessian,
+        lambda f: lambda x, *rest: torch.func.jvp(lambda x: f(x, *rest), (x,), (x.cos(),)),
+        lambda f: lambda x, *rest: torch.vmap(torch.func.grad(f), (1, None, None))(torch.stack((x, x.sin()), 1), *rest),
+        lambda f: lambda x, w, b: torch.vmap(f, (None, 0, None))(x, torch.stack((w, w.sin(), w.cos())), b),
+    ):
+        torch.testing.assert_close(transform(ours)(*leaves), transform(theirs)(*leaves))
+
+
+def test_third_derivative():
+    calls, (x, weight, bias), _ = small()
+
+    def third(function):
+        def along(x):
+            return torch.func.grad(torch.func.grad(lambda s: function(x * (1 + s), weight, bias)))(x.new_zeros(()))
+
+        return torch.func.grad(along)(x)
+
+    ours, theirs = calls()
+    torch.testing.assert_close(third(ours), third(theirs))
+
+
+class Head(torch.nn.Module):
+    """How a network ends when it is trained."""
+
+    def __init__(self, classes=5):
+        super().__init__()
+        self.loss = nn.ConvTranspose2dCrossEntropy(
+            classes, classes, 4, 2, groups=classes, crop=(1, 2), ignore_index=IGNORED, label_smoothing=0.1
+        )
+
+    def forward(self, x, target):
+        return self.loss(x * 2, target)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_and_exports(dynamic):
+    torch.manual_seed(0)
+    head = Head()
+    x, *_, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5, dtype=torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(head, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    sizes = [{n + 2: torch.export.Dim(f"{of}{n}", min=2) for n in (0, 1)} for of in ("input", "target")]
+    sizes[1] = {n - 1: size for n, size in sizes[1].items()}
+    shapes = tuple(sizes) if dynamic else None
+    exported = torch.export.export(head, (x, target), dynamic_shapes=shapes).module()
+    for size in ((6, 7), (9, 4)) if dynamic else ((6, 7),):
+        x, *_, target, _ = problem(5, 1, size, 4, 2, 0, 0, 5, dtype=torch.float32)
+        expected = derivatives(partial(head, target=target), (x,))
+        for actual, e in zip(derivatives(partial(compiled, target=target), (x,)), expected, strict=True):
+            torch.testing.assert_close(actual, e)
+        torch.testing.assert_close(exported(x, target), expected[0])
+    target[0, 0, 0] = 7
+    for run in (compiled, exported):
+        with pytest.raises(RuntimeError, match="Target 7 is out of bounds"):
+            run(x, target)
+
+
+@pytest.mark.parametrize(
+    "weights", [None, torch.rand(5), torch.rand(5).bfloat16()], ids=["none", "float32", "bfloat16"]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=name)
+def test_autocast(dtype, weights):
+    """As stock: scores in the lower precision, the loss in float32."""
+    x, weight, bias, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5, dtype=dtype)
+    weights = weights.double() if weights is not None and dtype is torch.float64 else weights
+    for reduction in REDUCTIONS:
+        options = {"crop": (1, 2), "ignore_index": IGNORED, "class_weight": weights, "reduction": reduction}
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = own.conv_transpose2d_cross_entropy(x, weight, target, bias, 2, groups=5, **options)
+            expected = composition(x, weight, target, bias, 2, 0, 0, 5, **options)
+        assert actual.dtype == expected.dtype
+        torch.testing.assert_close(actual, expected, rtol=2e-2, atol=5e-2)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="expected scalar type"):
+        own.conv_transpose2d_cross_entropy(
+            x.float(), weight.float(), target, stride=2, groups=5, class_weight=torch.ones(5).double()
+        )
+
+
+def test_the_result_does_not_depend_on_threads(deterministic):
+    """Nor on the run: to the bit, gradients of weight and bias too."""
+    for scale, size in ((8, (21, 40, 41)), (2, (3, 50, 60)), (32, (5, 9, 3))):
+        classes = size[0]
+        x, weight, bias, target, class_weight = problem(
+            classes, 1, size[1:], 2 * scale, scale, 0, 0, classes, dtype=torch.float32
+        )
+        results = []
+        for count in (1, 2, 3, 2):
+            with threads(count):
+                results.append(
+                    derivatives(
+                        lambda x, w, b, t=target, c=class_weight, s=scale: own.conv_transpose2d_cross_entropy(
+                            x, w, t, b, s, groups=x.shape[1], crop=(1, 2), class_weight=c, ignore_index=IGNORED
+                        ),
+                        (x, weight, bias),
+                    )
+                )
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+# ---- Memory --------------------------------------------------------------------------------------------------------
+
+
+def test_autograd_keeps_nothing_but_the_arguments():
+    x, weight, bias, target, class_weight = problem(5, 1, (20, 20), 16, 8, 0, 0, 5, dtype=torch.float32)
+    x.requires_grad_()
+
+    def loss():
+        return own.conv_transpose2d_cross_entropy(
+            x, weight, target, bias, 8, groups=5, class_weight=class_weight, ignore_index=IGNORED, reduction="sum"
+        )
+
+    assert memory.saved_bytes(loss, (x, weight, bias, target, class_weight)) == 0
+
+
+# ---- Modules -------------------------------------------------------------------------------------------------------
+
+
+def test_class_weights_are_the_module_s_state():
+    class_weight = torch.rand(5, generator=torch.Generator().manual_seed(0))
+    module = nn.ConvTranspose2dCrossEntropy(5, 5, 4, 2, groups=5, class_weight=class_weight, ignore_index=IGNORED)
+    x, *_, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5, dtype=torch.float32)
+    expected = own.conv_transpose2d_cross_entropy(
+        x, module.weight, target, module.bias, 2, groups=5, class_weight=class_weight, ignore_index=IGNORED
+    )
+    assert torch.equal(module(x, target), expected)
+    assert set(module.state_dict()) == {"weight", "bias", "class_weight"}
+    assert module.double().class_weight.dtype == torch.float64
