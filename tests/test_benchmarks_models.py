@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -62,8 +63,8 @@ def test_ways_take_turns_and_the_first_goes_on_alone(data):
     images, labels = comparison.crops(plan, data)
     assert set(comparison.check_alike(models, images)) == {SEGEXT, STOCK_NCHW, RECOMPUTING}
     assert set(comparison.agreement(models, [images[:1]]).values()) == {1.0}
-    assert cost.kept(models[RECOMPUTING], images, labels) < cost.kept(models[SEGEXT], images, labels)
-    assert cost.kept(models[SEGEXT], images, labels) < cost.kept(models[STOCK], images, labels)
+    assert cost.kept(models[RECOMPUTING], images, labels, 255) < cost.kept(models[SEGEXT], images, labels, 255)
+    assert cost.kept(models[SEGEXT], images, labels, 255) < cost.kept(models[STOCK], images, labels, 255)
 
 
 def test_losses_over_50_steps_are_stocks_within_rounding(data):
@@ -152,6 +153,23 @@ def test_colours():
     """White for what is ignored."""
     found = figures.colours(np.array([[0, 3, 11]]), Data("", [], [], [], 11))
     assert found.tolist() == [[[128, 128, 128], [128, 64, 128], [255, 255, 255]]]
+
+
+def test_ignored_pixels_count_nowhere(data):
+    """Neither in training nor in what is counted, whatever their value."""
+    for pair in data.train:
+        with Image.open(pair.label) as label:
+            pixels = np.array(label)
+        pixels[:, ::3] = 77
+        Image.fromarray(pixels).save(pair.label)
+    data = Data.of(data.train[0].image.parents[2], "shapes", 77)
+    plan = replace(QUICK, crop=64, steps=1, together=1)
+    assert len(data.classes) == 5
+    models, losses, _ = training.train(plan, plan.settings("fcn8s", 5, 77), data.train)
+    assert losses[SEGEXT] == pytest.approx([np.log(5)], rel=1e-6)  # its score layers are zero
+    images, labels = comparison.crops(plan, data)
+    assert (labels == 77).any()
+    assert cost.kept(models[SEGEXT], images, labels, 77) > 0
 
 
 def test_quick_run(tmp_path, capsys):

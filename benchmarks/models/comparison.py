@@ -145,7 +145,7 @@ def compare(plan: Plan, data: Data, progress: Progress) -> Iterator[tuple[Networ
 
 def crops(plan: Plan, data: Data) -> tuple[Tensor, Tensor]:
     """A batch of training, normalised images and labels, for what is counted once."""
-    augmentation = Augmentation((plan.crop, plan.crop), (1.0, 1.0), False, NORMALIZE.fill, 0)
+    augmentation = Augmentation((plan.crop, plan.crop), (1.0, 1.0), False, NORMALIZE.fill, data.ignore)
     pairs = Segmentation(data.train, augmentation)
     images, labels = zip(*(pairs[n % len(pairs), n] for n in range(plan.batch)), strict=True)
     return NORMALIZE(torch.stack(images)), torch.stack(labels).long()
