@@ -306,9 +306,10 @@ def test_verdicts_of_fusions():
     three = Summary(3.0, 3.0, 3.0, 5)
     peaks = {"segext NCHW": 10, "stock NCHW": 300, "stock channels_last": 190, "segext channels_last": 1}
     op = "upsample x8, crop, loss, backward"
-    row = upsampling.Row(op, "map", "float32", "NCHW", {}, three, three, "stock NCHW", None, "segext", peaks)
+    ways = {"times": {}, "to_stock": three, "to_best": three, "best": "stock NCHW", "to_write": None, "to_copy": None}
+    row = contest.Row(op, "map", "float32", "NCHW", 1, **ways, kernels="segext", peaks=peaks)
     found = {verdict.what: verdict for verdict in targets.verdicts(Results({}, upsampling=[row]))}
-    assert found[f"{op}, to best"].met
+    assert found[f"{op} float32, to the best stock way"].met
     less = found[f"{op}, less memory"]
     assert (less.met, less.measured) == (False, "19.00x")
     assert len(found) == 2
