@@ -154,15 +154,18 @@ def crops(plan: Plan, data: Data) -> tuple[Tensor, Tensor]:
 def check_alike(models: Mapping[str, nn.Module], images: Tensor) -> dict[str, float]:
     """The relative difference of each way's scores from stock's.
 
+    Stock in its other format is there to compare with: its rounding may move maxima that nearly tie, and unpooling
+    then puts values elsewhere.
+
     Raises:
-        CheckFailed: if it is more than rounding.
+        CheckFailed: if it is more than rounding on segext's layers, whose maxima come from the same convolutions.
     """
     with torch.no_grad():
         scores = {way: model.eval()(images) for way, model in models.items()}
     expected = scores.pop(STOCK)
     found = {way: ((given - expected).norm() / expected.norm()).item() for way, given in scores.items()}
     for way, difference in found.items():
-        if not difference <= SAME:
+        if way != STOCK_NCHW and not difference <= SAME:
             raise CheckFailed(f"{type(models[way]).__name__}: scores by {way} differ from stock's by {difference:.1e}")
     return found
 
