@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .conv_transpose2d import _autocasts, _cast, _compute_dtype, _pair, conv_transpose2d, has_fast_products
+from .conv_arguments import IntPair, autocasts, cast, compute_dtype, pair
+from .conv_routes import has_fast_products
+from .conv_transpose2d import conv_transpose2d
 from .conv_transpose2d import explain as explain_conv_transpose2d
 from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .switches import Switches, prefers_channels_last
 
 _WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))  # kernel size, stride, padding and dilation that the kernels are for
-
-IntPair = int | Sequence[int]
 
 
 def unpool_conv_transpose2d(
@@ -54,7 +54,7 @@ def unpool_conv_transpose2d(
         RuntimeError, ValueError: as :func:`max_unpool2d` and :func:`conv_transpose2d`.
     """
     arguments = stride, padding, output_padding, groups, dilation
-    plain = groups == 1 and _pair(output_padding) == (0, 0)
+    plain = groups == 1 and pair(output_padding) == (0, 0)
     padding = _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
     if padding is not None:
         return _run(input, switches, weight, bias, padding, True, output_size)
@@ -104,11 +104,11 @@ def explain(
     arguments = stride, padding, output_padding, groups, dilation
     if switches is None:
         return explain_conv_transpose2d(input, weight, bias, *arguments)
-    plain = groups == 1 and _pair(output_padding) == (0, 0)
+    plain = groups == 1 and pair(output_padding) == (0, 0)
     if plain and _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None:
         return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
-    if has_fast_products(_compute_dtype(input)):
-        return f"segext's unpooling, then torch: this CPU has matrix instructions for {_compute_dtype(input)}"
+    if has_fast_products(compute_dtype(input)):
+        return f"segext's unpooling, then torch: this CPU has matrix instructions for {compute_dtype(input)}"
     return "segext's unpooling, then conv_transpose2d: the kernels are for the CPU, 2x2 windows, 3x3 kernels, stride 1"
 
 
@@ -124,11 +124,11 @@ def _fused_padding(input, switches, weight, bias, stride, padding, dilation, tra
     channels, outputs = weight.shape[:2] if transposed else weight.shape[1::-1]
     if channels != input.shape[-3] or outputs == 0 or (bias is not None and bias.shape != (outputs,)):
         return None
-    if input.dtype not in ops.FLOATS or not (_autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
+    if input.dtype not in ops.FLOATS or not (autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
         return None
-    if has_fast_products(_compute_dtype(input)):
+    if has_fast_products(compute_dtype(input)):
         return None
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     if stride != (1, 1) or dilation != (1, 1) or padding is None or not 0 <= min(padding) <= max(padding) <= 2:
         return None
     margin = [2 - 2 * p if transposed else 2 * p - 2 for p in padding]
@@ -140,7 +140,7 @@ def _fused_padding(input, switches, weight, bias, stride, padding, dilation, tra
 def _run(input, switches, weight, bias, padding, transposed, output_size) -> Tensor:
     check_agreement(switches, None, None, 0, output_size)
     check_same_shape(input, switches)
-    input, weight, bias = _cast(_compute_dtype(input), input, weight, bias)
+    input, weight, bias = cast(compute_dtype(input), input, weight, bias)
     batched = input.dim() == 4
     channels_last = batched and prefers_channels_last(input)
     if switches.channels_last != channels_last:
@@ -155,7 +155,7 @@ def _compose(input: Tensor, switches: Switches, output_size, convolve: Callable[
     again for the backward pass."""
     if not isinstance(switches, Switches):
         raise TypeError(f"expected Switches, as a pool gives them, but got {type(switches).__name__}")
-    input, *_ = _cast(_compute_dtype(input), input)
+    input, *_ = cast(compute_dtype(input), input)
     unpooled = max_unpool2d(input, switches, output_size=output_size)
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if transformed or not (torch.is_grad_enabled() and ops.has_values(unpooled)):

@@ -198,12 +198,9 @@ def test_quick_run(tmp_path, capsys):
 def test_scores_that_differ_are_no_rounding():
     torch.manual_seed(0)
     settings = QUICK.settings("segnet", 5, 255)
-    models = {way: training.built(settings, way) for way in (SEGEXT, STOCK, STOCK_NCHW)}
+    models = {way: training.built(settings, way) for way in (SEGEXT, STOCK)}
     image = torch.rand(1, 3, 32, 32)
     assert comparison.check_alike(models, image)[SEGEXT] <= 1e-5
-    with torch.no_grad():
-        models[STOCK_NCHW].conv1_1_D.weight *= 1.002
-    assert comparison.check_alike(models, image)[STOCK_NCHW] == pytest.approx(2e-3, rel=1e-2)  # which is stock's affair
     with torch.no_grad():
         models[SEGEXT].conv1_1_D.weight *= 1.001
     with pytest.raises(CheckFailed, match=r"differ from stock's by 1.0e-03"):

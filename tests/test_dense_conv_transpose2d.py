@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, assert_same, channels_last, contiguous, name, normal, threads
 
 import segext.functional as own
-from segext import conv_transpose2d, explain, nn, reference
+from segext import conv_routes, explain, nn, reference
 from segext import ops as differentiable
 
 ops = torch.ops.segext
@@ -125,7 +125,7 @@ def test_explains_its_choice(dtype, channels, stride, size, layout, whose):
 def test_matrix_instructions_are_left_to_stock(monkeypatch):
     x, weight = normal((1, 8, 40, 40), torch.bfloat16), normal((8, 16, 2, 2), torch.bfloat16)
     for has_them, whose in ((True, "torch"), (False, "segext")):
-        monkeypatch.setattr(conv_transpose2d, "_MULTIPLIES_BFLOAT16", has_them)
+        monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", has_them)
         assert explain(x, weight, stride=2).startswith(whose)
 
 

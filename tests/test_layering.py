@@ -31,6 +31,8 @@ LAYERS = (
     "unpool_conv2d",
     "max_unpool2d",
     "conv_transpose2d",
+    "conv_routes",
+    "conv_arguments",
     "switches",
     "ops",
     "_library",

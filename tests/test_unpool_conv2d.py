@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, contiguous, name, normal, random_codes, threads
 
 import segext.functional as own
-from segext import Switches, conv_transpose2d, explain, nn, reference
+from segext import Switches, conv_routes, explain, nn, reference
 from segext import ops as differentiable
 
 ops = torch.ops.segext
@@ -301,7 +301,7 @@ def test_matrix_instructions_are_left_to_stock(monkeypatch):
     weight = normal((4, 3, 3, 3), torch.bfloat16)
     results = []
     for has_them in (True, False):
-        monkeypatch.setattr(conv_transpose2d, "_MULTIPLIES_BFLOAT16", has_them)
+        monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", has_them)
         assert ("matrix instructions" in explain(values, weight, switches=switches)) == has_them
         results.append(own.unpool_conv_transpose2d(values, switches, weight))
     torch.testing.assert_close(*results, rtol=3e-2, atol=3e-2)
