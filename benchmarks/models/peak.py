@@ -1,40 +1,27 @@
-"""A process of its own that predicts and trains, and prints by how many bytes it grew. Run by ``cost.peaks``.
-
-Each call comes twice, and the second counts: in the first, the process also reads the code that it runs.
-"""
+"""A process of its own that predicts and trains, and prints by how many bytes it grew. Run by ``cost.peaks``."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from segext.models import MODELS
 
+from ..memory import peak_bytes
 from .plan import WAYS, memory_format
 
 CLASSES = 11
 
 
-def memory(field: str) -> int:
-    """Bytes of this process: VmRSS, now, or VmHWM, the most since that was forgotten."""
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return 1024 * int(found.group(1))
-
-
-def growth(call: Callable[[], object]) -> int:
-    """By how many bytes this process is larger at most while ``call`` runs."""
+def warm_peak(call: Callable[[], Tensor]) -> int:
+    """Bytes at the peak of a second call: in the first, the process also reads the code that it runs."""
     call()
-    forget_peak = Path("/proc/self/clear_refs")
-    before = memory("VmRSS")
-    forget_peak.write_text("5")
-    call()
-    return memory("VmHWM") - before
+    return peak_bytes(call)
 
 
 def main() -> None:
@@ -46,11 +33,13 @@ def main() -> None:
     images = torch.rand(batch, 3, crop, crop).contiguous(memory_format=memory_format(way))
     labels = torch.randint(CLASSES, (batch, crop, crop))
 
-    def step() -> None:
+    def step() -> Tensor:
         model.zero_grad(set_to_none=True)
-        F.cross_entropy(model.train()(images), labels).backward()
+        loss = F.cross_entropy(model.train()(images), labels)
+        loss.backward()
+        return loss
 
-    print(json.dumps({"prediction": growth(lambda: model.predict(image)), "step": growth(step)}))
+    print(json.dumps({"prediction": warm_peak(lambda: model.predict(image)), "step": warm_peak(step)}))
 
 
 if __name__ == "__main__":

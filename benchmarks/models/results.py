@@ -142,7 +142,7 @@ def _costs(networks: Sequence[NetworkRow]) -> str:
         "step: forward, backward and update on a batch of crops. image: a prediction of one whole image.",
         "Medians, turn about; the factor is times as fast as stock in the format in which it is faster.",
         "kept: by autograd for a step, parameters not counted. switches: of all pools, one image; stock's are int64.",
-        "peak, image: by how much a process of its own grows at most in a step, and in a prediction.",
+        "peak, image: what a step, and a prediction, adds at most to the memory of a process of its own.",
         left=2,
     )
 
