@@ -15,7 +15,7 @@ IntPair = int | Sequence[int]
 def plain_window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
     """Stride, padding, output_padding and dilation as pairs; None where stock's kernels, or errors, are to speak."""
     tensors = [input, weight] if bias is None else [input, weight, bias]
-    if not all(isinstance(x, Tensor) for x in tensors):
+    if not all(isinstance(x, Tensor) for x in tensors) or torch.jit.is_tracing():
         return None
     if input.device.type not in ops.DEVICES or any(x.device != input.device for x in tensors):
         return None

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from . import ops
 from .conv_arguments import autocasts, cast, compute_dtype, plain_window, transposed_size
 from .switches import prefers_channels_last
 
 _LARGE_STRIDE = 4
+_LARGEST_REACH = 256  # of a kernel whose channels mix: the margin that its input is copied with grows with it
 _LARGEST_STRIDE = 256  # scratch grows with it, and beyond it most of the output is no tap of any input
 _MANY_PIXELS = 256
 _FEW_CHANNELS = 64
@@ -42,7 +44,7 @@ class Depthwise:
             return True
         if self.dtype is not torch.float32 or max(self.stride) >= _LARGE_STRIDE:
             return True  # stock has fast paths for float32 alone
-        return not prefers_channels_last(input) and input.shape[-2] * input.shape[-1] >= _MANY_PIXELS
+        return not prefers_channels_last(input) and _has_pixels(input, _MANY_PIXELS)
 
     def takes_addend(self, input: Tensor, weight: Tensor, addend: Tensor) -> bool:
         """Whether the sum needs no conversion and no broadcasting."""
@@ -180,7 +182,7 @@ class Dense:
             return few and max(self.stride) >= _LARGE_STRIDE
         if few or self.dtype is torch.float64:
             return True
-        return not prefers_channels_last(input) and input.shape[-2] * input.shape[-1] >= 4 * _MANY_PIXELS
+        return not prefers_channels_last(input) and _has_pixels(input, 4 * _MANY_PIXELS)
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, weight, bias = cast(self.dtype, input, weight, bias)
@@ -188,6 +190,11 @@ class Dense:
         window = self.output_size, self.stride, self.padding, self.dilation
         result = ops.dense_conv_transpose2d(batch, weight, bias, *window, prefers_channels_last(batch))
         return result if input.dim() == 4 else result[0]
+
+
+def _has_pixels(input: Tensor, count: int) -> bool:
+    """Whether a map has so many pixels, whatever its size may become: a graph of any size takes one way for all."""
+    return statically_known_true(input.shape[-2] * input.shape[-1] >= count)
 
 
 def has_fast_products(dtype: torch.dtype) -> bool:
@@ -204,6 +211,9 @@ def dense(input, weight, bias, stride, padding, output_padding, groups, dilation
         return None
     size = transposed_size(input, weight, *window)
     stride, padding, _, dilation = window
+    reach = [(kernel - 1) * d for kernel, d in zip(weight.shape[-2:], dilation, strict=True)]
+    if max(reach) > _LARGEST_REACH or any(p > r for p, r in zip(padding, reach, strict=True)):
+        return None
     return Dense(compute_dtype(input), size, stride, padding, dilation) if min(size) > 0 else None
 
 

@@ -334,7 +334,8 @@ class _UnpoolConv2d(torch.autograd.Function):
         wanted = needs_input, needs_weight
         grad_input = grad_weight = None
         if any(wanted):
-            differentiate = _unpool_conv2d_gradients if torch.is_grad_enabled() else unpool_conv2d_backward
+            is_differentiated = torch.is_grad_enabled() or forward_ad._current_level >= 0
+            differentiate = _unpool_conv2d_gradients if is_differentiated else unpool_conv2d_backward
             grads = differentiate(grad_output, *ctx.saved_tensors, *ctx.static, *wanted)
             grad_input, grad_weight = (g if needed else None for g, needed in zip(grads, wanted, strict=True))
         grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias and needs_bias else None

@@ -58,7 +58,9 @@ def unpool_conv_transpose2d(
     padding = _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
     if padding is not None:
         return _run(input, switches, weight, bias, padding, True, output_size)
-    return _compose(input, switches, output_size, lambda unpooled: conv_transpose2d(unpooled, weight, bias, *arguments))
+    return _compose(
+        input, switches, weight, output_size, lambda unpooled: conv_transpose2d(unpooled, weight, bias, *arguments)
+    )
 
 
 def unpool_conv2d(
@@ -84,7 +86,7 @@ def unpool_conv2d(
         padding = _fused_padding(input, switches, weight, bias, stride, padding, dilation, False)
         if padding is not None:
             return _run(input, switches, weight, bias, padding, False, output_size)
-    return _compose(input, switches, output_size, lambda unpooled: F.conv2d(unpooled, weight, bias, *arguments))
+    return _compose(input, switches, weight, output_size, lambda unpooled: F.conv2d(unpooled, weight, bias, *arguments))
 
 
 def explain(
@@ -150,30 +152,35 @@ def _run(input, switches, weight, bias, padding, transposed, output_size) -> Ten
     return result if batched else result[0]
 
 
-def _compose(input: Tensor, switches: Switches, output_size, convolve: Callable[[Tensor], Tensor]) -> Tensor:
+def _compose(input: Tensor, switches: Switches, weight, output_size, convolve: Callable[[Tensor], Tensor]) -> Tensor:
     """The two in sequence. In eager mode autograd keeps the pooled map rather than the unpooled one, which is made
     again for the backward pass."""
     if not isinstance(switches, Switches):
         raise TypeError(f"expected Switches, as a pool gives them, but got {type(switches).__name__}")
-    input, *_ = cast(compute_dtype(input), input)
+    if isinstance(input, Tensor):
+        input, *_ = cast(compute_dtype(input), input)
     unpooled = max_unpool2d(input, switches, output_size=output_size)
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if transformed or not (torch.is_grad_enabled() and ops.has_values(unpooled)):
+    trains = torch.is_grad_enabled() and (input.requires_grad or (isinstance(weight, Tensor) and weight.requires_grad))
+    if transformed or not trains or input.is_inference() or not ops.has_values(unpooled):
         return convolve(unpooled)
-    version, address, size = input._version, unpooled.data_ptr(), unpooled.shape
+    version, address, elements = input._version, unpooled.data_ptr(), unpooled.numel()
 
+    # Autograd leaves it to hooks to notice that what they keep was changed.
     def pack(saved: Tensor):
-        return None if saved.data_ptr() == address and saved.shape == size else saved
+        if saved.data_ptr() == address and saved.numel() == elements:
+            return None, version, saved.shape
+        return saved, saved._version, None
 
-    def unpack(saved: Tensor | None) -> Tensor:
-        if saved is not None:
-            return saved
-        if input._version != version:
+    def unpack(kept) -> Tensor:
+        saved, version, shape = kept
+        current = input if saved is None else saved
+        if current._version != version:
             raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an inplace operation: the "
-                f"pooled map is at version {input._version}; expected version {version} instead"
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                f"{list(current.shape)} is at version {current._version}; expected version {version} instead"
             )
-        return max_unpool2d(input, switches)
+        return max_unpool2d(input, switches).reshape(shape) if saved is None else saved
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return convolve(unpooled)

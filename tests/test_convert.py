@@ -750,6 +750,24 @@ class PooledChangesLater(Decoder):
         return result
 
 
+class PooledBaseChangesLater(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        pooled = self.mix(pooled)
+        result = self.convolution(self.unpool(pooled.view_as(pooled), indices))
+        pooled.mul_(2)
+        return result
+
+
+class PooledChangesByAnOp(Decoder):
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        pooled = self.mix(pooled)
+        unpooled = self.unpool(pooled, indices)
+        torch.ops.aten.mul_.Scalar(pooled, 0.0)
+        return self.convolution(unpooled)
+
+
 @pytest.mark.parametrize(
     ("kind", "fuses"),
     [
@@ -761,6 +779,8 @@ class PooledChangesLater(Decoder):
         (UnpooledReturned, False),
         (PooledChangesBefore, False),
         (PooledChangesLater, False),
+        (PooledBaseChangesLater, False),
+        (PooledChangesByAnOp, False),
     ],
 )
 def test_unpooling_is_left_to_the_convolution_that_reads_it(kind, fuses):

@@ -162,6 +162,26 @@ def test_layer_compiled_exported_and_under_autocast(shape):
         torch.testing.assert_close(layer(x), plain(x), rtol=5e-2, atol=5e-2)
 
 
+def test_exports_for_any_size():
+    """A graph of any size takes one way for all of them."""
+    layer = nn.ConvTranspose2d(16, 32, 2, 2)
+    sizes = {"input": {2: torch.export.Dim("h", min=2, max=512), 3: torch.export.Dim("w", min=2, max=512)}}
+    graph = torch.export.export(layer, (normal((1, 16, 8, 8)),), dynamic_shapes=sizes).module()
+    for side in (8, 64):
+        x = normal((1, 16, side, side))
+        torch.testing.assert_close(graph(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_kernels_that_reach_far_are_stock_s():
+    x, weight = normal((1, 3, 4, 4)), normal((3, 5, 3, 3), seed=1)
+    for arguments in ({"dilation": 600, "padding": 600}, {"dilation": 2, "padding": 5}):
+        assert explain(x, weight, stride=2, **arguments).startswith("torch")
+    torch.testing.assert_close(
+        own.conv_transpose2d(x, weight, None, 2, 600, 0, 1, 600),
+        stock.conv_transpose2d(x, weight, None, 2, 600, 0, 1, 600),
+    )
+
+
 def test_errors():
     x, weight = normal((2, 5, 4, 4)), normal((5, 3, 2, 2))
     arguments = (x, weight, None, (8, 8), (2, 2), (0, 0), (1, 1), False)

@@ -9,6 +9,7 @@ import torch.nn.functional as stock
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, contiguous, name, normal, random_codes, threads
+from torch.autograd import forward_ad
 
 import segext.functional as own
 from segext import Switches, conv_routes, explain, nn, reference
@@ -179,6 +180,47 @@ def test_composition_notices_a_pooled_map_that_was_changed():
     values.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         result.sum().backward()
+
+
+def test_composition_notices_a_weight_that_was_changed():
+    values, switches = own.max_pool2d(normal((1, 2, 8, 8)), 2, return_indices=True)
+    values.requires_grad_()
+    weight = normal((2, 3, 5, 5), seed=1).requires_grad_()
+    result = own.unpool_conv_transpose2d(values, switches, weight, padding=2)
+    with torch.no_grad():
+        weight.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(result.sum(), values)
+
+
+def test_composition_without_a_batch_keeps_no_unpooled_map():
+    values, switches = own.max_pool2d(normal((2, 8, 8)), 2, return_indices=True)
+    weight = normal((2, 3, 5, 5), seed=1).requires_grad_()
+    result = own.unpool_conv_transpose2d(values, switches, weight, padding=2)
+    expected = stock.conv_transpose2d(own.max_unpool2d(values, switches), weight, None, 1, 2)
+    (actual,), (other,) = (torch.autograd.grad(y.square().sum(), weight) for y in (result, expected))
+    torch.testing.assert_close(actual, other)
+
+
+def test_composition_of_inference_tensors():
+    with torch.inference_mode():
+        values, switches = own.max_pool2d(normal((1, 2, 8, 8)), 2, return_indices=True)
+    assert own.unpool_conv_transpose2d(values, switches, normal((2, 3, 5, 5))).shape == (1, 3, 12, 12)
+
+
+def test_forward_over_reverse():
+    values, switches = own.max_pool2d(normal((1, 2, 6, 6), torch.float64), 2, return_indices=True)
+    weight, tangent = normal((2, 3, 3, 3), torch.float64, seed=1), normal(values.shape, torch.float64, seed=2)
+
+    def gradient(values):
+        leaf = values if values.requires_grad else values.requires_grad_()
+        result = own.unpool_conv_transpose2d(leaf, switches, weight, padding=1)
+        return torch.autograd.grad(result.square().sum(), leaf)[0]
+
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(values.clone().requires_grad_(), tangent)
+        actual = forward_ad.unpack_dual(gradient(dual)).tangent
+    torch.testing.assert_close(actual, gradient(tangent.clone()))  # the gradient is linear
 
 
 def test_keeps_the_pooled_map_alone():

@@ -1,4 +1,4 @@
-// Unpooling and 3x3 convolution in one, and its backward. CPU only: elsewhere functional.py composes the two.
+// Unpooling and 3x3 convolution in one, and its backward. CPU only: elsewhere unpool_conv2d.py composes the two.
 #include "../kernels/unpool_conv2d.h"
 
 #include <torch/csrc/stable/ops.h>

@@ -66,7 +66,7 @@ def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Repo
     Exact means that the model's ``forward`` gives the same values and gradients, but for the order of the sums in the
     convolutions that change, as long as it runs the layers that it has now. What lies between two fused layers is gone:
     a hook or a layer added there later, a method other than ``forward`` or a block ending between them, called on its
-    own, meets the values from before the first, and likewise switches for indices.
+    own, meets the values from before the first, switches for indices, and for an unpooled map the pair of both.
 
     Args:
         model: any module that can be deep-copied; forwards run once, on a copy and on stand-ins for tensors.

@@ -145,6 +145,8 @@ def mutates(node: fx.Node) -> bool:
         return False
     if is_opaque(node) or node.target in (*IN_PLACE, operator.setitem):
         return True
+    if (schema := getattr(node.target, "_schema", None)) is not None:
+        return schema.is_mutable
     if node.op == "call_module":
         return getattr(node.meta["module"], "inplace", False)
     name = node.target if isinstance(node.target, str) else node.target.__name__

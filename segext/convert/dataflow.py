@@ -197,6 +197,20 @@ def _following(node: fx.Node) -> Iterator[fx.Node]:
         yield node
 
 
+def changes_after(node: fx.Node, source: fx.Node) -> bool:
+    """Whether ``source``, what it is a view of, or another view of that, may change in place after ``node`` ran."""
+    later, origins = set(_following(node)), [source]
+    for origin in origins:  # grows
+        if not calls.is_fresh(origin):
+            origins.extend(operand for operand in origin.all_input_nodes if operand not in origins)
+    aliases = list(origins)
+    for alias in aliases:  # grows
+        if any(user in later and calls.mutates(user) for user in alias.users):
+            return True
+        aliases.extend(user for user in alias.users if not calls.is_fresh(user) and user not in aliases)
+    return False
+
+
 def changes_later(node: fx.Node) -> bool:
     """Whether a result, or a view of it, may be changed in place by what reads it."""
     aliases = [node]

@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from .. import nn as layers
 from . import Change, Report, calls, swaps
-from .dataflow import Dataflow, Unit, changes_between, changes_later, index_uses, source_pool, value_uses
+from .dataflow import Dataflow, Unit, changes_after, changes_between, changes_later, index_uses, source_pool, value_uses
 from .sites import Site
 
 _SWAPPED = {
@@ -157,7 +157,7 @@ class Plan:
         if any(map(calls.is_hooked, layers_seen)) or self.flow.typed.get(reader) or changes_between(unpool, uses[0]):
             return False
         source = calls.arguments(unpool)["input"]
-        return isinstance(source, fx.Node) and not changes_later(source)
+        return isinstance(source, fx.Node) and not changes_after(unpool, source)
 
     def _why_not_fuse(self, relu: fx.Node, pool: fx.Node) -> str:
         for node in (relu, pool):
