@@ -70,7 +70,7 @@ def test_ways_take_turns_and_the_first_goes_on_alone(data):
 def test_losses_over_50_steps_are_stocks_within_rounding(data):
     """Training magnifies rounding until losses differ in the second digit, so the measure is what it makes of stock's
     own: in the other memory format, stock differs from itself as much as segext does from it."""
-    plan = replace(QUICK, crop=64, batch=4, steps=50, together=50, lr=0.003)
+    plan = replace(QUICK, crop=64, batch=4, steps=50, together=50, lr_normalised=0.003)
     settings = replace(plan.settings("segnet", 5, 255), optimizer="sgd", schedule="constant")
     _, losses, _ = training.train(plan, settings, data.train)
     stock = losses[STOCK]

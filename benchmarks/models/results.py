@@ -72,7 +72,8 @@ def render(results: Results) -> str:
             f"segext {e['segext']} ({e['instruction set']}{commit}) and torch {e['torch']}",
             f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; {e['images']}",
             f"Every network: {plan.width:g} of the published width, {plan.steps} steps of {plan.batch} crops of "
-            f"{plan.crop}x{plan.crop}, Adam at {plan.lr:g} falling to 0, from random weights, seed 0",
+            f"{plan.crop}x{plan.crop}, from random weights, seed 0",
+            f"Adam at {plan.lr:g} (FCN) or {plan.lr_normalised:g} (with batch norm), falling to 0",
         ]
     )
     parts = [head, _quality(results), _alike(results.networks, plan), _costs(results.networks), _findings(results)]
