@@ -183,12 +183,13 @@ def conv_transpose2d_cross_entropy(
         _checked_size(call.output_size, crop, target.shape[-2:])
         return call.cross_entropy(input, weight, bias, target, crop, criterion)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if isinstance(target, Tensor) and target.dim() >= 2:  # else stock's error
-        result = _part(result, crop, _checked_size(result.shape[-2:], crop, target.shape[-2:]))
-    if result.dim() == 3 and isinstance(target, Tensor):
-        loss = criterion.of_scores(result[None], target[None])
-        return loss[0] if reduction == "none" else loss
-    return criterion.of_scores(result, target)
+    if not hasattr(target, "shape") or len(target.shape) < 2:
+        return criterion.of_scores(result, target)  # stock's error
+    result = _part(result, crop, _checked_size(result.shape[-2:], crop, target.shape[-2:]))
+    if result.dim() == 4:
+        return criterion.of_scores(result, target)
+    loss = criterion.of_scores(result[None], target[None])
+    return loss[0] if reduction == "none" else loss
 
 
 def explain(

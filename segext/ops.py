@@ -783,9 +783,9 @@ def _fake_depthwise_argmax(input, weight, bias, output_size, *rest):
     return input.new_empty(size, dtype=torch.uint8), input.new_empty(size if return_scores else (0,))
 
 
-def _fake_cross_entropy(input, weight, bias, target, class_weight, *rest):
-    *_criterion, reduce = rest
-    scores = _fake_depthwise(input, weight, bias, target.shape[-2:], False)
+def _check_cross_entropy(input, weight, bias, target, class_weight) -> torch.dtype:
+    """The type that losses are summed in."""
+    channels = _fake_depthwise(input, weight, bias, target.shape[-2:], False).shape[1]
     _check_device("target", target, input)
     torch._check(
         target.dtype == torch.int64 and target.dim() == 3 and target.shape[0] == input.shape[0],
@@ -793,18 +793,32 @@ def _fake_cross_entropy(input, weight, bias, target, class_weight, *rest):
     )
     dtype = torch.promote_types(input.dtype, torch.float32)
     torch._check(
-        class_weight is None or (class_weight.dtype == dtype and class_weight.shape == scores.shape[1:2]),
+        class_weight is None or (class_weight.dtype == dtype and tuple(class_weight.shape) == (channels,)),
         lambda: (
-            f"class_weight should be {dtype} of size [{scores.shape[1]}], but is {class_weight.dtype} of "
+            f"class_weight should be {dtype} of size [{channels}], but is {class_weight.dtype} of "
             f"{list(class_weight.shape)}"
         ),
     )
+    return dtype
+
+
+def _fake_cross_entropy(input, weight, bias, target, class_weight, *rest):
+    *_criterion, reduce = rest
+    dtype = _check_cross_entropy(input, weight, bias, target, class_weight)
     loss = torch.empty(() if reduce else target.shape, dtype=dtype, device=input.device)
     return loss, input.new_empty((), dtype=dtype)
 
 
-def _fake_cross_entropy_backward(_grad_loss, input, weight, bias, *rest):
+def _fake_cross_entropy_backward(grad_loss, input, weight, bias, target, class_weight, *rest):
     *_criterion, channels_last, needs_input, needs_weight, needs_bias = rest
+    dtype = _check_cross_entropy(input, weight, bias, target, class_weight)
+    torch._check(
+        grad_loss.dtype == dtype and (grad_loss.dim() == 0 or grad_loss.shape == target.shape),
+        lambda: (
+            f"grad_loss should be {dtype}, one value or of size {list(target.shape)}, but is {grad_loss.dtype} of "
+            f"{list(grad_loss.shape)}"
+        ),
+    )
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     grad_input = torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
     return (

@@ -70,7 +70,7 @@ def test_transposed_convolution_is_stock_s(output_size, device):
 def test_fused_transposed_convolutions_are_the_functions(groups):
     x, addend = normal((2, 4, 5, 6)), normal((2, 4, 15, 15))
     target = torch.randint(0, 4, (2, 6, 7), generator=torch.Generator().manual_seed(0))
-    arguments, window = (4, 4, (4, 3), 2, 1, (0, 1), groups), (2, 1, (0, 1), groups)
+    arguments, window = (4, 4, (4, 6), 2, 1, (0, 1), groups), (2, 1, (0, 1), groups)
     stock = torch.nn.ConvTranspose2d(*arguments)
     state = stock.state_dict().values()
 

@@ -72,18 +72,16 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy(
                               label_smoothing, channels_last);
   const Upsampling& g = call.geometry;
   Tensor losses = empty(input, reduce ? Ints{0} : sizes_of(target), sum_type(input));
-  std::vector<LossRow> rows(g.samples * g.output_height);
-  if (target.numel() > 0) {
+  std::vector<LossRow> rows(target.numel() > 0 ? g.samples * g.output_height : 0);
+  if (!rows.empty()) {
     const DepthwiseCrossEntropyParams params{call.scores(op), call.criterion(),
                                              reduce ? nullptr : losses.mutable_data_ptr(), rows.data()};
     run(target, SEGEXT_CPU_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
   }
   double loss = 0, total_weight = 0;
   for (size_t r = 0; r < rows.size(); ++r) {
-    if (target.numel() > 0 && rows[r].invalid >= 0) {
-      const int64_t* targets = call.criterion().target;
-      STD_TORCH_CHECK(false, "Target ", targets[r * g.output_width + rows[r].invalid], " is out of bounds.");
-    }
+    STD_TORCH_CHECK(rows[r].invalid < 0, "Target ", call.criterion().target[r * g.output_width + rows[r].invalid],
+                    " is out of bounds.");
     loss += rows[r].loss;
     total_weight += rows[r].weight;
   }
