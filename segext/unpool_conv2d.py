@@ -180,7 +180,10 @@ def _compose(input: Tensor, switches: Switches, weight, output_size, convolve: C
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
                 f"{list(current.shape)} is at version {current._version}; expected version {version} instead"
             )
-        return max_unpool2d(input, switches).reshape(shape) if saved is None else saved
+        if saved is not None:
+            return saved
+        again = max_unpool2d(input, switches)
+        return again if again.shape == shape else again.reshape(shape)  # which may lose the memory format
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return convolve(unpooled)
