@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from . import ops
 from .conv_arguments import autocasts, cast, compute_dtype, plain_window, transposed_size
@@ -194,7 +193,12 @@ class Dense:
 
 def _has_pixels(input: Tensor, count: int) -> bool:
     """Whether a map has so many pixels, whatever its size may become: a graph of any size takes one way for all."""
-    return statically_known_true(input.shape[-2] * input.shape[-1] >= count)
+    pixels = input.shape[-2] * input.shape[-1]
+    if not torch.compiler.is_compiling():
+        return pixels >= count
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # which brings sympy
+
+    return statically_known_true(pixels >= count)
 
 
 def has_fast_products(dtype: torch.dtype) -> bool:
