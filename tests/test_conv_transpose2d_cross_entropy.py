@@ -137,8 +137,9 @@ def test_any_call(data):
     x, weight, bias, target, class_weight = problem(channels, multiplier, size, kernel, *window, crop=crop, less=less)
     ignored = data.draw(st.sampled_from((IGNORED, 0, -100)))
     target[target == IGNORED] = ignored
+    # One class has no gradients at all, so that what rounding leaves of them is all there is to compare.
     check(
-        x, weight, bias, target, window, 1e-12, data.draw(st.sampled_from(FORMATS)), crop=crop, ignore_index=ignored,
+        x, weight, bias, target, window, 1e-10, data.draw(st.sampled_from(FORMATS)), crop=crop, ignore_index=ignored,
         reduction=data.draw(st.sampled_from(("sum", "none"))),  # the mean of no pixel is NaN
         class_weight=data.draw(st.sampled_from((None, class_weight))),
         label_smoothing=data.draw(st.sampled_from((0.0, 0.1, 1.0))),
