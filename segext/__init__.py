@@ -3,12 +3,13 @@
 Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`convert` swaps them into an existing model.
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from . import functional, models, nn
+from . import functional, nn
 from .convert import convert
+from .explain import explain
 from .switches import Switches
-from .unpool_conv2d import explain
 
 __all__ = ["Switches", "convert", "explain", "functional", "models", "nn"]
 
@@ -16,3 +17,9 @@ try:
     __version__ = version("segext")
 except PackageNotFoundError:  # a checkout that was built in place but never installed
     __version__ = "unknown"
+
+
+def __getattr__(name: str):
+    if name == "models":  # imported by the first who asks: most who want layers have networks of their own
+        return import_module(".models", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -14,22 +14,30 @@ IntPair = int | Sequence[int]
 
 def plain_window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
     """Stride, padding, output_padding and dilation as pairs; None where stock's kernels, or errors, are to speak."""
-    tensors = [input, weight] if bias is None else [input, weight, bias]
-    if not all(isinstance(x, Tensor) for x in tensors) or torch.jit.is_tracing():
+    if not fit_together(input, weight, bias, ops.DEVICES) or input.dim() not in (3, 4) or weight.dim() != 4:
         return None
-    if input.device.type not in ops.DEVICES or any(x.device != input.device for x in tensors):
+    if 0 in input.shape[-3:] or 0 in weight.shape or torch.jit.is_tracing():
         return None
-    if input.dim() not in (3, 4) or weight.dim() != 4 or 0 in input.shape[-3:] or 0 in weight.shape:
+    strides, paddings, more, dilations = window = pair(stride), pair(padding), pair(output_padding), pair(dilation)
+    if None in window or min(strides) < 1 or min(dilations) < 1 or min(paddings) < 0 or min(more) < 0:
         return None
-    if input.dtype not in ops.FLOATS or not (autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
-        return None
-    pairs = [pair(value) for value in (stride, padding, output_padding, dilation)]
-    if None in pairs:
-        return None
-    for s, p, more, d in zip(*pairs, strict=True):
-        if s < 1 or p < 0 or d < 1 or more < 0 or more >= max(s, d):
-            return None
-    return tuple(pairs)
+    fits = all(m < s or m < d for m, s, d in zip(more, strides, dilations, strict=True))
+    return window if fits else None
+
+
+def fit_together(input, weight, bias, devices: Collection[str]) -> bool:
+    """Whether these are float tensors of one device, among ``devices``, and of one type, or that autocast makes one."""
+    if not isinstance(input, Tensor) or not isinstance(weight, Tensor):
+        return False
+    device, dtype = input.device, input.dtype
+    if device.type not in devices or weight.device != device or dtype not in ops.FLOATS:
+        return False
+    same = weight.dtype == dtype
+    if bias is not None:
+        if not isinstance(bias, Tensor) or bias.device != device:
+            return False
+        same = same and bias.dtype == dtype
+    return same or autocasts(input)
 
 
 def pair(value: IntPair) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,8 @@ _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 @dataclass(frozen=True)
-class Depthwise:
-    """A call whose channels do not mix."""
+class _Route:
+    """A call as kernels besides stock's take it. ``why``: what makes them the faster ones, if they are."""
 
     dtype: torch.dtype
     output_size: tuple[int, int]
@@ -31,7 +32,15 @@ class Depthwise:
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
-    def beats_stock(self, input: Tensor) -> bool:
+    why: ClassVar[str]
+
+
+class Depthwise(_Route):
+    """A call whose channels do not mix."""
+
+    why = "segext: channels do not mix, so each output row is a sum of a few rows of input"
+
+    def beats_stock(self, input: Tensor, weight: Tensor) -> bool:
         """Whether segext's kernels are the faster ones.
 
         Measured on CPUs with AVX-512. On CUDA a guess, never measured: they move each byte once, and stock's take
@@ -146,30 +155,10 @@ class Criterion:
         return fits and given.shape == (weight.shape[0] * weight.shape[1],)
 
 
-def depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation) -> Depthwise | None:
-    """The call, if it is one for segext's kernels and all its arguments are as they should be."""
-    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
-    if window is None or not groups == weight.shape[0] == input.shape[-3]:
-        return None
-    stride, padding, output_padding, dilation = window
-    if max(stride) > _LARGEST_STRIDE or (not input.is_cuda and _has_absent_taps(weight, stride, dilation)):
-        return None
-    size = transposed_size(input, weight, stride, padding, output_padding, dilation)
-    outputs = weight.shape[0] * weight.shape[1]
-    if size[0] <= 0 or size[1] <= 0 or (bias is not None and bias.shape != (outputs,)):
-        return None
-    return Depthwise(compute_dtype(input), size, stride, padding, dilation)
-
-
-@dataclass(frozen=True)
-class Dense:
+class Dense(_Route):
     """A call whose channels all mix."""
 
-    dtype: torch.dtype
-    output_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    why = "segext: a sum of few taps for each phase of the stride, in the memory format of the input"
 
     def beats_stock(self, input: Tensor, weight: Tensor) -> bool:
         """Whether segext's kernels are the faster ones, as measured on a CPU with AVX-512 and AMX."""
@@ -191,6 +180,55 @@ class Dense:
         return result if input.dim() == 4 else result[0]
 
 
+class Product(_Route):
+    """A call of one pixel whose channels all mix: the output is the kernel less its padding."""
+
+    why = "matrix product: the input is one pixel, so each weight is used once"
+
+    def beats_stock(self, input: Tensor, weight: Tensor) -> bool:
+        return True
+
+    def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        input, weight, bias = cast(self.dtype, input, weight, bias)
+        if self.padding != (0, 0):
+            (top, left), (height, width) = self.padding, weight.shape[-2:]
+            weight = weight[..., top : height - top, left : width - left]
+        pixels = input.reshape(-1, weight.shape[0])
+        # In the order weights lie in: they are all that is to be read.
+        if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
+            _, outputs, height, width = weight.shape
+            by_pixel = (pixels @ weight.permute(0, 2, 3, 1).flatten(1)).view(-1, height, width, outputs)
+            result = by_pixel.permute(0, 3, 1, 2)
+        else:
+            result = (pixels @ weight.flatten(1)).view(-1, *weight.shape[1:])
+        result = result if bias is None else result + bias.view(-1, 1, 1)
+        return result if input.dim() == 4 else result[0]
+
+
+def route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
+    """The call as other kernels than stock's take it, the faster ones or not; None where stock's, or errors, are to
+    speak."""
+    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
+    channels = None if window is None else weight.shape[0]
+    if channels is None or input.shape[-3] != channels or groups not in (1, channels):
+        return None
+    stride, padding, output_padding, dilation = window
+    size = transposed_size(input, weight, stride, padding, output_padding, dilation)
+    outputs = weight.shape[1] * groups
+    if min(size) <= 0 or max(stride) > _LARGEST_STRIDE or (bias is not None and bias.shape != (outputs,)):
+        return None
+    call = compute_dtype(input), size, stride, padding, dilation
+    if groups == channels:
+        return Depthwise(*call)
+    kernel = weight.shape[-2:]
+    reach = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+    if tuple(input.shape[-2:]) == (1, 1) and output_padding == (0, 0) and dilation == (1, 1):
+        return Product(*call)
+    if input.is_cuda or max(reach) > _LARGEST_REACH or any(p > r for p, r in zip(padding, reach, strict=True)):
+        return None
+    return Dense(*call)
+
+
 def _has_pixels(input: Tensor, count: int) -> bool:
     """Whether a map has so many pixels, whatever its size may become: a graph of any size takes one way for all."""
     pixels = input.shape[-2] * input.shape[-1]
@@ -204,53 +242,3 @@ def _has_pixels(input: Tensor, count: int) -> bool:
 def has_fast_products(dtype: torch.dtype) -> bool:
     """Whether this CPU has instructions that multiply matrices of a type, which stock uses and segext does not."""
     return dtype is torch.bfloat16 and _MULTIPLIES_BFLOAT16
-
-
-def dense(input, weight, bias, stride, padding, output_padding, groups, dilation) -> Dense | None:
-    """The call, if it is one for segext's kernels and all its arguments are as they should be."""
-    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
-    if window is None or input.is_cuda or groups != 1 or weight.shape[0] != input.shape[-3]:
-        return None
-    if max(window[0]) > _LARGEST_STRIDE or (bias is not None and bias.shape != weight.shape[1:2]):
-        return None
-    size = transposed_size(input, weight, *window)
-    stride, padding, _, dilation = window
-    reach = [(kernel - 1) * d for kernel, d in zip(weight.shape[-2:], dilation, strict=True)]
-    if max(reach) > _LARGEST_REACH or any(p > r for p, r in zip(padding, reach, strict=True)):
-        return None
-    return Dense(compute_dtype(input), size, stride, padding, dilation) if min(size) > 0 else None
-
-
-def _has_absent_taps(weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
-    """Whether some output pixels have fewer taps than others. The CPU's depthwise kernels multiply by zero in their
-    place, which an infinite input turns into NaN."""
-    sizes = zip(weight.shape[-2:], stride, dilation, strict=True)
-    return any(kernel % s != 0 or (d > 1 and kernel > 1) for kernel, s, d in sizes)
-
-
-def is_product(input, weight, bias, stride, padding, output_padding, groups, dilation) -> bool:
-    """Whether the input is one pixel whose channels all mix, and the output the kernel less its padding."""
-    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
-    if window is None or groups != 1 or tuple(input.shape[-2:]) != (1, 1) or input.shape[-3] != weight.shape[0]:
-        return False
-    _, padding, output_padding, dilation = window
-    fits = all(2 * p < k for p, k in zip(padding, weight.shape[-2:], strict=True))
-    return (
-        fits and output_padding == (0, 0) and dilation == (1, 1) and (bias is None or bias.shape == weight.shape[1:2])
-    )
-
-
-def product(input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-    input, weight, bias = cast(compute_dtype(input), input, weight, bias)
-    if padding != (0, 0):
-        (top, left), (height, width) = padding, weight.shape[-2:]
-        weight = weight[..., top : height - top, left : width - left]
-    pixels = input.reshape(-1, weight.shape[0])
-    # In the order weights lie in: they are all that is to be read.
-    if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
-        _, outputs, height, width = weight.shape
-        result = (pixels @ weight.permute(0, 2, 3, 1).flatten(1)).view(-1, height, width, outputs).permute(0, 3, 1, 2)
-    else:
-        result = (pixels @ weight.flatten(1)).view(-1, *weight.shape[1:])
-    result = result if bias is None else result + bias.view(-1, 1, 1)
-    return result if input.dim() == 4 else result[0]

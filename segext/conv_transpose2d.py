@@ -1,4 +1,4 @@
-"""Transposed convolution and what follows it: which kernels a call takes, fusions with crop, sum, argmax and loss."""
+"""Transposed convolution, and its fusions with what follows it: crop, sum, argmax and loss."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import ops
-from .conv_arguments import IntPair, pair
-from .conv_routes import Criterion, dense, depthwise, is_product, product
+from .conv_arguments import IntPair
+from .conv_routes import Criterion, Depthwise, route
 
 _MOST_LABELS = 256  # that uint8 holds
 
@@ -30,7 +29,7 @@ def conv_transpose2d(
     As :func:`torch.nn.functional.conv_transpose2d`, in arguments, values, gradients and errors. Where channels do
     not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), or all mix and the
     stride is more than one, segext's kernels run if they are the faster ones; one pixel of input is a matrix product;
-    all else is stock's. :func:`explain` tells which, from shapes, types and the device alone.
+    all else is stock's. :func:`segext.explain` tells which, from shapes, types and the device alone.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -46,14 +45,9 @@ def conv_transpose2d(
     Raises:
         RuntimeError, ValueError, TypeError: as stock, for shapes, types and arguments that do not fit.
     """
-    call = depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if call is not None and call.beats_stock(input):
+    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if call is not None and call.beats_stock(input, weight):
         return call.run(input, weight, bias)
-    if is_product(input, weight, bias, stride, padding, output_padding, groups, dilation):
-        return product(input, weight, bias, pair(padding))
-    mixing = dense(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if mixing is not None and mixing.beats_stock(input, weight):
-        return mixing.run(input, weight, bias)
     return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
@@ -86,8 +80,8 @@ def conv_transpose2d_add(
     Raises:
         ValueError: for a crop that reaches past either map.
     """
-    call = depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if call is not None and call.takes_addend(input, weight, addend):
+    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if isinstance(call, Depthwise) and call.takes_addend(input, weight, addend):
         size = _common_size(call.output_size, crop, addend.shape[-2:], addend_crop, output_size)
         return call.run(input, weight, bias, addend, crop=crop, size=size, addend_crop=addend_crop)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -127,8 +121,8 @@ def conv_transpose2d_argmax(
         ValueError: for a crop that reaches past the output.
     """
     with torch.no_grad():
-        call = depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        if call is not None and weight.shape[0] * weight.shape[1] <= _MOST_LABELS:
+        call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        if isinstance(call, Depthwise) and weight.shape[0] * weight.shape[1] <= _MOST_LABELS:
             size = _checked_size(call.output_size, crop, output_size)
             labels, scores = call.argmax(input, weight, bias, crop, size, return_scores)
         else:
@@ -177,9 +171,9 @@ def conv_transpose2d_cross_entropy(
         ValueError: for a crop that reaches past the output.
         IndexError: for a target that is neither a class nor ``ignore_index``.
     """
-    call = depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
     criterion = Criterion(class_weight, ignore_index, reduction, label_smoothing)
-    if call is not None and criterion.fits(call, input, weight, target):
+    if isinstance(call, Depthwise) and criterion.fits(call, input, weight, target):
         _checked_size(call.output_size, crop, target.shape[-2:])
         return call.cross_entropy(input, weight, bias, target, crop, criterion)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -190,34 +184,6 @@ def conv_transpose2d_cross_entropy(
         return criterion.of_scores(result, target)
     loss = criterion.of_scores(result[None], target[None])
     return loss[0] if reduction == "none" else loss
-
-
-def explain(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: IntPair = 1,
-    padding: IntPair = 0,
-    output_padding: IntPair = 0,
-    groups: int = 1,
-    dilation: IntPair = 1,
-) -> str:
-    """Which kernels :func:`conv_transpose2d` takes for these arguments, and why, in one line."""
-    call = depthwise(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if call is not None and call.beats_stock(input):
-        return "segext: channels do not mix, so each output row is a sum of a few rows of input"
-    if is_product(input, weight, bias, stride, padding, output_padding, groups, dilation):
-        return "matrix product: the input is one pixel, so each weight is used once"
-    mixing = dense(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if mixing is not None and mixing.beats_stock(input, weight):
-        return "segext: a sum of few taps for each phase of the stride, in the memory format of the input"
-    if input.device.type not in ops.DEVICES:
-        return f"torch: segext has no kernels for {input.device.type}"
-    if groups not in (1, weight.shape[0]):
-        return "torch: channels mix in groups"
-    if call is not None or mixing is not None:
-        return "torch: it is faster for strides, sizes, types and formats such as these"
-    return "torch: segext has no kernels for these arguments"
 
 
 def _part(x: Tensor, crop: Sequence[int], size: Sequence[int]) -> Tensor:

@@ -188,7 +188,7 @@ class ConvTranspose2dCrossEntropy(_Fused):
 
 
 class UnpoolConvTranspose2d(nn.ConvTranspose2d):
-    """:class:`MaxUnpool2d` followed by :class:`torch.nn.ConvTranspose2d`, in one pass that keeps no unpooled map.
+    """:class:`MaxUnpool2d` followed by :class:`torch.nn.ConvTranspose2d`, keeping no unpooled map for backward.
 
     Arguments, parameters and state dict are the transposed convolution's. See
     :func:`segext.functional.unpool_conv_transpose2d` for shapes, errors and which kernels run.
@@ -204,9 +204,10 @@ class UnpoolConvTranspose2d(nn.ConvTranspose2d):
 
 
 class UnpoolConv2d(nn.Conv2d):
-    """:class:`MaxUnpool2d` followed by :class:`torch.nn.Conv2d`, in one pass that keeps no unpooled map.
+    """:class:`MaxUnpool2d` followed by :class:`torch.nn.Conv2d`, keeping no unpooled map for backward.
 
-    Arguments, parameters and state dict are the convolution's. See :func:`segext.functional.unpool_conv2d`.
+    Arguments, parameters and state dict are the convolution's. See :func:`segext.functional.unpool_conv2d`. With a
+    ``padding_mode`` other than zeros the two simply follow each other, and the map is kept.
     """
 
     def forward(self, input: Tensor, switches: Switches, output_size: Sequence[int] | None = None) -> Tensor:

@@ -30,6 +30,9 @@ _registrations = torch.library.Library("segext", "IMPL")
 # What the ops on gradients and sums take.
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
+# What unpool_conv2d undoes: kernel size, stride, padding and dilation of its pool.
+UNPOOLED_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))
+
 # Devices with kernels, and the meta device, which has shapes.
 DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
 
@@ -249,15 +252,25 @@ def _upsampling_gradients(grad_output, input, weight, stride, origin, dilation, 
 
 def _upsampling_tangent(input, weight, input_tangent, weight_tangent, bias_tangent, addend_tangent, static) -> Tensor:
     """The tangent of an upsampling from those of its operands, of which any may be None."""
+
+    def upsample(input, weight, *added):
+        return depthwise_conv_transpose2d(input, weight, *added, *static)
+
+    return _product_tangent(upsample, (input, weight), (input_tangent, weight_tangent), (bias_tangent, addend_tangent))
+
+
+def _product_tangent(function, operands, tangents, added) -> Tensor:
+    """The tangent of ``function(input, weight, *terms)``, which is linear in input and in weight and adds the terms.
+
+    Tangents of operands and of terms may be None.
+    """
+    (input, weight), (input_tangent, weight_tangent) = operands, tangents
     parts = []
     if input_tangent is not None:
-        parts.append(depthwise_conv_transpose2d(input_tangent, weight, bias_tangent, addend_tangent, *static))
-    if weight_tangent is not None:
-        rest = (None, None) if parts else (bias_tangent, addend_tangent)
-        parts.append(depthwise_conv_transpose2d(input, weight_tangent, *rest, *static))
-    if not parts:
-        zeros = torch.zeros_like(weight)
-        parts.append(depthwise_conv_transpose2d(input, zeros, bias_tangent, addend_tangent, *static))
+        parts.append(function(input_tangent, weight, *added))
+    if weight_tangent is not None or not parts:
+        tangent = torch.zeros_like(weight) if weight_tangent is None else weight_tangent
+        parts.append(function(input, tangent, *((None,) * len(added) if parts else added)))
     return parts[0] + parts[1] if len(parts) == 2 else parts[0]
 
 
@@ -297,14 +310,10 @@ class _DenseConvTranspose2d(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, input_tangent, weight_tangent, bias_tangent, _):
-        input, weight = ctx.saved_tensors
-        parts = []
-        if input_tangent is not None:
-            parts.append(dense_conv_transpose2d(input_tangent, weight, bias_tangent, *ctx.static))
-        if weight_tangent is not None or not parts:
-            tangent = torch.zeros_like(weight) if weight_tangent is None else weight_tangent
-            parts.append(dense_conv_transpose2d(input, tangent, None if parts else bias_tangent, *ctx.static))
-        return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+        def convolve(input, weight, bias):
+            return dense_conv_transpose2d(input, weight, bias, *ctx.static)
+
+        return _product_tangent(convolve, ctx.saved_tensors, (input_tangent, weight_tangent), (bias_tangent,))
 
 
 class _UnpoolConv2d(torch.autograd.Function):
@@ -344,26 +353,23 @@ class _UnpoolConv2d(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, input_tangent, _codes, weight_tangent, bias_tangent, _static):
         input, codes, weight = ctx.saved_tensors
-        parts = []
-        if input_tangent is not None:
-            parts.append(unpool_conv2d(input_tangent, codes, weight, bias_tangent, *ctx.static))
-        if weight_tangent is not None or not parts:
-            tangent = torch.zeros_like(weight) if weight_tangent is None else weight_tangent
-            parts.append(unpool_conv2d(input, codes, tangent, None if parts else bias_tangent, *ctx.static))
-        return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+
+        def convolve(input, weight, bias):
+            return unpool_conv2d(input, codes, weight, bias, *ctx.static)
+
+        return _product_tangent(convolve, (input, weight), (input_tangent, weight_tangent), (bias_tangent,))
 
 
 def _unpool_conv2d_gradients(grad_output, input, codes, weight, size, padding, transposed, channels_last, *wanted):
     """What unpool_conv2d_backward gives, by ops that can be differentiated again."""
-    window = ((2, 2), (2, 2), (0, 0), (1, 1))
-    unpooled = max_unpool2d(input, codes, size, *window, channels_last)
+    unpooled = max_unpool2d(input, codes, size, *UNPOOLED_WINDOW, channels_last)
     convolution = [1, 1], list(padding), [1, 1], transposed, [0, 0], 1
     grad_map, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad_output, unpooled, weight, None, *convolution, [*wanted, False]
     )
     if grad_map is None:
         return None, grad_weight
-    return max_unpool2d_backward(grad_map, codes, input.shape[-2:], *window, channels_last), grad_weight
+    return max_unpool2d_backward(grad_map, codes, input.shape[-2:], *UNPOOLED_WINDOW, channels_last), grad_weight
 
 
 def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
@@ -663,9 +669,7 @@ def _pooled_extent(size, kernel: int, stride: int, padding: int, dilation: int, 
 
 def _new_map(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
     _check_format(like, channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    size = (*like.shape[:-2], *size)
-    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
+    return _empty_map((*like.shape[:-2], *size), like, channels_last)
 
 
 def _check_codes(codes: Tensor, like: Tensor, pooled_size: Sequence[int], kernel_size) -> None:
@@ -755,7 +759,7 @@ def _fake_switches_to_indices(codes, size, _input_size, _k, _s, _p, _d, channels
     return torch.empty(tuple(size), dtype=torch.int64, device=codes.device, memory_format=memory_format)
 
 
-def _fake_depthwise(input, weight, bias, output_size, channels_last):
+def _fake_conv_transpose2d(input, weight, bias, outputs, output_size, channels_last):
     torch._check(
         input.dim() == 4 and weight.dim() == 4 and input.shape[1] == weight.shape[0],
         lambda: f"weight {list(weight.shape)} does not fit input {list(input.shape)}",
@@ -767,9 +771,17 @@ def _fake_depthwise(input, weight, bias, output_size, channels_last):
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
             _check_device(name, tensor, input)
+    return _empty_map((input.shape[0], outputs, *output_size), input, channels_last)
+
+
+def _empty_map(size: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    size = (input.shape[0], weight.shape[0] * weight.shape[1], *output_size)
-    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=memory_format)
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _fake_depthwise(input, weight, bias, output_size, channels_last):
+    outputs = math.prod(weight.shape[:2])
+    return _fake_conv_transpose2d(input, weight, bias, outputs, output_size, channels_last)
 
 
 def _fake_depthwise_conv_transpose2d(input, weight, bias, _addend, output_size, *window_and_format):
@@ -819,8 +831,7 @@ def _fake_cross_entropy_backward(grad_loss, input, weight, bias, target, class_w
             f"{list(grad_loss.shape)}"
         ),
     )
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    grad_input = torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
+    grad_input = _empty_map(input.shape, input, channels_last)
     return (
         grad_input if needs_input else input.new_empty(0),
         weight.new_empty(weight.shape if needs_weight else 0),
@@ -829,18 +840,7 @@ def _fake_cross_entropy_backward(grad_loss, input, weight, bias, target, class_w
 
 
 def _fake_dense_conv_transpose2d(input, weight, bias, output_size, _stride, _padding, _dilation, channels_last):
-    torch._check(
-        input.dim() == 4 and weight.dim() == 4 and input.shape[1] == weight.shape[0],
-        lambda: f"weight {list(weight.shape)} does not fit input {list(input.shape)}",
-    )
-    torch._check(
-        input.dtype == weight.dtype and (bias is None or input.dtype == bias.dtype),
-        lambda: f"input, weight and bias should have one dtype, but input is {input.dtype}",
-    )
-    _check_device("weight", weight, input)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    size = (input.shape[0], weight.shape[1], *output_size)
-    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=memory_format)
+    return _fake_conv_transpose2d(input, weight, bias, weight.shape[1], output_size, channels_last)
 
 
 def _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed):
@@ -856,7 +856,7 @@ def _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transpose
     )
     _check_map("input", input)
     _check_device("weight", weight, input)
-    _check_codes(codes, input, input.shape[-2:], (2, 2))
+    _check_codes(codes, input, input.shape[-2:], UNPOOLED_WINDOW[0])
     margins = (2 - 2 * p if transposed else 2 * p - 2 for p in padding)
     size = [extent + margin for extent, margin in zip(unpooled_size, margins, strict=True)]
     torch._check(
@@ -868,9 +868,7 @@ def _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transpose
 
 def _fake_unpool_conv2d(input, codes, weight, _bias, unpooled_size, padding, transposed, channels_last):
     outputs, size = _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    size = (input.shape[0], outputs, *size)
-    return torch.empty(size, dtype=input.dtype, device=input.device, memory_format=memory_format)
+    return _empty_map((input.shape[0], outputs, *size), input, channels_last)
 
 
 def _fake_unpool_conv2d_backward(

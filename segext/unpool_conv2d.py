@@ -1,4 +1,4 @@
-"""Unpooling and then convolution, plain or transposed: which kernels a call takes, and the composition otherwise."""
+"""Unpooling and then convolution, plain or transposed: in one where there are kernels, else composed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .conv_arguments import IntPair, autocasts, cast, compute_dtype, pair
+from .conv_arguments import IntPair, cast, compute_dtype, fit_together, pair
 from .conv_routes import has_fast_products
 from .conv_transpose2d import conv_transpose2d
-from .conv_transpose2d import explain as explain_conv_transpose2d
 from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .switches import Switches, prefers_channels_last
-
-_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))  # kernel size, stride, padding and dilation that the kernels are for
 
 
 def unpool_conv_transpose2d(
@@ -36,7 +33,7 @@ def unpool_conv_transpose2d(
 
     For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, the CPU's kernels do not make the map at all: three of
     four of its pixels are zero, and so a quarter of the multiplications is left, forward and backward. Else the two
-    follow each other, and the map is made again for the backward pass. :func:`explain` tells which.
+    follow each other, and the map is made again for the backward pass. :func:`segext.explain` tells which.
 
     Args:
         input: the pooled map, (N, C, H, W) or (C, H, W).
@@ -55,7 +52,7 @@ def unpool_conv_transpose2d(
     """
     arguments = stride, padding, output_padding, groups, dilation
     plain = groups == 1 and pair(output_padding) == (0, 0)
-    padding = _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
+    padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
     if padding is not None:
         return _run(input, switches, weight, bias, padding, True, output_size)
     return _compose(
@@ -83,52 +80,22 @@ def unpool_conv2d(
     arguments = stride, padding, dilation, groups
     padding = 1 if padding == "same" else 0 if padding == "valid" else padding  # of a 3x3 kernel
     if groups == 1:
-        padding = _fused_padding(input, switches, weight, bias, stride, padding, dilation, False)
+        padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, False)
         if padding is not None:
             return _run(input, switches, weight, bias, padding, False, output_size)
     return _compose(input, switches, weight, output_size, lambda unpooled: F.conv2d(unpooled, weight, bias, *arguments))
 
 
-def explain(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: IntPair = 1,
-    padding: IntPair = 0,
-    output_padding: IntPair = 0,
-    groups: int = 1,
-    dilation: IntPair = 1,
-    *,
-    switches: Switches | None = None,
-) -> str:
-    """Which kernels :func:`conv_transpose2d`, or with ``switches`` :func:`unpool_conv_transpose2d`, takes for these
-    arguments, and why, in one line."""
-    arguments = stride, padding, output_padding, groups, dilation
-    if switches is None:
-        return explain_conv_transpose2d(input, weight, bias, *arguments)
-    plain = groups == 1 and pair(output_padding) == (0, 0)
-    if plain and _fused_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None:
-        return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
-    if has_fast_products(compute_dtype(input)):
-        return f"segext's unpooling, then torch: this CPU has matrix instructions for {compute_dtype(input)}"
-    return "segext's unpooling, then conv_transpose2d: the kernels are for the CPU, 2x2 windows, 3x3 kernels, stride 1"
-
-
-def _fused_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
+def fused_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
     """The padding, if the call is one for the kernels and all its arguments are as they should be."""
-    tensors = [input, weight] if bias is None else [input, weight, bias]
-    if not (isinstance(switches, Switches) and all(isinstance(x, Tensor) for x in tensors)):
+    if not isinstance(switches, Switches) or switches.window != ops.UNPOOLED_WINDOW:
         return None
-    if switches.window != _WINDOW or any(x.device.type not in ("cpu", "meta") for x in tensors):
+    if not fit_together(input, weight, bias, ("cpu", "meta")) or has_fast_products(compute_dtype(input)):
         return None
     if input.dim() not in (3, 4) or weight.dim() != 4 or tuple(weight.shape[-2:]) != (3, 3) or 0 in input.shape[-3:]:
         return None
     channels, outputs = weight.shape[:2] if transposed else weight.shape[1::-1]
     if channels != input.shape[-3] or outputs == 0 or (bias is not None and bias.shape != (outputs,)):
-        return None
-    if input.dtype not in ops.FLOATS or not (autocasts(input) or all(x.dtype == input.dtype for x in tensors)):
-        return None
-    if has_fast_products(compute_dtype(input)):
         return None
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     if stride != (1, 1) or dilation != (1, 1) or padding is None or not 0 <= min(padding) <= max(padding) <= 2:

@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import segext.functional as own
 from benchmarks import memory
-from segext import conv_routes, nn, reference
+from segext import nn, reference
 
 # Relative errors, in the norm of the whole: of the loss, and of gradients.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 4e-3}
@@ -64,25 +63,16 @@ def derivatives(function, leaves, dtype=None):
     return loss.detach(), *torch.autograd.grad(loss, leaves, grad)
 
 
-@contextmanager
-def kernels_for_any_window():
-    """Windows with absent taps too, which are stock's for the sake of infinite inputs alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv_routes, "_has_absent_taps", lambda *_: False)
-        yield
-
-
 def check(x, weight, bias, target, window, tolerance, layout=contiguous, **options):
     """Loss and gradients are the composition's in float64; type and format the input's."""
     wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     doubles = [t.double() for t in (x, weight, bias)]
     expected = derivatives(lambda x, w, b: composition(x, w, target, b, *window, **wide), doubles, x.dtype)
-    with kernels_for_any_window():
-        actual = derivatives(
-            lambda x, w, b: own.conv_transpose2d_cross_entropy(x, w, target, b, *window, **options),
-            (layout(x), weight, bias),
-            x.dtype,
-        )
+    actual = derivatives(
+        lambda x, w, b: own.conv_transpose2d_cross_entropy(x, w, target, b, *window, **options),
+        (layout(x), weight, bias),
+        x.dtype,
+    )
     for what, a, e in zip(("loss", "input", "weight", "bias"), actual, expected, strict=True):
         assert (a.shape, a.dtype) == (e.shape, x.dtype), what
         assert distance(a, e) <= tolerance, what

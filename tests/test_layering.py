@@ -28,6 +28,7 @@ LAYERS = (
     "convert",
     "nn",
     "functional",
+    "explain",
     "unpool_conv2d",
     "max_unpool2d",
     "conv_transpose2d",

@@ -1,4 +1,4 @@
-// The cross-entropy of upsampled scores, and its gradients. CPU only: elsewhere functional.py has stock's.
+// The cross-entropy of upsampled scores, and its gradients. CPU only: elsewhere conv_transpose2d.py has stock's.
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>

@@ -4,14 +4,10 @@
 #include <optional>
 
 #include "pooling.h"
+#include "upsampling.h"
 
 namespace segext::ops {
 namespace {
-
-void check_pair(const char* op, const char* name, const Ints& values, int64_t least) {
-  STD_TORCH_CHECK(values.size() == 2 && values[0] >= least && values[1] >= least, op, ": ", name,
-                  " should be two values of at least ", least, ", but got ", text(values));
-}
 
 Tensor dense_conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor> bias,
                               const Ints output_size, const Ints stride, const Ints padding, const Ints dilation,
@@ -21,23 +17,11 @@ Tensor dense_conv_transpose2d(const Tensor& input, const Tensor& weight, const s
   check_pair(op, "stride", stride, 1);
   check_pair(op, "padding", padding, 0);
   check_pair(op, "dilation", dilation, 1);
-  STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4, op, ": expected 4D input and weight, but got ",
-                  text(sizes_of(input)), " and ", text(sizes_of(weight)));
+  check_kernel(op, input, weight);
   const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
-  STD_TORCH_CHECK(kernel[0] == sizes[1], op, ": weight of size ", text(kernel), " expected input to have ", kernel[0],
-                  " channels, but got ", sizes[1], " channels instead");
-  for (int dim = 1; dim < 4; ++dim) {
-    STD_TORCH_CHECK(sizes[dim] > 0 && kernel[dim] > 0, op, ": input ", text(sizes), " and weight ", text(kernel),
-                    " should have no empty dimension but the batch");
-  }
-  check_like(op, "weight", weight, "input", input);
+  check_bias(op, bias, input, kernel[1]);
   std::optional<Tensor> added;
-  if (bias.has_value()) {
-    check_like(op, "bias", *bias, "input", input);
-    STD_TORCH_CHECK(sizes_of(*bias) == Ints{kernel[1]}, op, ": bias should be of size ", text({kernel[1]}),
-                    ", but is of ", text(sizes_of(*bias)));
-    added = dense(*bias, false);
-  }
+  if (bias.has_value()) added = dense(*bias, false);
   const Tensor values = dense(input, channels_last), kernels = dense(weight, false);
   const ElementType type = floating_element_type(op, input);
   Tensor output =

@@ -7,19 +7,20 @@
 #include <tuple>
 
 #include "pooling.h"
+#include "upsampling.h"
 
 namespace segext::ops {
 namespace {
 
 // What both directions check, and the tensors as their kernels read them.
-struct Operands {
+struct Call {
   Tensor input, codes, weight;
   UnpoolConv geometry;
   ElementType type;
   bool transposed;
 
-  Operands(const char* op, const Tensor& input, const Tensor& codes, const Tensor& weight, const Ints& unpooled_size,
-           const Ints& padding, bool transposed, bool channels_last)
+  Call(const char* op, const Tensor& input, const Tensor& codes, const Tensor& weight, const Ints& unpooled_size,
+       const Ints& padding, bool transposed, bool channels_last)
       : input(dense(input, channels_last)),
         codes(codes),
         weight(weight),
@@ -82,24 +83,20 @@ struct Operands {
 Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& weight, const std::optional<Tensor> bias,
                      const Ints unpooled_size, const Ints padding, bool transposed, bool channels_last) {
   constexpr const char* op = "unpool_conv2d";
-  const Operands operands(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
+  const Call call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
+  check_bias(op, bias, input, call.geometry.outputs);
   std::optional<Tensor> added;
-  if (bias.has_value()) {
-    check_like(op, "bias", *bias, "input", input);
-    STD_TORCH_CHECK(sizes_of(*bias) == Ints{operands.geometry.outputs}, op, ": bias should be of size ",
-                    text({operands.geometry.outputs}), ", but is of ", text(sizes_of(*bias)));
-    added = dense(*bias, false);
-  }
-  Tensor output = empty(input, operands.output_sizes(), input.scalar_type(), channels_last);
+  if (bias.has_value()) added = dense(*bias, false);
+  Tensor output = empty(input, call.output_sizes(), input.scalar_type(), channels_last);
   if (output.numel() > 0) {
-    const Tensor panels = operands.packed_weight();
-    const UnpoolConv2dParams params{operands.input.const_data_ptr(),
-                                    code_data(operands.codes),
+    const Tensor panels = call.packed_weight();
+    const UnpoolConv2dParams params{call.input.const_data_ptr(),
+                                    code_data(call.codes),
                                     panels.const_data_ptr(),
                                     added.has_value() ? added->const_data_ptr() : nullptr,
                                     output.mutable_data_ptr(),
-                                    operands.geometry,
-                                    operands.type};
+                                    call.geometry,
+                                    call.type};
     run(output, SEGEXT_CPU_KERNEL(UnpoolConv2dParams, unpool_conv2d), params);
   }
   return output;
@@ -110,30 +107,30 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
                                                   bool transposed, bool channels_last, bool wants_input,
                                                   bool wants_weight) {
   constexpr const char* op = "unpool_conv2d_backward";
-  const Operands operands(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
+  const Call call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   check_like(op, "grad_output", grad_output, "input", input);
-  STD_TORCH_CHECK(sizes_of(grad_output) == operands.output_sizes(), op, ": grad_output of shape ",
-                  text(sizes_of(grad_output)), " should have shape ", text(operands.output_sizes()));
-  const UnpoolConv& geometry = operands.geometry;
+  STD_TORCH_CHECK(sizes_of(grad_output) == call.output_sizes(), op, ": grad_output of shape ",
+                  text(sizes_of(grad_output)), " should have shape ", text(call.output_sizes()));
+  const UnpoolConv& geometry = call.geometry;
   const Tensor grad = dense(grad_output, channels_last);
   Tensor grad_input =
       empty(input, wants_input ? sizes_of(input) : Ints{0}, input.scalar_type(), channels_last && wants_input);
   Tensor grad_weight = empty(input, wants_weight ? sizes_of(weight) : Ints{0}, input.scalar_type());
-  Tensor weight_sums = operands.sums(wants_weight ? panel_elements(geometry.pool.channels, geometry.outputs) : 0);
+  Tensor weight_sums = call.sums(wants_weight ? panel_elements(geometry.pool.channels, geometry.outputs) : 0);
   if (wants_weight) torch::stable::zero_(weight_sums);
   if ((wants_input || wants_weight) && grad.numel() > 0) {
-    const Tensor panels = wants_input ? operands.packed_weight() : operands.sums(0);
-    const Tensor grad_panels = operands.sums(grad_panel_elements(geometry));
+    const Tensor panels = wants_input ? call.packed_weight() : call.sums(0);
+    const Tensor grad_panels = call.sums(grad_panel_elements(geometry));
     UnpoolConv2dBackwardParams params{grad.const_data_ptr(),
-                                      operands.input.const_data_ptr(),
-                                      code_data(operands.codes),
+                                      call.input.const_data_ptr(),
+                                      code_data(call.codes),
                                       panels.const_data_ptr(),
                                       grad_panels.mutable_data_ptr(),
                                       wants_input ? grad_input.mutable_data_ptr() : nullptr,
                                       wants_weight ? weight_sums.mutable_data_ptr() : nullptr,
                                       geometry,
                                       0,
-                                      operands.type};
+                                      call.type};
     for (; params.sample < geometry.pool.samples; ++params.sample) {
       run(grad, SEGEXT_CPU_KERNEL(UnpoolConv2dBackwardParams, pack_grad_panels), params);
       run(grad, SEGEXT_CPU_KERNEL(UnpoolConv2dBackwardParams, unpool_conv2d_backward), params);
@@ -141,7 +138,7 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
   }
   if (wants_weight) {
     run(grad, SEGEXT_CPU_KERNEL(WeightPanelParams, unpack_weight_panels),
-        operands.weight_params(grad_weight, grad_weight.mutable_data_ptr(), weight_sums));
+        call.weight_params(grad_weight, grad_weight.mutable_data_ptr(), weight_sums));
   }
   return {grad_input, grad_weight};
 }

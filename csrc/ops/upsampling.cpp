@@ -10,13 +10,7 @@ void check_pair(const char* op, const char* name, const Ints& values, int64_t le
                   " should be two values of at least ", least, ", but got ", text(values));
 }
 
-Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                           const Ints& output_size, const Ints& stride, const Ints& origin, const Ints& dilation,
-                           bool channels_last) {
-  check_pair(op, "output_size", output_size, 0);
-  check_pair(op, "stride", stride, 1);
-  check_pair(op, "origin", origin, 0);
-  check_pair(op, "dilation", dilation, 1);
+void check_kernel(const char* op, const Tensor& input, const Tensor& weight) {
   STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4, op, ": expected 4D input and weight, but got ",
                   text(sizes_of(input)), " and ", text(sizes_of(weight)));
   const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
@@ -26,17 +20,26 @@ Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& we
     STD_TORCH_CHECK(sizes[dim] > 0 && kernel[dim] > 0, op, ": input ", text(sizes), " and weight ", text(kernel),
                     " should have no empty dimension but the batch");
   }
-  STD_TORCH_CHECK(weight.scalar_type() == input.scalar_type(), op, ": weight should be ",
-                  torch::headeronly::toString(input.scalar_type()), " as input, but is ",
-                  torch::headeronly::toString(weight.scalar_type()));
-  check_device(op, "weight", weight, "input", input);
-  if (bias.has_value()) {
-    check_device(op, "bias", *bias, "input", input);
-    STD_TORCH_CHECK(bias->scalar_type() == input.scalar_type() && sizes_of(*bias) == Ints{kernel[0] * kernel[1]}, op,
-                    ": bias should be ", torch::headeronly::toString(input.scalar_type()), " of size ",
-                    text({kernel[0] * kernel[1]}), ", but is ", torch::headeronly::toString(bias->scalar_type()),
-                    " of ", text(sizes_of(*bias)));
-  }
+  check_like(op, "weight", weight, "input", input);
+}
+
+void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& input, int64_t outputs) {
+  if (!bias.has_value()) return;
+  check_like(op, "bias", *bias, "input", input);
+  STD_TORCH_CHECK(sizes_of(*bias) == Ints{outputs}, op, ": bias should be of size ", text({outputs}), ", but is of ",
+                  text(sizes_of(*bias)));
+}
+
+Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                           const Ints& output_size, const Ints& stride, const Ints& origin, const Ints& dilation,
+                           bool channels_last) {
+  check_pair(op, "output_size", output_size, 0);
+  check_pair(op, "stride", stride, 1);
+  check_pair(op, "origin", origin, 0);
+  check_pair(op, "dilation", dilation, 1);
+  const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
+  check_kernel(op, input, weight);
+  check_bias(op, bias, input, kernel[0] * kernel[1]);
   return {sizes[0],       kernel[0] * kernel[1],
           kernel[1],      sizes[2],
           sizes[3],       output_size[0],

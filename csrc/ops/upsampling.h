@@ -1,4 +1,5 @@
-// What the glue of every upsampling op shares: arguments checked into a geometry, operands in the layout kernels read.
+// What the glue of transposed convolutions shares: checks of operands, and of those whose channels do not mix the
+// geometry, and operands in the layout kernels read.
 #pragma once
 
 #include <optional>
@@ -10,6 +11,12 @@ namespace segext::ops {
 
 // Two values, each at least `least`.
 void check_pair(const char* op, const char* name, const Ints& values, int64_t least);
+
+// `weight` is one of a transposed convolution of `input`, [C, ...] for [N, C, H, W], with nothing empty but the batch.
+void check_kernel(const char* op, const Tensor& input, const Tensor& weight);
+
+// `bias`, if there is one, is like `input` and has a value for each output channel.
+void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& input, int64_t outputs);
 
 // `weight` is [C, M, kernel height, kernel width] for an input of C channels.
 Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,

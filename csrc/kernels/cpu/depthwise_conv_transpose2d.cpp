@@ -46,7 +46,8 @@ class DepthwiseRows {
     for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
       const Sum* spread = rows_.row(0, h, input + h * g_.width * depth, depth);
       for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
-        terms[count++] = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(0, i, m)};
+        terms[count++] = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(0, i, m),
+                          weights_.present(m)};
       }
     });
     const int64_t elements = g_.output_width * spread_.depth;
@@ -57,7 +58,7 @@ class DepthwiseRows {
       sums = out;
     }
     const Sum* addend = addend_row(plane, y, elements);
-    with_terms(count, [&](auto known) {
+    with_terms(count, weights_.lacks_taps(), [&](auto known) {
       if (addend == nullptr) {
         add_up<known(), false>(terms, count, addend, elements, sums);
       } else {

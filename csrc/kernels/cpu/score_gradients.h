@@ -112,10 +112,10 @@ class ScoreGradients {
     const int taps = static_cast<int>(spread_.taps_w);
     Term<Sum>* terms = terms_.reserve(taps);
     for (int m = 0; m < taps; ++m) {
-      terms[m] = {row(c) - spread_.offset - (taps - 1 - m) * spread_.period, weights.taps(c, i, m)};
+      terms[m] = {row(c) - spread_.offset - (taps - 1 - m) * spread_.period, weights.taps(c, i, m), weights.present(m)};
     }
     Sum* frame = this->frame(c / g_.multiplier, h);
-    with_terms(taps, [&, length = length_, pattern = weights.length()](auto known) {
+    with_terms(taps, weights.lacks_taps(), [&, length = length_, pattern = weights.length()](auto known) {
       int64_t place = 0;
       for (int64_t e = 0; e < length; e += kN) {
         store(frame + e, add_terms<known()>(load(frame + e), terms, taps, e, place));

@@ -45,7 +45,7 @@ class ScoreRows {
       for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
         const Sum* spread = rows_.row(c, h, plane + h * g_.width * step, step);
         for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
-          *next++ = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(c, i, m)};
+          *next++ = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(c, i, m), weights_.present(m)};
         }
       });
     }
@@ -55,7 +55,7 @@ class ScoreRows {
   // row hold anything.
   template <class F>
   void for_each_vector(F&& f) const {
-    with_terms(per_channel_, [&](auto known) {
+    with_terms(per_channel_, weights_.lacks_taps(), [&](auto known) {
       int64_t place = spread_.offset % weights_.length();
       for (int64_t x = 0; x < g_.output_width; x += kLanes<Sum>) {
         f(x, [&](int64_t c) SEGEXT_LAMBDA_INLINE {

@@ -127,6 +127,7 @@ class PhaseWeights {
       : g_(g), spread_(spread), length_(ceil_div(kLanes<Sum>, spread.period) * spread.period) {
     pitch_ = length_ + kLanes<Sum>;
     data_ = buffer_.reserve(planes * count() * pitch_);
+    if (g.kernel_w != spread.taps_w * g.stride_w) mark_present();
   }
 
   // Elements after which a pattern starts again: a multiple of the period, and at least a vector.
@@ -137,6 +138,10 @@ class PhaseWeights {
     return bias(plane) + (1 + i * spread_.taps_w + m) * pitch_;
   }
 
+  // Where a pattern has a tap: all ones, or zero. Null if that is everywhere: the kernel is as wide as some strides.
+  const Int<Sum>* present(int64_t m) const { return present_ == nullptr ? nullptr : present_ + m * pitch_; }
+  bool lacks_taps() const { return present_ != nullptr; }
+
   // Packs the weights of the channels [first, first + depth) as those of `plane`.
   void pack(int64_t plane, const Raw* weight, const Raw* bias, int64_t first) {
     const int64_t depth = spread_.depth, taps = g_.kernel_h * g_.kernel_w;
@@ -145,22 +150,44 @@ class PhaseWeights {
     for (int64_t p = 0; bias != nullptr && p < g_.stride_w; ++p) {
       for (int64_t c = 0; c < depth; ++c) patterns[p * depth + c] = E::rank(bias[first + c]);
     }
-    // Tap j of the kernel is tap `offset / stride` of the phase `offset % stride`.
-    for (int64_t j = 0, phase = 0, m = 0; j < g_.kernel_w; ++j) {
+    for_each_tap([&](int64_t j, int64_t m, int64_t phase) {
       for (int64_t i = 0; i < g_.kernel_h; ++i) {
         Sum* out = patterns + (1 + i * spread_.taps_w + m) * pitch_ + phase * depth;
         const Raw* tap = weight + first * taps + i * g_.kernel_w + j;
         for (int64_t c = 0; c < depth; ++c) out[c] = E::rank(tap[c * taps]);
       }
+    });
+    repeat(patterns, count());
+  }
+
+ private:
+  // Calls f(j, m, phase): tap j of a kernel row is tap m of a phase.
+  template <class F>
+  void for_each_tap(F&& f) const {
+    for (int64_t j = 0, phase = 0, m = 0; j < g_.kernel_w; ++j) {
+      f(j, m, phase);
       for (phase += g_.dilation_w; phase >= g_.stride_w; phase -= g_.stride_w) ++m;
     }
-    for (int64_t k = 0; k < count(); ++k) {
-      Sum* pattern = patterns + k * pitch_;
+  }
+
+  // Continues each of `count` patterns from its first period.
+  template <class T>
+  void repeat(T* patterns, int64_t count) const {
+    for (int64_t k = 0; k < count; ++k) {
+      T* pattern = patterns + k * pitch_;
       for (int64_t e = spread_.period; e < pitch_; ++e) pattern[e] = pattern[e - spread_.period];
     }
   }
 
- private:
+  void mark_present() {
+    present_ = present_buffer_.reserve(spread_.taps_w * pitch_);
+    std::memset(present_, 0, spread_.taps_w * pitch_ * sizeof(Int<Sum>));
+    for_each_tap([&](int64_t, int64_t m, int64_t phase) {
+      for (int64_t c = 0; c < spread_.depth; ++c) present_[m * pitch_ + phase * spread_.depth + c] = -1;
+    });
+    repeat(present_, spread_.taps_w);
+  }
+
   // Patterns of a plane: the bias, then those of each kernel row.
   int64_t count() const { return 1 + g_.kernel_h * spread_.taps_w; }
 
@@ -169,14 +196,18 @@ class PhaseWeights {
   const int64_t length_;
   int64_t pitch_ = 0;
   Sum* data_ = nullptr;
+  Int<Sum>* present_ = nullptr;
   Buffer<Sum> buffer_;
+  Buffer<Int<Sum>> present_buffer_;
 };
 
-// A product that output elements sum up: element e of `input` times element e, modulo a pattern's length, of `weight`.
+// A product that output elements sum up: element e of `input` times element e, modulo a pattern's length, of `weight`;
+// where `present` is zero there is none.
 template <class Sum>
 struct Term {
   const Sum* input;
   const Sum* weight;
+  const Int<Sum>* present;
 };
 
 // Calls f(h, i) for the input rows h that output row y sees, at kernel row i.
@@ -190,19 +221,31 @@ SEGEXT_INLINE void for_each_input_row(const Upsampling& g, int64_t y, F&& f) {
   }
 }
 
+// What stands for a number of terms of which some elements have none. Zero would not do as their weight: times infinity
+// it is no zero.
+inline constexpr int kSomeAbsent = -1;
+
 // `sum` and `count` terms, of the vector of elements from `element` on, which is `place` in a pattern. kTerms is the
-// count where it is known, else 0.
+// count where it is known, else 0 or kSomeAbsent.
 template <int kTerms, class Sum>
 SEGEXT_INLINE Vec<Sum> add_terms(Vec<Sum> sum, const Term<Sum>* terms, int count, int64_t element, int64_t place) {
-  const int n = kTerms ? kTerms : count;
+  const int n = kTerms > 0 ? kTerms : count;
 #pragma GCC unroll 4
-  for (int k = 0; k < n; ++k) sum += load(terms[k].input + element) * load(terms[k].weight + place);
+  for (int k = 0; k < n; ++k) {
+    const Vec<Sum> input = load(terms[k].input + element), weight = load(terms[k].weight + place);
+    if constexpr (kTerms == kSomeAbsent) {
+      sum += load(terms[k].present + place) != 0 ? input * weight : Vec<Sum>{};
+    } else {
+      sum += input * weight;
+    }
+  }
   return sum;
 }
 
-// Calls f with the number of terms as a constant where it is one of a bilinear kernel, else with 0.
+// Calls f with the number of terms as a constant where it is one of a bilinear kernel, else with 0 or kSomeAbsent.
 template <class F>
-SEGEXT_INLINE void with_terms(int count, F&& f) {
+SEGEXT_INLINE void with_terms(int count, bool lacks_taps, F&& f) {
+  if (lacks_taps) return f(std::integral_constant<int, kSomeAbsent>{});
   if (count == 4) return f(std::integral_constant<int, 4>{});
   if (count == 2) return f(std::integral_constant<int, 2>{});
   f(std::integral_constant<int, 0>{});

@@ -1,0 +1,49 @@
+"""Tells which kernels a call takes, and why."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import ops
+from .conv_arguments import IntPair, compute_dtype, pair
+from .conv_routes import has_fast_products, route
+from .switches import Switches
+from .unpool_conv2d import fused_padding
+
+
+def explain(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+    *,
+    switches: Switches | None = None,
+) -> str:
+    """Which kernels :func:`segext.functional.conv_transpose2d`, or with ``switches``
+    :func:`segext.functional.unpool_conv_transpose2d`, takes for these arguments, and why, in one line."""
+    if switches is not None:
+        plain = groups == 1 and pair(output_padding) == (0, 0)
+        if plain and fused_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None:
+            return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
+        return f"segext's unpooling, then conv_transpose2d: {_why_composed(input)}"
+    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if call is not None:
+        slower = "torch: it is faster for strides, sizes, types and formats such as these"
+        return call.why if call.beats_stock(input, weight) else slower
+    if input.device.type not in ops.DEVICES:
+        return f"torch: segext has no kernels for {input.device.type}"
+    if groups not in (1, weight.shape[0]):
+        return "torch: channels mix in groups"
+    return "torch: segext has no kernels for these arguments"
+
+
+def _why_composed(input: Tensor) -> str:
+    if input.device.type not in ("cpu", "meta"):
+        return "the two in one have kernels for the CPU alone"
+    if has_fast_products(compute_dtype(input)):
+        return f"this CPU has matrix instructions for {compute_dtype(input)}"
+    return "the two in one have kernels for 2x2 windows and 3x3 kernels of stride 1, in one group and of one type"
