@@ -426,12 +426,18 @@ def test_the_result_does_not_depend_on_threads():
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 2), (2, 3), (5, 4), (16, 8)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(4, 2, 1), (3, 2, 1), (2, 3, 1), (5, 4, 1), (16, 8, 1), (3, 2, 3)]
+)
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_an_infinite_input_reaches_what_it_feeds_and_no_more(value, kernel, stride):
+def test_an_infinite_input_reaches_what_it_feeds_and_no_more(value, kernel, stride, dilation):
     x, weight = normal((1, 3, 6, 7), torch.float64), normal((3, 1, kernel, kernel), torch.float64, seed=1)
     x[0, 1, 2, 3] = value
-    expected = stock.conv_transpose2d(x, weight, None, stride, groups=3)
-    torch.testing.assert_close(own.conv_transpose2d(x, weight, None, stride, groups=3), expected, equal_nan=True)
-    added = own.conv_transpose2d_add(x, weight, torch.zeros_like(expected), None, stride, groups=3)
+    window = {"stride": stride, "dilation": dilation, "groups": 3}
+    expected = stock.conv_transpose2d(x, weight, **window)
+    torch.testing.assert_close(own.conv_transpose2d(x, weight, **window), expected, equal_nan=True)
+    added = own.conv_transpose2d_add(x, weight, torch.zeros_like(expected), **window)
     torch.testing.assert_close(added, expected, equal_nan=True)
+    labels, scores = own.conv_transpose2d_argmax(x, weight, **window, return_scores=True)
+    assert torch.equal(labels.long(), expected.argmax(1))
+    torch.testing.assert_close(scores, expected.amax(1), equal_nan=True)
