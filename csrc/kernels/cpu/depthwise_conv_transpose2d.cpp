@@ -7,6 +7,59 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
+template <class F>
+SEGEXT_INLINE void with_flag(bool flag, F&& f) {
+  if (flag) return f(std::true_type{});
+  f(std::false_type{});
+}
+
+// The sums of a row, a vector after the other. kTerms as in add_terms. With kRepeats a vector is as long as a pattern:
+// all see the same weights, which stay in registers.
+template <int kTerms, bool kRepeats, class Sum>
+class TermSums {
+ public:
+  template <class Weights>
+  TermSums(const Weights& weights, const Term<Sum>* terms, int count, int64_t offset)
+      : terms_(terms),
+        count_(count),
+        bias_(weights.bias(0)),
+        length_(weights.length()),
+        element_(offset),
+        place_(offset % length_) {
+    if constexpr (kRepeats) {
+      held_bias_ = load(bias_ + place_);
+#pragma GCC unroll 4
+      for (int k = 0; k < kTerms; ++k) {
+        inputs_[k] = terms[k].input;
+        held_[k] = load(terms[k].weight + place_);
+      }
+    }
+  }
+
+  SEGEXT_INLINE Vec<Sum> next() {
+    Vec<Sum> sum;
+    if constexpr (kRepeats) {
+      sum = held_bias_;
+#pragma GCC unroll 4
+      for (int k = 0; k < kTerms; ++k) sum += load(inputs_[k] + element_) * held_[k];
+    } else {
+      sum = add_terms<kTerms>(load(bias_ + place_), terms_, count_, element_, place_);
+      place_ += kLanes<Sum>;
+      if (place_ >= length_) place_ -= length_;
+    }
+    element_ += kLanes<Sum>;
+    return sum;
+  }
+
+ private:
+  const Term<Sum>* terms_;
+  int count_;
+  const Sum* bias_;
+  int64_t length_, element_, place_;
+  const Sum* inputs_[kRepeats ? kTerms : 1];
+  Vec<Sum> held_bias_, held_[kRepeats ? kTerms : 1];
+};
+
 // Rows of planes: of one channel in NCHW, of a sample with all its channels in channels_last.
 template <class E>
 class DepthwiseRows {
@@ -51,53 +104,41 @@ class DepthwiseRows {
       }
     });
     const int64_t elements = g_.output_width * spread_.depth;
-    Sum* sums = nullptr;
-    if constexpr (kNarrows) {
-      sums = sums_.reserve(elements);
-    } else {
-      sums = out;
-    }
-    const Sum* addend = addend_row(plane, y, elements);
+    const Raw* addend = addend_row(plane, y);
     with_terms(count, weights_.lacks_taps(), [&](auto known) {
-      if (addend == nullptr) {
-        add_up<known(), false>(terms, count, addend, elements, sums);
-      } else {
-        add_up<known(), true>(terms, count, addend, elements, sums);
-      }
+      with_flag(weights_.length() == kLanes<Sum>, [&](auto repeats) {
+        using Sums = TermSums<known(), (known() > 0 && repeats()), Sum>;
+        with_flag(addend != nullptr, [&](auto adds) {
+          add_up<adds()>(Sums(weights_, terms, count, spread_.offset), addend, elements, out);
+        });
+      });
     });
-    if constexpr (kNarrows) narrow(E{}, sums, elements, out);
   }
 
-  const Sum* addend_row(int64_t plane, int64_t y, int64_t elements) {
+  const Raw* addend_row(int64_t plane, int64_t y) const {
     const Addend& a = p_.addend;
     if (a.data == nullptr) return nullptr;
     const int64_t pixel = (plane * a.height + a.origin_h + y) * a.width + a.origin_w;
-    const Raw* row = static_cast<const Raw*>(a.data) + pixel * spread_.depth;
-    if constexpr (kNarrows) {
-      Sum* wide = addend_.reserve(elements);
-      widen(E{}, row, elements, wide);
-      return wide;
-    } else {
-      return row;
-    }
+    return static_cast<const Raw*>(a.data) + pixel * spread_.depth;
   }
 
-  template <int kTerms, bool kAdds>
-  void add_up(const Term<Sum>* terms, int count, const Sum* addend, int64_t elements, Sum* out) const {
-    int64_t place = spread_.offset % weights_.length();
-    const auto next = [&](int64_t k) SEGEXT_LAMBDA_INLINE {
-      const Vec<Sum> sum = add_terms<kTerms>(load(weights_.bias(0) + place), terms, count, spread_.offset + k, place);
-      place += kLanes<Sum>;
-      if (place >= weights_.length()) place -= weights_.length();
-      return sum;
+  template <bool kAdds, class Sums>
+  static void add_up(Sums sums, const Raw* addend, int64_t elements, Raw* out) {
+    constexpr int64_t kN = kLanes<Sum>, kStored = kLanes<Raw>;
+    const auto next = [&](int64_t k, int64_t left) SEGEXT_LAMBDA_INLINE {
+      return kAdds ? sums.next() + widen_up_to<E>(addend + k, left) : sums.next();
+    };
+    const auto rounded = [&](int64_t k, int64_t left) SEGEXT_LAMBDA_INLINE {
+      if constexpr (kNarrows) {
+        const Vec<Sum> low = next(k, left), high = next(k + kN, left - kN);
+        return narrow(E{}, low, high);
+      } else {
+        return next(k, left);
+      }
     };
     int64_t k = 0;
-    for (; k + kLanes<Sum> <= elements; k += kLanes<Sum>) {
-      store(out + k, kAdds ? next(k) + load(addend + k) : next(k));
-    }
-    if (k == elements) return;
-    const int64_t left = elements - k;
-    store_partial(out + k, kAdds ? next(k) + load_partial(addend + k, left) : next(k), left);
+    for (; k + kStored <= elements; k += kStored) store(out + k, rounded(k, kStored));
+    if (k < elements) store_partial(out + k, rounded(k, elements - k), elements - k);
   }
 
   const DepthwiseConvTranspose2dParams& p_;
@@ -106,7 +147,6 @@ class DepthwiseRows {
   SpreadRows<E> rows_;
   PhaseWeights<E> weights_;
   Buffer<Term<Sum>> terms_;
-  Buffer<Sum> sums_, addend_;
 };
 
 // Label maps: scores compared in registers.

@@ -29,4 +29,18 @@ SEGEXT_INLINE void narrow_run(const Sum* in, int64_t count, typename E::Raw* out
   }
 }
 
+// A vector of sums, of the first `count` elements; the other lanes are zero.
+template <class E>
+SEGEXT_INLINE Vec<SumOf<E>> widen_up_to(const typename E::Raw* in, int64_t count) {
+  using Sum = SumOf<E>;
+  if constexpr (std::is_same_v<typename E::Raw, Sum>) {
+    return load_up_to(in, count);
+  } else {
+    if (count >= kLanes<Sum>) return widen(E{}, in);
+    typename E::Raw some[kLanes<Sum>] = {};
+    if (count > 0) std::memcpy(some, in, count * sizeof(*in));
+    return widen(E{}, some);
+  }
+}
+
 }  // namespace segext::SEGEXT_CPU_CAPABILITY

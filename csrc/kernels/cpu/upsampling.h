@@ -51,7 +51,7 @@ class SpreadRows {
  public:
   SpreadRows(const Upsampling& g, const Spread& spread, int64_t planes)
       : g_(g), spread_(spread), kept_(taps_per_phase(g.kernel_h, g.stride_h, g.dilation_h)) {
-    pitch_ = spread.columns * spread.period + kLanes<Sum>;
+    pitch_ = spread.columns * spread.period + 2 * kLanes<Sum>;
     data_ = buffer_.reserve(planes * kept_ * pitch_);
     held_ = rows_.reserve(planes * kept_);
     for (int64_t k = 0; k < planes * kept_; ++k) held_[k] = nullptr;
@@ -72,38 +72,49 @@ class SpreadRows {
   }
 
  private:
-  void spread(const Raw* source, int64_t step, Sum* row) const {
+  void spread(const Raw* source, int64_t step, Sum* row) {
     const int64_t begin = clamp(-spread_.first, 0, spread_.columns);
     const int64_t end = clamp(g_.width - spread_.first, begin, spread_.columns);
-    std::memset(row, 0, begin * spread_.period * sizeof(Sum));
-    std::memset(row + end * spread_.period, 0, (pitch_ - end * spread_.period) * sizeof(Sum));
-    const Raw* pixel = source + (spread_.first + begin) * step;
-    row += begin * spread_.period;
+    Sum* first = row + begin * spread_.period;
+    std::memset(row, 0, (first - row) * sizeof(Sum));
+    repeat(source + (spread_.first + begin) * step, end - begin, step, first);
+    Sum* last = row + end * spread_.period;
+    std::memset(last, 0, (row + pitch_ - last) * sizeof(Sum));
+  }
+
+  // Repeats each of `count` columns as often as the stride is wide. Whole vectors are stored, and what reaches past a
+  // column is overwritten by the next, or is room to spare.
+  SEGEXT_INLINE void repeat(const Raw* pixel, int64_t count, int64_t step, Sum* row) {
     if (spread_.depth > 1) {
-      for (int64_t q = begin; q < end; ++q, pixel += step, row += spread_.period) repeat_pixel(pixel, row);
-    } else if (g_.stride_w == 2) {
-      for (int64_t q = begin; q < end; ++q, pixel += step, row += 2) row[0] = row[1] = E::rank(*pixel);
+      const Sum* line = widened(pixel, count * step);
+      for (int64_t q = 0; q < count * g_.stride_w; q += g_.stride_w, line += spread_.depth) {
+        for (int64_t p = 0; p < g_.stride_w; ++p, row += spread_.depth) {
+          for (int64_t c = 0; c < spread_.depth; c += kLanes<Sum>) store(row + c, load(line + c));
+        }
+      }
+    } else if (g_.stride_w == 2 && step == 1) {
+      for (int64_t q = 0; q < count; q += kLanes<Sum>, row += 2 * kLanes<Sum>) {
+        const Vec<Sum> v = widen_up_to<E>(pixel + q, count - q), twice[] = {v, v};
+        store(row, interleave<2, 0>(twice, LaneSequence<Sum>{}));
+        store(row + kLanes<Sum>, interleave<2, 1>(twice, LaneSequence<Sum>{}));
+      }
     } else {
-      for (int64_t q = begin; q < end; ++q, pixel += step) {
-        const Sum value = E::rank(*pixel);
-        for (int64_t p = 0; p < g_.stride_w; ++p) *row++ = value;
+      for (int64_t q = 0; q < count; ++q, pixel += step, row += g_.stride_w) {
+        const Vec<Sum> value = broadcast<Sum>(E::rank(*pixel));
+        for (int64_t p = 0; p < g_.stride_w; p += kLanes<Sum>) store(row + p, value);
       }
     }
   }
 
-  // All channels of a pixel, as often as the stride is wide.
-  SEGEXT_INLINE void repeat_pixel(const Raw* pixel, Sum* row) const {
+  // All output channels of a run of channels_last pixels.
+  SEGEXT_INLINE const Sum* widened(const Raw* pixel, int64_t count) {
+    Sum* line = line_.reserve(count * g_.multiplier + kLanes<Sum>);
     if (g_.multiplier == 1) {
-      for (int64_t c = 0; c < spread_.depth; ++c) row[c] = E::rank(pixel[c]);
+      widen_run<E>(pixel, count, line);
     } else {
-      for (int64_t c = 0, from = 0; c < spread_.depth; ++from) {
-        const Sum value = E::rank(pixel[from]);
-        for (int64_t k = 0; k < g_.multiplier; ++k) row[c++] = value;
-      }
+      for (int64_t k = 0; k < count * g_.multiplier; ++k) line[k] = E::rank(pixel[k / g_.multiplier]);
     }
-    for (int64_t p = 1; p < g_.stride_w; ++p) {
-      std::memcpy(row + p * spread_.depth, row, spread_.depth * sizeof(Sum));
-    }
+    return line;
   }
 
   const Upsampling& g_;
@@ -112,7 +123,7 @@ class SpreadRows {
   int64_t pitch_ = 0;
   Sum* data_ = nullptr;
   const Raw** held_ = nullptr;  // the source of each spread row
-  Buffer<Sum> buffer_;
+  Buffer<Sum> buffer_, line_;
   Buffer<const Raw*> rows_;
 };
 

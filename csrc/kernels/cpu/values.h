@@ -13,25 +13,81 @@ SEGEXT_INLINE void mask_by_relu(const typename E::Raw* values, const typename E:
   for (int64_t k = 0; k < count; ++k) masked[k] = E::rank(relu_output[k]) <= 0 ? Raw{0} : values[k];
 }
 
+// A vector of half types, widened.
+SEGEXT_INLINE Vec<float> widen(BFloat16, const int16_t* half) {
+#if defined(__AVX512BW__)
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half));
+  return reinterpret_cast<Vec<float>>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+#elif defined(__AVX2__)
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(half));
+  return reinterpret_cast<Vec<float>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#else
+  Vec<float> v;
+  for (int k = 0; k < kLanes<float>; ++k) v[k] = BFloat16::rank(half[k]);
+  return v;
+#endif
+}
+
+SEGEXT_INLINE Vec<float> widen(Float16, const int16_t* half) {
+#if defined(__AVX512BW__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(half)));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(half)));
+#else
+  Vec<float> v;
+  for (int k = 0; k < kLanes<float>; ++k) v[k] = Float16::rank(half[k]);
+  return v;
+#endif
+}
+
+// Two vectors rounded to the nearest, ties to even, as one of half types. NaN stays NaN.
+SEGEXT_INLINE Vec<int16_t> narrow(BFloat16, Vec<float> low, Vec<float> high) {
+  const auto rounded = [](Vec<float> v) SEGEXT_LAMBDA_INLINE {
+    const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v), up = bits + (0x7fff + (bits >> 16 & 1));
+    return reinterpret_cast<Vec<int16_t>>(v != v ? broadcast(0x7fc00000u) : up);
+  };
+  const Vec<int16_t> words[] = {rounded(low), rounded(high)};
+  return deinterleave<2, 1>(words, LaneSequence<int16_t>{});  // the upper one of each pair
+}
+
+SEGEXT_INLINE Vec<int16_t> narrow(Float16, Vec<float> low, Vec<float> high) {
+#if defined(__AVX512BW__)
+  const __m256i halves[] = {_mm512_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT),
+                            _mm512_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT)};
+  return reinterpret_cast<Vec<int16_t>>(_mm512_inserti64x4(_mm512_castsi256_si512(halves[0]), halves[1], 1));
+#elif defined(__AVX2__)
+  const __m128i halves[] = {_mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT),
+                            _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT)};
+  return reinterpret_cast<Vec<int16_t>>(_mm256_set_m128i(halves[1], halves[0]));
+#else
+  Vec<int16_t> v;
+  for (int k = 0; k < kLanes<int16_t>; ++k) {
+    const _Float16 half = static_cast<_Float16>(k < kLanes<float> ? low[k] : high[k - kLanes<float>]);
+    int16_t bits;
+    std::memcpy(&bits, &half, sizeof(bits));
+    v[k] = bits;
+  }
+  return v;
+#endif
+}
+
+// Runs of values, likewise.
 template <class E>
 SEGEXT_INLINE void widen(E, const int16_t* half, int64_t count, float* values) {
-  for (int64_t k = 0; k < count; ++k) values[k] = E::rank(half[k]);
+  int64_t k = 0;
+  for (; k + kLanes<float> <= count; k += kLanes<float>) store(values + k, widen(E{}, half + k));
+  for (; k < count; ++k) values[k] = E::rank(half[k]);
 }
 
-SEGEXT_INLINE void narrow(BFloat16, const float* values, int64_t count, int16_t* half) {
-  for (int64_t k = 0; k < count; ++k) {
-    uint32_t bits;
-    std::memcpy(&bits, values + k, sizeof(bits));
-    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    half[k] = static_cast<int16_t>(values[k] != values[k] ? 0x7fc0 : rounded);
-  }
-}
-
-SEGEXT_INLINE void narrow(Float16, const float* values, int64_t count, int16_t* half) {
-  for (int64_t k = 0; k < count; ++k) {
-    const _Float16 v = static_cast<_Float16>(values[k]);
-    std::memcpy(half + k, &v, sizeof(v));
-  }
+template <class E>
+SEGEXT_INLINE void narrow(E, const float* values, int64_t count, int16_t* half) {
+  constexpr int64_t kN = kLanes<float>;
+  int64_t k = 0;
+  for (; k + 2 * kN <= count; k += 2 * kN) store(half + k, narrow(E{}, load(values + k), load(values + k + kN)));
+  if (k == count) return;
+  float last[2 * kN] = {};
+  std::memcpy(last, values + k, (count - k) * sizeof(float));
+  store_partial(half + k, narrow(E{}, load(last), load(last + kN)), count - k);
 }
 
 }  // namespace segext::SEGEXT_CPU_CAPABILITY
