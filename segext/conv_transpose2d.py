@@ -10,10 +10,12 @@ from torch import Tensor
 
 from .conv_arguments import IntPair
 from .conv_routes import Criterion, Depthwise, route
+from .overriding import overridable
 
 _MOST_LABELS = 256  # that uint8 holds
 
 
+@overridable
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -51,6 +53,7 @@ def conv_transpose2d(
     return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@overridable
 def conv_transpose2d_add(
     input: Tensor,
     weight: Tensor,
@@ -89,6 +92,7 @@ def conv_transpose2d_add(
     return _part(result, crop, size) + _part(addend, addend_crop, size)
 
 
+@overridable
 def conv_transpose2d_argmax(
     input: Tensor,
     weight: Tensor,
@@ -133,6 +137,7 @@ def conv_transpose2d_argmax(
     return (labels, scores) if return_scores else labels
 
 
+@overridable
 def conv_transpose2d_cross_entropy(
     input: Tensor,
     weight: Tensor,

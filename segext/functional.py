@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import ops
 from .conv_transpose2d import (
@@ -17,6 +16,7 @@ from .conv_transpose2d import (
     conv_transpose2d_cross_entropy,
 )
 from .max_unpool2d import max_unpool2d, set_index_check
+from .overriding import overridable
 from .switches import Switches, plain_int, prefers_channels_last, window_of
 from .unpool_conv2d import unpool_conv2d, unpool_conv_transpose2d
 
@@ -38,6 +38,7 @@ _POOLABLE = ops.FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, tor
 IntPair = int | Sequence[int]
 
 
+@overridable
 def max_pool2d(
     input: Tensor,
     kernel_size: IntPair,
@@ -68,6 +69,7 @@ def max_pool2d(
     return _pool(ops.max_pool2d, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@overridable
 def relu_max_pool2d(
     input: Tensor,
     kernel_size: IntPair,
@@ -88,10 +90,6 @@ def relu_max_pool2d(
 
 def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
     if not isinstance(input, Tensor):
-        if has_torch_function_unary(input):  # what stands for a tensor, such as torch.fx's proxies
-            public = max_pool2d if op is ops.max_pool2d else relu_max_pool2d
-            arguments = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-            return handle_torch_function(public, (input,), input, *arguments)
         raise TypeError(f"max_pool2d(): argument 'input' must be Tensor, not {type(input).__name__}")
     if input.device.type not in ops.DEVICES:
         return _stock_pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import ops
+from .overriding import overridable
 from .switches import Switches, prefers_channels_last, window_of
 
 IntPair = int | Sequence[int]
@@ -28,6 +28,7 @@ def set_index_check(enabled: bool) -> None:
     _check_indices = enabled
 
 
+@overridable
 def max_unpool2d(
     input: Tensor,
     indices: Switches | Tensor,
@@ -60,9 +61,6 @@ def max_unpool2d(
         TypeError: for int64 indices without a ``kernel_size``.
     """
     if not isinstance(input, Tensor) or not isinstance(indices, (Switches, Tensor)):
-        if not isinstance(input, Tensor) and has_torch_function_unary(input):
-            arguments = (indices, kernel_size, stride, padding, output_size)
-            return handle_torch_function(max_unpool2d, (input,), input, *arguments, out=out)
         raise TypeError(
             f"max_unpool2d(): expected a Tensor and Switches or a Tensor, not {type(input).__name__} and "
             f"{type(indices).__name__}"

@@ -13,9 +13,11 @@ from .conv_arguments import IntPair, cast, compute_dtype, fit_together, pair
 from .conv_routes import has_fast_products
 from .conv_transpose2d import conv_transpose2d
 from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
+from .overriding import overridable
 from .switches import Switches, prefers_channels_last
 
 
+@overridable
 def unpool_conv_transpose2d(
     input: Tensor,
     switches: Switches,
@@ -60,6 +62,7 @@ def unpool_conv_transpose2d(
     )
 
 
+@overridable
 def unpool_conv2d(
     input: Tensor,
     switches: Switches,

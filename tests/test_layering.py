@@ -36,6 +36,7 @@ LAYERS = (
     "conv_arguments",
     "switches",
     "ops",
+    "overriding",
     "_library",
 )
 

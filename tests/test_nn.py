@@ -143,15 +143,39 @@ def test_unpool_keeps_a_stride_without_a_kernel():
     assert nn.MaxUnpool2d(stride=2)(values, switches).shape == (1, 3, 8, 8)
 
 
-def test_traces_with_torch_fx():
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+class Net(torch.nn.Module):
+    """A layer on what is given, after a pool if it unpools."""
 
-        def forward(self, x):
-            pooled, switches = self.pool(x)
-            return self.unpool(pooled, switches) + own.relu_max_pool2d(x, 1)
+    def __init__(self, layer, more):
+        super().__init__()
+        self.layer, self.more = layer, more
+        self.pool = nn.ReLUMaxPool2d(2, return_indices=True) if "Unpool" in type(layer).__name__ else None
 
-    net, x = Net(), torch.randn(1, 3, 8, 8)
-    assert torch.equal(torch.fx.symbolic_trace(net)(x), net(x))
+    def forward(self, x):
+        if self.pool is None:
+            return self.layer(x, *self.more)
+        pooled, switches = self.pool(x)
+        return self.layer(pooled, switches)
+
+
+@pytest.mark.parametrize(
+    ("layer", "more"),
+    [
+        (nn.MaxPool2d(2), ()),
+        (nn.ReLUMaxPool2d(2), ()),
+        (nn.MaxUnpool2d(2), ()),
+        (nn.UnpoolConv2d(4, 5, 3, padding=1), ()),
+        (nn.UnpoolConvTranspose2d(4, 5, 3, padding=1), ()),
+        (nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=4), ()),
+        (nn.ConvTranspose2dAdd(4, 4, 4, 2, 1, groups=4), (torch.ones(2, 4, 18, 20),)),
+        (nn.ConvTranspose2dArgmax(4, 4, 4, 2, 1, groups=4), ()),
+        (nn.ConvTranspose2dCrossEntropy(4, 4, 4, 2, 1, groups=4), (torch.zeros(2, 18, 20, dtype=torch.long),)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else "",
+)
+def test_torch_fx_records_a_node_a_call(layer, more):
+    net, x = Net(layer, more), normal((2, 4, 9, 10))
+    traced = torch.fx.symbolic_trace(net)
+    called = [node for node in traced.graph.nodes if node.target in [getattr(own, name) for name in own.__all__]]
+    assert len(called) == (1 if net.pool is None else 2)
+    assert torch.equal(pickle.loads(pickle.dumps(traced))(x), net(x))
