@@ -81,7 +81,7 @@ class Plan:
 
 
 FULL = Plan(
-    width=0.125, crop=224, batch=4, steps=1000, together=50, lr=1e-3, lr_normalised=1e-2, seconds=4.0, compared=10
+    width=0.125, crop=224, batch=4, steps=1000, together=50, lr=1e-3, lr_normalised=3e-3, seconds=4.0, compared=10
 )
 QUICK = Plan(
     width=1 / 16, crop=224, batch=2, steps=10, together=6, lr=3e-3, lr_normalised=1e-2, seconds=0.5, compared=2
