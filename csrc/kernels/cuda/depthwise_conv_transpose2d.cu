@@ -1,6 +1,4 @@
 // Launches upsampling without mixing channels: chooses the kernel by kernel size, stride, alignment and memory order.
-#include <algorithm>
-
 #include "depthwise_conv_transpose2d.cuh"
 
 namespace segext {
@@ -8,11 +6,7 @@ namespace {
 
 using Params = DepthwiseConvTranspose2dParams;
 
-// Cells that a thread goes through. Fewer do not pay for its weights; many leave too few threads, of which a large GPU
-// has some 10^5 at once.
-constexpr int64_t kFewestCells = 4;
 constexpr int64_t kMostCells = 16;
-constexpr int64_t kEnoughThreads = 1 << 16;
 
 // Lanes of a vectorised store.
 constexpr int kVectorLanes = 4;
@@ -55,8 +49,8 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
   const int64_t shared_bytes = kChannelsLast ? Staging::bytes<T>(g, kStagedRows) : 0;
-  const int64_t per_thread = planes * runs * g.output_height / kPhases / kEnoughThreads;
-  const auto cells = divide_cells(g, planes, runs, std::clamp(per_thread, kFewestCells, kMostCells), shared_bytes > 0);
+  const int64_t per_thread = cells_per_thread(g, planes, runs, kMostCells);
+  const auto cells = divide_cells(g, planes, runs, per_thread, shared_bytes > 0);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
   return launch_with_shared_memory(

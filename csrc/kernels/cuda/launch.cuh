@@ -29,13 +29,15 @@ __device__ __forceinline__ int64_t thread_number() {
   return static_cast<int64_t>(blockIdx.x) * Launch::kBlockThreads + threadIdx.x;
 }
 
+inline int64_t launch_blocks(int64_t threads) { return (threads + Launch::kBlockThreads - 1) / Launch::kBlockThreads; }
+
 // Runs `kernel` on at least `threads` threads of `stream`, with so much dynamic shared memory a block. No threads: no
 // launch, success. An error is returned and forgotten, so that nobody meets it again.
 template <typename... Parameters, typename... Arguments>
 CudaStatus launch_with_shared_memory(void (*kernel)(Parameters...), int64_t threads, int64_t shared_bytes,
                                      CudaStream stream, const Arguments&... arguments) {
   if (threads <= 0) return cudaSuccess;
-  const int64_t blocks = (threads + Launch::kBlockThreads - 1) / Launch::kBlockThreads;
+  const int64_t blocks = launch_blocks(threads);
   if (blocks > Launch::kMaxBlocks) return cudaErrorInvalidConfiguration;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));

@@ -16,6 +16,7 @@
 // right, each product added with one rounding, as the CPU kernels with FMA do.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -67,6 +68,12 @@ inline bool fits_int32(const Upsampling& g, const Addend& addend) {
          g.channels * (g.height + 4) * g.width < kLimit && output_elements(g) < kLimit && g.samples < kLimit &&
          g.samples * warps_per_sample(output_elements(g)) < kLimit && g.channels * g.kernel_h * g.kernel_w < kLimit &&
          (addend.data == nullptr || g.channels * addend.height * addend.width < kLimit);
+}
+
+// Calls `function` with the TypeTag of the index type that fits.
+template <typename Function>
+CudaStatus for_index(const Upsampling& g, const Function& function) {
+  return fits_int32(g, Addend{}) ? function(TypeTag<int32_t>{}) : function(TypeTag<int64_t>{});
 }
 
 // ---- Weights --------------------------------------------------------------------------------------------------------
@@ -197,6 +204,13 @@ struct Cells {
     return thread;
   }
 };
+
+// Cells that a thread goes through. Fewer than four do not pay for its weights; many leave too few threads, of which a
+// large GPU has some 10^5 at once.
+inline int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t most) {
+  constexpr int64_t kFewest = 4, kEnoughThreads = 1 << 16;
+  return std::clamp(planes * runs * g.output_height / kPhases / kEnoughThreads, kFewest, most);
+}
 
 // Cells, and the threads to launch.
 struct CellLaunch {

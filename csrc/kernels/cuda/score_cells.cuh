@@ -1,0 +1,216 @@
+// Scores of all classes at a few pixels a thread, one class after the other: for kernels that make a label or a loss of
+// them and store no score.
+//
+//   ScoreCells       kernels that span at most two strides: some pixels of a column a thread
+//   scores_of_pixel  everything else: one pixel a thread
+//
+// What bounds such kernels is arithmetic: four products a class and pixel, and what becomes of the score.
+#pragma once
+
+#include "upsampling.cuh"
+
+namespace segext {
+
+template <typename T>
+struct ScoreOperands {
+  const T* __restrict__ input;
+  const T* __restrict__ weight;
+  const T* __restrict__ bias;  // or null
+
+  explicit ScoreOperands(const DepthwiseConvTranspose2dParams& params)
+      : input(static_cast<const T*>(params.input)),
+        weight(static_cast<const T*>(params.weight)),
+        bias(static_cast<const T*>(params.bias)) {}
+
+  template <typename Index>
+  __device__ __forceinline__ typename Element<T>::Wide bias_of(Index channel) const {
+    return bias == nullptr ? typename Element<T>::Wide{0} : Element<T>::widen(bias[channel]);
+  }
+};
+
+// The weights of a kernel column in the rows of a block's phases, by phase and by input row: the cell's, the one above.
+template <typename Wide>
+struct alignas(kVectorBytes) ColumnWeights {
+  Wide tap[kPhases][2];
+};
+
+// Classes whose weights a block has at once in shared memory, [classes, kernel_w].
+struct ClassChunk {
+  int32_t classes;
+  Divisor<int32_t> by_kernel_w;
+
+  template <typename T>
+  __device__ __forceinline__ void stage(const WeightsInMemory<T, int32_t>& from, const Axis<int32_t>& rows,
+                                        int32_t phase, int32_t first, int32_t end) const {
+    constexpr int kRows = 2 * kPhases;
+    auto* staged = dynamic_shared_memory<typename Element<T>::Wide>();
+    const int32_t count = (end - first) * kRows * from.kernel_w;
+    for (int32_t k = static_cast<int32_t>(threadIdx.x); k < count; k += Launch::kBlockThreads) {
+      int32_t j;
+      const int32_t row = by_kernel_w.divide(k, &j);
+      const int32_t channel = row / kRows, r = row % kRows;
+      const int32_t i = tap_row(rows, phase + r / 2, r % 2);
+      staged[(channel * from.kernel_w + j) * kRows + r] = i < 0 ? 0 : from.at(first + channel, i, j);
+    }
+  }
+};
+
+// The pixels of one column in kPhases = 2 neighbouring rows of each of kCells cells, one below the other, and their
+// scores. For each class a thread reads eight weights and two columns of kCells + 1 rows of input, which serve all its
+// pixels:
+//
+//     input rows      h - 1   a b        pixels    P     row h * s + phase
+//                     h       c d                  P     row h * s + phase + 1
+//                     ...                          ...
+//                     h + 3   i j                  P     row (h + 3) * s + phase
+//                                                  P     row (h + 3) * s + phase + 1
+//
+// Neighbouring threads have neighbouring columns and share inputs through the L1 cache. Weights come from shared
+// memory, four at once: as many classes as fit, then the next ones.
+template <typename T, int kCells, bool kChannelsLast>
+class ScoreCells {
+  using Wide = typename Element<T>::Wide;
+  static constexpr int kRows = kCells + 1;
+
+ public:
+  static constexpr int kPixels = kCells * kPhases;
+
+  __device__ __forceinline__ ScoreCells(const ScoreOperands<T>& operands, const UpsamplingShape<int32_t>& shape,
+                                        const Cells& cells)
+      : operands_(operands),
+        shape_(shape),
+        at_(cells.thread()),
+        rows_(shape.rows, at_.phase),
+        back_(kChannelsLast ? shape.input.column_stride : 1) {
+    int32_t phase;
+    const int32_t w = shape.columns.by_stride.divide(at_.run + shape.columns.padding, &phase);
+    own_j_ = shape.columns.tap_at(phase);
+    left_j_ = shape.columns.tap_at(phase + shape.columns.stride);
+    has_own_ = own_j_ >= 0 && w < shape.columns.pooled_size;
+    has_left_ = left_j_ >= 0 && w >= 1 && w - 1 < shape.columns.pooled_size;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int32_t h = at_.cell - 1 + r;
+      rows_present_ |= static_cast<uint32_t>(h >= 0 && h < shape.rows.pooled_size) << r;
+    }
+    input_ = operands.input + at_.plane * static_cast<int64_t>(shape.input.elements) +
+             (at_.cell - 1) * static_cast<int64_t>(shape.input.row_stride) + w * static_cast<int64_t>(back_);
+  }
+
+  // Calls take(k, c, score) for class c and the thread's pixel k, classes in ascending order. All threads of the block
+  // call.
+  template <typename Take>
+  __device__ __forceinline__ void for_each_class(const ClassChunk& chunk, const Take& take) const {
+    const WeightsInMemory<T, int32_t> in_memory{operands_.weight, shape_.rows.kernel, shape_.columns.kernel};
+    constexpr uint32_t kAllRows = (1u << kRows) - 1;
+    const bool whole = has_own_ && has_left_ && rows_.complete && rows_present_ == kAllRows;
+    const T* input = input_;
+    int32_t made = 0;  // classes of the current input channel
+    for (int32_t first = 0; first < shape_.channels; first += chunk.classes) {
+      const int32_t end = first + chunk.classes < shape_.channels ? first + chunk.classes : shape_.channels;
+      __syncthreads();  // nobody reads the weights before
+      chunk.stage(in_memory, shape_.rows, at_.phase, first, end);
+      __syncthreads();
+      if (!at_.present) continue;
+      const auto* weights = dynamic_shared_memory<ColumnWeights<Wide>>();
+      for (int32_t c = first; c < end; ++c, weights += shape_.columns.kernel) {
+        if (whole) {
+          make_scores<true>(c, weights, input, take);
+        } else {
+          make_scores<false>(c, weights, input, take);
+        }
+        if (++made == shape_.multiplier) {
+          made = 0;
+          input += kChannelsLast ? 1 : shape_.input.channel_stride;
+        }
+      }
+    }
+  }
+
+  // Calls visit(k, pixel) for those of the thread's pixels that the output has; `pixel` counts through all samples.
+  template <typename Visit>
+  __device__ __forceinline__ void for_each_pixel(const Visit& visit) const {
+    if (!at_.present) return;
+#pragma unroll
+    for (int k = 0; k < kPixels; ++k) {
+      const int cell = k / kPhases, p = k % kPhases;
+      const int32_t y = (at_.cell + cell) * shape_.rows.stride + at_.phase + p - shape_.rows.padding;
+      if (at_.phase + p >= shape_.rows.stride || !shape_.rows.contains(y)) continue;
+      visit(k, (static_cast<int64_t>(at_.plane) * shape_.rows.size + y) * shape_.columns.size + at_.run);
+    }
+  }
+
+ private:
+  // kWhole: there are all taps, and all input that they see.
+  template <bool kWhole, typename Take>
+  __device__ __forceinline__ void make_scores(int32_t c, const ColumnWeights<Wide>* weights, const T* input,
+                                              const Take& take) const {
+    ColumnWeights<Wide> own_weight{}, left_weight{};
+    if (kWhole || has_own_) own_weight = weights[own_j_];
+    if (kWhole || has_left_) left_weight = weights[left_j_];
+    Wide own[kRows], left[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const bool exists = kWhole || (rows_present_ >> r & 1) != 0;
+      const T* pixel = input + r * shape_.input.row_stride;
+      own[r] = exists && (kWhole || has_own_) ? Element<T>::widen(*pixel) : Wide{0};
+      left[r] = exists && (kWhole || has_left_) ? Element<T>::widen(*(pixel - back_)) : Wide{0};
+    }
+    const Wide bias = operands_.bias_of(c);
+#pragma unroll
+    for (int k = 0; k < kPixels; ++k) {
+      const int cell = k / kPhases, p = k % kPhases;
+      Wide score = bias;
+#pragma unroll
+      for (int above = 0; above < 2; ++above) {
+        const int r = cell + 1 - above;
+        if (!kWhole && ((rows_present_ >> r & 1) == 0 || rows_.tap[p][above] < 0)) continue;
+        score = multiply_add(left[r], left_weight.tap[p][above], score);
+        score = multiply_add(own[r], own_weight.tap[p][above], score);
+      }
+      take(k, c, score);
+    }
+  }
+
+  const ScoreOperands<T>& operands_;
+  const UpsamplingShape<int32_t>& shape_;
+  const Cells::Thread at_;
+  const TapRows rows_;
+  const int32_t back_;  // elements from a column of input to the one left of it
+  int32_t own_j_, left_j_;
+  bool has_own_, has_left_;
+  uint32_t rows_present_ = 0;  // what the pixels see: bit r for input row at.cell - 1 + r
+  const T* input_;             // own column of row at.cell - 1
+};
+
+// Launches of kernels with ScoreCells.
+struct ScoreCellLaunch {
+  CellLaunch cells;
+  ClassChunk chunk;
+  int64_t shared_bytes;
+};
+
+// None where kernel or sizes do not allow it. `shared_limit`: bytes that weights may take.
+template <typename T>
+std::optional<ScoreCellLaunch> divide_score_cells(const Upsampling& g, int64_t cells_per_thread, int64_t shared_limit) {
+  const int64_t class_bytes = g.kernel_w * static_cast<int64_t>(sizeof(ColumnWeights<typename Element<T>::Wide>));
+  if (!spans_two_strides(g) || class_bytes > shared_limit) return std::nullopt;
+  const auto cells = divide_cells(g, g.samples, g.output_width, cells_per_thread, true);
+  if (!cells) return std::nullopt;
+  const int64_t fit = shared_limit / class_bytes, classes = g.channels < fit ? g.channels : fit;
+  const ClassChunk chunk{static_cast<int32_t>(classes), Divisor<int32_t>(g.kernel_w)};
+  return ScoreCellLaunch{*cells, chunk, classes * class_bytes};
+}
+
+// The scores of one pixel of a sample, whose input is `input`: calls take(c, score) for classes in ascending order.
+template <typename T, typename Index, typename Take>
+__device__ __forceinline__ void scores_of_pixel(const ScoreOperands<T>& operands, const UpsamplingShape<Index>& shape,
+                                                const T* __restrict__ input, Index row, Index column,
+                                                const Take& take) {
+  const WeightsInMemory<T, Index> weights{operands.weight, shape.rows.kernel, shape.columns.kernel};
+  for (Place<Index> at{0, row, column}; at.channel < shape.channels; ++at.channel) {
+    take(at.channel, sum_of_taps(shape, input, weights, at, operands.bias_of(at.channel)));
+  }
+}
+
+}  // namespace segext
