@@ -61,7 +61,17 @@ OPS = (
     "upsampling",
 )
 GLUE = ["csrc/library.cpp", *(f"csrc/ops/{stem}.cpp" for stem in OPS)]
-CUDA_STEMS = ("depthwise_argmax", "depthwise_conv_transpose2d", "gather", "indices", "max_pool2d", "scatter", "status")
+CUDA_STEMS = (
+    "depthwise_argmax",
+    "depthwise_conv_transpose2d",
+    "depthwise_cross_entropy",
+    "depthwise_cross_entropy_backward",
+    "gather",
+    "indices",
+    "max_pool2d",
+    "scatter",
+    "status",
+)
 CUDA = [f"{KERNELS}/cuda/{stem}.cu" for stem in CUDA_STEMS]
 MODULE = ["csrc/bindings.cpp", f"{KERNELS}/cpu/capability.cpp"]
 

@@ -27,6 +27,7 @@ HOT = {
     r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, false>": {"STG.64": 2},
     r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, true>": {"LDG.64": 2, "STG.64": 2},
     r"depthwise_argmax_cells_kernel": {"LDS.128": 2},
+    r"depthwise_cross_entropy_cells_kernel": {"LDS.128": 2},
     r"max_pool2d_blocks_kernel": {"LDG.128": 4, "STG.128": 1},
     r"max_pool2d_channels_last_kernel<.*Windows\)0>": {"LDG.128": 4, "STG.128": 1},
     r"max_pool2d_channels_last_kernel<.*Windows\)1>": {"LDG.128": 4, "STG.128": 1},
@@ -44,6 +45,9 @@ MAX_REGISTERS = 64  # so that a multiprocessor holds at least half the threads i
 MORE_REGISTERS = {
     r"depthwise_conv_transpose2d_cells_kernel": 128,
     r"depthwise_argmax_cells_kernel<double": 96,
+    r"depthwise_cross_entropy_cells_kernel<double": 128,
+    r"depthwise_cross_entropy_cells_kernel": 96,
+    r"depthwise_(cross_entropy|input_gradient)_kernel<.*\blong\b": 128,
     r"depthwise_\w+_kernel<.*\blong\b": 96,
     r"depthwise_\w+_kernel": 80,
 }

@@ -1,5 +1,5 @@
 // Contract of the cross-entropy of scores that a transposed convolution makes without mixing channels, and of its
-// gradients. Neither stores scores: both make them row by row from the coarse input.
+// gradients. Neither stores scores: both make them from the coarse input as they go.
 //
 // Ops: depthwise_conv_transpose2d_cross_entropy and depthwise_conv_transpose2d_cross_entropy_backward.
 #pragma once
@@ -20,26 +20,39 @@ struct CrossEntropy {
   double smoothing;
 };
 
-// What a row of pixels adds to the totals.
+// What a row of pixels adds to the totals, on the CPU.
 struct LossRow {
   double loss;
   double weight;    // the sum of w[t] over pixels that are not ignored
   int64_t invalid;  // the first column whose target is neither ignored nor a class; -1 without one
 };
 
+// The totals on CUDA, where the host does not wait for them and nothing tells it of invalid targets.
+struct LossTotals {
+  void* loss;     // Sum, or null
+  void* weight;   // Sum
+  double* parts;  // scratch: [depthwise_cross_entropy_cuda_parts, 2]
+};
+
 struct DepthwiseCrossEntropyParams {
   DepthwiseConvTranspose2dParams scores;  // has no `output` and no `addend`
   CrossEntropy criterion;
-  void* losses;   // Sum [N, output_height, output_width], or null
-  LossRow* rows;  // [N, output_height]
+  void* losses;       // Sum [N, output_height, output_width], or null
+  LossRow* rows;      // [N, output_height]; the CPU's
+  LossTotals totals;  // CUDA's
 };
 
-// Gradients of weights and bias come in parts, one for each row of input, for sum_parts to add up: so their sums do not
-// depend on threads. Each may be null.
+// Gradients of weights and bias come in parts, for sum_parts to add up: so their sums do not depend on threads. Each
+// may be null.
 struct UpsamplingGradients {
   void* input;   // [N, channels / multiplier, height, width], in the memory order of the input
-  void* weight;  // Sum [N, height, channels, kernel_h, kernel_w]
-  void* bias;    // Sum [N, height, channels]
+  void* weight;  // Sum [parts, channels, kernel_h, kernel_w]
+  void* bias;    // Sum [parts, channels]
+};
+
+// How many there are.
+struct GradientParts {
+  int64_t weight, bias;
 };
 
 struct DepthwiseCrossEntropyBackwardParams {
@@ -48,6 +61,7 @@ struct DepthwiseCrossEntropyBackwardParams {
   const void* grad_loss;  // Sum [N, output_height, output_width], or one value for all pixels
   bool one_value;
   UpsamplingGradients gradients;
+  void* normalizers;  // CUDA's scratch: Sum [N, output_height, output_width, 2]
 };
 
 // total[k] = the sum over parts p, in ascending order, of part[p][k].
@@ -60,12 +74,18 @@ struct SumPartsParams {
 
 Work depthwise_cross_entropy_work(const DepthwiseCrossEntropyParams& params);
 void depthwise_cross_entropy_cpu(const DepthwiseCrossEntropyParams& params, int64_t begin, int64_t end);
+CudaStatus depthwise_cross_entropy_cuda(const DepthwiseCrossEntropyParams& params, CudaStream stream);
+int64_t depthwise_cross_entropy_cuda_parts(const Upsampling& geometry, ElementType type);
 
 Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardParams& params);
 void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin,
                                           int64_t end);
+CudaStatus depthwise_cross_entropy_backward_cuda(const DepthwiseCrossEntropyBackwardParams& params, CudaStream stream);
+// On the CPU there is one part for each row of input.
+GradientParts depthwise_cross_entropy_backward_cuda_parts(const Upsampling& geometry);
 
 Work sum_parts_work(const SumPartsParams& params);
 void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end);
+CudaStatus sum_parts_cuda(const SumPartsParams& params, CudaStream stream);
 
 }  // namespace segext

@@ -1,4 +1,4 @@
-// The cross-entropy of upsampled scores, and its gradients. CPU only: elsewhere conv_transpose2d.py has stock's.
+// The cross-entropy of upsampled scores, and its gradients, for every device that has kernels.
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>
@@ -56,11 +56,59 @@ Call make_call(const char* op, const Tensor& input, const Tensor& weight, const 
   return call;
 }
 
-// A tensor of one value.
-Tensor scalar(const Tensor& like, double value) {
-  Tensor result = empty(like, {}, sum_type(like));
-  torch::stable::fill_(result, value);
-  return result;
+// In how many parts CUDA kernels leave totals and gradients.
+#if defined(SEGEXT_WITH_CUDA)
+int64_t cuda_parts(const Upsampling& geometry, ElementType type) {
+  return depthwise_cross_entropy_cuda_parts(geometry, type);
+}
+GradientParts cuda_parts(const Upsampling& geometry) { return depthwise_cross_entropy_backward_cuda_parts(geometry); }
+#else
+int64_t cuda_parts(const Upsampling&, ElementType) { return 0; }
+GradientParts cuda_parts(const Upsampling&) { return {0, 0}; }
+#endif
+
+// What the op gives: losses, of each pixel or their sum, and the weight of the pixels that count.
+struct Losses {
+  Tensor loss, weight;
+  bool reduce;
+
+  Losses(const Tensor& input, const Tensor& target, bool reduce)
+      : loss(empty(input, reduce ? Ints{} : sizes_of(target), sum_type(input))),
+        weight(empty(input, {}, sum_type(input))),
+        reduce(reduce) {}
+
+  void* of_pixels() const { return reduce ? nullptr : loss.mutable_data_ptr(); }
+
+  void fill(double loss_sum, double weight_sum) {
+    if (reduce) torch::stable::fill_(loss, loss_sum);
+    torch::stable::fill_(weight, weight_sum);
+  }
+};
+
+// Adds rows up here, where a target that is invalid is an error.
+void run_on_cpu(const char* op, const Call& call, Losses* out) {
+  const Upsampling& g = call.geometry;
+  std::vector<LossRow> rows(g.samples * g.output_height);
+  const DepthwiseCrossEntropyParams params{call.scores(op), call.criterion(), out->of_pixels(), rows.data(), {}};
+  run(call.target, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
+  double loss = 0, weight = 0;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    STD_TORCH_CHECK(rows[r].invalid < 0, "Target ", call.criterion().target[r * g.output_width + rows[r].invalid],
+                    " is out of bounds.");
+    loss += rows[r].loss;
+    weight += rows[r].weight;
+  }
+  out->fill(loss, weight);
+}
+
+// Waits for no values: a target that is invalid counts as ignored.
+void run_on_cuda(const char* op, const Call& call, Losses* out) {
+  const int64_t blocks = cuda_parts(call.geometry, floating_element_type(op, call.operands.input));
+  const Tensor parts = empty(call.operands.input, {blocks, 2}, ScalarType::Double);
+  const LossTotals totals{out->reduce ? out->loss.mutable_data_ptr() : nullptr, out->weight.mutable_data_ptr(),
+                          static_cast<double*>(parts.mutable_data_ptr())};
+  const DepthwiseCrossEntropyParams params{call.scores(op), call.criterion(), out->of_pixels(), nullptr, totals};
+  run(call.target, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
 }
 
 std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy(
@@ -70,25 +118,18 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy(
   constexpr const char* op = "depthwise_conv_transpose2d_cross_entropy";
   const Call call = make_call(op, input, weight, bias, target, class_weight, stride, origin, dilation, ignore_index,
                               label_smoothing, channels_last);
-  const Upsampling& g = call.geometry;
-  Tensor losses = empty(input, reduce ? Ints{0} : sizes_of(target), sum_type(input));
-  std::vector<LossRow> rows(target.numel() > 0 ? g.samples * g.output_height : 0);
-  if (!rows.empty()) {
-    const DepthwiseCrossEntropyParams params{call.scores(op), call.criterion(),
-                                             reduce ? nullptr : losses.mutable_data_ptr(), rows.data()};
-    run(target, SEGEXT_CPU_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
+  Losses losses(input, target, reduce);
+  if (target.numel() == 0) {
+    losses.fill(0, 0);
+  } else if (target.is_cpu()) {
+    run_on_cpu(op, call, &losses);
+  } else {
+    run_on_cuda(op, call, &losses);
   }
-  double loss = 0, total_weight = 0;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    STD_TORCH_CHECK(rows[r].invalid < 0, "Target ", call.criterion().target[r * g.output_width + rows[r].invalid],
-                    " is out of bounds.");
-    loss += rows[r].loss;
-    total_weight += rows[r].weight;
-  }
-  return {reduce ? scalar(input, loss) : losses, scalar(input, total_weight)};
+  return {losses.loss, losses.weight};
 }
 
-// Room for a gradient that comes in parts, one for each row of input, and their sum.
+// Room for a gradient that comes in parts, and for their sum.
 class Parts {
  public:
   Parts(bool needed, const Tensor& input, const Ints& size, int64_t count)
@@ -103,7 +144,7 @@ class Parts {
     if (needed_ && total_.numel() > 0) {
       const SumPartsParams params{parts_.const_data_ptr(), total_.mutable_data_ptr(), count_, total_.numel(),
                                   floating_element_type(op, total_)};
-      run(total_, SEGEXT_CPU_KERNEL(SumPartsParams, sum_parts), params);
+      run(total_, SEGEXT_KERNEL(SumPartsParams, sum_parts), params);
     }
     return total_;
   }
@@ -129,27 +170,32 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
                   text(sizes_of(grad_loss)));
   check_device(op, "grad_loss", grad_loss, "input", input);
   const Upsampling& g = call.geometry;
-  const int64_t count = target.numel() > 0 ? g.samples * g.height : 0;
+  const int64_t rows = g.samples * g.height;  // of input
+  const bool any = target.numel() > 0;
+  const GradientParts counts = !any ? GradientParts{0, 0} : target.is_cpu() ? GradientParts{rows, rows} : cuda_parts(g);
   const Tensor grad = dense(grad_loss, false);
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
-  const Parts weights(needs_weight, input, sizes_of(weight), count);
-  const Parts biases(needs_bias, input, {g.channels}, count);
-  if (count > 0) {
+  const Parts weights(needs_weight, input, sizes_of(weight), counts.weight);
+  const Parts biases(needs_bias, input, {g.channels}, counts.bias);
+  if (any) {
+    const Tensor normalizers = empty(input, {target.is_cpu() ? 0 : 2 * target.numel()}, sum_type(input));
     const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
                                         biases.data()};
     const DepthwiseCrossEntropyBackwardParams params{call.scores(op), call.criterion(), grad.const_data_ptr(),
-                                                     one_value, gradients};
-    run(target, SEGEXT_CPU_KERNEL(DepthwiseCrossEntropyBackwardParams, depthwise_cross_entropy_backward), params);
+                                                     one_value,       gradients,        normalizers.mutable_data_ptr()};
+    run(target, SEGEXT_KERNEL(DepthwiseCrossEntropyBackwardParams, depthwise_cross_entropy_backward), params);
   }
   return {grad_input, weights.total(op), biases.total(op)};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) {
+void register_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("depthwise_conv_transpose2d_cross_entropy", TORCH_BOX(&depthwise_conv_transpose2d_cross_entropy));
   library.impl("depthwise_conv_transpose2d_cross_entropy_backward",
                TORCH_BOX(&depthwise_conv_transpose2d_cross_entropy_backward));
 }
+
+SEGEXT_REGISTER(register_kernels)
 
 }  // namespace
 }  // namespace segext::ops

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cuda_emulation.h"
-#include "depthwise_conv_transpose2d.h"
+#include "depthwise_cross_entropy.h"
 #include "gather.h"
 #include "indices.h"
 #include "max_pool2d.h"
@@ -336,6 +336,96 @@ inline void depthwise_argmax(const DepthwiseArgmaxParams& p, uint8_t* labels, vo
           labels[pixel] = static_cast<uint8_t>(c);
         }
         store(best, p.scores.type, pixel, largest);
+      }
+    }
+  }
+}
+
+// The cross-entropy of one pixel and its derivatives by the scores, by the contract's formula.
+struct PixelLoss {
+  double loss = 0, weight = 0;
+  std::vector<double> by_score;
+};
+
+inline PixelLoss pixel_loss(const DepthwiseConvTranspose2dParams& scores, const CrossEntropy& criterion, int64_t n,
+                            int64_t y, int64_t x) {
+  const Upsampling& g = scores.geometry;
+  const int64_t t = criterion.target[(n * g.output_height + y) * g.output_width + x];
+  const bool counts = t >= 0 && t < g.channels && t != criterion.ignored;
+  const ElementType sum_type = scores.type == ElementType::kFloat64 ? ElementType::kFloat64 : ElementType::kFloat32;
+  std::vector<double> score(g.channels);
+  double largest = -std::numeric_limits<double>::infinity(), sum = 0;
+  for (int64_t c = 0; c < g.channels; ++c) {
+    score[c] = upsampled(scores, n, c, y, x);
+    largest = score[c] > largest ? score[c] : largest;
+  }
+  for (int64_t c = 0; c < g.channels; ++c) sum += std::exp(score[c] - largest);
+  PixelLoss result;
+  result.by_score.assign(g.channels, 0);
+  for (int64_t c = 0; c < g.channels; ++c) {
+    const double weight = criterion.class_weight == nullptr ? 1 : load(criterion.class_weight, sum_type, c);
+    const double share =
+        weight * (criterion.smoothing / static_cast<double>(g.channels) + (c == t ? 1 - criterion.smoothing : 0));
+    if (!counts) {
+      result.by_score[c] += 0 * sum;  // as stock: an ignored pixel hides no NaN
+      continue;
+    }
+    if (c == t) result.weight = weight;
+    const double log_share = std::log(sum) - (score[c] - largest);
+    if (c == t) result.loss += (1 - criterion.smoothing) * (weight * log_share);  // NaN of none of infinity, as stock
+    if (criterion.smoothing > 0)
+      result.loss += criterion.smoothing / static_cast<double>(g.channels) * weight * log_share;
+    for (int64_t k = 0; k < g.channels; ++k) result.by_score[k] += share * std::exp(score[k] - largest) / sum;
+    result.by_score[c] -= share;
+  }
+  return result;
+}
+
+inline void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& p, double* losses, double* loss,
+                                    double* weight) {
+  const Upsampling& g = p.scores.geometry;
+  *loss = *weight = 0;
+  for (int64_t n = 0; n < g.samples; ++n) {
+    for (int64_t y = 0; y < g.output_height; ++y) {
+      for (int64_t x = 0; x < g.output_width; ++x) {
+        const PixelLoss pixel = pixel_loss(p.scores, p.criterion, n, y, x);
+        *losses++ = pixel.loss;
+        *loss += pixel.loss;
+        *weight += pixel.weight;
+      }
+    }
+  }
+}
+
+// Gradients of input, weight and bias, zero before.
+inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams& p, double* input,
+                                             double* weight, double* bias) {
+  const Upsampling& g = p.scores.geometry;
+  const ElementType type = p.scores.type;
+  const ElementType sum_type = type == ElementType::kFloat64 ? ElementType::kFloat64 : ElementType::kFloat32;
+  for (int64_t n = 0; n < g.samples; ++n) {
+    for (int64_t y = 0; y < g.output_height; ++y) {
+      for (int64_t x = 0; x < g.output_width; ++x) {
+        const PixelLoss pixel = pixel_loss(p.scores, p.criterion, n, y, x);
+        const double grad =
+            load(p.grad_loss, sum_type, p.one_value ? 0 : (n * g.output_height + y) * g.output_width + x);
+        for (int64_t c = 0; c < g.channels; ++c) {
+          const double by_score = grad * pixel.by_score[c];
+          bias[c] += by_score;
+          for (int64_t h = 0; h < g.height; ++h) {
+            for (int64_t w = 0; w < g.width; ++w) {
+              const int64_t down = y + g.origin_h - h * g.stride_h, right = x + g.origin_w - w * g.stride_w;
+              if (down < 0 || right < 0 || down % g.dilation_h != 0 || right % g.dilation_w != 0) continue;
+              const int64_t i = down / g.dilation_h, j = right / g.dilation_w;
+              if (i >= g.kernel_h || j >= g.kernel_w) continue;
+              const int64_t from =
+                  element(g.channels_last, g.channels / g.multiplier, g.height, g.width, n, c / g.multiplier, h, w);
+              const int64_t tap = (c * g.kernel_h + i) * g.kernel_w + j;
+              input[from] += by_score * load(p.scores.weight, type, tap);
+              weight[tap] += by_score * load(p.scores.input, type, from);
+            }
+          }
+        }
       }
     }
   }

@@ -209,8 +209,12 @@ class Tester {
 
   // Since there were `before`: one, or none for an empty output.
   void expect_one_launch(int64_t before, int64_t outputs, const char* op, const std::string& what) {
+    expect_launches(before, outputs > 0 ? 1 : 0, op, what);
+  }
+
+  void expect_launches(int64_t before, int64_t count, const char* op, const std::string& what) {
     const int64_t launched = launches_in_all() - before;
-    if (launched == (outputs > 0 ? 1 : 0)) return;
+    if (launched == count) return;
     std::fprintf(stderr, "%s launches %ld kernels: %s\n", op, launched, what.c_str());
     std::exit(1);
   }
@@ -230,6 +234,18 @@ class Tester {
     for (size_t k = 0; k < expected.size(); ++k) {
       if (got[k] == expected[k]) continue;
       std::fprintf(stderr, "%s: byte %zu is %02x instead of %02x: %s\n", op, k, got[k], expected[k], what.c_str());
+      std::exit(1);
+    }
+  }
+
+  // Within `tolerance` of 1 and of each number; what is no number, or infinite, exactly.
+  void expect_close(const Array& got, const std::vector<double>& expected, ElementType type, double tolerance,
+                    const char* op, const std::string& what) {
+    for (int64_t k = 0; k < static_cast<int64_t>(expected.size()); ++k) {
+      const double a = host_model::load(got.data(), type, k), b = expected[k];
+      if (a == b || (std::isnan(a) && std::isnan(b))) continue;
+      if (std::isfinite(b) && std::abs(a - b) <= tolerance * (1 + std::abs(b))) continue;
+      std::fprintf(stderr, "%s: element %ld is %g instead of %g: %s\n", op, k, a, b, what.c_str());
       std::exit(1);
     }
   }
@@ -420,6 +436,97 @@ class Tester {
     host_model::depthwise_argmax(params, expected_labels.data(), expected.data());
     expect_equal(labels.copy(), expected_labels, "depthwise_argmax", what);
     if (wants_best) expect_equal(best, expected, type, "depthwise_argmax scores", what);
+  }
+
+  // `weighted`: class weights, of which one is zero. `special`: NaN and infinities here and there in the input.
+  void cross_entropy(const Upsampling& g, ElementType type, double smoothing, bool weighted, bool special) {
+    const int64_t pixels = g.samples * g.output_height * g.output_width;
+    if (pixels == 0 || !takes_next()) return;  // the launchers are not called for nothing
+    ++cases_;
+    const bool has_bias = random_() % 2 == 0, reduces = random_() % 2 == 0;
+    const int size = element_size(type);
+    const ElementType sum_type = type == ElementType::kFloat64 ? type : ElementType::kFloat32;
+    const int sum_size = element_size(sum_type);
+    const int64_t inputs = g.samples * g.channels / g.multiplier * g.height * g.width;
+    const int64_t weights = g.channels * g.kernel_h * g.kernel_w;
+    Array input(inputs, size, false), weight(weights, size, false), bias(g.channels, size, false),
+        class_weight(g.channels, sum_size, false), target(pixels, 8, false);
+    for (Array* array : {&input, &weight, &bias}) fill(array, type, false);
+    for (int64_t k = 0; special && k < inputs; ++k) {
+      constexpr double kInfinity = std::numeric_limits<double>::infinity();
+      constexpr double kSpecial[] = {std::numeric_limits<double>::quiet_NaN(), kInfinity, -kInfinity, -kInfinity};
+      if (random_() % 16 == 0) host_model::store(input.data(), type, k, kSpecial[random_() % 4]);
+    }
+    for (int64_t c = 0; c < g.channels; ++c) {
+      host_model::store(class_weight.data(), sum_type, c, static_cast<double>(c + 2 * g.channels / 3) * 0.25);
+    }
+    host_model::store(class_weight.data(), sum_type, g.channels / 2, 0);
+    constexpr int64_t kIgnored = 255;
+    constexpr int64_t kNoClass[] = {kIgnored, kIgnored, -1, int64_t{1} << 40};
+    for (int64_t k = 0; k < pixels; ++k) {
+      const bool counts = random_() % 4 != 0;
+      target.int64s()[k] =
+          counts ? static_cast<int64_t>(random_() % static_cast<uint64_t>(g.channels)) : kNoClass[random_() % 4];
+    }
+    DepthwiseConvTranspose2dParams scores{};
+    scores.input = input.data();
+    scores.weight = weight.data();
+    scores.bias = has_bias ? bias.data() : nullptr;
+    scores.geometry = g;
+    scores.type = type;
+    const CrossEntropy criterion{target.int64s(), weighted ? class_weight.data() : nullptr, kIgnored, smoothing};
+    const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (weighted ? ", weighted" : "") +
+                             (special ? ", special" : "") + ", smoothing " + std::to_string(smoothing);
+    const double tolerance = type == ElementType::kFloat64 ? 1e-12 : 1e-5;
+    const double narrow_tolerance = type == ElementType::kFloat16    ? 1e-3
+                                    : type == ElementType::kBFloat16 ? 8e-3
+                                                                     : tolerance;
+    {
+      Array losses(pixels, sum_size, false), loss(1, sum_size, false), total_weight(1, sum_size, false),
+          parts(2 * depthwise_cross_entropy_cuda_parts(g, type), 8, false);
+      const DepthwiseCrossEntropyParams params{
+          scores,
+          criterion,
+          reduces ? nullptr : losses.data(),
+          nullptr,
+          {reduces ? loss.data() : nullptr, total_weight.data(), static_cast<double*>(parts.data())}};
+      const int64_t before = launches_in_all();
+      expect_success(depthwise_cross_entropy_cuda(params, nullptr), "depthwise_cross_entropy", what);
+      expect_launches(before, 2, "depthwise_cross_entropy", what);
+      std::vector<double> expected(pixels);
+      double expected_loss, expected_weight;
+      host_model::depthwise_cross_entropy(params, expected.data(), &expected_loss, &expected_weight);
+      if (reduces) {
+        expect_close(loss, {expected_loss}, sum_type, tolerance, "depthwise_cross_entropy loss", what);
+      } else {
+        expect_close(losses, expected, sum_type, tolerance, "depthwise_cross_entropy losses", what);
+      }
+      expect_close(total_weight, {expected_weight}, sum_type, tolerance, "depthwise_cross_entropy weight", what);
+    }
+    const GradientParts parts = depthwise_cross_entropy_backward_cuda_parts(g);
+    const bool wants_input = random_() % 4 != 0, wants_weight = random_() % 4 != 0, wants_bias = random_() % 4 != 0;
+    Array grad_loss(reduces ? 1 : pixels, sum_size, false), grad_input(inputs, size, false),
+        grad_weight(weights, size, false), grad_bias(g.channels, size, false),
+        weight_parts(parts.weight * weights, sum_size, false), bias_parts(parts.bias * g.channels, sum_size, false),
+        normalizers(2 * pixels, sum_size, false);
+    fill(&grad_loss, sum_type, false);
+    const DepthwiseCrossEntropyBackwardParams params{
+        scores,
+        criterion,
+        grad_loss.data(),
+        reduces,
+        {wants_input ? grad_input.data() : nullptr, wants_weight ? weight_parts.data() : nullptr,
+         wants_bias ? bias_parts.data() : nullptr},
+        normalizers.data()};
+    expect_success(depthwise_cross_entropy_backward_cuda(params, nullptr), "depthwise_cross_entropy_backward", what);
+    const SumPartsParams sums[] = {{weight_parts.data(), grad_weight.data(), parts.weight, weights, type},
+                                   {bias_parts.data(), grad_bias.data(), parts.bias, g.channels, type}};
+    for (const SumPartsParams& sum : sums) expect_success(sum_parts_cuda(sum, nullptr), "sum_parts", what);
+    std::vector<double> by_input(inputs), by_weight(weights), by_bias(g.channels);
+    host_model::depthwise_cross_entropy_backward(params, by_input.data(), by_weight.data(), by_bias.data());
+    if (wants_input) expect_close(grad_input, by_input, type, narrow_tolerance, "gradient of the input", what);
+    if (wants_weight) expect_close(grad_weight, by_weight, type, narrow_tolerance, "gradient of the weight", what);
+    if (wants_bias) expect_close(grad_bias, by_bias, type, narrow_tolerance, "gradient of the bias", what);
   }
 
  private:
@@ -616,6 +723,32 @@ void test_upsampling(Tester* tester) {
   }
 }
 
+// Also sizes around the tiles whose gradients a block makes: eight rows of input, or four of float64, and one column
+// less than 256 columns of output are cells.
+void test_cross_entropy(Tester* tester) {
+  std::vector<Upsample> shapes = upsamplings();
+  const Upsample around_tiles[] = {
+      {1, 2, 1, 2, 127, {4, 4}, {2, 2}, {1, 1}},
+      {1, 1, 1, 9, 128, {4, 4}, {2, 2}, {1, 1}},
+      {1, 2, 1, 8, 31, {16, 16}, {8, 8}, {4, 4}},
+      {1, 1, 1, 17, 32, {16, 16}, {8, 8}, {4, 4}},
+      {1, 1, 1, 2, 8, {64, 64}, {32, 32}, {16, 16}},
+      {1, 2, 1, 3, 3, {2, 256}, {1, 128}, {0, 64}},  // the widest stride with tiles
+      {1, 1, 1, 2, 3, {2, 200}, {1, 129}},
+      {2, 2, 2, 17, 5, {3, 3}, {2, 2}, {1, 1}},
+  };
+  shapes.insert(shapes.end(), std::begin(around_tiles), std::end(around_tiles));
+  constexpr double kSmoothings[] = {0, 0.25, 1};
+  for (const bool channels_last : {false, true}) {
+    for (size_t k = 0; k < shapes.size(); ++k) {
+      const Upsampling g = geometry_of(shapes[k], channels_last);
+      if (g.channels * g.kernel_h * g.kernel_w > 8192) continue;  // a block for each weight takes long here
+      tester->cross_entropy(g, kFloatTypes[(k + channels_last) % 4], kSmoothings[k % 3], k % 2 == 0, false);
+      tester->cross_entropy(g, kFloatTypes[(k + channels_last + 1) % 2], kSmoothings[(k + 1) % 3], k % 4 < 2, true);
+    }
+  }
+}
+
 std::string kernel_name(const void* kernel) {
   Dl_info info{};
   if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return "?";
@@ -646,6 +779,7 @@ int main(int argc, char** argv) {
   test_scatter_and_gather(&tester);
   test_indices(&tester);
   test_upsampling(&tester);
+  test_cross_entropy(&tester);
   for (const auto& [kernel, count] : launches()) std::printf("%s: %ld launches\n", kernel_name(kernel).c_str(), count);
   std::printf("%ld cases, %s order\n", tester.cases(), order.c_str());
   return 0;
