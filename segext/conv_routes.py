@@ -13,6 +13,7 @@ from torch import Tensor
 from . import ops
 from .conv_arguments import autocasts, cast, compute_dtype, plain_window, transposed_size
 from .switches import prefers_channels_last
+from .value_checks import can_check, extremes
 
 _LARGE_STRIDE = 4
 _LARGEST_REACH = 256  # of a kernel whose channels mix: the margin that its input is copied with grows with it
@@ -84,6 +85,8 @@ class Depthwise(_Route):
         return labels[0], scores[0] if return_scores else scores
 
     def cross_entropy(self, input, weight, bias, target, crop, criterion: Criterion) -> Tensor:
+        if target.is_cuda:
+            criterion.check_values(target, weight.shape[0] * weight.shape[1])
         sum_dtype = torch.promote_types(self.dtype, torch.float32)
         result_dtype = sum_dtype if autocasts(input) else self.dtype
         input, weight, bias = cast(self.dtype, input, weight, bias)
@@ -137,8 +140,6 @@ class Criterion:
         """Whether all is as it should be for segext's kernels; else stock's, or its errors, are to speak."""
         if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.device != input.device:
             return False
-        if input.is_cuda:
-            return False  # the loss has kernels on the CPU alone
         if target.dim() != input.dim() - 1 or target.shape[:-2] != input.shape[:-3]:
             return False
         if self.reduction not in ("mean", "sum", "none") or not isinstance(self.ignore_index, int):
@@ -153,6 +154,17 @@ class Criterion:
         # Autocast brings all but float64 to one type.
         fits = given.dtype in ops.FLOATS - {torch.float64} if autocasts(input) else given.dtype == call.dtype
         return fits and given.shape == (weight.shape[0] * weight.shape[1],)
+
+    def check_values(self, target: Tensor, classes: int) -> None:
+        """Raises stock's error for a target that is neither a class nor ignored, if values are to be checked.
+
+        The op does so itself on the CPU; on CUDA it does not wait for values, and ignores such a target.
+        """
+        if not can_check(target):
+            return
+        low, high = extremes(target.where(target != self.ignore_index, 0))
+        if low < 0 or high >= classes:
+            raise IndexError(f"Target {low if low < 0 else high} is out of bounds.")
 
 
 class Dense(_Route):

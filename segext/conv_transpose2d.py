@@ -174,7 +174,8 @@ def conv_transpose2d_cross_entropy(
 
     Raises:
         ValueError: for a crop that reaches past the output.
-        IndexError: for a target that is neither a class nor ``ignore_index``.
+        IndexError: for a target that is neither a class nor ``ignore_index``; on CUDA, see
+            :func:`segext.functional.set_index_check`.
     """
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
     criterion = Criterion(class_weight, ignore_index, reduction, label_smoothing)

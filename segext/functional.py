@@ -15,10 +15,11 @@ from .conv_transpose2d import (
     conv_transpose2d_argmax,
     conv_transpose2d_cross_entropy,
 )
-from .max_unpool2d import max_unpool2d, set_index_check
+from .max_unpool2d import max_unpool2d
 from .overriding import overridable
 from .switches import Switches, plain_int, prefers_channels_last, window_of
 from .unpool_conv2d import unpool_conv2d, unpool_conv_transpose2d
+from .value_checks import set_index_check
 
 __all__ = [
     "conv_transpose2d",

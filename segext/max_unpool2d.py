@@ -12,20 +12,9 @@ from torch.autograd import forward_ad
 from . import ops
 from .overriding import overridable
 from .switches import Switches, prefers_channels_last, window_of
+from .value_checks import can_check, extremes
 
 IntPair = int | Sequence[int]
-
-_check_indices = True
-
-
-def set_index_check(enabled: bool) -> None:
-    """Whether ``max_unpool2d`` checks int64 indices before it uses them; on by default.
-
-    The check is one reduction and, on CUDA, one synchronisation. Without it, and while a CUDA graph is captured or a
-    graph compiled, an index out of range places and gathers nothing. Switches are never checked: they need not be.
-    """
-    global _check_indices
-    _check_indices = enabled
 
 
 @overridable
@@ -57,7 +46,8 @@ def max_unpool2d(
 
     Raises:
         ValueError: for an ``output_size`` or window that does not fit.
-        RuntimeError: for a wrong rank, dtype, shape or device, or an index out of range (see :func:`set_index_check`).
+        RuntimeError: for a wrong rank, dtype, shape or device, or an index out of range (see
+            :func:`segext.functional.set_index_check`).
         TypeError: for int64 indices without a ``kernel_size``.
     """
     if not isinstance(input, Tensor) or not isinstance(indices, (Switches, Tensor)):
@@ -160,11 +150,9 @@ def unpooled_size(input: Tensor, kernel_size, stride, padding, output_size) -> t
 
 
 def _check_index_values(indices: Tensor, size: tuple[int, int]) -> None:
-    if not _check_indices or indices.numel() == 0 or not ops.has_values(indices):
-        return
-    if indices.dtype != torch.int64 or (indices.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return  # the op turns other dtypes away; a capture cannot wait for values
-    low, high = torch.stack(torch.aminmax(indices)).tolist()
+    if indices.dtype != torch.int64 or not can_check(indices):
+        return  # the op turns other dtypes away
+    low, high = extremes(indices)
     if low < 0 or high >= size[0] * size[1]:
         invalid = low if low < 0 else high
         raise RuntimeError(f"Found an invalid max index: {invalid} (output volumes are of size {size[0]}x{size[1]})")

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 import segext.functional as own
 from benchmarks import memory
 from segext import nn, reference
+from segext.conv_routes import Criterion
 
 # Relative errors, in the norm of the whole: of the loss, and of gradients.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 4e-3}
@@ -326,6 +327,24 @@ def test_targets_out_of_range(invalid):
             )
     target[1, 7, 3] = options["ignore_index"]
     own.conv_transpose2d_cross_entropy(x, weight, target, **options)
+
+
+@pytest.mark.parametrize(("ignored", "invalid"), [(255, 5), (255, -1), (-100, 255), (3, 2**40), (-100, -(2**63))])
+def test_the_check_before_calls_on_cuda(ignored, invalid):
+    """There the op cannot tell. The check itself runs anywhere."""
+    criterion = Criterion(None, ignored, "mean", 0.0)
+    target = torch.randint(0, 5, (2, 3, 4), generator=torch.Generator().manual_seed(0))
+    target[0, 1, :2] = ignored
+    criterion.check_values(target, 5)
+    criterion.check_values(target[:0], 5)
+    target[1, 2, 3] = invalid
+    with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
+        criterion.check_values(target, 5)
+    own.set_index_check(False)
+    try:
+        criterion.check_values(target, 5)
+    finally:
+        own.set_index_check(True)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,13 @@ OPS = (
     "switches_repack",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_argmax",
+    "depthwise_conv_transpose2d_cross_entropy",
+    "depthwise_conv_transpose2d_cross_entropy_backward",
 )
 # Unpooling by int64 indices keeps, while it runs, the last element that names each pixel.
 WITH_SCRATCH = {"max_unpool2d_indices", "max_unpool2d_indices_backward"}
+# Sums that come in parts, and two numbers for each pixel: how many tensors, of fewer bytes than the scores.
+WITH_PARTS = {"depthwise_conv_transpose2d_cross_entropy": 1, "depthwise_conv_transpose2d_cross_entropy_backward": 3}
 
 
 def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
@@ -61,6 +65,10 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
     bias = normal((channels,), dtype, seed=2).to(device)
     addend = layout(normal((SHAPE[0], channels, 50, 60), dtype).to(device))
     upsampling = ((39, 44), (2, 2), (1, 2), (1, 1))
+    sums = torch.promote_types(dtype, torch.float32)
+    target = torch.randint(-1, channels, (SHAPE[0], 39, 44), generator=torch.Generator().manual_seed(3)).to(device)
+    losses = (target, torch.rand(channels, generator=torch.Generator().manual_seed(4)).to(device, sums))
+    criterion = (*upsampling[1:], -1, 0.1, last)
 
     def pool_backward_into(grad):
         ops.max_pool2d_backward_out(grad, codes, relu_output, size, *window, last, out)
@@ -107,6 +115,16 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
             map,
             lambda x: ops.depthwise_conv_transpose2d_argmax(x, weight, bias, *upsampling, last, True),
         ),
+        "depthwise_conv_transpose2d_cross_entropy": (
+            map,
+            lambda x: ops.depthwise_conv_transpose2d_cross_entropy(x, weight, bias, *losses, *criterion, True),
+        ),
+        "depthwise_conv_transpose2d_cross_entropy_backward": (
+            normal(target.shape, sums, seed=5).to(device),
+            lambda grad: ops.depthwise_conv_transpose2d_cross_entropy_backward(
+                grad, map, weight, bias, *losses, *criterion, True, True, True
+            ),
+        ),
     }[op]
 
 
@@ -150,8 +168,6 @@ def test_every_op_has_its_call():
     schemas = re.findall(r'"(\w+)\(', (ROOT / "csrc" / "library.cpp").read_text())
     without_cuda_kernels = {
         "dense_conv_transpose2d",
-        "depthwise_conv_transpose2d_cross_entropy",
-        "depthwise_conv_transpose2d_cross_entropy_backward",
         "unpool_conv2d",
         "unpool_conv2d_backward",
     }
@@ -204,6 +220,73 @@ def test_upsampling_trains(cuda):
         grads.append([grad.cpu() for grad in torch.autograd.grad(output, leaves, output.detach().sin())])
     for expected, actual in zip(*grads, strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def loss_call(device, dtype=torch.float32, layout=contiguous, scale=2, kernel=4):
+    """Arguments of the loss of upsampled scores, targets that are ignored among them, and its options."""
+    x, weight, bias = (
+        normal(shape, dtype, seed=k) for k, shape in enumerate(((2, 21, 9, 12), (21, 1, kernel, kernel), (21,)))
+    )
+    generator = torch.Generator().manual_seed(3)
+    target = torch.randint(0, 21, (2, 8 * scale, 11 * scale), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+    class_weight = torch.rand(21, generator=generator).to(device, dtype)
+    options = {"stride": scale, "groups": 21, "crop": (1, 2), "ignore_index": 255, "class_weight": class_weight}
+    return (layout(x).to(device), weight.to(device), target.to(device), bias.to(device)), options
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize(("scale", "kernel"), [(2, 4), (8, 16), (32, 64), (3, 5), (2, 7)])
+def test_the_loss_is_the_cpu_s_within_rounding(scale, kernel, layout, dtype, cuda):
+    tolerance = {8: 1e-12, 4: 1e-5, 2: 2e-2}[dtype.itemsize]
+    for options in ({}, {"reduction": "none", "label_smoothing": 0.1}):
+        results = []
+        for device in ("cpu", cuda):
+            (x, weight, target, bias), rest = loss_call(device, dtype, layout, scale, kernel)
+            leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+            loss = own.conv_transpose2d_cross_entropy(x, weight, target, bias, **rest, **options)
+            grad = normal(loss.shape, loss.dtype, seed=5).to(device)
+            results.append((loss.detach(), *torch.autograd.grad(loss, leaves, grad)))
+        for expected, actual in zip(*results, strict=True):
+            assert (actual.dtype, actual.stride()) == (expected.dtype, expected.stride())
+            error = (actual.cpu().double() - expected.double()).norm() / expected.double().norm()
+            assert error <= tolerance
+
+
+def test_targets_out_of_range(cuda):
+    """An error on the host; where that cannot look, ignored."""
+    (x, weight, target, bias), options = loss_call(cuda)
+    x.requires_grad_()
+
+    def step():
+        loss = own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options)
+        return loss.detach(), *torch.autograd.grad(loss, x)
+
+    expected = step()
+    ignored = target == 255
+    for invalid in (21, -1, 2**40):
+        target[ignored] = invalid
+        with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
+            step()
+        own.set_index_check(False)
+        try:
+            assert_all_same(step(), expected)
+            graph, result = captured(step)
+        finally:
+            own.set_index_check(True)
+        graph.replay()
+        assert_all_same(result, expected)
+
+
+def test_a_graph_captures_the_loss(cuda):
+    """Without the check of targets: a capture cannot wait for values."""
+    (x, weight, target, bias), options = loss_call(cuda)
+    graph, loss = captured(lambda: own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options))
+    target[0, 0, 0] = 21
+    graph.replay()
+    target[0, 0, 0] = 255
+    assert_same(loss, own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -285,8 +368,13 @@ def test_memory_is_taken_for_results_alone(op, layout, cuda):
     count, nbytes = (after - earlier for after, earlier in zip(taken(), before, strict=True))
     pixels = SHAPE[0] * SHAPE[1] * SHAPE[2] * SHAPE[3]
     scratch = [8 * pixels] if op in WITH_SCRATCH else []
-    assert count == len(results) + len(scratch)
-    assert nbytes == sum(tensor.nbytes for tensor in results) + sum(scratch)
+    nbytes -= sum(tensor.nbytes for tensor in results)
+    if op in WITH_PARTS:
+        assert count == len(results) + WITH_PARTS[op]
+        assert nbytes < SHAPE[0] * SHAPE[1] * 39 * 44 * input.element_size()
+    else:
+        assert count == len(results) + len(scratch)
+        assert nbytes == sum(scratch)
 
 
 def test_the_peak_of_pooling_and_its_backward(cuda):

@@ -456,6 +456,7 @@ def test_targets_of_upsampling_on_the_gpu():
         upsampled("bilinear x2", "float32", 1.2, 9.0),
         upsampled("bilinear x2", "bfloat16", 1.3, 9.0),
         upsampled("upsample x8, crop, argmax", "float32", 9.0, 5.5),
+        upsampled("upsample x8, crop, loss, backward", "float32", 9.0, 4.5),
         upsampled("fc6-deconv 7x7", "float32", 9.0, 0.1),
     ]
     assert targets.gigabytes_per_second(rows[0]) == 2000
@@ -463,6 +464,7 @@ def test_targets_of_upsampling_on_the_gpu():
     assert found == {
         "bilinear x2, of the copy bandwidth": (False, "76.92 %"),
         "upsample x8, crop, argmax, to stock's best way": (True, "5.50x"),
+        "upsample x8, crop, loss, backward, to stock's best way": (False, "4.50x"),
     }
 
 

@@ -35,6 +35,7 @@ LAYERS = (
     "conv_routes",
     "conv_arguments",
     "switches",
+    "value_checks",
     "ops",
     "overriding",
     "_library",
