@@ -426,6 +426,16 @@ def test_results_are_compared_to_the_bit(a, b, same):
     assert cases.same(torch.tensor(a), torch.tensor(b)) is same
 
 
+def test_losses_are_compared_within_rounding():
+    x = torch.tensor([[1e-3, 1.0], [-200.0, 3.0]])
+    assert cases.near(x, x)
+    assert cases.near(x + 1e-4, x)
+    assert not cases.near(x + 1e-2, x)
+    assert not cases.near(x.where(x != 1, torch.nan), x)
+    for other in (x.double(), x.mT, x[:, :1]):
+        assert not cases.near(other, x)
+
+
 # ---- The part `bench` ------------------------------------------------------------------------------------------------
 
 
