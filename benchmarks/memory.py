@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import segext
 import segext.functional as own
+from segext.memory import saved_bytes
 
 from .compiling import compiled, fresh
 from .harness import CheckFailed
@@ -51,28 +52,6 @@ def switch_bytes(network: Network) -> SwitchRow:
         packed += switches.nbytes
         exact &= switches.nbytes == (indices.numel() * switches.bits + 7) // 8
     return SwitchRow(network.name, elements, int64, int32, uint8, packed, exact)
-
-
-def saved_bytes(function: Callable[[], object], given: Iterable[Tensor] = ()) -> int:
-    """Bytes that autograd keeps after ``function()`` while its result lives.
-
-    A storage counts once and whole, however many tensors show it; the storages of ``given`` (parameters, the input)
-    exist anyway and do not count.
-    """
-    skipped = {tensor.untyped_storage().data_ptr() for tensor in given}
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in skipped:
-            storages[storage.data_ptr()] = storage  # held, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function()
-    total = sum(storage.nbytes() for storage in storages.values())
-    del result
-    return total
 
 
 def peak_bytes(call: Callable[[], Tensor]) -> int:

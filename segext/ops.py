@@ -33,6 +33,9 @@ FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # What unpool_conv2d undoes: kernel size, stride, padding and dilation of its pool.
 UNPOOLED_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))
 
+# What gives a pooled map and its codes.
+POOLS = (_ops.max_pool2d.default, _ops.relu_max_pool2d.default)
+
 # Devices with kernels, and the meta device, which has shapes.
 DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
 

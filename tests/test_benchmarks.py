@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -111,33 +110,6 @@ def test_switch_bytes_of_deconvnet():
 )
 def test_sizes_of_networks(network, sizes):
     assert [(pool.height, pool.width) for pool in network.pools] == sizes
-
-
-def test_saved_bytes_counts_storages_once():
-    """x * y keeps both; an exponential keeps its result, and so does the product with it: the same storage."""
-    x = torch.ones(10, requires_grad=True)
-    y = torch.ones(10, requires_grad=True)
-    assert memory.saved_bytes(lambda: x * y) == 80
-    assert memory.saved_bytes(lambda: x * y, [x]) == 40
-
-    def product():
-        e = x.exp()
-        return e * y
-
-    assert memory.saved_bytes(product, [x, y]) == 40
-
-
-def test_saved_bytes_counts_a_view_whole():
-    x = torch.ones(10, requires_grad=True)
-    whole = torch.ones(100)
-    assert memory.saved_bytes(lambda: x * whole[:10], [x]) == 400
-
-
-def test_saved_bytes_of_a_stock_pool():
-    """Its input, which is the ReLU's output too, and an int64 a pooled element."""
-    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
-    x = torch.rand(1, 2, 8, 8, requires_grad=True)
-    assert memory.saved_bytes(lambda: model(x), [x]) == 2 * 64 * 4 + 2 * 16 * 8
 
 
 def test_saved_rows_agree_with_arithmetic():

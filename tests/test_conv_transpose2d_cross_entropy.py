@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import segext.functional as own
-from benchmarks import memory
 from segext import nn, reference
 from segext.conv_routes import Criterion
+from segext.memory import saved_bytes
 
 # Relative errors, in the norm of the whole: of the loss, and of gradients.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 4e-3}
@@ -641,7 +641,7 @@ def test_autograd_keeps_nothing_but_the_arguments():
             x, weight, target, bias, 8, groups=5, class_weight=class_weight, ignore_index=IGNORED, reduction="sum"
         )
 
-    assert memory.saved_bytes(loss, (x, weight, bias, target, class_weight)) == 0
+    assert saved_bytes(loss, (x, weight, bias, target, class_weight)) == 0
 
 
 class Largest(TorchDispatchMode):

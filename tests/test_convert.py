@@ -13,6 +13,7 @@ from torch import nn
 
 import segext
 from segext.convert import swaps
+from segext.memory import Memory
 
 # --- Networks written the usual ways ----------------------------------------------------------------------------------
 
@@ -1086,6 +1087,37 @@ def test_report_is_a_table():
     assert lines[0] == "segext.convert: 0 swapped, 4 fused, 0 left"
     assert " ".join(lines[3].split()) == "fused unpool + dec2.0 nn.MaxUnpool2d + nn.Conv2d -> segext.nn.UnpoolConv2d"
     assert str(segext.convert(nn.Linear(2, 2))[1]) == "segext.convert: 0 swapped, 0 fused, 0 left"
+
+
+def test_an_example_tells_the_bytes_saved():
+    """Of convolution, ReLU and pool, stock keeps the rectified map and int64 indices; the pool alone keeps its own
+    output and switches."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).requires_grad_()
+    x = image(2, 3, 16, 24)
+    rectified, pooled = 2 * 8 * 16 * 24, 2 * 8 * 8 * 12
+    for example in (x, (x,)):
+        _, report = segext.convert(model, example=example)
+        assert report.before == Memory(4 * rectified + 8 * pooled, 8 * pooled)
+        assert report.after == Memory(4 * pooled + pooled // 4, pooled // 4)
+    assert str(report).splitlines()[-2:] == [
+        "  bytes kept for backward: 36,864 -> 6,528",
+        "  bytes of switches: 12,288 -> 384",
+    ]
+    assert segext.convert(model)[1].before is None
+
+
+@pytest.mark.parametrize("name", ["enet", "unet", "segnet"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_networks_in_published_style_keep_less(name, inplace):
+    """And measuring leaves no trace: state dict, gradients and results are as without it."""
+    model = NETWORKS[name]()
+    before = copy.deepcopy(model)
+    converted, report = segext.convert(model, inplace=inplace, example=image())
+    assert report.after.kept < report.before.kept
+    assert report.after.switches <= report.before.switches / 16
+    assert all(parameter.grad is None for parameter in converted.parameters())
+    torch.testing.assert_close(dict(converted.state_dict()), dict(before.state_dict()), rtol=0, atol=0)
+    assert_same(before, converted, image())
 
 
 def test_the_random_state_is_untouched():

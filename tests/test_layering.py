@@ -26,6 +26,7 @@ LAYERS = (
     "training",
     "models",
     "convert",
+    "memory",
     "nn",
     "functional",
     "explain",

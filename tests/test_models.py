@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.memory import saved_bytes
+from segext.memory import saved_bytes
 from segext.models import MODELS, encoder_decoder
 from segext.models.layers import layer_set
 

@@ -15,9 +15,9 @@ import torch.nn.functional as stock
 from torch import Tensor, nn
 
 import segext.functional as own
+from segext.memory import saved_bytes
 
 from ..harness import Summary, measure, ratio
-from ..memory import saved_bytes
 from .plan import STOCK, STOCK_NCHW, Plan, memory_format
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -7,9 +7,11 @@ and every reference to it stay.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
+
+from ..memory import Memory, measure
 
 __all__ = ["Change", "Report", "convert"]
 
@@ -27,9 +29,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`convert` did, one :class:`Change` each; ``print`` shows it as a table."""
+    """What :func:`convert` did, one :class:`Change` each; ``print`` shows it as a table.
+
+    ``before`` and ``after`` count the bytes of one call of the model, where there was an example to call it with.
+    """
 
     changes: tuple[Change, ...] = ()
+    before: Memory | None = None
+    after: Memory | None = None
 
     def _of(self, action: str) -> tuple[Change, ...]:
         return tuple(change for change in self.changes if change.action == action)
@@ -42,10 +49,16 @@ class Report:
         head = f"segext.convert: {len(self.swapped)} swapped, {len(self.fused)} fused, {len(self.left)} left"
         rows = [(c.action, c.name, f"{c.before} -> {c.after}" if c.after else c.before, c.reason) for c in self.changes]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n  ".join([head, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)])
+        lines = [head, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
+        if self.before and self.after:
+            for what, name in (("kept for backward", "kept"), ("of switches", "switches")):
+                lines.append(f"bytes {what}: {getattr(self.before, name):,} -> {getattr(self.after, name):,}")
+        return "\n  ".join(lines)
 
 
-def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Report]:
+def convert(
+    model: nn.Module, *, inplace: bool = False, example: Tensor | tuple | None = None
+) -> tuple[nn.Module, Report]:
     """Swap the pooling, unpooling and transposed convolution of ``model`` for segext's, and fuse what neighbours do.
 
     ::
@@ -71,6 +84,9 @@ def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Repo
     Args:
         model: any module that can be deep-copied; forwards run once, on a copy and on stand-ins for tensors.
         inplace: change ``model`` itself instead of a deep copy, as training that holds its parameters needs.
+        example: an input, or a tuple of all arguments of one call. The report then tells the bytes that autograd keeps
+            for the backward pass of that call, and those of all pools' switches, before and after. The forward runs
+            twice, on copies.
 
     Returns:
         The converted model and a :class:`Report`.
@@ -85,7 +101,11 @@ def convert(model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Repo
     if not isinstance(model, nn.Module):
         raise TypeError(f"segext.convert: model must be a torch.nn.Module, but got {type(model).__name__}")
     model = model if inplace else copy.deepcopy(model)
+    arguments = example if isinstance(example, tuple) else (example,)
+    before = measure(model, arguments) if example is not None else None
     plan = Plan(Dataflow(model))
     report = plan.report()
     apply(plan)
+    if example is not None:
+        report = replace(report, before=before, after=measure(model, arguments))
     return model, report

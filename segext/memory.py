@@ -1,0 +1,74 @@
+"""Counts bytes: what autograd keeps for a backward pass, and what pools remember of where their maxima were."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import ops
+
+_POOLS = (torch.ops.aten.max_pool2d_with_indices.default, *ops.POOLS)
+
+
+def saved_bytes(function: Callable[[], object], given: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps after ``function()`` while its result lives.
+
+    A storage counts once and whole, however many tensors show it; the storages of ``given`` (parameters, the input)
+    exist anyway and do not count.
+    """
+    skipped = {tensor.untyped_storage().data_ptr() for tensor in given}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in skipped:
+            storages[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    total = sum(storage.nbytes() for storage in storages.values())
+    del result
+    return total
+
+
+class _SwitchBytes(TorchDispatchMode):
+    """Adds up what pools give beside their maxima: stock's int64 indices, segext's codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in _POOLS:
+            self.total += result[1].nbytes
+        return result
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one call of a model: all that autograd keeps for the backward pass, and the switches of all pools."""
+
+    kept: int
+    switches: int
+
+
+def measure(model: nn.Module, arguments: tuple) -> Memory:
+    """Call a copy of ``model`` once, in the mode that it is in, and count; parameters and ``arguments`` do not count.
+
+    Neither the model's buffers nor the random state change.
+    """
+    model = copy.deepcopy(model)
+    tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    given = [*tensors, *model.parameters(), *model.buffers()]
+    with torch.random.fork_rng(devices), torch.enable_grad(), _SwitchBytes() as switches:
+        kept = saved_bytes(lambda: model(*arguments), given)
+    return Memory(kept, switches.total)
