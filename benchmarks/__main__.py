@@ -1,11 +1,12 @@
 """The command line: ``python -m benchmarks [report | ops | switches]``. Runs, prints the tables, writes the report.
 
-``python -m benchmarks models`` is another run, with options of its own: see ``models``.
+The other commands are runs of their own, with options of their own: see ``COMMANDS``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import sys
 import time
@@ -24,14 +25,29 @@ PARTS = {
     "ops": "speed of every op on the pools of networks, of upsampling and decoding, and what a call costs",
     "switches": "bytes of switches, and bytes that autograd keeps",
 }
+# Each is a module with a main, and imported only when asked for: some need packages that the others do without.
+COMMANDS = {
+    "models": (".models.__main__", "the networks of segext.models: trained, scored, timed and weighed"),
+    "model": (".model.__main__", "a network of yours, as it is and converted: model path.py:build --input 1x3x512x512"),
+}
 FINISH = 6.0  # seconds kept for tables and figure
 
 
+def _listed(commands: dict[str, str]) -> str:
+    return "\n".join(f"  {name:10}{text}" for name, text in commands.items())
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "part", nargs="?", choices=PARTS, default="report", help="; ".join(f"{k}: {v}" for k, v in PARTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        usage="%(prog)s [COMMAND] [options]",
+        description=f"commands with the options below:\n{_listed(PARTS)}",
+        epilog="commands with options of their own, which COMMAND --help lists:\n"
+        + _listed({name: text for name, (_, text) in COMMANDS.items()})
+        + "\n\nexit status: 0; 1 where a result is wrong; 2 where nothing could be run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("part", nargs="?", choices=PARTS, default="report", help=argparse.SUPPRESS)
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to run on, rather than matplotlib's")
     parser.add_argument("--output", type=Path, default=Path("benchmark-report"), metavar="DIR", help="%(default)s")
     parser.add_argument("--seconds", type=float, default=150.0, help="about how long to take (%(default).0f)")
@@ -68,10 +84,9 @@ def run(options: argparse.Namespace, progress: Progress) -> Results:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["models"]:
-        from .models.__main__ import main as compare  # which needs packages that the other parts do without
-
-        return compare(argv[1:])
+    if argv and argv[0] in COMMANDS:
+        module, _ = COMMANDS[argv[0]]
+        return importlib.import_module(module, __package__).main(argv[1:])
     options = arguments(argv)
     progress = Progress()
     try:

@@ -1,0 +1,1 @@
+"""``python -m benchmarks model``: any network, as it is and converted by ``segext.convert``."""
