@@ -29,6 +29,7 @@ PARTS = {
 COMMANDS = {
     "models": (".models.__main__", "the networks of segext.models: trained, scored, timed and weighed"),
     "model": (".model.__main__", "a network of yours, as it is and converted: model path.py:build --input 1x3x512x512"),
+    "compare": (".compare.__main__", "two result files: what got faster or slower, bigger or smaller"),
 }
 FINISH = 6.0  # seconds kept for tables and figure
 
@@ -44,7 +45,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=f"commands with the options below:\n{_listed(PARTS)}",
         epilog="commands with options of their own, which COMMAND --help lists:\n"
         + _listed({name: text for name, (_, text) in COMMANDS.items()})
-        + "\n\nexit status: 0; 1 where a result is wrong; 2 where nothing could be run",
+        + "\n\nexit status: 0; 1 where a result is wrong (of compare: got worse); 2 where nothing could be run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", nargs="?", choices=PARTS, default="report", help=argparse.SUPPRESS)

@@ -111,6 +111,7 @@ def test_networks_in_published_style(name, tmp_path, capsys):
         assert best in ("stock NCHW", "stock channels_last")
         fastest = rows[(task, *best.split())]
         assert fastest["to_best"]["median"] == 1
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("loss", ["", LOSS])

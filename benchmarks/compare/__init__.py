@@ -1,0 +1,1 @@
+"""``python -m benchmarks compare A B``: two result files beside each other."""
