@@ -29,6 +29,7 @@ PARTS = {
 COMMANDS = {
     "models": (".models.__main__", "the networks of segext.models: trained, scored, timed and weighed"),
     "model": (".model.__main__", "a network of yours, as it is and converted: model path.py:build --input 1x3x512x512"),
+    "peers": (".peers", "ONNX Runtime beside segext and stock, on the ops that it has"),
     "compare": (".compare.__main__", "two result files: what got faster or slower, bigger or smaller"),
 }
 FINISH = 6.0  # seconds kept for tables and figure

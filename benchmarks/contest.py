@@ -35,6 +35,7 @@ class Row:
     to_copy: Summary | None
     kernels: str
     peaks: dict[str, int]  # bytes at the peak of a call, beyond its result; of calls on the CPU
+    to_peer: Summary | None = None  # as another library, which reads NCHW
 
     @property
     def less_memory(self) -> float:
@@ -63,6 +64,7 @@ class Case:
     kernels: Callable[[Tensor], str]
     added_bytes: int = 0  # that are read besides the input
     trains: bool = False  # the calls differentiate, and give the gradient of the input
+    peer: Callable[[], Tensor] | None = None  # the same by another library
 
 
 def run(cases: Sequence[Case], seconds: float, progress: Progress, clock: Clock = harness.cpu_clock) -> Iterator[Row]:
@@ -81,12 +83,14 @@ def rows(case: Case, seconds: float, clock: Clock = harness.cpu_clock) -> Iterat
         contest[f"segext {format}"] = lambda x=x: case.segext(x)
         for way, function in case.stock.items():
             contest[f"{way} {format}"] = lambda x=x, function=function: function(x)
-    _check(case, contest)
+    _check(case, contest if case.peer is None else {**contest, "peer": case.peer})
     peaks = {} if case.input.is_cuda else {name: memory.peak_bytes(call) for name, call in contest.items()}
     buffer = case.segext(case.input).clone()
     contest["write"] = lambda: buffer.zero_()
     bytes_moved = sum(x.numel() * x.element_size() for x in (case.input, buffer)) + case.added_bytes
     contest["copy"] = copy_of(bytes_moved, buffer.device)
+    if case.peer is not None:
+        contest["peer NCHW"] = case.peer
     samples = harness.measure(contest, seconds, clock=clock)
     ways = [name for name in samples if name.startswith("stock")]
     best = min(ways, key=lambda way: Summary.of(samples[way]).median)
@@ -106,6 +110,7 @@ def rows(case: Case, seconds: float, clock: Clock = harness.cpu_clock) -> Iterat
             *(None if product else harness.ratio(ours, samples[name]) for name in ("write", "copy")),
             case.kernels(x).partition(":")[0],
             peaks,
+            harness.ratio(samples["peer NCHW"], ours) if case.peer is not None else None,
         )
 
 
