@@ -60,7 +60,7 @@ def max_pool2d(
         return_indices: return (output, switches) rather than the output alone.
 
     Returns:
-        The pooled map, (N, C, H', W') or (C, H', W'), and with ``return_indices`` its :class:`Switches`.
+        The pooled map, (N, C, H', W') or (C, H', W'), and with ``return_indices`` its :class:`segext.Switches`.
 
     Raises:
         RuntimeError: for a wrong rank, an empty channel or spatial dimension, or a window that does not fit.

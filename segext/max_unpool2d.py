@@ -30,8 +30,8 @@ def max_unpool2d(
 ) -> Tensor:
     """Puts each value where its maximum was and zero elsewhere.
 
-    As :func:`torch.nn.functional.max_unpool2d`, with two differences. Given :class:`Switches`, the window and the
-    output size are known and may be left out. Where several elements name one pixel, the last in row-major order is
+    As :func:`torch.nn.functional.max_unpool2d`, with two differences. Given :class:`segext.Switches`, the window and
+    the output size are known and may be left out. Where several elements name one pixel, the last in row-major order is
     kept, on every device, and alone receives the gradient; stock keeps any of them and gives the gradient to all.
 
     Args:

@@ -96,7 +96,7 @@ class Switches:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed codes: ceil(C * H * W * bits / 8) a sample."""
+        """Bytes of the packed codes, ceil(C * H * W * bits / 8) a sample."""
         return self.codes.numel()
 
     @property

@@ -49,7 +49,7 @@ def unpool_conv_transpose2d(
         (N, K, H', W') or (K, H', W').
 
     Raises:
-        TypeError: for switches that are no :class:`Switches`.
+        TypeError: for switches that are no :class:`segext.Switches`.
         RuntimeError, ValueError: as :func:`max_unpool2d` and :func:`conv_transpose2d`.
     """
     arguments = stride, padding, output_padding, groups, dilation

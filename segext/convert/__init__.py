@@ -18,7 +18,11 @@ __all__ = ["Change", "Report", "convert"]
 
 @dataclass(frozen=True)
 class Change:
-    """One line of a report: ``action`` is "swapped", "fused" or "left"; ``reason`` says why something was left."""
+    """One line of a report.
+
+    ``action`` is "swapped", "fused" or "left"; ``name`` is the layer's, ``before`` and ``after`` are kinds of layer;
+    ``reason`` says why something was left.
+    """
 
     action: str
     name: str
@@ -29,9 +33,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`convert` did, one :class:`Change` each; ``print`` shows it as a table.
+    """What :func:`segext.convert` did, one :class:`Change` each; ``print`` shows it as a table.
 
-    ``before`` and ``after`` count the bytes of one call of the model, where there was an example to call it with.
+    ``changes`` has all of them, ``swapped``, ``fused`` and ``left`` those of one action. ``before`` and ``after`` count
+    the bytes of one call of the model, where there was an example to call it with.
+    """
     """
 
     changes: tuple[Change, ...] = ()
@@ -89,7 +95,7 @@ def convert(
             twice, on copies.
 
     Returns:
-        The converted model and a :class:`Report`.
+        The converted model and a :class:`~segext.convert.Report`.
 
     Raises:
         TypeError: ``model`` is not an ``nn.Module``.
