@@ -1,5 +1,6 @@
-# One command for everything: set-up, build, and then the benchmarks (`make bench`), the tests (`make test`) or the
-# formatters (`make lint`, `make format`). Set-up steps are stamped: a second run does only what has changed.
+# One command for everything: set-up, build, and then the benchmarks (`make bench`), the tests (`make test`), the
+# documentation (`make docs`), the figures that it quotes (`make figures`) or the formatters (`make lint`, `make format`).
+# Set-up steps are stamped: a second run does only what has changed.
 #
 #   PYTHON  the interpreter that a new environment is made of
 #   VENV    the environment to make or, where there is one, to use; a torch that is in it stays
@@ -20,11 +21,11 @@ STAMPS := $(VENV)/.segext
 
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-PY_SOURCES := setup.py segext benchmarks tests
+PY_SOURCES := setup.py segext benchmarks docs tests
 # The pinned versions of the extra `lint`, read from pyproject.toml, so that linting needs no build.
 LINTERS = $(shell sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: bench test gpu lint format clean
+.PHONY: bench test docs figures gpu lint format clean
 .DEFAULT_GOAL := bench
 .DELETE_ON_ERROR:
 
@@ -33,6 +34,15 @@ bench: $(STAMPS)/build
 
 test: $(STAMPS)/build
 	$(BIN)/python -m pytest $(ARGS)
+
+# Built anew, so that a warning is one every time.
+docs: $(STAMPS)/build
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+# In README and docs, from benchmarks/results.
+figures: $(STAMPS)/build
+	$(BIN)/python -m docs.figures
 
 # Builds in place under PYTHON as it is, installs nothing and needs no network: a machine with a GPU may have none.
 gpu:
@@ -50,7 +60,7 @@ format: $(STAMPS)/lint
 
 # Editable, so that tests and benchmarks run what the checkout holds.
 $(STAMPS)/build: $(STAMPS)/requirements $(NATIVE)
-	$(PIP) install --no-build-isolation --editable '.[bench,test]'
+	$(PIP) install --no-build-isolation --editable '.[bench,docs,test]'
 	touch $@
 
 $(STAMPS)/requirements: | $(STAMPS)/environment
@@ -68,4 +78,4 @@ $(STAMPS)/environment:
 	touch $@
 
 clean:
-	rm -rf build segext/*.so *.egg-info $(STAMPS)/build
+	rm -rf build docs/_build segext/*.so *.egg-info $(STAMPS)/build

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = [
     *sorted(
         path
-        for folder in ("csrc", "segext", "benchmarks", "tests")
+        for folder in ("csrc", "segext", "benchmarks", "docs", "tests")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}
     ),
@@ -173,7 +173,11 @@ def test_every_file_says_what_it_is_responsible_for(path):
     assert len(re.findall(r"\w+", opening.split("#")[0])) >= 2, "too short to say anything"
 
 
-@pytest.mark.parametrize("path", [*CODE, *ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("*.in")], ids=relative)
+@pytest.mark.parametrize(
+    "path",
+    [*CODE, *ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("*.in"), *ROOT.glob("docs/**/*.md")],
+    ids=relative,
+)
 def test_no_file_names_a_place_on_a_machine(path):
     """No absolute path into a home, a work tree or a temporary folder."""
     assert not re.search(r"(?<![\w./-])/(home|root|work|Users|tmp|mnt|data|workspace)/\w", path.read_text())

@@ -38,7 +38,6 @@ class Report:
     ``changes`` has all of them, ``swapped``, ``fused`` and ``left`` those of one action. ``before`` and ``after`` count
     the bytes of one call of the model, where there was an example to call it with.
     """
-    """
 
     changes: tuple[Change, ...] = ()
     before: Memory | None = None

@@ -1,0 +1,1 @@
+"""The documentation, and what fills in the figures that it quotes."""

@@ -1,0 +1,329 @@
+"""The figures that README and docs quote, taken from committed results and from nowhere else.
+
+A page names a block between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``; what it says is made here.
+``python -m docs.figures`` rewrites all blocks and draws the picture. A new result is quoted by naming its folder below.
+The tests fail where a page is not up to date, and where a figure stands outside a block.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from benchmarks.tables import times
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PICTURES = ROOT / "docs" / "pictures"
+
+OPS = "2026-11-25-cpu"  # of `make bench`
+NETWORKS = "2026-11-25-camvid-cpu"  # of `python -m benchmarks models`
+
+FORMATS = ("NCHW", "channels_last")
+
+BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
+
+# Names of ops in results, as a reader says them.
+NAMES = {
+    "pool": "max-pool",
+    "relu+pool": "ReLU, max-pool",
+    "pool backward": "max-pool, backward",
+    "unpool": "unpool",
+    "unpool backward": "unpool, backward",
+    "pool backward out=": "max-pool, backward, `out=`",
+    "unpool out=": "unpool, `out=`",
+    "unpool, 3x3 deconv": "unpool, 3×3 transposed convolution",
+    "unpool, 3x3 deconv, fwd+bwd": "unpool, 3×3 transposed convolution, with backward",
+    "bilinear x2": "upsampling ×2",
+    "upsample x8, crop, argmax": "upsampling ×8, crop, label map",
+    "upsample x8, crop, loss, backward": "upsampling ×8, crop, loss, with backward",
+}
+
+
+@cache
+def results(folder: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / folder / "results.json").read_text())
+
+
+# --- Reading results --------------------------------------------------------------------------------------------------
+
+
+def key_rows(dtype: str) -> dict[str, dict[str, dict]]:
+    """Op to memory format to the row of the largest map of DeconvNet."""
+    return by_format(row for row in results(OPS)["throughput"] if row["suite"] == "key" and row["dtype"] == dtype)
+
+
+def contest(op: str, dtype: str = "float32") -> dict[str, dict]:
+    """Memory format to the row of the first map that ``op`` was run on, upsampling or decoding."""
+    rows = [r for r in contests() if (r["op"], r["dtype"]) == (op, dtype)]
+    return by_format(row for row in rows if row["map"] == rows[0]["map"])[op]
+
+
+def contests() -> list[dict]:
+    return results(OPS)["upsampling"] + results(OPS)["decoding"]
+
+
+def by_format(rows: Iterable[dict]) -> dict[str, dict[str, dict]]:
+    found: dict[str, dict[str, dict]] = {}
+    for row in rows:
+        found.setdefault(row["op"], {})[row["format"]] = row
+    return found
+
+
+def worst(formats: dict[str, dict]) -> float:
+    """To the best stock way in any format, of segext in the format that suits it less."""
+    return min(row["to_best"]["median"] for row in formats.values())
+
+
+# --- Writing Markdown -------------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table whose first ``left`` columns are text, the others numbers."""
+    rule = ["---"] * left + ["--:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+
+
+def source(folder: str, page: Path, brief: bool) -> str:
+    """Where figures come from: the report and, unless ``brief``, machine and versions."""
+    up = "../" * (len(page.relative_to(ROOT).parts) - 1)
+    report = f"From [{folder}]({up}benchmarks/results/{folder}/report.txt)"
+    if brief:
+        return f"{report}."
+    e = results(folder)["environment"]
+    machine = f"{e['processor'].replace('(R)', '')}, {e['threads']} threads"
+    return f"{report}: {machine}, torch {e['torch']}, segext {e['segext']} at {e['commit']}."
+
+
+def factor(value: float) -> str:
+    return times(value).replace("x", "×")
+
+
+def marked(value: float) -> str:
+    """A factor, with a star where it is below 1: stock wins."""
+    return factor(value) + "\\*" * (value < 1)
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 99.5e6 else f"{count / 1e6:,.0f} MB"
+
+
+# --- Blocks -----------------------------------------------------------------------------------------------------------
+
+
+def gains() -> str:
+    keyed = key_rows("float32")
+    rows = [("4 × 64@224x224", NAMES[op], keyed[op]) for op in ("pool", "relu+pool", "pool backward", "unpool")]
+    for op in (
+        "unpool, 3x3 deconv",
+        "unpool, 3x3 deconv, fwd+bwd",
+        "upsample x8, crop, argmax",
+        "upsample x8, crop, loss, backward",
+        "bilinear x2",
+    ):
+        formats = contest(op)
+        rows.append((formats["NCHW"]["map"], NAMES[op], formats))
+    return table(
+        ["what", "on", "to stock, NCHW", "to stock, channels_last", "to the best stock way"],
+        [
+            [name, map, *(marked(formats[f]["to_stock"]["median"]) for f in FORMATS), marked(worst(formats))]
+            for map, name, formats in rows
+        ],
+        left=2,
+    )
+
+
+def switches() -> str:
+    return table(
+        ["network", "int64 indices (stock)", "segext"],
+        [[row["network"], f"{row['int64']:,}", f"{row['packed']:,}"] for row in results(OPS)["switches"]],
+    )
+
+
+def kept() -> str:
+    return table(
+        ["part", "way", "stock", "`MaxPool2d`", "`ReLUMaxPool2d`"],
+        [
+            [r["stack"], "compiled" if r["compiled"] else "eager"]
+            + [f"{r[kind]:,}" for kind in ("stock", "pool", "relu_pool")]
+            for r in results(OPS)["saved"]
+        ],
+        left=2,
+    )
+
+
+def types() -> str:
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for op, formats in key_rows(dtype).items():
+            if not op.endswith("out="):
+                ratios = [formats[f]["to_stock"]["median"] for f in FORMATS]
+                rows.append([NAMES[op], dtype, *map(marked, ratios), marked(worst(formats))])
+    return table(["op", "type", "to stock, NCHW", "to stock, channels_last", "to the best stock way"], rows, left=2)
+
+
+def fresh_pages() -> str:
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        keyed = key_rows(dtype)
+        for op in ("pool backward", "unpool"):
+            copies = [keyed[name][f]["to_copy"]["median"] for f in FORMATS for name in (op, f"{op} out=")]
+            rows.append([NAMES[op], dtype, *map(factor, copies)])
+    head = ["op", "type", "NCHW, fresh", "NCHW, `out=`", "channels_last, fresh", "channels_last, `out=`"]
+    return table(head, rows, left=2)
+
+
+def calls() -> str:
+    rows = [
+        [
+            NAMES[row["op"]],
+            " × ".join(map(str, row["shape"])),
+            "forward, backward" if row["trains"] else "inference",
+            "compiled" if row["compiled"] else "eager",
+            f"{row['difference']['median'] / 1e3:+.1f} µs",
+            marked(row["ratio"]["median"]),
+        ]
+        for row in results(OPS)["calls"]
+    ]
+    return table(["op", "map", "mode", "way", "segext less stock", "to stock"], rows, left=4)
+
+
+def stock_wins() -> str:
+    rows = [(f"{r['network']} {r['pool']}, batch {r['batch']}", r) for r in results(OPS)["throughput"]]
+    rows += [(r["map"], r) for r in contests()]
+    lost = [(f"{NAMES.get(r['op'], r['op'])}, {where}", r) for where, r in rows if r["to_best"]["median"] < 1]
+    count = f"{len(lost)} of {len(rows)} rows; small maps are in the table of calls.\n\n"
+    return count + table(
+        ["what", "type", "format", "fastest stock way", "segext to it"],
+        [[what, row["dtype"], row["format"], row["best"], factor(row["to_best"]["median"])] for what, row in lost],
+        left=4,
+    )
+
+
+def upsampling_memory() -> str:
+    rows = []
+    for op in ("upsample x8, crop, argmax", "upsample x8, crop, loss, backward"):
+        for form, row in contest(op).items():
+            peaks = row["peaks"]
+            stock = min(value for way, value in peaks.items() if not way.startswith("segext"))
+            rows.append([NAMES[op], row["map"], form, *(megabytes(n) for n in (stock, peaks[f"segext {form}"]))])
+    return table(["what", "map", "format", "thriftiest stock way", "segext"], rows, left=3)
+
+
+def networks() -> str:
+    rows = []
+    for network in results(NETWORKS)["networks"]:
+        costs = {cost["way"]: cost for cost in network["costs"]}
+        for way, cost in costs.items():
+            if way.startswith("segext"):
+                rows.append(
+                    [
+                        network["network"] + ", recomputing" * (way != "segext"),
+                        megabytes(costs["stock"]["kept"]),
+                        megabytes(cost["kept"]),
+                        factor(cost["kept"] / costs["stock"]["kept"]),
+                        marked(cost["step_to_stock"]["median"]),
+                        marked(cost["image_to_stock"]["median"]),
+                    ]
+                )
+    head = ["network", "kept, stock", "kept, segext", "share", "step, to stock", "prediction, to stock"]
+    return table(head, rows)
+
+
+BLOCKS: dict[str, tuple[Callable[[], str], str]] = {
+    "gains": (gains, OPS),
+    "switches": (switches, OPS),
+    "kept": (kept, OPS),
+    "types": (types, OPS),
+    "fresh-pages": (fresh_pages, OPS),
+    "calls": (calls, OPS),
+    "stock-wins": (stock_wins, OPS),
+    "upsampling-memory": (upsampling_memory, OPS),
+    "networks": (networks, NETWORKS),
+}
+
+
+def refreshed(page: Path) -> str:
+    """The text of a page with its blocks as they should be."""
+    told = set()
+
+    def fill(match: re.Match) -> str:
+        opening, name, _, closing = match.groups()
+        block, folder = BLOCKS[name]
+        origin = source(folder, page, brief=folder in told)
+        told.add(folder)
+        return f"{opening}\n{block()}\n\n{origin}\n\n{closing}"
+
+    return BLOCK.sub(fill, page.read_text())
+
+
+# --- The picture ------------------------------------------------------------------------------------------------------
+
+WIDTH, LABEL, ROW, BAR = 560, 20, 50, 14
+COLOURS = {
+    "light": {"ink": "#1f2933", "muted": "#5b6770", "track": "#d9dee2", "bar": "#0b7285"},
+    "dark": {"ink": "#e6e9ec", "muted": "#9aa7b0", "track": "#3a434b", "bar": "#4fb3c8"},
+}
+
+
+def shares() -> Iterator[tuple[str, float, str]]:
+    """Rows of the picture: what it is, segext's share of stock's bytes or time, and what stands at its end."""
+    by_network = {row["network"]: row for row in results(OPS)["switches"]}
+    deconvnet = by_network["DeconvNet 224x224"]
+    saved = next(row for row in results(OPS)["saved"] if row["stack"].endswith("five pools") and not row["compiled"])
+    for what, stock, own in (
+        ("Bytes of switches, DeconvNet", deconvnet["int64"], deconvnet["packed"]),
+        ("Bytes kept for backward, DeconvNet's pools with ReLU", saved["stock"], saved["relu_pool"]),
+    ):
+        yield what, own / stock, f"{megabytes(stock)} → {megabytes(own)}"
+    keyed = key_rows("float32")
+    for what, formats in (
+        ("Time of a 2×2 max-pool", keyed["pool"]),
+        ("Time of unpooling", keyed["unpool"]),
+        ("Time of unpooling with a 3×3 transposed convolution", contest("unpool, 3x3 deconv")),
+        ("Time from coarse scores to the label map, ×8", contest("upsample x8, crop, argmax")),
+        ("Time from coarse scores to the gradient of the loss, ×8", contest("upsample x8, crop, loss, backward")),
+    ):
+        yield what, 1 / worst(formats), f"{factor(worst(formats))} as fast"
+
+
+def picture(theme: str) -> str:
+    """Grey is stock, all of the width; the bar on it is segext. The plain text is for whoever cannot see it."""
+    colour = COLOURS[theme]
+    rows = list(shares())
+    height = len(rows) * ROW + LABEL + 14
+    words = "; ".join(f"{what}: {end}" for what, _, end in rows)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        f'role="img" aria-labelledby="title" font-family="system-ui, sans-serif" font-size="14">',
+        f'<title id="title">segext beside stock PyTorch on a CPU. {words}.</title>',
+        f'<rect x="0" y="3" width="12" height="12" rx="2" fill="{colour["track"]}"/>',
+        f'<text x="18" y="14" fill="{colour["muted"]}">the best stock way</text>',
+        f'<rect x="180" y="3" width="12" height="12" rx="2" fill="{colour["bar"]}"/>',
+        f'<text x="198" y="14" fill="{colour["muted"]}">segext</text>',
+    ]
+    for n, (what, share, end) in enumerate(rows):
+        y = LABEL + 12 + n * ROW
+        bar = f'y="{y + 20}" height="{BAR}" rx="3"'
+        parts += [
+            f'<text x="0" y="{y + 13}" fill="{colour["ink"]}">{what}</text>',
+            f'<text x="{WIDTH}" y="{y + 13}" fill="{colour["ink"]}" font-weight="600" text-anchor="end">{end}</text>',
+            f'<rect x="0" width="{WIDTH}" {bar} fill="{colour["track"]}"/>',
+            f'<rect x="0" width="{WIDTH * min(share, 1):.0f}" {bar} fill="{colour["bar"]}"/>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> None:
+    for page in PAGES:
+        page.write_text(refreshed(page))
+    PICTURES.mkdir(exist_ok=True)
+    for theme in COLOURS:
+        (PICTURES / f"gains-{theme}.svg").write_text(picture(theme))
+
+
+if __name__ == "__main__":
+    main()
