@@ -11,7 +11,7 @@ from .convert import convert
 from .explain import explain
 from .switches import Switches
 
-__all__ = ["Switches", "convert", "explain", "functional", "models", "nn"]
+__all__ = ["Switches", "convert", "explain", "functional", "models", "nn", "onnx"]
 
 try:
     __version__ = version("segext")
@@ -20,6 +20,7 @@ except PackageNotFoundError:  # a checkout that was built in place but never ins
 
 
 def __getattr__(name: str):
-    if name == "models":  # imported by the first who asks: most who want layers have networks of their own
-        return import_module(".models", __name__)
+    # Imported by the first who asks: most who want layers have networks of their own, and run them in PyTorch.
+    if name in ("models", "onnx"):
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,6 +46,11 @@ def has_values(x: Tensor) -> bool:
     return not (unreadable or x.is_meta or isinstance(x, FakeTensor))
 
 
+def overload(name: str) -> torch._ops.OpOverload:
+    """The op itself, as it shows in graphs."""
+    return getattr(_ops, name).default
+
+
 class _Static:
     """An op's arguments that are no tensors, as one leaf: transforms would take a tuple apart."""
 
@@ -664,7 +669,7 @@ def _check_map(name: str, x: Tensor) -> None:
     )
 
 
-def _pooled_extent(size, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool):
+def pooled_extent(size, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool):
     extent = (size + 2 * padding - dilation * (kernel - 1) - 1 + (stride - 1 if ceil_mode else 0)) // stride + 1
     # With ceil_mode the last window must still start inside the map or its left padding.
     return extent - 1 if ceil_mode and (extent - 1) * stride >= size + padding else extent
@@ -689,9 +694,7 @@ def _check_codes(codes: Tensor, like: Tensor, pooled_size: Sequence[int], kernel
 def _fake_pool(input, kernel_size, stride, padding, dilation, ceil_mode, channels_last):
     k, *rest = _window(kernel_size, stride, padding, dilation)
     _check_map("input", input)
-    pooled = [
-        _pooled_extent(size, *window, ceil_mode) for size, *window in zip(input.shape[-2:], k, *rest, strict=True)
-    ]
+    pooled = [pooled_extent(size, *window, ceil_mode) for size, *window in zip(input.shape[-2:], k, *rest, strict=True)]
     torch._check(
         pooled[0] > 0 and pooled[1] > 0,
         lambda: (

@@ -35,6 +35,7 @@ LAYERS = (
     "conv_transpose2d",
     "conv_routes",
     "conv_arguments",
+    "onnx",
     "switches",
     "value_checks",
     "ops",

@@ -1,0 +1,200 @@
+"""Export to ONNX: segext's ops as operators of the ONNX standard.
+
+Each op that networks run for its result has a form here: a function of the op's arguments that makes the nodes which
+take its place in an exported graph. One convention runs through them: what is ``codes`` to an op is, in the graph, the
+second result of ONNX's MaxPool, which its MaxUnpool takes: int64 indices into the whole map, (N, C, H, W), in NCHW
+order.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.fx.experimental._config
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from . import ops
+from .switches import window_of
+
+__all__ = ["export"]
+
+
+def export(
+    model: nn.Module | torch.export.ExportedProgram,
+    args: tuple[Any, ...] = (),
+    f: str | os.PathLike | None = None,
+    *,
+    kwargs: dict[str, Any] | None = None,
+    dynamic_shapes: dict[str, Any] | tuple[Any, ...] | list[Any] | None = None,
+    **options,
+) -> torch.onnx.ONNXProgram:
+    """:func:`torch.onnx.export` of a network with layers of segext, which become operators of the ONNX standard.
+
+    Pools become MaxPool, unpoolings MaxUnpool, transposed convolutions ConvTranspose; fusions become what they are made
+    of. So does stock's unpooling, which :func:`torch.onnx.export` makes a ScatterND. Losses and backward passes have no
+    form in ONNX.
+
+    Args:
+        model: a module, in evaluation mode, or what :func:`torch.export.export` made of one.
+        args, kwargs: example arguments, of which the sizes count. :class:`segext.Switches` among results become int64
+            indices; among arguments they are turned away.
+        f: the file to write; without one the program is only returned.
+        dynamic_shapes: which sizes may vary, as in :func:`torch.onnx.export`.
+        options: further arguments of :func:`torch.onnx.export`.
+
+    Returns:
+        The :class:`torch.onnx.ONNXProgram`.
+
+    Raises:
+        ImportError: if onnxscript is not installed.
+        RuntimeError: for switches as an argument of the network.
+    """
+    if find_spec("onnxscript") is None:
+        raise ImportError("segext.onnx.export needs onnxscript: pip install 'segext[onnx]'")
+    if isinstance(model, nn.Module) and model.training:
+        warnings.warn("segext.onnx.export: the model is in training mode; call model.eval() first", stacklevel=2)
+    # As in torch.onnx.export, a size of 1 in the example stands for any where it may vary.
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        program = model
+        if isinstance(model, nn.Module):
+            args = (args,) if isinstance(args, Tensor) else args
+            sizes = pytree.tree_map_only(str, lambda _name: torch.export.Dim.DYNAMIC, dynamic_shapes)
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=sizes)
+        program = program.run_decompositions(_FORMS)
+        return torch.onnx.export(program, f=f, dynamic_shapes=dynamic_shapes, dynamo=True, **options)
+
+
+_FORMS: dict[torch._ops.OpOverload, Callable] = {}
+
+
+def _form_of(op: torch._ops.OpOverload) -> Callable[[Callable], Callable]:
+    """Makes a function of an op's arguments what stands for the op in an exported graph."""
+
+    def register(function: Callable) -> Callable:
+        _FORMS[op] = function
+        return function
+
+    return register
+
+
+@_form_of(ops.overload("max_pool2d"))
+def _max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, _format=False):
+    if input.dim() == 3:
+        batch = _max_pool2d(input[None], kernel_size, stride, padding, dilation, ceil_mode)
+        return tuple(x[0] for x in batch)
+    window = kernel_size, stride, padding, dilation = window_of(kernel_size, stride, padding, dilation)
+    axes = zip(input.shape[-2:], *window, strict=True)
+    shape = (*input.shape[:2], *(ops.pooled_extent(*axis, ceil_mode) for axis in axes))
+    attributes = {
+        "kernel_shape": kernel_size,
+        "strides": stride,
+        "pads": (*padding, *padding),
+        "dilations": dilation,
+        "ceil_mode": int(ceil_mode),
+    }
+    return tuple(
+        torch.onnx.ops.symbolic_multi_out(
+            "MaxPool", (input,), attributes, dtypes=(input.dtype, torch.int64), shapes=(shape, shape)
+        )
+    )
+
+
+@_form_of(ops.overload("relu_max_pool2d"))
+def _relu_max_pool2d(input, *arguments):
+    return _max_pool2d(input.relu(), *arguments)
+
+
+@_form_of(ops.overload("max_unpool2d"))
+def _max_unpool2d(input, codes, output_size, *_window_and_format):
+    if codes.dtype != torch.int64:
+        raise RuntimeError(
+            "segext.onnx.export: the network takes Switches as an argument; export it with the pool that makes them"
+        )
+    if input.dim() == 3:
+        return _max_unpool2d(input[None], codes[None], output_size)[0]
+    shape = (*input.shape[:2], *output_size)
+    size = torch.stack([*map(_tensor, shape)])
+    # Indices and size say it all. To runtimes a window tells the least size, below which pools that round up stay.
+    surplus = [_constant(have - extent) or 0 for have, extent in zip(input.shape[-2:], output_size, strict=True)]
+    attributes = {"kernel_shape": (1, 1), "strides": (1, 1), "pads": (0, 0, *(max(s, 0) for s in surplus))}
+    return torch.onnx.ops.symbolic("MaxUnpool", (input, codes, size), attributes, dtype=input.dtype, shape=shape)
+
+
+@_form_of(torch.ops.aten.max_unpool2d.default)
+@_form_of(ops.overload("max_unpool2d_indices"))
+def _max_unpool2d_indices(input, indices, output_size, _format=False):
+    planes = torch.arange(math.prod(input.shape[:-2]), device=input.device).view(*input.shape[:-2], 1, 1)
+    return _max_unpool2d(input, indices + planes * _tensor(output_size[0] * output_size[1]), output_size)
+
+
+@_form_of(ops.overload("switches_to_indices"))
+def _switches_to_indices(codes, _size, input_size, *_window_and_format):
+    return codes % _tensor(input_size[0] * input_size[1])
+
+
+@_form_of(ops.overload("switches_repack"))
+def _switches_repack(codes, *_size_and_format):
+    return codes
+
+
+@_form_of(ops.overload("depthwise_conv_transpose2d"))
+def _depthwise_conv_transpose2d(
+    input, weight, bias, addend, output_size, stride, origin, dilation, addend_origin, _format
+):
+    result = _conv_transpose2d(input, weight, bias, output_size, stride, origin, dilation, input.shape[1])
+    return result if addend is None else result + _part(addend, addend_origin, output_size)
+
+
+@_form_of(ops.overload("depthwise_conv_transpose2d_argmax"))
+def _depthwise_conv_transpose2d_argmax(
+    input, weight, bias, output_size, stride, origin, dilation, _format, return_scores
+):
+    scores = _conv_transpose2d(input, weight, bias, output_size, stride, origin, dilation, input.shape[1])
+    return scores.argmax(1).to(torch.uint8), scores.amax(1) if return_scores else input.new_empty(0)
+
+
+@_form_of(ops.overload("dense_conv_transpose2d"))
+def _dense_conv_transpose2d(input, weight, bias, output_size, stride, padding, dilation, _format):
+    return _conv_transpose2d(input, weight, bias, output_size, stride, padding, dilation, 1)
+
+
+@_form_of(ops.overload("unpool_conv2d"))
+def _unpool_conv2d(input, codes, weight, bias, unpooled_size, padding, transposed, _format):
+    unpooled = _max_unpool2d(input, codes, unpooled_size)
+    return torch.ops.aten.convolution(unpooled, weight, bias, [1, 1], padding, [1, 1], transposed, [0, 0], 1)
+
+
+def _conv_transpose2d(input, weight, bias, output_size, stride, origin, dilation, groups) -> Tensor:
+    """The part of a transposed convolution's output, without padding, of ``output_size`` from ``origin`` on."""
+    axes = zip(input.shape[-2:], weight.shape[-2:], stride, dilation, strict=True)
+    whole = [(size - 1) * s + (kernel - 1) * d + 1 for size, kernel, s, d in axes]
+    behind = [extent - start - size for extent, start, size in zip(whole, origin, output_size, strict=True)]
+    # As padding and output_padding where these can say it: then nothing is made to be cut off.
+    more = [_constant(start - rest) for start, rest in zip(origin, behind, strict=True)]
+    limits = map(max, stride, dilation)
+    if all(m is not None and 0 <= m < limit for m, limit in zip(more, limits, strict=True)):
+        return torch.ops.aten.convolution(input, weight, bias, stride, origin, dilation, True, more, groups)
+    more = [max(-(_constant(rest) or 0), 0) for rest in behind]
+    result = torch.ops.aten.convolution(input, weight, bias, stride, [0, 0], dilation, True, more, groups)
+    return _part(result, origin, output_size)
+
+
+def _tensor(size: int | torch.SymInt) -> Tensor:
+    """A size, which may vary, as an operand."""
+    return torch.scalar_tensor(size, dtype=torch.int64)
+
+
+def _constant(size: int | torch.SymInt) -> int | None:
+    """A size as an int, unless it varies."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
+
+
+def _part(x: Tensor, origin: Sequence[int], size: Sequence[int]) -> Tensor:
+    return x[..., origin[0] : origin[0] + size[0], origin[1] : origin[1] + size[1]]
