@@ -20,8 +20,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMPS := $(VENV)/.segext
 
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
-CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-PY_SOURCES := setup.py segext benchmarks docs tests
+CXX_SOURCES := $(shell find csrc examples tests benchmarks \
+  -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+PY_SOURCES := setup.py segext benchmarks docs examples tests
 # The pinned versions of the extra `lint`, read from pyproject.toml, so that linting needs no build.
 LINTERS = $(shell sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 

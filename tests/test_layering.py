@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = [
     *sorted(
         path
-        for folder in ("csrc", "segext", "benchmarks", "docs", "tests")
+        for folder in ("csrc", "segext", "benchmarks", "docs", "examples", "tests")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}
     ),
