@@ -15,8 +15,6 @@ version = release = segext.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
-# The contents name deployment.md, which may not be there. A page that the contents leave out is a warning all the same.
-suppress_warnings = [] if Path(__file__).with_name("deployment.md").exists() else ["toc.not_readable"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
