@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 
 from segext import reference
 
+# The networks of segext.models: what they are called in tables, and which have batch norm.
+TITLES = {"fcn32s": "FCN-32s", "fcn16s": "FCN-16s", "fcn8s": "FCN-8s", "deconvnet": "DeconvNet", "segnet": "SegNet"}
+NORMALISED = ("deconvnet", "segnet")
+
 
 @dataclass(frozen=True)
 class Pool:

@@ -8,9 +8,7 @@ import torch
 
 from segext.training.settings import Settings
 
-TITLES = {"fcn32s": "FCN-32s", "fcn16s": "FCN-16s", "fcn8s": "FCN-8s", "deconvnet": "DeconvNet", "segnet": "SegNet"}
-
-NORMALISED = ("deconvnet", "segnet")  # those with batch norm
+from ..networks import NORMALISED, TITLES
 
 # Ways to build a network, by name: further arguments of its builder. The first is trained to the end.
 SEGEXT, STOCK, STOCK_NCHW, RECOMPUTING = "segext", "stock", "stock NCHW", "segext, recomputing"
