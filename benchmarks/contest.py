@@ -35,6 +35,7 @@ class Row:
     to_copy: Summary | None
     kernels: str
     peaks: dict[str, int]  # bytes at the peak of a call, beyond its result; of calls on the CPU
+    operations: int = 0  # multiplications and additions that the result needs; 0: not counted
     to_peer: Summary | None = None  # as another library, which reads NCHW
 
     @property
@@ -63,6 +64,7 @@ class Case:
     stock: dict[str, Callable[[Tensor], Tensor]]
     kernels: Callable[[Tensor], str]
     added_bytes: int = 0  # that are read besides the input
+    operations: int = 0  # multiplications and additions that the result needs; 0: not counted
     trains: bool = False  # the calls differentiate, and give the gradient of the input
     peer: Callable[[], Tensor] | None = None  # the same by another library
 
@@ -110,6 +112,7 @@ def rows(case: Case, seconds: float, clock: Clock = harness.cpu_clock) -> Iterat
             *(None if product else harness.ratio(ours, samples[name]) for name in ("write", "copy")),
             case.kernels(x).partition(":")[0],
             peaks,
+            case.operations,
             harness.ratio(samples["peer NCHW"], ours) if case.peer is not None else None,
         )
 

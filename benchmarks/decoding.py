@@ -78,7 +78,9 @@ def _unpooling(channels: int, size: int, dtype: torch.dtype, trains: bool) -> Ca
         differentiated(fused),
         {"stock": differentiated(in_sequence)},
         lambda x: segext.explain(x, weight, padding=1, switches=switches[_is_last(x)]),
-        switches[0].nbytes,
+        switches[0].nbytes + weight.nbytes,
+        # Of a step of training, which moves other bytes, they are not counted.
+        0 if trains else 2 * 9 * channels * values.numel(),
         trains,
     )
 
@@ -100,4 +102,6 @@ def _dense(channels: int, outputs: int, kernel: int, stride: int, padding: int, 
         lambda x: own.conv_transpose2d(x, weight, None, stride, padding),
         {"stock": lambda x: stock.conv_transpose2d(x, weight, None, stride, padding)},
         lambda x: segext.explain(x, weight, None, stride, padding),
+        weight.nbytes,
+        2 * weight.numel() * batch * size**2,
     )

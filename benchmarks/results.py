@@ -1,20 +1,22 @@
-"""What a run found, where it ran, and the JSON that keeps both."""
+"""What a run found, where it ran, and the JSON that keeps both, written and read."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import segext._C
 import torch
 
 import segext
 
-from . import calls, contest, memory, throughput
+from . import calls, contest, footprint, limits, memory, scaling, throughput
 from .revision import commit
 
 FORMAT = 1  # of the JSON file
@@ -31,6 +33,9 @@ class Results:
     decoding: list[contest.Row] = field(default_factory=list)
     switches: list[memory.SwitchRow] = field(default_factory=list)
     saved: list[memory.SavedRow] = field(default_factory=list)
+    footprint: list[footprint.Row] = field(default_factory=list)
+    limits: list[limits.Row] = field(default_factory=list)
+    scaling: list[scaling.Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -43,6 +48,33 @@ class Results:
     def write(self, path: Path, verdicts: list) -> None:
         content = {"format": FORMAT, **asdict(self), "targets": [asdict(verdict) for verdict in verdicts]}
         path.write_text(json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """What :meth:`write` wrote. A part that the file's release did not have yet was not run.
+
+        Raises:
+            ValueError: for a file of another format.
+        """
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict) or content.get("format") != FORMAT or "environment" not in content:
+            raise ValueError(f"{path} has no results of format {FORMAT}")
+        return _revived(cls, content)
+
+
+def _revived(kind: Any, value: Any) -> Any:
+    """``value``, as JSON has it, as what the type annotation ``kind`` says."""
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return kind(**{f.name: _revived(kinds[f.name], value[f.name]) for f in fields(kind) if f.name in value})
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # of a type and None
+        return None if value is None else _revived(inner[0], value)
+    if origin in (list, tuple):
+        return origin(_revived(inner[0], item) for item in value)
+    if origin is dict:
+        return {key: _revived(inner[1], item) for key, item in value.items()}
+    return value
 
 
 def environment(images: str) -> dict[str, str | int]:

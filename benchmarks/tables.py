@@ -5,13 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import contest, throughput
+from .footprint import ENCODINGS, SEGEXT
 from .harness import Summary
+from .limits import MEMORY
 from .results import Results
 from .targets import Verdict
 
 
+class Table(str):
+    """A table as text, which still knows its cells: the HTML report folds them in."""
+
+    title: str
+    notes: Sequence[str]
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int
+
+
 def render(results: Results, verdicts: Sequence[Verdict]) -> str:
-    parts = [_environment(results)]
+    return "\n\n".join([_environment(results), *parts(results, verdicts)]) + "\n"
+
+
+def parts(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
+    """The tables of all that was run, in their order, and the notes."""
+    parts: list[str] = []
     if results.throughput:
         parts += [key(results), *networks(results)]
     for title, rows in (
@@ -26,14 +43,20 @@ def render(results: Results, verdicts: Sequence[Verdict]) -> str:
         parts.append(_switches(results))
     if results.saved:
         parts.append(_saved(results))
+    if results.footprint:
+        parts += [_footprint(results), _encodings(results)]
+    if results.scaling:
+        parts.append(_scaling(results))
+    if results.limits:
+        parts.append(_limits(results))
     if verdicts:
         parts.append(targets(verdicts))
     if results.notes:
         parts.append("\n".join(["Notes", *(f"  {note}" for note in results.notes)]))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *notes: str, left: int = 1) -> str:
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *notes: str, left: int = 1) -> Table:
     """A table whose first ``left`` and last columns are text, the others numbers."""
     cells = [list(head), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -47,11 +70,23 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *notes
         return ("  " + "  ".join(aligned)).rstrip()
 
     rule = ("  " + "  ".join("-" * width for width in widths)).rstrip()
-    return "\n".join([title, *(f"  {note}" for note in notes), "", line(cells[0]), rule, *map(line, cells[1:])])
+    lines = [title, *(f"  {note}" for note in notes), "", line(cells[0]), rule, *map(line, cells[1:])]
+    made = Table("\n".join(lines))
+    made.title, made.notes, made.head, made.rows, made.left = title, notes, head, rows, left
+    return made
 
 
 def times(value: float) -> str:
     return f"{value:.0f}x" if value >= 99.5 else f"{value:.1f}x" if value >= 9.95 else f"{value:.2f}x"
+
+
+def megabytes(value: float) -> str:
+    """Of bytes, with as many digits as tell something."""
+    return f"{value / 1e6:,.0f}" if value >= 99.5e6 else f"{value / 1e6:.3g}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
 def spread(value: Summary) -> str:
@@ -208,6 +243,81 @@ def _saved(results: Results) -> str:
     head = ["convolution, ReLU and pool", "way", "stock", "MaxPool2d", "ReLUMaxPool2d", ""]
     note = "Storages counted once; parameters and the input exist anyway and are left out. segext's layers by name."
     return table("Bytes that autograd keeps, batch 1, float32 channels_last", head, rows, note, left=2)
+
+
+def _footprint(results: Results) -> str:
+    rows = [
+        [
+            row.network,
+            row.layers,
+            row.size,
+            str(row.batch),
+            *map(megabytes, (row.parameters, row.gradients, row.momentum, row.maps, row.switches, row.step)),
+            megabytes(row.parameters + row.momentum + row.peak),
+            megabytes(row.parameters + row.prediction),
+            "",
+        ]
+        for row in results.footprint
+    ]
+    head = ["network", "layers", "image", "batch", "parameters", "gradients", "momentum", "maps", "switches", "step"]
+    return table(
+        "What networks hold, in MB, at their full published width, float32, 21 classes",
+        [*head, "peak", "prediction", ""],
+        rows,
+        "step: the sum, for SGD with momentum. maps: what autograd keeps beside the switches.",
+        "peak: what is alive at once in such a step; gradients come while maps go, others pass. prediction: likewise.",
+        left=3,
+    )
+
+
+def _encodings(results: Results) -> str:
+    rows = []
+    for row in results.footprint:
+        if row.layers == SEGEXT:
+            cells = [
+                f"{megabytes(row.encoded[name])} ({percent(row.share(name))}"
+                + (f", {percent(row.predicted_share(name))})" if row.unpools else ")")
+                for name in ENCODINGS
+            ]
+            rows.append([row.network, row.size, str(row.batch), *cells, ""])
+    return table(
+        "What all switches take, in MB (share of a training step, and of a prediction where it unpools)",
+        ["network", "image", "batch", *ENCODINGS, ""],
+        rows,
+        "By what holds a switch, with all else as on segext's layers. int64 is stock's, 2 bits are segext's.",
+        left=2,
+    )
+
+
+def _scaling(results: Results) -> str:
+    rows = []
+    for row in sorted(results.scaling, key=lambda row: (row.measured.op, row.axis, row.value)):
+        found = row.measured
+        rows.append(
+            [
+                found.op,
+                row.axis,
+                str(row.value),
+                found.format,
+                f"{found.times[f'segext {found.format}'].median / 1e3:,.0f}",
+                spread(found.to_stock),
+                times(found.to_best.median),
+                found.best,
+                "stock wins" if found.stock_wins else "",
+            ]
+        )
+    head = ["op", "grows", "", "format", "us", "to stock", "to best", "best stock way", ""]
+    note = "Of images, the side grows; of batches, the number. Maps of the first have 64 channels, scores 21 classes."
+    return table("From small to large, float32", head, rows, note, left=2)
+
+
+def _limits(results: Results) -> str:
+    units = {MEMORY: "GB/s, read and written by a copy"}
+    rows = [
+        [row.what, f"{row.rate.median:.1f}", units.get(row.what, "billion operations a second, by torch.mm")]
+        for row in results.limits
+    ]
+    return table("What the machine can do at most", ["", "", ""], rows)
 
 
 def targets(verdicts: Sequence[Verdict]) -> str:

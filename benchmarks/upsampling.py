@@ -32,6 +32,11 @@ class Setting:
     skip: int = 16
     labels: int = 70
 
+    @property
+    def labelled(self) -> int:
+        """The side of the label map: of the image, for FCN-8s."""
+        return 8 * self.labels - 60
+
 
 def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool, setting: Setting = Setting()) -> list[Case]:
     """Every case in these types; ``quick`` leaves out what takes long."""
@@ -42,7 +47,7 @@ def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
     for scale, size in zip((2, 8, 32), setting.sizes, strict=True):
         yield _upsampling(scale, size, dtype, setting)
     yield _skip(dtype, setting)
-    yield _labels(dtype, setting)
+    yield labels(dtype, setting)
     if dtype is torch.float32 or not quick:
         yield _loss(8, 70, 31, dtype, setting)
         if setting.device != "cpu":
@@ -78,6 +83,7 @@ def _upsampling(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> 
         lambda x: own.conv_transpose2d(x, filters, *arguments),
         {"stock": lambda x: stock.conv_transpose2d(x, filters, *arguments)},
         lambda x: segext.explain(x, filters, *arguments),
+        operations=setting.batch * CLASSES * (size * 2 * scale) ** 2 * 2,
     )
 
 
@@ -97,13 +103,13 @@ def _skip(dtype: torch.dtype, setting: Setting) -> Case:
     )
 
 
-def _labels(dtype: torch.dtype, setting: Setting) -> Case:
+def labels(dtype: torch.dtype, setting: Setting = Setting()) -> Case:
     """FCN-8s' upscore8 and the label map at 500x500, by default."""
     filters = _filters(8, dtype, setting)
     dense = _dense(filters)
-    size = 8 * setting.labels - 60
+    size = setting.labelled
 
-    def labels(scores: Tensor) -> Tensor:
+    def label_map(scores: Tensor) -> Tensor:
         return scores[..., 31 : 31 + size, 31 : 31 + size].argmax(1)
 
     return Case(
@@ -114,10 +120,11 @@ def _labels(dtype: torch.dtype, setting: Setting) -> Case:
             x, filters, stride=8, groups=CLASSES, crop=(31, 31), output_size=(size, size)
         ),
         {
-            "stock": lambda x: labels(stock.conv_transpose2d(x, filters, None, 8, groups=CLASSES)),
-            "stock dense": lambda x: labels(stock.conv_transpose2d(x, dense, None, 8)),
+            "stock": lambda x: label_map(stock.conv_transpose2d(x, filters, None, 8, groups=CLASSES)),
+            "stock dense": lambda x: label_map(stock.conv_transpose2d(x, dense, None, 8)),
         },
         lambda x: "segext: fused",
+        operations=setting.batch * CLASSES * size**2 * 2 * 4,  # four scores are seen by each pixel
     )
 
 
@@ -187,4 +194,6 @@ def _fully_connected(setting: Setting) -> Case:
         lambda x: own.conv_transpose2d(x, weight),
         {"stock": lambda x: stock.conv_transpose2d(x, weight)},
         lambda x: segext.explain(x, weight),
+        weight.nbytes,
+        operations=2 * weight.numel(),
     )
