@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,21 @@ from pathlib import Path
 
 import torch
 
-from . import calls, contest, decoding, figure, inputs, memory, tables, targets, throughput, upsampling
+from . import (
+    calls,
+    contest,
+    decoding,
+    footprint,
+    inputs,
+    limits,
+    memory,
+    page,
+    scaling,
+    tables,
+    targets,
+    throughput,
+    upsampling,
+)
 from .harness import CheckFailed
 from .progress import Progress
 from .results import Results, environment
@@ -23,16 +38,18 @@ from .results import Results, environment
 PARTS = {
     "report": "everything (the default)",
     "ops": "speed of every op on the pools of networks, of upsampling and decoding, and what a call costs",
-    "switches": "bytes of switches, and bytes that autograd keeps",
+    "switches": "bytes of switches, bytes that autograd keeps, and all that networks hold",
 }
 # Each is a module with a main, and imported only when asked for: some need packages that the others do without.
 COMMANDS = {
     "models": (".models.__main__", "the networks of segext.models: trained, scored, timed and weighed"),
     "model": (".model.__main__", "a network of yours, as it is and converted: model path.py:build --input 1x3x512x512"),
     "peers": (".peers", "ONNX Runtime beside segext and stock, on the ops that it has"),
+    "html": (".page.__main__", "the report drawn again from a results.json, without measuring"),
     "compare": (".compare.__main__", "two result files: what got faster or slower, bigger or smaller"),
 }
-FINISH = 6.0  # seconds kept for tables and figure
+SECONDS = 150.0
+FINISH = 8.0  # seconds kept for tables and figures
 
 
 def _listed(commands: dict[str, str]) -> str:
@@ -52,11 +69,23 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("part", nargs="?", choices=PARTS, default="report", help=argparse.SUPPRESS)
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to run on, rather than matplotlib's")
     parser.add_argument("--output", type=Path, default=Path("benchmark-report"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--seconds", type=float, default=150.0, help="about how long to take (%(default).0f)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="about how long to take (%(default).0f)")
     parser.add_argument("--threads", type=int, help="threads of torch and segext (torch's choice)")
     parser.add_argument("--quick", action="store_true", help="batch 1 and few networks; nothing is compiled")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     return parser.parse_args(argv)
+
+
+def given(options: argparse.Namespace) -> str:
+    """The options that change what is measured, as they were given: a figure names the command that made it."""
+    words = []
+    for name in ("images", "seconds", "threads", "quick", "no_compile"):
+        value = getattr(options, name)
+        if value not in (None, False, SECONDS):
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words.append(f"{value:g}" if name == "seconds" else str(value))
+    return shlex.join(words)
 
 
 def run(options: argparse.Namespace, progress: Progress) -> Results:
@@ -64,18 +93,22 @@ def run(options: argparse.Namespace, progress: Progress) -> Results:
         torch.set_num_threads(options.threads)
     images = inputs.load(options.images)
     named = f"{len(images)} images of {options.images}" if options.images else "matplotlib's grace_hopper.jpg"
-    results = Results(environment(named))
+    results = Results({**environment(named), "options": given(options)})
     compile = not (options.no_compile or options.quick)
     if options.part in ("report", "switches"):
         results.switches += memory.switch_rows(progress, quick=options.quick)
         results.saved += memory.saved_rows(progress, compile=compile, notes=results.notes)
+        results.footprint += footprint.run(progress, quick=options.quick)
     if options.part in ("report", "ops"):
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
-        results.calls += calls.run(left / 5, progress, compile=compile, notes=results.notes)
+        results.limits += limits.run(left / 50, progress)
+        results.calls += calls.run(left / 6, progress, compile=compile, notes=results.notes)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         results.upsampling += contest.run(upsampling.cases(quick=options.quick), left / 9, progress)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         results.decoding += contest.run(decoding.cases(quick=options.quick), left / 7, progress)
+        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
+        results.scaling += scaling.run(scaling.cases(quick=options.quick), left / 9, progress)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         more = {"compile": compile, "notes": results.notes}
         if options.quick:
@@ -107,10 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     results.write(options.output / "results.json", verdicts)
     text = tables.render(results, verdicts)
     (options.output / "report.txt").write_text(text)
-    figure.draw(results, options.output / "report.png")
+    pictures = page.write(results, verdicts, options.output)
     progress.close()
     print(text)
-    files = ", ".join(str(options.output / name) for name in ("report.png", "report.txt", "results.json"))
+    files = ", ".join(str(options.output / name) for name in ("report.html", *pictures, "report.txt", "results.json"))
     print(f"{files} ({time.monotonic() - progress.start:.0f} s)")
     return 0
 

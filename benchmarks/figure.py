@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from . import throughput
 from .results import Results
@@ -43,17 +43,19 @@ def draw(results: Results, path: Path, *, copies: float = COPIES) -> None:
     style = {"font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left"}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(15, 1.2 + 4.4 * sum(heights)), layout="constrained", facecolor="white")
-        figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12, hspace=0.06, wspace=0.04)
-        grid = figure.add_gridspec(len(heights), 6, height_ratios=heights)
+        figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)
+        # A row lays itself out: its labels take no room from another's.
+        rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         if speed:
-            _speed(figure.add_subplot(grid[0, :]), results)
-            _copies(figure.add_subplot(grid[1, :3]), results, copies)
-            _pools(figure.add_subplot(grid[1, 3:]), results)
-        width = 6 // max(len(lower), 1)
-        for n, panel in enumerate(lower):
-            panel(figure.add_subplot(grid[-1, n * width : (n + 1) * width]), results)
-        for axes in figure.axes:
-            _tidy(axes)
+            _speed(rows[0].subplots(), results)
+            left, right = rows[1].subplots(1, 2)
+            _copies(left, results, copies)
+            _pools(right, results)
+        if lower:
+            for panel, axes in zip(lower, rows[-1].subplots(1, len(lower), squeeze=False)[0], strict=True):
+                panel(axes, results)
+        for axes in (axes for row in rows for axes in row.axes):
+            tidy(axes)
         figure.suptitle(_caption(results), x=0.01, ha="left", fontsize=11, color=MUTED)
         figure.savefig(path, dpi=110)
 
@@ -68,7 +70,7 @@ def _caption(results: Results) -> str:
     )
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(colors=INK, length=0, which="both")
@@ -79,6 +81,11 @@ def _plain_log(axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _megabytes(axis) -> None:
+    axis.set_major_locator(MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:.0f} MB"))
 
 
 def _grouped(rows: Sequence[throughput.Row]) -> tuple[list[str], dict[tuple[str, str], dict[str, throughput.Row]]]:
@@ -204,7 +211,7 @@ def _switches(axes: Axes, results: Results) -> None:
     axes.set_yticks(range(len(results.switches)), [row.network.replace(" ", "\n") for row in results.switches])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.22 * max(row.int64 for row in results.switches))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:.0f} MB"))
+    _megabytes(axes.xaxis)
     axes.grid(axis="x", color=GRID)
     axes.legend(frameon=False, fontsize=9, loc="best")
 
@@ -227,7 +234,7 @@ def _saved(axes: Axes, results: Results) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.22 * max(row.stock for row in results.saved))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:.0f} MB"))
+    _megabytes(axes.xaxis)
     axes.grid(axis="x", color=GRID)
     axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.08))
 

@@ -225,7 +225,10 @@ def test_quick_run(tmp_path, capsys):
     ):
         assert title in text
     assert (tmp_path / "report.txt").read_text() in text
-    assert (tmp_path / "report.png").read_bytes().startswith(PNG)
+    for name in ("report.png", "memory.png", "scaling.png", "roofline.png"):
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+    page = (tmp_path / "report.html").read_text()
+    assert "Made by <code>python -m benchmarks ops --seconds 0 --quick</code>" in page
     content = json.loads((tmp_path / "results.json").read_text())
     assert {"processor", "cores", "threads", "torch", "segext", "instruction set", "commit"} <= set(
         content["environment"]
@@ -252,6 +255,12 @@ def test_quick_run(tmp_path, capsys):
             assert 0 < row["peaks"][f"segext {row['format']}"] < row["peaks"]["stock NCHW"] / 20
     decoded = {row["op"]: row for row in content["decoding"]}
     assert set(decoded) == {decoding.UNPOOLING, decoding.UNPOOLING_TRAINS, "deconv 16x16/8"}
+    assert {(row["axis"], row["value"]) for row in content["scaling"]} == {
+        *(("image", side) for side in (32, 36, 64, 68)),
+        *(("batch", batch) for batch in (1, 2)),
+    }
+    assert {row["what"]: row["rate"]["median"] > 0.1 for row in content["limits"]} == {"memory": True, "float32": True}
+    assert {row["network"] for row in content["footprint"]} == {"FCN-8s", "DeconvNet"}
     assert {row["best"] for row in upsampled if "argmax" in row["op"]} <= {
         f"{way} {format}" for way in ("stock", "stock dense") for format in ("NCHW", "channels_last")
     }
