@@ -77,10 +77,8 @@ class Row:
 
 def plan(quick: bool) -> list[Work]:
     """Everything that is timed, the key map first; what a slow machine could do without comes last."""
-    timed = [(network, pool, 1, "odd", FRESH) for network in (ODD[-2:] if quick else ODD) for pool in network.pools]
-    for batch in (1,) if quick else (1, 4):
-        pools = [(DECONVNET, pool, batch, "deconvnet", FRESH + INTO) for pool in DECONVNET.pools]
-        timed = [*pools, *timed] if batch == 4 or quick else [*timed, *pools]
+    timed = [(DECONVNET, pool, 1 if quick else 4, "deconvnet", FRESH + INTO) for pool in DECONVNET.pools]
+    timed += [(network, pool, 1, "odd", FRESH) for network in (ODD[-2:] if quick else ODD) for pool in network.pools]
     return [
         Work(network, pool, batch, dtype, ops, suite, key=(batch, pool) == (4, DECONVNET.pools[0]))
         for network, pool, batch, suite, ops in timed

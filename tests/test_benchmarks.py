@@ -12,7 +12,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.importorskip("matplotlib")
 
-from benchmarks import contest, decoding, harness, inputs, memory, networks, pooling, targets, throughput, upsampling
+from benchmarks import (
+    calls,
+    contest,
+    decoding,
+    harness,
+    inputs,
+    limits,
+    memory,
+    networks,
+    pooling,
+    scaling,
+    targets,
+    throughput,
+    upsampling,
+)
 from benchmarks.__main__ import main
 from benchmarks.harness import CheckFailed, Pace, Summary
 from benchmarks.pooling import Subject
@@ -193,6 +207,8 @@ def test_a_wrong_result_stops_the_run(monkeypatch, tmp_path, capsys):
 
     broken = pooling.Op("pool", pooling.POOL.calls, wrong)
     monkeypatch.setattr(throughput, "FRESH", (broken,))
+    for before in (calls, contest, limits, scaling):
+        monkeypatch.setattr(before, "run", lambda *arguments, **more: [])
     assert main(["ops", "--quick", "--seconds", "0", "--output", str(tmp_path / "out")]) == 1
     message = capsys.readouterr().err
     assert "Wrong result" in message
