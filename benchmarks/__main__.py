@@ -48,7 +48,6 @@ COMMANDS = {
     "html": (".page.__main__", "the report drawn again from a results.json, without measuring"),
     "compare": (".compare.__main__", "two result files: what got faster or slower, bigger or smaller"),
 }
-SECONDS = 150.0
 FINISH = 8.0  # seconds kept for tables and figures
 
 
@@ -69,7 +68,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("part", nargs="?", choices=PARTS, default="report", help=argparse.SUPPRESS)
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to run on, rather than matplotlib's")
     parser.add_argument("--output", type=Path, default=Path("benchmark-report"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="about how long to take (%(default).0f)")
+    parser.add_argument("--seconds", type=float, default=150.0, help="about how long to take (%(default).0f)")
     parser.add_argument("--threads", type=int, help="threads of torch and segext (torch's choice)")
     parser.add_argument("--quick", action="store_true", help="batch 1 and few networks; nothing is compiled")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
@@ -78,10 +77,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def given(options: argparse.Namespace) -> str:
     """The options that change what is measured, as they were given: a figure names the command that made it."""
-    words = []
+    words, default = [], arguments([])
     for name in ("images", "seconds", "threads", "quick", "no_compile"):
         value = getattr(options, name)
-        if value not in (None, False, SECONDS):
+        if value != getattr(default, name):
             words.append(f"--{name.replace('_', '-')}")
             if value is not True:
                 words.append(f"{value:g}" if name == "seconds" else str(value))

@@ -222,7 +222,8 @@ def _curves(axes: Axes, curves: dict[int, tuple[float, float]], label: str) -> N
     axes.set_xlabel(label)
     axes.set_ylabel("ms a call")
     axes.margins(0.09, 0.16)
-    _plain(axes.yaxis)
+    low, high = axes.get_ylim()
+    _plain(axes.yaxis, (1, 2, 5) if high < 100 * low else (1,))
     axes.grid(axis="y", color=GRID)
 
 

@@ -84,7 +84,7 @@ def costs(results: Results) -> list[str]:
             worst = min(lost, key=lambda row: row.to_best)
             text += (
                 f", at worst by {plain(1 / worst.to_best)}: {worst.op}, {worst.where}. "
-                f'All are listed under "Where stock wins"'
+                'All are listed under "Where stock wins"'
             )
         found.append(text + ".")
     tiny = [row for row in results.calls if not row.compiled and row.shape == results.calls[-1].shape]
@@ -92,8 +92,8 @@ def costs(results: Results) -> list[str]:
         differences = [row.difference.median / 1e3 for row in tiny if row.trains == trains]
         if differences:
             found.append(
-                f"On a map of {shape(tiny[0].shape)}, where only the call counts, {name} takes from "
-                f"{min(differences):+.0f} to {max(differences):+.0f} µs more than stock's."
+                f"On a map of {shape(tiny[0].shape)}, where only the call counts, {name} takes "
+                f"{min(differences):+.0f} to {max(differences):+.0f} µs beside stock's."
             )
     recomputed = _largest(results.footprint, DECONVNET)
     if recomputed:

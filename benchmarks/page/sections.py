@@ -336,7 +336,12 @@ def _latency(results: Results, command: str, tabled) -> Section | None:
         groups,
         tables=tabled("What a call costs"),
     )
-    return Section("latency", "Latency at small sizes", "Autograd in Python costs microseconds.", [figure])
+    return Section(
+        "latency",
+        "Latency at small sizes",
+        "On maps this small it is the call that takes the time. segext's part of autograd is Python, stock's is C++.",
+        [figure],
+    )
 
 
 def _roofline(results: Results, command: str, tabled) -> Section | None:
@@ -387,7 +392,12 @@ def _losses(results: Results, command: str) -> Section | None:
         [Bars("", bars)] if bars else [],
         tables=found,
     )
-    return Section("stock", "Where stock wins", "Use stock there, or mind that it does not matter.", [figure])
+    return Section(
+        "stock",
+        "Where stock wins",
+        "By time alone. Where stock is faster, its layers can be used beside segext's.",
+        [figure],
+    )
 
 
 def _drawn(key: str, panels: Sequence[charts.Panel]) -> list[Drawing]:
