@@ -16,7 +16,7 @@ from .contest import Case
 from .harness import Clock, Pace
 from .progress import Progress
 
-SIDES, BATCHES = (32, 64, 128, 256, 512), (1, 2, 4, 8, 16)
+SIDES, BATCHES = (32, 64, 128, 256, 384), (1, 2, 4, 8)
 CHANNELS = 64
 SIDE = 112  # of the maps whose batch grows
 IMAGE, BATCH = "image", "batch"  # what grows

@@ -314,10 +314,15 @@ def _scaling(results: Results) -> str:
 def _limits(results: Results) -> str:
     units = {MEMORY: "GB/s, read and written by a copy"}
     rows = [
-        [row.what, f"{row.rate.median:.1f}", units.get(row.what, "billion operations a second, by torch.mm")]
+        [
+            row.what,
+            f"{row.most:.1f}",
+            f"{row.rate.median:.1f}",
+            units.get(row.what, "billion operations a second, by torch.mm"),
+        ]
         for row in results.limits
     ]
-    return table("What the machine can do at most", ["", "", ""], rows)
+    return table("What the machine can do at most", ["limit of", "most", "median", ""], rows)
 
 
 def targets(verdicts: Sequence[Verdict]) -> str:

@@ -79,11 +79,13 @@ def plan(quick: bool) -> list[Work]:
     """Everything that is timed, the key map first; what a slow machine could do without comes last."""
     timed = [(DECONVNET, pool, 1 if quick else 4, "deconvnet", FRESH + INTO) for pool in DECONVNET.pools]
     timed += [(network, pool, 1, "odd", FRESH) for network in (ODD[-2:] if quick else ODD) for pool in network.pools]
-    return [
+    works = [
         Work(network, pool, batch, dtype, ops, suite, key=(batch, pool) == (4, DECONVNET.pools[0]))
         for network, pool, batch, suite, ops in timed
         for dtype in DTYPES
     ]
+    # Of odd sizes, all in the first type come before any in another.
+    return sorted(works, key=lambda work: DTYPES.index(work.dtype) if work.suite == "odd" else 0)
 
 
 def run(

@@ -275,7 +275,10 @@ def test_quick_run(tmp_path, capsys):
         *(("image", side) for side in (32, 36, 64, 68)),
         *(("batch", batch) for batch in (1, 2)),
     }
-    assert {row["what"]: row["rate"]["median"] > 0.1 for row in content["limits"]} == {"memory": True, "float32": True}
+    assert {row["what"]: row["most"] >= row["rate"]["median"] > 0 for row in content["limits"]} == {
+        "memory": True,
+        "float32": True,
+    }
     assert {row["network"] for row in content["footprint"]} == {"FCN-8s", "DeconvNet"}
     assert {row["best"] for row in upsampled if "argmax" in row["op"]} <= {
         f"{way} {format}" for way in ("stock", "stock dense") for format in ("NCHW", "channels_last")

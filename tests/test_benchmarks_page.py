@@ -88,7 +88,7 @@ def some():
                 held("DeconvNet", SEGEXT, 2000, 700 * batch * factor, 10, *at),
                 held("DeconvNet", RECOMPUTING, 2000, 400 * batch * factor, 10, *at),
             ]
-    found.limits = [limits.Row(limits.MEMORY, summary(12.5)), limits.Row("float32", summary(150.0))]
+    found.limits = [limits.Row(limits.MEMORY, summary(12.5), 14.0), limits.Row("float32", summary(150.0), 160.0)]
     found.scaling = [
         scaling.Row(axis, value, contested(op, 2.0))
         for op in ("ReLU, pool, unpool, backward", "upsample x8, crop, argmax")
@@ -288,6 +288,10 @@ def test_points_below_the_roof(results):
     assert pool.stock == pytest.approx(pool.own / 3)
     assert (labels.intensity, labels.own) == (8.0, 8.0)
     assert deconv.stock == pytest.approx(90 / 0.8)
+    (panel,) = charts.roofline(results)
+    assert "memory allows 14 GB/s and arithmetic 160 billion" in panel.alt
+    assert "8 of 112 possible" in panel.alt  # labels: eight operations a byte
+    assert "90 of 160 possible" in panel.alt
 
 
 def test_places_on_a_track():

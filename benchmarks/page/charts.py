@@ -255,7 +255,7 @@ def points(results: Results) -> list[Point]:
 
 
 def roofline(results: Results) -> list[Panel]:
-    limits = {row.what: row.rate.median for row in results.limits}
+    limits = {row.what: row.most for row in results.limits}
     found = points(results)
     if not limits or not found:
         return []

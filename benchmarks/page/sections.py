@@ -351,9 +351,9 @@ def _roofline(results: Results, command: str, tabled) -> Section | None:
     figure = Figure(
         "roofline",
         "Beside the limits of the machine",
-        "No call can be above the line: left of the bend it waits for memory, right of it for arithmetic. Counted are "
-        "the operations that the result needs (of pooling, comparisons) and the bytes that must move. What stays in "
-        "caches from call to call can be above the memory's line.",
+        "The line bounds them: left of the bend a call waits for memory, right of it for arithmetic. Counted are the "
+        "operations that the result needs (of pooling, comparisons) and the bytes that must move. What stays in caches "
+        "from call to call can be above the memory's part, and noise lifts some above the other.",
         command,
         drawings=_drawn("roofline", panels),
         listed=[
