@@ -1,6 +1,6 @@
 """The command line: ``python -m benchmarks peers``. ONNX Runtime's operators beside segext and stock, on the CPU.
 
-Needs the packages of the extra ``segext[peers]``. Every model holds one operator of a fixed opset and reads NCHW in
+Needs the packages of the extra ``segext[onnx]``. Every model holds one operator of a fixed opset and reads NCHW in
 float32, which is what its kernels take. Input and output are torch's own memory, used again and again: nothing is
 copied for the peer, and it pays for no fresh pages. Its threads do not spin, which would slow down whoever is next.
 """
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise Unusable(f"no peer to compare with: {error} (pip install 'segext[peers]')") from error
+        raise Unusable(f"no peer to compare with: {error} (pip install 'segext[onnx]')") from error
     return {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
 
 
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks peers",
         description=__doc__.split(". ", 1)[1].split("\n")[0],
-        epilog="Exit status: 0; 1 where a result is wrong; 2 without the extra segext[peers].",
+        epilog="Exit status: 0; 1 where a result is wrong; 2 without the extra segext[onnx].",
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="about how long to take (%(default).0f)")
     parser.add_argument("--threads", type=int, help="threads of all (torch's choice)")

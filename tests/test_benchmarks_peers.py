@@ -74,4 +74,4 @@ def test_the_peer_reads_and_writes_torch_s_memory():
 def test_without_the_extra_it_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["peers", "--output", str(tmp_path / "out")]) == 2
-    assert "pip install 'segext[peers]'" in capsys.readouterr().err
+    assert "pip install 'segext[onnx]'" in capsys.readouterr().err
