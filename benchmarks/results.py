@@ -17,6 +17,7 @@ import torch
 import segext
 
 from . import calls, contest, footprint, limits, memory, scaling, throughput
+from .errors import Unusable, brief
 from .revision import commit
 
 FORMAT = 1  # of the JSON file
@@ -54,12 +55,15 @@ class Results:
         """What :meth:`write` wrote. A part that the file's release did not have yet was not run.
 
         Raises:
-            ValueError: for a file of another format.
+            Unusable: for a file that cannot be read, or is of another format.
         """
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict) or content.get("format") != FORMAT or "environment" not in content:
-            raise ValueError(f"{path} has no results of format {FORMAT}")
-        return _revived(cls, content)
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise Unusable(f"{path} is of format {content['format']}, where {FORMAT} is known")
+            return _revived(cls, content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Unusable(f"{path} holds no results of these benchmarks: {brief(error)}") from error
 
 
 def _revived(kind: Any, value: Any) -> Any:

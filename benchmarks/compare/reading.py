@@ -59,6 +59,12 @@ def _costs(networks: list[dict], content: dict) -> Iterator[dict]:
             yield {**cost, "network": network["network"], "run": run}
 
 
+def _grown(rows: list[dict], content: dict) -> Iterator[dict]:
+    """The contests of what grows with the image or the batch."""
+    for row in rows:
+        yield {**row["measured"], "axis": row["axis"], "value": row["value"]}
+
+
 _CONTEST = Section(
     ("op", "map", "dtype", "format"), ratios=("to_stock", "to_best", "to_peer"), costs=("to_write", "to_copy")
 )
@@ -74,6 +80,10 @@ SECTIONS = {
     "calls": Section(("op", "shape", "trains", "compiled", "way"), ratios=("ratio",), times=("segext",)),
     "switches": Section(("network",), exact=("packed",)),
     "saved": Section(("stack", "compiled"), exact=("pool", "relu_pool")),
+    "footprint": Section(
+        ("network", "layers", "height", "width", "batch"), exact=("kept", "switches", "peak", "prediction")
+    ),
+    "scaling": Section(("op", "axis", "value", "format"), ratios=("to_stock", "to_best"), rows=_grown),
     "networks": Section(
         ("network", "run", "way"),
         ratios=("step_to_stock", "image_to_stock"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import page, targets
+from ..errors import Unusable
 from ..results import Results
 
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(argv).folder
     try:
         results = Results.read(folder / "results.json")
-    except (OSError, ValueError) as error:
+    except Unusable as error:
         print(error, file=sys.stderr)
         return 2
     pictures = page.write(results, targets.verdicts(results), folder)
