@@ -45,7 +45,7 @@ COMMANDS = {
     "models": (".models.__main__", "the networks of segext.models: trained, scored, timed and weighed"),
     "model": (".model.__main__", "a network of yours, as it is and converted: model path.py:build --input 1x3x512x512"),
     "peers": (".peers", "ONNX Runtime beside segext and stock, on the ops that it has"),
-    "html": (".page.__main__", "the report drawn again from a results.json, without measuring"),
+    "html": (".page.__main__", "the page of a folder's results.json, drawn again: nothing is measured"),
     "compare": (".compare.__main__", "two result files: what got faster or slower, bigger or smaller"),
 }
 FINISH = 8.0  # seconds kept for tables and figures

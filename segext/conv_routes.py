@@ -16,9 +16,10 @@ from .switches import prefers_channels_last
 from .value_checks import can_check, extremes
 
 _LARGE_STRIDE = 4
+_STOCK_UPSAMPLES = (100_000, 2_000_000)  # elements of channels_last maps between which stock does so faster
 _LARGEST_REACH = 256  # of a kernel whose channels mix: the margin that its input is copied with grows with it
 _LARGEST_STRIDE = 256  # scratch grows with it, and beyond it most of the output is no tap of any input
-_MANY_PIXELS = 256
+_MANY_PIXELS = 1024
 _FEW_CHANNELS = 64
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
@@ -53,7 +54,10 @@ class Depthwise(_Route):
             return True
         if self.dtype is not torch.float32 or max(self.stride) >= _LARGE_STRIDE:
             return True  # stock has fast paths for float32 alone
-        return not prefers_channels_last(input) and _has_pixels(input, _MANY_PIXELS)
+        if not prefers_channels_last(input):
+            return True
+        least, most = _STOCK_UPSAMPLES
+        return _known(input.numel() < least) or _known(input.numel() >= most)
 
     def takes_addend(self, input: Tensor, weight: Tensor, addend: Tensor) -> bool:
         """Whether the sum needs no conversion and no broadcasting."""
@@ -182,7 +186,7 @@ class Dense(_Route):
             return few and max(self.stride) >= _LARGE_STRIDE
         if few or self.dtype is torch.float64:
             return True
-        return not prefers_channels_last(input) and _has_pixels(input, 4 * _MANY_PIXELS)
+        return not prefers_channels_last(input) and _known(input.shape[-2] * input.shape[-1] >= _MANY_PIXELS)
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, weight, bias = cast(self.dtype, input, weight, bias)
@@ -241,14 +245,13 @@ def route(input, weight, bias, stride, padding, output_padding, groups, dilation
     return Dense(*call)
 
 
-def _has_pixels(input: Tensor, count: int) -> bool:
-    """Whether a map has so many pixels, whatever its size may become: a graph of any size takes one way for all."""
-    pixels = input.shape[-2] * input.shape[-1]
+def _known(condition) -> bool:
+    """Whether a condition on sizes holds, whatever they may become: a graph of any size takes one way for all."""
     if not torch.compiler.is_compiling():
-        return pixels >= count
+        return bool(condition)
     from torch.fx.experimental.symbolic_shapes import statically_known_true  # which brings sympy
 
-    return statically_known_true(pixels >= count)
+    return statically_known_true(condition)
 
 
 def has_fast_products(dtype: torch.dtype) -> bool:

@@ -126,8 +126,10 @@ def test_one_pixel_is_a_matrix_product(shape, padding, weight_layout, layout):
         (torch.float32, 8, 4, channels_last, "segext"),
         (torch.bfloat16, 2, 4, channels_last, "segext"),
         (torch.float32, 2, 64, contiguous, "segext"),
-        (torch.float32, 2, 4, contiguous, "torch"),
-        (torch.float32, 2, 64, channels_last, "torch"),
+        (torch.float32, 2, 4, contiguous, "segext"),
+        (torch.float32, 2, 64, channels_last, "segext"),
+        (torch.float32, 2, 200, channels_last, "torch"),
+        (torch.float32, 2, 640, channels_last, "segext"),
         (torch.bfloat16, 1, 64, contiguous, "torch"),
     ],
 )
