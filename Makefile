@@ -30,7 +30,8 @@ LINTERS = $(shell sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",'
 .DEFAULT_GOAL := bench
 .DELETE_ON_ERROR:
 
-bench: $(STAMPS)/build
+# Without a GPU, benchmarks need nothing of the CUDA part, which takes most of the time to build.
+bench: $(STAMPS)/$(if $(wildcard /dev/nvidiactl $(STAMPS)/build),build,cpu)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 test: $(STAMPS)/build
@@ -64,6 +65,10 @@ $(STAMPS)/build: $(STAMPS)/requirements $(NATIVE)
 	$(PIP) install --no-build-isolation --editable '.[bench,docs,test]'
 	touch $@
 
+$(STAMPS)/cpu: $(STAMPS)/requirements $(NATIVE)
+	SEGEXT_CUDA=0 $(PIP) install --no-build-isolation --editable '.[bench]'
+	touch $@
+
 $(STAMPS)/requirements: | $(STAMPS)/environment
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install torch==2.13.0
 	$(PIP) install 'setuptools>=77' wheel ninja numpy 'pybind11>=2.13' matplotlib
@@ -79,4 +84,4 @@ $(STAMPS)/environment:
 	touch $@
 
 clean:
-	rm -rf build docs/_build segext/*.so *.egg-info $(STAMPS)/build
+	rm -rf build docs/_build segext/*.so *.egg-info $(STAMPS)/build $(STAMPS)/cpu
