@@ -47,7 +47,8 @@ def contested(op, to_best, operations=0):
     peaks = {"segext NCHW": 1_000, "stock NCHW": 600_000, "stock dense NCHW": 500_000}
     return contest.Row(
         *(op, "21@70x70", "float32", "NCHW", 1_000_000, times, summary(3.0), summary(to_best), "stock dense NCHW"),
-        *(None, None, "segext", peaks, operations),
+        *(None, None, "segext", peaks),
+        operations=operations,
     )
 
 
