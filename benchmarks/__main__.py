@@ -68,7 +68,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("part", nargs="?", choices=PARTS, default="report", help=argparse.SUPPRESS)
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs to run on, rather than matplotlib's")
     parser.add_argument("--output", type=Path, default=Path("benchmark-report"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--seconds", type=float, default=150.0, help="about how long to take (%(default).0f)")
+    parser.add_argument("--seconds", type=float, default=170.0, help="about how long to take (%(default).0f)")
     parser.add_argument("--threads", type=int, help="threads of torch and segext (torch's choice)")
     parser.add_argument("--quick", action="store_true", help="batch 1 and few networks; nothing is compiled")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
