@@ -618,15 +618,23 @@ def test_meta_tensors():
         assert [grad.shape for grad in grads] == [x.shape, weight.shape, bias.shape]
 
 
-def test_what_stands_for_a_tensor_is_not_taken_for_none():
-    """torch.fx cannot follow what depends on shapes, and must not lose the crop in silence."""
+def test_torch_fx_does_not_lose_the_crop():
+    """Of a call that it records, nor, in silence, of one that it would have to follow into what depends on shapes."""
+    x, weight = torch.randn(1, 5, 6, 7), torch.randn(5, 1, 4, 4)
+    target = torch.randint(0, 5, (1, 10, 11))
 
     class Head(torch.nn.Module):
         def forward(self, x, weight, target):
-            return own.conv_transpose2d_cross_entropy(x, weight, target, crop=(1, 2))
+            return own.conv_transpose2d_cross_entropy(x, weight, target, stride=2, groups=5, crop=(1, 2))
+
+    assert torch.equal(torch.fx.symbolic_trace(Head())(x, weight, target), Head()(x, weight, target))
+
+    class Tail(torch.nn.Module):
+        def forward(self, target):
+            return own.conv_transpose2d_cross_entropy(x, weight, target, stride=2, groups=5, crop=(1, 2))
 
     with pytest.raises(RuntimeError, match="symbolic tracing"):
-        torch.fx.Tracer().trace(Head())
+        torch.fx.symbolic_trace(Tail())
 
 
 # ---- Memory --------------------------------------------------------------------------------------------------------
