@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = ROOT / "docs" / "pictures"
 
-OPS = "2026-11-25-cpu"  # of `make bench`
+OPS = "2026-11-26-cpu"  # of `make bench`
 NETWORKS = "2026-11-25-camvid-cpu"  # of `python -m benchmarks models`
 
 FORMATS = ("NCHW", "channels_last")
@@ -213,6 +213,34 @@ def upsampling_memory() -> str:
     return table(["what", "map", "format", "thriftiest stock way", "segext"], rows, left=3)
 
 
+def footprint() -> str:
+    """Whole networks at their published width: the largest batch of each size that was counted."""
+    found: dict[tuple[str, str], dict[str, dict]] = {}
+    for row in sorted(results(OPS)["footprint"], key=lambda row: row["batch"]):
+        size = f"{row['batch']} × {row['height']}×{row['width']}"
+        found.setdefault((row["network"], size), {})[row["layers"]] = row
+    batch = max(row["batch"] for row in results(OPS)["footprint"])
+    rows = []
+    for (network, size), layers in sorted(found.items(), key=lambda item: item[0][1]):
+        if not size.startswith(f"{batch} ") or network not in ("FCN-8s", "DeconvNet", "SegNet"):
+            continue
+        stock, own = layers["stock"], layers["segext"]
+        least = layers.get("segext, recomputing")
+        rows.append(
+            [
+                network,
+                size,
+                megabytes(stock["kept"]),
+                f"{megabytes(own['kept'])} ({factor(own['kept'] / stock['kept'])})",
+                f"{megabytes(least['kept'])} ({factor(least['kept'] / stock['kept'])})" if least else "",
+                megabytes(stock["switches"]),
+                megabytes(own["switches"]),
+            ]
+        )
+    head = ["network", "images", "kept, stock", "segext", "segext, recomputing", "switches, stock", "switches, segext"]
+    return table(head, rows, left=2)
+
+
 def networks() -> str:
     rows = []
     for network in results(NETWORKS)["networks"]:
@@ -242,6 +270,7 @@ BLOCKS: dict[str, tuple[Callable[[], str], str]] = {
     "calls": (calls, OPS),
     "stock-wins": (stock_wins, OPS),
     "upsampling-memory": (upsampling_memory, OPS),
+    "footprint": (footprint, OPS),
     "networks": (networks, NETWORKS),
 }
 

@@ -19,7 +19,7 @@ from benchmarks.compare.reading import COMMITTED, Figure, Kind, find, read
 from benchmarks.errors import Unusable
 from benchmarks.harness import Summary
 
-OPS, MODELS = "2026-11-25-cpu", "2026-11-25-camvid-cpu"
+OPS, MODELS = "2026-11-26-cpu", "2026-11-25-camvid-cpu"
 OPPOSITE = {"faster": "slower", "slower": "faster", "bigger": "smaller", "smaller": "bigger"}
 
 values = st.floats(1.0, 1e6)
@@ -122,7 +122,7 @@ def test_a_committed_result_beside_itself(capsys):
 
 def test_every_section_of_a_file_is_read(ops):
     names = {what.partition(":")[0] for what, _ in read(find(OPS))[1]}
-    assert names == {"throughput", "upsampling", "decoding", "calls", "switches", "saved"}
+    assert names == {"throughput", "upsampling", "decoding", "scaling", "calls", "switches", "saved", "footprint"}
     kinds = {figure.kind for figure in read(find(OPS))[1].values()}
     assert kinds == set(Kind)
     _, found = read(find(MODELS))
