@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 PICTURES = ROOT / "docs" / "pictures"
 
 OPS = "2026-11-26-cpu"  # of `make bench`
-NETWORKS = "2026-11-25-camvid-cpu"  # of `python -m benchmarks models`
+NETWORKS = "2026-11-26-camvid-cpu"  # of `python -m benchmarks models`
 
 FORMATS = ("NCHW", "channels_last")
 

@@ -19,7 +19,7 @@ from benchmarks.compare.reading import COMMITTED, Figure, Kind, find, read
 from benchmarks.errors import Unusable
 from benchmarks.harness import Summary
 
-OPS, MODELS = "2026-11-26-cpu", "2026-11-25-camvid-cpu"
+OPS, MODELS = "2026-11-26-cpu", "2026-11-26-camvid-cpu"
 OPPOSITE = {"faster": "slower", "slower": "faster", "bigger": "smaller", "smaller": "bigger"}
 
 values = st.floats(1.0, 1e6)
