@@ -139,7 +139,11 @@ def _pooling(pool_: Pool) -> Iterator[Case]:
     window, generator = pool_.window, torch.Generator().manual_seed(0)
     map = torch.randn(1, pool_.channels, pool_.height, pool_.width, generator=generator)
     values, indices = stock.max_pool2d(map, *window, return_indices=True)
-    _, switches = own.max_pool2d(map, *window, return_indices=True)
+    # In the format of what they unpool, as they come from a pool: in another, each call would first repack them.
+    nchw, channels_last = (
+        own.max_pool2d(map.contiguous(memory_format=memory_format), *window, return_indices=True)[1]
+        for memory_format in contest.FORMATS.values()
+    )
     call, of_peer = pool(map, window)
     call()
     planes = torch.arange(pool_.channels).view(1, -1, 1, 1) * (pool_.height * pool_.width)
@@ -152,7 +156,7 @@ def _pooling(pool_: Pool) -> Iterator[Case]:
         lambda x: own.max_pool2d(x, *window, return_indices=True)[0],
         {"stock": lambda x: stock.max_pool2d(x, *window, return_indices=True)[0]},
         lambda x: "segext",
-        switches.nbytes,
+        nchw.nbytes,
         peer=call,
     )
     kernel, stride, padding, *_ = window
@@ -160,10 +164,10 @@ def _pooling(pool_: Pool) -> Iterator[Case]:
         "unpool",
         str(pool_),
         values,
-        lambda x: own.max_unpool2d(x, switches),
+        lambda x: own.max_unpool2d(x, nchw if x.is_contiguous() else channels_last),
         {"stock": lambda x: stock.max_unpool2d(x, indices, kernel, stride, padding, map.shape)},
         lambda x: "segext",
-        switches.nbytes,
+        nchw.nbytes,
         peer=unpool(values, of_peer, map.shape, kernel, stride),
     )
 
