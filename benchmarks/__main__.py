@@ -10,7 +10,6 @@ import importlib
 import math
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 
 from . import (
     calls,
+    command,
     contest,
     decoding,
     footprint,
@@ -31,7 +31,6 @@ from . import (
     throughput,
     upsampling,
 )
-from .harness import CheckFailed
 from .progress import Progress
 from .results import Results, environment
 
@@ -122,17 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, _ = COMMANDS[argv[0]]
         return importlib.import_module(module, __package__).main(argv[1:])
     options = arguments(argv)
-    progress = Progress()
-    try:
-        results = run(options, progress)
-    except CheckFailed as error:
-        progress.close()
-        print(f"Wrong result, nothing more was timed: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        progress.close()
-        print(error, file=sys.stderr)
-        return 2
+    return command.run(lambda progress: reported(options, progress))
+
+
+def reported(options: argparse.Namespace, progress: Progress) -> tuple[str, str]:
+    """Runs, and writes the report; the text of it, and its files."""
+    results = run(options, progress)
     progress.step("drawing")
     verdicts = targets.verdicts(results)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -140,11 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = tables.render(results, verdicts)
     (options.output / "report.txt").write_text(text)
     pictures = page.write(results, verdicts, options.output)
-    progress.close()
-    print(text)
-    files = ", ".join(str(options.output / name) for name in ("report.html", *pictures, "report.txt", "results.json"))
-    print(f"{files} ({time.monotonic() - progress.start:.0f} s)")
-    return 0
+    names = ("report.html", *pictures, "report.txt", "results.json")
+    return text, ", ".join(str(options.output / name) for name in names)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import Unusable
 from .networks import Network
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -19,7 +20,7 @@ def load(folder: Path | None) -> list[Tensor]:
     """The images of ``folder``, or the photograph that comes with matplotlib: (3, H, W), values about 0.
 
     Raises:
-        ValueError: for a folder without images, or an image that cannot be read.
+        Unusable: for a folder without images, or an image that cannot be read.
         ImportError: without matplotlib, which alone is needed to read images.
     """
     import matplotlib.cbook
@@ -30,13 +31,13 @@ def load(folder: Path | None) -> list[Tensor]:
             return [_normalised(matplotlib.image.imread(file, format="jpg"))]
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise ValueError(f"--images: no image ({' '.join(SUFFIXES)}) in {folder}")
+        raise Unusable(f"--images: no image ({' '.join(SUFFIXES)}) in {folder}")
     images = []
     for path in paths[:16]:
         try:
             images.append(_normalised(matplotlib.image.imread(path)))
         except Exception as error:  # whatever the decoder of this format raises
-            raise ValueError(f"--images: cannot read {path}: {error}") from error
+            raise Unusable(f"--images: cannot read {path}: {error}") from error
     return images
 
 

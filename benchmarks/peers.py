@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 import segext
 import segext.functional as own
 
-from . import contest
+from . import command, contest
 from .contest import Case, Row
 from .errors import Unusable
 from .harness import CheckFailed
@@ -236,28 +235,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
-    progress = Progress()
-    try:
+
+    def reported(progress: Progress) -> tuple[str, str]:
         facts = {**environment("noise"), **versions()}
         progress.step("building the peer's models")
         rows = list(contest.run(list(cases()), options.seconds, progress))
-    except CheckFailed as error:
-        progress.close()
-        print(f"Wrong result, nothing more was timed: {error}", file=sys.stderr)
-        return 1
-    except Unusable as error:
-        progress.close()
-        print(error, file=sys.stderr)
-        return 2
-    progress.close()
-    options.output.mkdir(parents=True, exist_ok=True)
-    text = render(facts, rows) + "\n"
-    (options.output / "report.txt").write_text(text)
-    content = {"format": FORMAT, "environment": facts, "peers": [asdict(row) for row in rows]}
-    (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(text)
-    print(f"{options.output} ({time.monotonic() - progress.start:.0f} s)")
-    return 0
+        options.output.mkdir(parents=True, exist_ok=True)
+        text = render(facts, rows) + "\n"
+        (options.output / "report.txt").write_text(text)
+        content = {"format": FORMAT, "environment": facts, "peers": [asdict(row) for row in rows]}
+        (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+        return text, str(options.output)
+
+    return command.run(reported)
 
 
 if __name__ == "__main__":

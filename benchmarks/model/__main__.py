@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import torch
 
 import segext
 
+from .. import command
 from ..errors import Unusable, brief
-from ..harness import CheckFailed
 from ..pooling import FORMATS
 from ..progress import Progress
 from ..results import environment
@@ -105,25 +104,16 @@ def _try(subject: Subject, task: str, what: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
-    progress = Progress()
-    try:
+
+    def reported(progress: Progress) -> tuple[str, str]:
         results = run(options, progress)
-    except CheckFailed as error:
-        progress.close()
-        print(f"Wrong result, nothing more was timed: {error}", file=sys.stderr)
-        return 1
-    except Unusable as error:
-        progress.close()
-        print(error, file=sys.stderr)
-        return 2
-    progress.close()
-    options.output.mkdir(parents=True, exist_ok=True)
-    results.write(options.output / "results.json")
-    text = render(results)
-    (options.output / "report.txt").write_text(text)
-    print(text)
-    print(f"{options.output} ({time.monotonic() - progress.start:.0f} s)")
-    return 0
+        options.output.mkdir(parents=True, exist_ok=True)
+        results.write(options.output / "results.json")
+        text = render(results)
+        (options.output / "report.txt").write_text(text)
+        return text, str(options.output)
+
+    return command.run(reported)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +17,7 @@ from segext.training.errors import UserError
 from segext.training.palette import CAMVID_CLASSES
 from segext.training.pictures import read_image
 
-from ..harness import CheckFailed
+from .. import command
 from ..progress import Progress
 from ..results import environment
 from . import figures, shapes
@@ -67,37 +66,29 @@ def given(options: argparse.Namespace) -> Iterator[Data]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
-    progress = Progress()
     if options.threads:
         torch.set_num_threads(options.threads)
+    return command.run(lambda progress: reported(options, progress), unusable=UserError)
+
+
+def reported(options: argparse.Namespace, progress: Progress) -> tuple[str, str]:
+    """Compares, draws and writes; the text of the report, and its folder."""
     plan = chosen(options)
-    try:
-        with given(options) as data:
-            options.output.mkdir(parents=True, exist_ok=True)
-            results = Results(environment(data.name), plan, data.classes, [])
-            models = {}
-            for row, model in compare(plan, data, progress):
-                results.networks.append(row)
-                models[row.network] = model
-            progress.step("drawing")
-            figures.comparison(results, data, models, options.output / "comparison.png")
-            if "DeconvNet" in models:
-                figures.decoder(models["DeconvNet"], middle(data), options.output / "decoder.png")
-    except CheckFailed as error:
-        progress.close()
-        print(f"Wrong result, nothing more was compared: {error}", file=sys.stderr)
-        return 1
-    except UserError as error:
-        progress.close()
-        print(error, file=sys.stderr)
-        return 2
+    with given(options) as data:
+        options.output.mkdir(parents=True, exist_ok=True)
+        results = Results(environment(data.name), plan, data.classes, [])
+        models = {}
+        for row, model in compare(plan, data, progress):
+            results.networks.append(row)
+            models[row.network] = model
+        progress.step("drawing")
+        figures.comparison(results, data, models, options.output / "comparison.png")
+        if "DeconvNet" in models:
+            figures.decoder(models["DeconvNet"], middle(data), options.output / "decoder.png")
     results.write(options.output / "results.json")
     text = render(results)
     (options.output / "report.txt").write_text(text)
-    progress.close()
-    print(text)
-    print(f"{options.output} ({time.monotonic() - progress.start:.0f} s)")
-    return 0
+    return text, str(options.output)
 
 
 def middle(data: Data) -> torch.Tensor:

@@ -285,21 +285,28 @@ inline void index_unpool_backward(const IndexUnpoolParams& p, void* grad_values)
   });
 }
 
-// The value of channel c at an output pixel, the addend left out.
-inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x) {
-  const Upsampling& g = p.geometry;
-  double sum = p.bias == nullptr ? 0 : load(p.bias, p.type, c);
+// Calls f(element of the input, element of the weight) for the products that make channel c at an output pixel.
+template <class F>
+void for_each_product(const Upsampling& g, int64_t n, int64_t c, int64_t y, int64_t x, F&& f) {
   for (int64_t h = 0; h < g.height; ++h) {
     for (int64_t w = 0; w < g.width; ++w) {
       const int64_t down = y + g.origin_h - h * g.stride_h, right = x + g.origin_w - w * g.stride_w;
       if (down < 0 || right < 0 || down % g.dilation_h != 0 || right % g.dilation_w != 0) continue;
       const int64_t i = down / g.dilation_h, j = right / g.dilation_w;
       if (i >= g.kernel_h || j >= g.kernel_w) continue;
-      const int64_t from =
-          element(g.channels_last, g.channels / g.multiplier, g.height, g.width, n, c / g.multiplier, h, w);
-      sum += load(p.input, p.type, from) * load(p.weight, p.type, (c * g.kernel_h + i) * g.kernel_w + j);
+      f(element(g.channels_last, g.channels / g.multiplier, g.height, g.width, n, c / g.multiplier, h, w),
+        (c * g.kernel_h + i) * g.kernel_w + j);
     }
   }
+}
+
+// The value of channel c at an output pixel, the addend left out.
+inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x) {
+  const Upsampling& g = p.geometry;
+  double sum = p.bias == nullptr ? 0 : load(p.bias, p.type, c);
+  for_each_product(g, n, c, y, x, [&](int64_t from, int64_t tap) {
+    sum += load(p.input, p.type, from) * load(p.weight, p.type, tap);
+  });
   return sum;
 }
 
@@ -412,19 +419,10 @@ inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackward
         for (int64_t c = 0; c < g.channels; ++c) {
           const double by_score = grad * pixel.by_score[c];
           bias[c] += by_score;
-          for (int64_t h = 0; h < g.height; ++h) {
-            for (int64_t w = 0; w < g.width; ++w) {
-              const int64_t down = y + g.origin_h - h * g.stride_h, right = x + g.origin_w - w * g.stride_w;
-              if (down < 0 || right < 0 || down % g.dilation_h != 0 || right % g.dilation_w != 0) continue;
-              const int64_t i = down / g.dilation_h, j = right / g.dilation_w;
-              if (i >= g.kernel_h || j >= g.kernel_w) continue;
-              const int64_t from =
-                  element(g.channels_last, g.channels / g.multiplier, g.height, g.width, n, c / g.multiplier, h, w);
-              const int64_t tap = (c * g.kernel_h + i) * g.kernel_w + j;
-              input[from] += by_score * load(p.scores.weight, type, tap);
-              weight[tap] += by_score * load(p.scores.input, type, from);
-            }
-          }
+          for_each_product(g, n, c, y, x, [&](int64_t from, int64_t tap) {
+            input[from] += by_score * load(p.scores.weight, type, tap);
+            weight[tap] += by_score * load(p.scores.input, type, from);
+          });
         }
       }
     }
