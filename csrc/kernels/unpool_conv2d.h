@@ -54,7 +54,8 @@ void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, in
 struct UnpoolConv2dParams {
   const void* input;     // pooled values, [N, C, pooled_height, pooled_width]
   const uint8_t* codes;  // [N, sample_bytes]
-  const void* panels;    // of the weight
+  WeightView weight;     // read if there are no panels: each thread packs those it needs
+  const void* panels;    // of the weight, or null
   const void* bias;      // [outputs], or null
   void* output;          // [N, outputs, output_height, output_width]
   UnpoolConv geometry;

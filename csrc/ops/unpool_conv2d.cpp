@@ -55,8 +55,7 @@ struct Call {
   }
 
   // A tensor of the weight's sizes, as the kernel of a transposed convolution.
-  WeightPanelParams weight_params(const Tensor& tensor, void* data, const Tensor& panels) const {
-    const Ints sizes = sizes_of(tensor);
+  WeightView view_of(const Tensor& tensor, void* data) const {
     Ints strides(4);
     for (int dim = 0; dim < 4; ++dim) strides[dim] = tensor.stride(dim);
     WeightView view{data, strides[transposed ? 0 : 1], strides[transposed ? 1 : 0], strides[2], strides[3]};
@@ -65,7 +64,11 @@ struct Call {
       view = {static_cast<char*>(data) + last, view.channel_stride, view.output_stride, -view.row_stride,
               -view.column_stride};
     }
-    return {view, geometry.pool.channels, geometry.outputs, panels.mutable_data_ptr(), type};
+    return view;
+  }
+
+  WeightPanelParams weight_params(const Tensor& tensor, void* data, const Tensor& panels) const {
+    return {view_of(tensor, data), geometry.pool.channels, geometry.outputs, panels.mutable_data_ptr(), type};
   }
 
   Tensor sums(int64_t elements) const {
@@ -89,10 +92,10 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
   if (bias.has_value()) added = dense(*bias, false);
   Tensor output = empty(input, call.output_sizes(), input.scalar_type(), channels_last);
   if (output.numel() > 0) {
-    const Tensor panels = call.packed_weight();
     const UnpoolConv2dParams params{call.input.const_data_ptr(),
                                     code_data(call.codes),
-                                    panels.const_data_ptr(),
+                                    call.view_of(weight, const_cast<void*>(weight.const_data_ptr())),
+                                    nullptr,
                                     added.has_value() ? added->const_data_ptr() : nullptr,
                                     output.mutable_data_ptr(),
                                     call.geometry,

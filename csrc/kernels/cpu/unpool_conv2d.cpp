@@ -14,6 +14,8 @@
 // With fewer, cells go one by one, and the nine sums of a code are in registers while its channels last.
 #include <type_traits>
 
+#include "channel_order.h"
+#include "panel_kernels.h"
 #include "panel_rows.h"
 #include "pooled_cells.h"
 #include "unpool_bands.h"
@@ -26,8 +28,8 @@ inline constexpr int kCells = 2;
 #else
 inline constexpr int kCells = 1;
 #endif
-inline constexpr int kPatch = 2 * kCells + 2;  // columns of a patch
-inline constexpr int64_t kBlock = 64;          // channels: one bit of a mask each
+inline constexpr int kPatch = 2 * kCells + 2;                   // columns of a patch
+inline constexpr int64_t kBlock = ChannelOrder<kCells>::kMost;  // channels
 
 // One panel, or the part of it that a vector holds, of some consecutive rows of patches. Row 0, column 0 is the pixel
 // that tap (0, 0) of the first cell's code 0 feeds.
@@ -42,63 +44,65 @@ class CellKernel {
   static constexpr int kN = kLanes<Sum>;
 
  public:
-  // Adds what cells with these values and codes over `count` channels feed to the patch at `sums`.
-  static SEGEXT_INLINE void add(const Sum* const (&values)[kCells], const uint8_t* const (&codes)[kCells],
-                                int64_t count, const Sum* weights, Sums<Sum> sums) {
-    const uint64_t block = ~uint64_t{0} >> (64 - count);
-    Bytes keys = load_bytes(codes[0]);
-    if constexpr (kCells == 2) keys |= load_bytes(codes[1]) << 2;
+  // Adds what cells with these values, of channels in this order, feed to the patch at `sums`.
+  static SEGEXT_INLINE void add(const Sum* const (&values)[kCells], const ChannelOrder<kCells>& order,
+                                const Sum* weights, Sums<Sum> sums) {
     if constexpr (kCells == 2) {
       Vec<Sum> patch[4][kPatch];
       for_patch([&](auto row, auto column) SEGEXT_LAMBDA_INLINE {
         patch[row()][column()] = load(sums.data + row() * sums.pitch + column() * kN);
       });
+      Operands next(values, weights, order.begin());
       for_keys([&](auto key) SEGEXT_LAMBDA_INLINE {
-        for (uint64_t left = equal(keys, key()) & block; left != 0; left &= left - 1) {
-          const int channel = __builtin_ctzll(left);
-          constexpr int kFirst = key() % 4, kSecond = key() / 4;
-          feed<kFirst, kSecond>(values, channel, weights, patch);
+        for (int left = order.count(key()); left != 0; --left) {
+          feed<key() % 4, key() / 4>(next, patch);
+          next.advance();
         }
       });
       for_patch([&](auto row, auto column) SEGEXT_LAMBDA_INLINE {
         store(sums.data + row() * sums.pitch + column() * kN, patch[row()][column()]);
       });
     } else {
+      const uint8_t* channels = order.begin();
       for (int key = 0; key < 4; ++key) {
-        add_code(values[0], equal(keys, key) & block, weights,
-                 sums.data + code_row(key) * sums.pitch + code_column(key) * kN, sums.pitch);
+        const uint8_t* end = channels + order.count(key);
+        add_code(values[0], channels, end, weights, sums.data + code_row(key) * sums.pitch + code_column(key) * kN,
+                 sums.pitch);
+        channels = end;
       }
     }
   }
 
  private:
-  using Bytes = Vec<uint8_t, kBlock>;
-
-  static SEGEXT_INLINE Bytes load_bytes(const uint8_t* codes) {
-    Bytes bytes;
-    std::memcpy(&bytes, codes, sizeof(bytes));
-    return bytes;
-  }
-
-  // A bit for each of 64 bytes that is `value`.
-  static SEGEXT_INLINE uint64_t equal(const Bytes& bytes, int value) {
-#if defined(__AVX512BW__)
-    return _mm512_cmpeq_epi8_mask(reinterpret_cast<__m512i>(bytes), _mm512_set1_epi8(static_cast<char>(value)));
-#elif defined(__SSE2__)
-    uint64_t bits = 0;
-    const __m128i wanted = _mm_set1_epi8(static_cast<char>(value));
-    for (int k = 0; k < 4; ++k) {
-      __m128i part;
-      std::memcpy(&part, reinterpret_cast<const char*>(&bytes) + 16 * k, sizeof(part));
-      bits |= uint64_t{static_cast<uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(part, wanted)))} << (16 * k);
+  // A channel's values and weights. They are loaded before it is known whether the channel is the first of a key, which
+  // the processor guesses wrongly about every time: then they are there while it starts anew.
+  class Operands {
+   public:
+    SEGEXT_INLINE Operands(const Sum* const (&values)[kCells], const Sum* weights, const uint8_t* channel)
+        : values_(values), weights_(weights), channel_(channel) {
+      load_channel();
     }
-    return bits;
-#else
-    uint64_t bits = 0;
-    for (int k = 0; k < kBlock; ++k) bits |= uint64_t{bytes[k] == value} << k;
-    return bits;
-#endif
-  }
+
+    SEGEXT_INLINE void advance() {
+      ++channel_;
+      load_channel();
+      asm("" : "+v"(first), "+v"(second), "+r"(taps));  // here, not where they are used
+    }
+
+    Vec<Sum> first, second;
+    const Sum* taps;
+
+   private:
+    SEGEXT_INLINE void load_channel() {
+      first = broadcast(values_[0][*channel_]);
+      second = broadcast(values_[kCells - 1][*channel_]);
+      taps = weights_ + *channel_ * (kPanelTaps * kPanel);
+    }
+
+    const Sum* const (&values_)[kCells];
+    const Sum* weights_;
+    const uint8_t* channel_;
+  };
 
   template <class F, int... K>
   static SEGEXT_INLINE void for_each(F&& f, std::integer_sequence<int, K...>) {
@@ -120,32 +124,28 @@ class CellKernel {
   }
 
   template <int kFirst, int kSecond>
-  static SEGEXT_INLINE void feed(const Sum* const (&values)[kCells], int channel, const Sum* weights,
-                                 Vec<Sum> (&patch)[4][kPatch]) {
-    const Vec<Sum> first = broadcast(values[0][channel]), second = broadcast(values[1][channel]);
-    const Sum* taps = weights + channel * kPanelTaps * kPanel;
+  static SEGEXT_INLINE void feed(const Operands& channel, Vec<Sum> (&patch)[4][kPatch]) {
     for_each(
         [&](auto tap) SEGEXT_LAMBDA_INLINE {
           constexpr int i = tap() / 3, j = tap() % 3;
-          Vec<Sum> weight = load(taps + tap() * kPanel);
+          Vec<Sum> weight = load(channel.taps + tap() * kPanel);
           asm("" : "+v"(weight));  // as an operand of both products it would be loaded twice
-          patch[(kFirst >> 1) + i][(kFirst & 1) + j] += first * weight;
-          patch[(kSecond >> 1) + i][2 + (kSecond & 1) + j] += second * weight;
+          patch[(kFirst >> 1) + i][(kFirst & 1) + j] += channel.first * weight;
+          patch[(kSecond >> 1) + i][2 + (kSecond & 1) + j] += channel.second * weight;
         },
         std::make_integer_sequence<int, kPanelTaps>{});
   }
 
-  // The channels of one code of one cell, whose pixel's sums start at `sums`.
-  static SEGEXT_INLINE void add_code(const Sum* values, uint64_t channels, const Sum* weights, Sum* sums,
-                                     int64_t pitch) {
-    if (channels == 0) return;
+  // Channels of one code of one cell, whose pixel's sums start at `sums`.
+  static SEGEXT_INLINE void add_code(const Sum* values, const uint8_t* channel, const uint8_t* end, const Sum* weights,
+                                     Sum* sums, int64_t pitch) {
+    if (channel == end) return;
     Vec<Sum> nine[kPanelTaps];
 #pragma GCC unroll 9
     for (int tap = 0; tap < kPanelTaps; ++tap) nine[tap] = load(sums + tap / 3 * pitch + tap % 3 * kN);
-    for (; channels != 0; channels &= channels - 1) {
-      const int channel = __builtin_ctzll(channels);
-      const Vec<Sum> value = broadcast(values[channel]);
-      const Sum* taps = weights + channel * kPanelTaps * kPanel;
+    for (; channel != end; ++channel) {
+      const Vec<Sum> value = broadcast(values[*channel]);
+      const Sum* taps = weights + *channel * (kPanelTaps * kPanel);
 #pragma GCC unroll 9
       for (int tap = 0; tap < kPanelTaps; ++tap) nine[tap] += value * load(taps + tap * kPanel);
     }
@@ -168,10 +168,11 @@ class UnpoolConvBands {
         bands_(g_),
         cells_(g_.pool, params.input, params.codes),
         writer_(params.output, g_.outputs, g_.output_height, g_.output_width, g_.pool.channels_last),
-        pitch_(larger(ceil_div(g_.pool.pooled_width, kCells) * 2 * kCells + 2, g_.output_width + g_.padding_w) * kN),
+        steps_(ceil_div(g_.pool.pooled_width, kCells)),
+        pitch_(larger(steps_ * 2 * kCells + 2, g_.output_width + g_.padding_w) * kN),
         plane_((2 * bands_.rows + 2) * pitch_) {
-    none_values_.assign(g_.pool.channels);
-    none_codes_.assign(g_.pool.channels + kBlock);
+    none_values_.assign(kBlock);
+    none_codes_.assign(kBlock);
   }
 
   // Units [begin, end): bands of samples of groups.
@@ -179,8 +180,7 @@ class UnpoolConvBands {
     int64_t next = -1;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t band = unit % bands_.count, sample = unit / bands_.count % g_.pool.samples;
-      first_panel_ = unit / bands_.count / g_.pool.samples * UnpoolBands::kGroup;
-      panels_ = smaller(UnpoolBands::kGroup, bands_.panels - first_panel_);
+      take_group(unit / bands_.count / g_.pool.samples);
       if (unit != next || band == 0) start(sample, band);
       add_rows(sample, band * bands_.rows, bands_.rows,
                [&](int64_t part, Sum* sums) { write(sample, band, part, sums); });
@@ -197,6 +197,27 @@ class UnpoolConvBands {
     const T* get() { return buffer.data(); }
   };
 
+  // Makes a group's panels of weights ready.
+  void take_group(int64_t group) {
+    if (group == group_) return;
+    group_ = group;
+    first_panel_ = group * UnpoolBands::kGroup;
+    panels_ = smaller(UnpoolBands::kGroup, bands_.panels - first_panel_);
+    const int64_t panel_weights = g_.pool.channels * kPanelTaps * kPanel;
+    if (p_.panels != nullptr) {
+      weights_ = static_cast<const Sum*>(p_.panels) + first_panel_ * panel_weights;
+      return;
+    }
+    Sum* packed = packed_.reserve(panels_ * panel_weights);
+    for (int64_t c = 0; c < g_.pool.channels; ++c) {
+      for (int64_t panel = 0; panel < panels_; ++panel) {
+        PanelKernels<E>(p_.weight, g_.outputs, c, first_panel_ + panel)
+            .pack(packed + panel * panel_weights + c * kPanelTaps * kPanel);
+      }
+    }
+    weights_ = packed;
+  }
+
   // Makes the sums ready for a band's first row: what the row of cells above it feeds.
   void start(int64_t sample, int64_t band) {
     sums_.reserve(panels_ * kParts * plane_);
@@ -209,7 +230,7 @@ class UnpoolConvBands {
   template <class F>
   void add_rows(int64_t sample, int64_t first, int64_t rows, F&& finish) {
     const int64_t filled = clamp(g_.pool.pooled_height - first, 0, rows);
-    if (filled > 0) cells_.load(sample, first, filled);
+    if (filled > 0) load_cells(sample, first, filled);
     for (int64_t part = 0; part < panels_ * kParts; ++part) {
       fill(part, 2, 2 * rows);
       Sum* sums = part_sums(part);
@@ -219,22 +240,40 @@ class UnpoolConvBands {
     }
   }
 
+  // Loads rows of cells and puts the channels of each block of them in order, for all parts.
+  void load_cells(int64_t sample, int64_t first, int64_t rows) {
+    cells_.load(sample, first, rows);
+    ChannelOrder<kCells>* order = orders_.reserve(ceil_div(g_.pool.channels, kBlock) * rows * steps_);
+    for (int64_t c = 0; c < g_.pool.channels; c += kBlock) {
+      for_cells(rows, [&](const int64_t (&cells)[kCells], int64_t, int64_t) {
+        const uint8_t* codes[kCells];
+        for (int k = 0; k < kCells; ++k) codes[k] = cells[k] < 0 ? none_codes_.get() : cells_.codes(cells[k]) + c;
+        (order++)->sort(codes, smaller(kBlock, g_.pool.channels - c));
+      });
+    }
+  }
+
   void add_block(int64_t part, int64_t channel, int64_t rows, Sum* sums) {
-    const int64_t count = smaller(kBlock, g_.pool.channels - channel);
-    const int64_t panel = first_panel_ + part / kParts;
-    const Sum* weights = static_cast<const Sum*>(p_.panels) +
-                         (panel * g_.pool.channels + channel) * kPanelTaps * kPanel + part % kParts * kN;
+    const Sum* weights =
+        weights_ + (part / kParts * g_.pool.channels + channel) * kPanelTaps * kPanel + part % kParts * kN;
+    const ChannelOrder<kCells>* order = orders_.data() + channel / kBlock * rows * steps_;
+    for_cells(rows, [&](const int64_t (&cells)[kCells], int64_t row, int64_t column) SEGEXT_LAMBDA_INLINE {
+      const Sum* values[kCells];
+      for (int k = 0; k < kCells; ++k)
+        values[k] = cells[k] < 0 ? none_values_.get() : cells_.values(cells[k]) + channel;
+      CellKernel<Sum>::add(values, *order++, weights, {sums + 2 * row * pitch_ + 2 * column * kN, pitch_});
+    });
+  }
+
+  // Calls f(cells, row, column of the first) for all cells that go together; a cell that there is not is negative.
+  template <class F>
+  SEGEXT_INLINE void for_cells(int64_t rows, F&& f) const {
     const int64_t width = g_.pool.pooled_width;
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < width; j += kCells) {
-        const Sum* values[kCells];
-        const uint8_t* codes[kCells];
-        for (int k = 0; k < kCells; ++k) {
-          const bool there = j + k < width;
-          values[k] = there ? cells_.values(i * width + j + k) + channel : none_values_.get();
-          codes[k] = there ? cells_.codes(i * width + j + k) + channel : none_codes_.get();
-        }
-        CellKernel<Sum>::add(values, codes, count, weights, {sums + 2 * i * pitch_ + 2 * j * kN, pitch_});
+        int64_t cells[kCells];
+        for (int k = 0; k < kCells; ++k) cells[k] = j + k < width ? i * width + j + k : -1;
+        f(cells, i, j);
       }
     }
   }
@@ -268,10 +307,14 @@ class UnpoolConvBands {
   const UnpoolBands bands_;
   CellRows<E> cells_;
   PanelRowWriter<E> writer_;
+  const int64_t steps_;          // from one end of a row of cells to the other
   const int64_t pitch_, plane_;  // elements of a row of sums, and of a part's
-  int64_t first_panel_ = 0, panels_ = 0;
+  int64_t group_ = -1, first_panel_ = 0, panels_ = 0;
+  const Sum* weights_ = nullptr;  // of the group's panels
+  Buffer<Sum> packed_;
   Zeros<Sum> none_values_;
   Zeros<uint8_t> none_codes_;
+  Buffer<ChannelOrder<kCells>> orders_;
   Buffer<Sum> sums_;
 };
 

@@ -1,0 +1,80 @@
+// The 3x3 kernels of one channel and one panel's outputs, and their way to the panel and back.
+#pragma once
+
+#include "../unpool_conv2d.h"
+#include "element.h"
+#include "sums.h"
+#include "transpose.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+template <class E>
+class PanelKernels {
+  using Raw = typename E::Raw;
+  using Sum = SumOf<E>;
+
+ public:
+  PanelKernels(const WeightView& weight, int64_t outputs, int64_t channel, int64_t panel)
+      : w_(weight),
+        data_(static_cast<Raw*>(w_.data) + channel * w_.channel_stride + panel * kPanel * w_.output_stride),
+        outputs_(smaller(kPanel, outputs - panel * kPanel)),
+        adjacent_(w_.column_stride * w_.column_stride == 1 && w_.row_stride == 3 * w_.column_stride) {}
+
+  void pack(Sum* panel) const {
+    if (w_.output_stride == 1) {
+      if (outputs_ < kPanel) std::memset(panel, 0, kPanelTaps * kPanel * sizeof(Sum));
+      for (int64_t tap = 0; tap < kPanelTaps; ++tap) widen_run<E>(tap_data(tap), outputs_, panel + tap * kPanel);
+      return;
+    }
+    // Squares, of which nine columns or rows count: they turn a vector at a time.
+    Sum kernels[kPanel * kPanel] = {}, taps[kPanel * kPanel];
+    for (int64_t k = 0; k < outputs_; ++k) load(k, kernels + k * kPanel);
+    transpose<kLanes<Sum>>(kernels, kPanel, kPanel, kPanel, taps, kPanel);
+    for (int64_t tap = 0; tap < kPanelTaps; ++tap) {
+      std::memcpy(panel + tap * kPanel, taps + place(tap) * kPanel, kPanel * sizeof(Sum));
+    }
+  }
+
+  void unpack(const Sum* panel) const {
+    Sum taps[kPanel * kPanel] = {}, kernels[kPanel * kPanel];
+    for (int64_t tap = 0; tap < kPanelTaps; ++tap) {
+      std::memcpy(taps + place(tap) * kPanel, panel + tap * kPanel, kPanel * sizeof(Sum));
+    }
+    transpose<kLanes<Sum>>(taps, kPanel, kPanel, kPanel, kernels, kPanel);
+    for (int64_t k = 0; k < outputs_; ++k) store(k, kernels + k * kPanel);
+  }
+
+ private:
+  // The nine weights of an output, in memory order if they lie together.
+  SEGEXT_INLINE void load(int64_t output, Sum* kernel) const {
+    if (adjacent_) return widen_run<E>(first() + output * w_.output_stride, kPanelTaps, kernel);
+    for (int64_t tap = 0; tap < kPanelTaps; ++tap) {
+      widen_run<E>(tap_data(tap) + output * w_.output_stride, 1, kernel + tap);
+    }
+  }
+
+  SEGEXT_INLINE void store(int64_t output, const Sum* kernel) const {
+    if (adjacent_) return narrow_run<E>(kernel, kPanelTaps, first() + output * w_.output_stride);
+    for (int64_t tap = 0; tap < kPanelTaps; ++tap) {
+      narrow_run<E>(kernel + tap, 1, tap_data(tap) + output * w_.output_stride);
+    }
+  }
+
+  // Where tap `tap` is among the nine that load gives.
+  SEGEXT_INLINE int64_t place(int64_t tap) const {
+    return adjacent_ && w_.column_stride < 0 ? kPanelTaps - 1 - tap : tap;
+  }
+
+  // The first of nine adjacent weights in memory.
+  SEGEXT_INLINE Raw* first() const { return w_.column_stride < 0 ? tap_data(kPanelTaps - 1) : data_; }
+  SEGEXT_INLINE Raw* tap_data(int64_t tap) const {
+    return data_ + tap / 3 * w_.row_stride + tap % 3 * w_.column_stride;
+  }
+
+  const WeightView& w_;
+  Raw* data_;
+  const int64_t outputs_;
+  const bool adjacent_;
+};
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY
