@@ -18,7 +18,7 @@ from .throughput import DTYPES
 
 # The first layers of DeconvNet's decoder stages: channels, and the size they unpool to.
 STAGES = ((64, 224), (128, 112), (256, 56), (512, 28))
-UNPOOLING, UNPOOLING_TRAINS = "unpool, 3x3 deconv", "unpool, 3x3 deconv, fwd+bwd"
+UNPOOLING, UNPOOLING_TRAINS, PREPACKED = (f"unpool, 3x3 deconv{more}" for more in ("", ", fwd+bwd", ", prepacked"))
 
 # (channels, outputs, kernel, stride, padding, size, batch): FCN's dense upscore kernels, U-Net's upsampling, DCGAN's,
 # and a plain convolution.
@@ -38,8 +38,10 @@ def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool) -> list[Case]:
 
 def _cases(dtype: torch.dtype, few: bool) -> Iterator[Case]:
     for channels, size in STAGES[: 1 if few else None]:
-        for trains in (False, True):
-            yield _unpooling(channels, size, dtype, trains)
+        yield _unpooling(UNPOOLING, channels, size, dtype)
+        yield _unpooling(UNPOOLING_TRAINS, channels, size, dtype)
+    if not few:  # where weights are most of what there is to read
+        yield _unpooling(PREPACKED, *STAGES[-1], dtype)
     for shape in DENSE[: 1 if few else None]:
         yield _dense(*shape, dtype)
 
@@ -48,7 +50,8 @@ def _normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def _unpooling(channels: int, size: int, dtype: torch.dtype, trains: bool) -> Case:
+def _unpooling(what: str, channels: int, size: int, dtype: torch.dtype) -> Case:
+    trains = what == UNPOOLING_TRAINS
     full = _normal(1, channels, size, size, dtype=dtype)
     values, indices = stock.max_pool2d(full, 2, return_indices=True)
     weight = (_normal(channels, channels, 3, 3, dtype=dtype, seed=1) / (1.5 * channels**0.5)).requires_grad_(trains)
@@ -56,10 +59,11 @@ def _unpooling(channels: int, size: int, dtype: torch.dtype, trains: bool) -> Ca
     switches = {
         last: own.max_pool2d(full.contiguous(memory_format=_format(last)), 2, return_indices=True)[1] for last in (0, 1)
     }
+    packed = own.prepack_unpool_conv_transpose2d(weight) if what == PREPACKED else None
     places = {last: indices.contiguous(memory_format=_format(last)) for last in (0, 1)}
 
     def fused(x: Tensor) -> Tensor:
-        return own.unpool_conv_transpose2d(x, switches[_is_last(x)], weight, padding=1)
+        return own.unpool_conv_transpose2d(x, switches[_is_last(x)], weight, padding=1, packed_weight=packed)
 
     def in_sequence(x: Tensor) -> Tensor:
         return stock.conv_transpose2d(stock.max_unpool2d(x, places[_is_last(x)], 2), weight, None, 1, 1)
@@ -72,7 +76,7 @@ def _unpooling(channels: int, size: int, dtype: torch.dtype, trains: bool) -> Ca
         return call if trains else function
 
     return Case(
-        UNPOOLING_TRAINS if trains else UNPOOLING,
+        what,
         f"{channels}@{size}x{size}",
         values,
         differentiated(fused),

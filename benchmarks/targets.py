@@ -48,6 +48,7 @@ BEST = (
     *((f"bilinear x{scale}", None, "bfloat16", 40.0) for scale in (2, 8, 32)),
     (decoding.UNPOOLING, "64@224x224", "float32", 2.0),
     *((decoding.UNPOOLING, f"{c}@{s}x{s}", "float32", 2.5) for c, s in decoding.STAGES[1:]),
+    (decoding.PREPACKED, None, "float32", 2.5),
     (decoding.UNPOOLING_TRAINS, None, "float32", 1.8),
     ("deconv 3x3/1", None, "float32", 0.97),
 )

@@ -77,9 +77,11 @@ STABLE_TORCH_LIBRARY(segext, library) {
 
   // Unpooling by the switches of 2x2 windows, then a 3x3 convolution of stride 1 with weight [K, C, 3, 3] or,
   // transposed, [C, K, 3, 3]; its backward gives the gradients that are wanted, and empty tensors for the others.
+  // `packed_weight` is what unpool_conv2d_pack made of the weight, which each call else does for itself.
+  library.def("unpool_conv2d_pack(Tensor weight, bool transposed) -> Tensor");
   library.def(
-      "unpool_conv2d(Tensor input, Tensor codes, Tensor weight, Tensor? bias, SymInt[2] unpooled_size, int[2] padding, "
-      "bool transposed, bool channels_last) -> Tensor");
+      "unpool_conv2d(Tensor input, Tensor codes, Tensor weight, Tensor? packed_weight, Tensor? bias, "
+      "SymInt[2] unpooled_size, int[2] padding, bool transposed, bool channels_last) -> Tensor");
   library.def(
       "unpool_conv2d_backward(Tensor grad_output, Tensor input, Tensor codes, Tensor weight, SymInt[2] unpooled_size, "
       "int[2] padding, bool transposed, bool channels_last, bool wants_input, bool wants_weight) "

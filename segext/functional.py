@@ -18,7 +18,12 @@ from .conv_transpose2d import (
 from .max_unpool2d import max_unpool2d
 from .overriding import overridable
 from .switches import Switches, plain_int, prefers_channels_last, window_of
-from .unpool_conv2d import unpool_conv2d, unpool_conv_transpose2d
+from .unpool_conv2d import (
+    prepack_unpool_conv2d,
+    prepack_unpool_conv_transpose2d,
+    unpool_conv2d,
+    unpool_conv_transpose2d,
+)
 from .value_checks import set_index_check
 
 __all__ = [
@@ -28,6 +33,8 @@ __all__ = [
     "conv_transpose2d_cross_entropy",
     "max_pool2d",
     "max_unpool2d",
+    "prepack_unpool_conv2d",
+    "prepack_unpool_conv_transpose2d",
     "relu_max_pool2d",
     "set_index_check",
     "unpool_conv2d",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from . import functional as F
 from .switches import Switches
+from .unpool_conv2d import reads_packed
 
 __all__ = [
     "ConvTranspose2d",
@@ -16,6 +17,7 @@ __all__ = [
     "ConvTranspose2dCrossEntropy",
     "MaxPool2d",
     "MaxUnpool2d",
+    "Prepackable",
     "ReLUMaxPool2d",
     "UnpoolConv2d",
     "UnpoolConvTranspose2d",
@@ -187,7 +189,48 @@ class ConvTranspose2dCrossEntropy(_Fused):
         return self._call(F.conv_transpose2d_cross_entropy, input, target, class_weight=self.class_weight)
 
 
-class UnpoolConvTranspose2d(nn.ConvTranspose2d):
+class Prepackable(nn.Module):
+    """What :class:`UnpoolConv2d` and :class:`UnpoolConvTranspose2d` share: their weights may be packed once."""
+
+    _pack: Callable[[Tensor], Tensor]
+
+    def prepack(self) -> Prepackable:
+        """Pack the weight now rather than in every call, and freeze it: for inference.
+
+        It stays a parameter, which requires no gradient, and in the state dict; what is packed takes as much again.
+        Loading a state dict and moving or casting the layer pack it anew. **After any other change of the weight, call
+        this again.** Where no kernels read packed weights, such as on CUDA, the weight is frozen, and that is all.
+
+        Returns:
+            The layer.
+        """
+        self.weight.requires_grad_(False)
+        is_read = reads_packed(self.weight, self.stride, self.dilation, self.groups)
+        self.register_buffer("packed_weight", self._pack(self.weight) if is_read else None, persistent=False)
+        return self
+
+    def _packed(self) -> Tensor | None:
+        """What goes with the weight into a call: nothing once it is trained again."""
+        packed = getattr(self, "packed_weight", None)
+        if packed is not None and self._parameters["weight"].requires_grad:  # torch.fx makes self.weight a proxy
+            return None
+        return packed
+
+    def _repack(self) -> None:
+        if "packed_weight" in self._buffers:
+            self.prepack()
+
+    def _apply(self, *arguments, **keywords) -> Prepackable:
+        super()._apply(*arguments, **keywords)
+        self._repack()
+        return self
+
+    def _load_from_state_dict(self, *arguments, **keywords) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._repack()
+
+
+class UnpoolConvTranspose2d(Prepackable, nn.ConvTranspose2d):
     """:class:`MaxUnpool2d` followed by :class:`torch.nn.ConvTranspose2d`, keeping no unpooled map for backward.
 
     Arguments, parameters and state dict are the transposed convolution's. See
@@ -197,22 +240,28 @@ class UnpoolConvTranspose2d(nn.ConvTranspose2d):
         ValueError: for a ``padding_mode`` other than zeros, as stock.
     """
 
+    _pack = staticmethod(F.prepack_unpool_conv_transpose2d)
+
     def forward(self, input: Tensor, switches: Switches, output_size: Sequence[int] | None = None) -> Tensor:
         """The pooled map (N, C, H, W) or (C, H, W), unpooled to ``output_size``, by default the pool's input size."""
         window = self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        return F.unpool_conv_transpose2d(input, switches, self.weight, self.bias, *window, output_size=output_size)
+        keywords = {"output_size": output_size, "packed_weight": self._packed()}
+        return F.unpool_conv_transpose2d(input, switches, self.weight, self.bias, *window, **keywords)
 
 
-class UnpoolConv2d(nn.Conv2d):
+class UnpoolConv2d(Prepackable, nn.Conv2d):
     """:class:`MaxUnpool2d` followed by :class:`torch.nn.Conv2d`, keeping no unpooled map for backward.
 
     Arguments, parameters and state dict are the convolution's. See :func:`segext.functional.unpool_conv2d`. With a
     ``padding_mode`` other than zeros the two simply follow each other, and the map is kept.
     """
 
+    _pack = staticmethod(F.prepack_unpool_conv2d)
+
     def forward(self, input: Tensor, switches: Switches, output_size: Sequence[int] | None = None) -> Tensor:
         """The pooled map (N, C, H, W) or (C, H, W), unpooled to ``output_size``, by default the pool's input size."""
         if self.padding_mode != "zeros":
             return super().forward(F.max_unpool2d(input, switches, output_size=output_size))
         window = self.stride, self.padding, self.dilation, self.groups
-        return F.unpool_conv2d(input, switches, self.weight, self.bias, *window, output_size=output_size)
+        keywords = {"output_size": output_size, "packed_weight": self._packed()}
+        return F.unpool_conv2d(input, switches, self.weight, self.bias, *window, **keywords)

@@ -166,7 +166,7 @@ def _dense_conv_transpose2d(input, weight, bias, output_size, stride, padding, d
 
 
 @_form_of(ops.overload("unpool_conv2d"))
-def _unpool_conv2d(input, codes, weight, bias, unpooled_size, padding, transposed, _format):
+def _unpool_conv2d(input, codes, weight, _packed_weight, bias, unpooled_size, padding, transposed, _format):
     unpooled = _max_unpool2d(input, codes, unpooled_size)
     return torch.ops.aten.convolution(unpooled, weight, bias, [1, 1], padding, [1, 1], transposed, [0, 0], 1)
 

@@ -12,7 +12,7 @@ differentiated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 # What unpool_conv2d undoes: kernel size, stride, padding and dilation of its pool.
 UNPOOLED_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))
+
+# Output channels that unpool_conv2d's packed weights are filled up to a multiple of.
+WEIGHT_PANEL = 16
 
 # What gives a pooled map and its codes.
 POOLS = (_ops.max_pool2d.default, _ops.relu_max_pool2d.default)
@@ -330,13 +333,13 @@ class _UnpoolConv2d(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input, codes, weight, bias, static):
+    def forward(input, codes, weight, packed_weight, bias, static):
         with torch._C._AutoDispatchBelowAutograd():
-            return _ops.unpool_conv2d.default(input, codes, weight, bias, *static.values)
+            return _ops.unpool_conv2d.default(input, codes, weight, packed_weight, bias, *static.values)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        input, codes, weight, bias, static = inputs
+        input, codes, weight, _packed_weight, bias, static = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, codes, weight)
         ctx.save_for_forward(input, codes, weight)
@@ -346,8 +349,8 @@ class _UnpoolConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         if grad_output is None:
-            return (None,) * 5
-        needs_input, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
+            return (None,) * 6
+        needs_input, _, needs_weight, _, needs_bias, _ = ctx.needs_input_grad
         wanted = needs_input, needs_weight
         grad_input = grad_weight = None
         if any(wanted):
@@ -356,14 +359,14 @@ class _UnpoolConv2d(torch.autograd.Function):
             grads = differentiate(grad_output, *ctx.saved_tensors, *ctx.static, *wanted)
             grad_input, grad_weight = (g if needed else None for g, needed in zip(grads, wanted, strict=True))
         grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias and needs_bias else None
-        return grad_input, None, grad_weight, grad_bias, None
+        return grad_input, None, grad_weight, None, grad_bias, None
 
     @staticmethod
-    def jvp(ctx, input_tangent, _codes, weight_tangent, bias_tangent, _static):
+    def jvp(ctx, input_tangent, _codes, weight_tangent, _packed_weight, bias_tangent, _static):
         input, codes, weight = ctx.saved_tensors
 
         def convolve(input, weight, bias):
-            return unpool_conv2d(input, codes, weight, bias, *ctx.static)
+            return unpool_conv2d(input, codes, weight, None, bias, *ctx.static)
 
         return _product_tangent(convolve, (input, weight), (input_tangent, weight_tangent), (bias_tangent,))
 
@@ -535,7 +538,7 @@ dense_conv_transpose2d = _differentiable(
 unpool_conv2d = _differentiable(
     _ops.unpool_conv2d.default,
     _UnpoolConv2d,
-    lambda *args: (*args[:4], _Static(*args[4:])),
+    lambda *args: (*args[:5], _Static(*args[5:])),
     _any_requires_grad,
 )
 
@@ -547,9 +550,11 @@ switches_from_indices = _ops.switches_from_indices.default
 switches_repack = _ops.switches_repack.default
 depthwise_conv_transpose2d_argmax = _ops.depthwise_conv_transpose2d_argmax.default
 unpool_conv2d_backward = _ops.unpool_conv2d_backward.default
+unpool_conv2d_pack = _ops.unpool_conv2d_pack.default
 
 
-# ---- Batching rules: the batch is folded into N, an unbatched map becomes a batch; a sum over N takes one at a time --
+# ---- Batching rules: the batch is folded into N, an unbatched map becomes a batch; a sum over N, or a kernel for each
+# sample, takes one at a time ------------------------------------------------------------------------------------------
 
 
 def _fold(info, in_dim, x, has_samples: bool):
@@ -559,21 +564,43 @@ def _fold(info, in_dim, x, has_samples: bool):
     return x.flatten(0, 1) if has_samples else x
 
 
+def _each_result(result, function) -> tuple:
+    """What a batching rule returns: ``function`` of each result, mapped over its first dimension."""
+    if isinstance(result, Tensor):
+        return function(result), 0
+    return tuple(map(function, result)), (0,) * len(result)
+
+
+def _call_folded(op, info, in_dims, args, shared: Collection[int] = ()):
+    """``op`` once, with the batch folded into N of all tensors but those ``shared`` by all samples."""
+    has_samples = args[0].dim() - (in_dims[0] is not None) == 4
+    samples = args[0].shape[1 if in_dims[0] == 0 else 0]
+    folded = enumerate(zip(in_dims, args, strict=True))
+    result = op(*(a if k in shared else _fold(info, d, a, has_samples) for k, (d, a) in folded))
+
+    def unfold(x: Tensor) -> Tensor:
+        if x.dim() == 1 and x.numel() == 0:
+            return x.expand(info.batch_size, 0)  # a result that was not asked for
+        return x.unflatten(0, (info.batch_size, samples)) if has_samples else x
+
+    return _each_result(result, unfold)
+
+
+def _call_one_by_one(op, info, in_dims, args):
+    def call(k: int):
+        return op(*(x.select(d, k) if isinstance(d, int) else x for d, x in zip(in_dims, args, strict=True)))
+
+    results = [call(k) for k in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return _each_result(tuple(zip(*results, strict=True)), torch.stack)
+
+
 def _register_vmap(name: str) -> None:
     op = getattr(_ops, name).default
 
     def rule(info, in_dims, *args):
-        rank = args[0].dim() - (in_dims[0] is not None)
-        has_samples = rank == 4
-        samples = args[0].shape[1 if in_dims[0] == 0 else 0]
-        result = op(*(_fold(info, d, a, has_samples) for d, a in zip(in_dims, args, strict=True)))
-
-        def unfold(x: Tensor) -> Tensor:
-            return x.unflatten(0, (info.batch_size, samples)) if has_samples else x
-
-        if isinstance(result, Tensor):
-            return unfold(result), 0
-        return tuple(map(unfold, result)), (0,) * len(result)
+        return _call_folded(op, info, in_dims, args)
 
     torch.library.register_vmap(f"segext::{name}", rule, lib=_registrations)
 
@@ -591,16 +618,29 @@ for _name in (
     _register_vmap(_name)
 
 
+def _register_vmap_of_kernels(name: str, *kernels: str) -> None:
+    """Of a convolution, whose ``kernels`` are the arguments that all samples share."""
+    op = getattr(_ops, name).default
+    shared = [k for k, argument in enumerate(op._schema.arguments) if argument.name in kernels]
+
+    def rule(info, in_dims, *args):
+        if any(in_dims[k] is not None for k in shared):
+            return _call_one_by_one(op, info, in_dims, args)
+        return _call_folded(op, info, in_dims, args, shared)
+
+    torch.library.register_vmap(f"segext::{name}", rule, lib=_registrations)
+
+
+for _name in ("depthwise_conv_transpose2d", "depthwise_conv_transpose2d_argmax", "dense_conv_transpose2d"):
+    _register_vmap_of_kernels(_name, "weight", "bias")
+_register_vmap_of_kernels("unpool_conv2d", "weight", "packed_weight", "bias")
+
+
 def _register_vmap_one_by_one(name: str) -> None:
     op = getattr(_ops, name).default
 
     def rule(info, in_dims, *args):
-        def call(k: int) -> tuple[Tensor, ...]:
-            return op(*(x.select(d, k) if isinstance(d, int) else x for d, x in zip(in_dims, args, strict=True)))
-
-        results = zip(*map(call, range(info.batch_size)), strict=True)
-        stacked = tuple(map(torch.stack, results))
-        return stacked, (0,) * len(stacked)
+        return _call_one_by_one(op, info, in_dims, args)
 
     torch.library.register_vmap(f"segext::{name}", rule, lib=_registrations)
 
@@ -608,6 +648,7 @@ def _register_vmap_one_by_one(name: str) -> None:
 for _name in (
     "depthwise_conv_transpose2d_cross_entropy",
     "depthwise_conv_transpose2d_cross_entropy_backward",
+    "unpool_conv2d_backward",
 ):
     _register_vmap_one_by_one(_name)
 
@@ -849,15 +890,26 @@ def _fake_dense_conv_transpose2d(input, weight, bias, output_size, _stride, _pad
     return _fake_conv_transpose2d(input, weight, bias, weight.shape[1], output_size, channels_last)
 
 
+def _kernel_channels(weight, transposed) -> tuple[int, int]:
+    """Channels of the input and of the output."""
+    torch._check(
+        weight.dim() == 4 and tuple(weight.shape[2:]) == (3, 3) and 0 not in weight.shape,
+        lambda: f"weight of size {list(weight.shape)} is no 3x3 kernel",
+    )
+    return weight.shape[:2] if transposed else weight.shape[1::-1]
+
+
+def _fake_unpool_conv2d_pack(weight, transposed):
+    channels, outputs = _kernel_channels(weight, transposed)
+    size = -(-outputs // WEIGHT_PANEL) * WEIGHT_PANEL * channels * 9
+    return weight.new_empty(size, dtype=torch.promote_types(weight.dtype, torch.float32))
+
+
 def _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed):
     """Output channels and size."""
+    channels, outputs = _kernel_channels(weight, transposed)
     torch._check(
-        input.dim() == 4 and weight.dim() == 4 and tuple(weight.shape[2:]) == (3, 3),
-        lambda: f"weight {list(weight.shape)} is no 3x3 kernel for input {list(input.shape)}",
-    )
-    channels, outputs = weight.shape[:2] if transposed else weight.shape[1::-1]
-    torch._check(
-        channels == input.shape[1] and input.dtype == weight.dtype,
+        input.dim() == 4 and channels == input.shape[1] and input.dtype == weight.dtype,
         lambda: f"weight {list(weight.shape)}, {weight.dtype} does not fit input {list(input.shape)}, {input.dtype}",
     )
     _check_map("input", input)
@@ -872,7 +924,16 @@ def _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transpose
     return outputs, size
 
 
-def _fake_unpool_conv2d(input, codes, weight, _bias, unpooled_size, padding, transposed, channels_last):
+def _fake_unpool_conv2d(input, codes, weight, packed_weight, _bias, unpooled_size, padding, transposed, channels_last):
+    if packed_weight is not None:
+        expected = _fake_unpool_conv2d_pack(weight, transposed)
+        torch._check(
+            packed_weight.shape == expected.shape and packed_weight.dtype == expected.dtype,
+            lambda: (
+                f"packed_weight of size {list(packed_weight.shape)} was not packed from a weight of size "
+                f"{list(weight.shape)} and this type"
+            ),
+        )
     outputs, size = _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed)
     return _empty_map((input.shape[0], outputs, *size), input, channels_last)
 
@@ -906,6 +967,7 @@ _FAKES = {
     "dense_conv_transpose2d": _fake_dense_conv_transpose2d,
     "unpool_conv2d": _fake_unpool_conv2d,
     "unpool_conv2d_backward": _fake_unpool_conv2d_backward,
+    "unpool_conv2d_pack": _fake_unpool_conv2d_pack,
     "switches_repack": lambda codes, *_: torch.empty_like(codes),
 }
 for _name, _fake in _FAKES.items():

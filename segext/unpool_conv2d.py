@@ -16,6 +16,9 @@ from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .overriding import overridable
 from .switches import Switches, prefers_channels_last
 
+# With kernels that do both in one; meta tensors have shapes.
+_DEVICES = ("cpu", "meta")
+
 
 @overridable
 def unpool_conv_transpose2d(
@@ -30,6 +33,7 @@ def unpool_conv_transpose2d(
     dilation: IntPair = 1,
     *,
     output_size: Sequence[int] | None = None,
+    packed_weight: Tensor | None = None,
 ) -> Tensor:
     """``conv_transpose2d(max_unpool2d(input, switches), weight, ...)`` that keeps no unpooled map for the gradient.
 
@@ -44,6 +48,8 @@ def unpool_conv_transpose2d(
         bias: (K,), added to the output.
         stride, padding, output_padding, groups, dilation: of the transposed convolution, as stock's.
         output_size: of the unpooled map, as in :func:`max_unpool2d`; it must be the pool's input size.
+        packed_weight: what :func:`prepack_unpool_conv_transpose2d` made of ``weight`` as it is now. Else each call
+            packs it anew; which pays for small maps of many channels alone.
 
     Returns:
         (N, K, H', W') or (K, H', W').
@@ -56,7 +62,7 @@ def unpool_conv_transpose2d(
     plain = groups == 1 and pair(output_padding) == (0, 0)
     padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
     if padding is not None:
-        return _run(input, switches, weight, bias, padding, True, output_size)
+        return _run(input, switches, weight, packed_weight, bias, padding, True, output_size)
     return _compose(
         input, switches, weight, output_size, lambda unpooled: conv_transpose2d(unpooled, weight, bias, *arguments)
     )
@@ -74,26 +80,54 @@ def unpool_conv2d(
     groups: int = 1,
     *,
     output_size: Sequence[int] | None = None,
+    packed_weight: Tensor | None = None,
 ) -> Tensor:
     """``torch.nn.functional.conv2d(max_unpool2d(input, switches), weight, ...)``, the decoder step of SegNet.
 
     As :func:`unpool_conv_transpose2d`, with a plain convolution: ``weight`` is (K, C / groups, kernel height, kernel
-    width) and the arguments are those of :func:`torch.nn.functional.conv2d`.
+    width), the arguments are those of :func:`torch.nn.functional.conv2d`, and ``packed_weight`` is what
+    :func:`prepack_unpool_conv2d` made.
     """
     arguments = stride, padding, dilation, groups
     padding = 1 if padding == "same" else 0 if padding == "valid" else padding  # of a 3x3 kernel
     if groups == 1:
         padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, False)
         if padding is not None:
-            return _run(input, switches, weight, bias, padding, False, output_size)
+            return _run(input, switches, weight, packed_weight, bias, padding, False, output_size)
     return _compose(input, switches, weight, output_size, lambda unpooled: F.conv2d(unpooled, weight, bias, *arguments))
+
+
+def prepack_unpool_conv_transpose2d(weight: Tensor) -> Tensor:
+    """``weight`` (C, K, 3, 3) as :func:`unpool_conv_transpose2d` reads it on the CPU, for calls whose weights stay.
+
+    Nothing notices if ``weight`` changes afterwards: pack again then.
+
+    Returns:
+        One dimension of float32, or of float64 for float64; its order is no format to rely on.
+
+    Raises:
+        RuntimeError: for another kernel than 3x3, no floats, or a device other than the CPU.
+    """
+    return ops.unpool_conv2d_pack(weight.detach(), True)
+
+
+def prepack_unpool_conv2d(weight: Tensor) -> Tensor:
+    """``weight`` (K, C, 3, 3) as :func:`unpool_conv2d` reads it; see :func:`prepack_unpool_conv_transpose2d`."""
+    return ops.unpool_conv2d_pack(weight.detach(), False)
+
+
+def reads_packed(weight: Tensor, stride: IntPair, dilation: IntPair, groups: int) -> bool:
+    """Whether unpooling and convolution with this weight may be one call of kernels that read it packed."""
+    if tuple(weight.shape[2:]) != (3, 3) or pair(stride) != (1, 1) or pair(dilation) != (1, 1) or groups != 1:
+        return False
+    return weight.device.type in _DEVICES and weight.dtype in ops.FLOATS and not has_fast_products(weight.dtype)
 
 
 def fused_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
     """The padding, if the call is one for the kernels and all its arguments are as they should be."""
     if not isinstance(switches, Switches) or switches.window != ops.UNPOOLED_WINDOW:
         return None
-    if not fit_together(input, weight, bias, ("cpu", "meta")) or has_fast_products(compute_dtype(input)):
+    if not fit_together(input, weight, bias, _DEVICES) or has_fast_products(compute_dtype(input)):
         return None
     if input.dim() not in (3, 4) or weight.dim() != 4 or tuple(weight.shape[-2:]) != (3, 3) or 0 in input.shape[-3:]:
         return None
@@ -109,16 +143,19 @@ def fused_padding(input, switches, weight, bias, stride, padding, dilation, tran
     return padding
 
 
-def _run(input, switches, weight, bias, padding, transposed, output_size) -> Tensor:
+def _run(input, switches, weight, packed_weight, bias, padding, transposed, output_size) -> Tensor:
     check_agreement(switches, None, None, 0, output_size)
     check_same_shape(input, switches)
-    input, weight, bias = cast(compute_dtype(input), input, weight, bias)
+    dtype = compute_dtype(input)
+    packed_weight = packed_weight if weight.dtype is dtype else None  # autocast rounds the weight
+    input, weight, bias = cast(dtype, input, weight, bias)
     batched = input.dim() == 4
     channels_last = batched and prefers_channels_last(input)
     if switches.channels_last != channels_last:
         switches = switches.to_memory_format(torch.channels_last if channels_last else torch.contiguous_format)
     batch, codes = (input, switches.codes) if batched else (input[None], switches.codes[None])
-    result = ops.unpool_conv2d(batch, codes, weight, bias, switches.input_size, padding, transposed, channels_last)
+    convolution = switches.input_size, padding, transposed, channels_last
+    result = ops.unpool_conv2d(batch, codes, weight, packed_weight, bias, *convolution)
     return result if batched else result[0]
 
 

@@ -167,6 +167,36 @@ def test_vmap_of_pool_and_unpool(pool_function, by_indices, device):
     assert_same(torch.vmap(torch.vmap(there_and_back))(x), expected)
 
 
+CONVOLUTIONS = {
+    "depthwise": (lambda x, w: own.conv_transpose2d(x, w, None, 2, 1, 0, 4), (4, 2, 4, 4)),
+    "argmax": (lambda x, w: own.conv_transpose2d_argmax(x, w, None, 2, 1, 0, 4), (4, 2, 4, 4)),
+    "dense": (lambda x, w: own.conv_transpose2d(x, w, None, 2, 1), (4, 3, 4, 4)),
+    "unpool": (
+        lambda x, w: own.unpool_conv_transpose2d(*own.max_pool2d(x, 2, return_indices=True), w, padding=1),
+        (4, 3, 3, 3),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("error")  # as one call, or deliberately one by one
+@pytest.mark.parametrize("samples", [(), (2,)], ids=["unbatched", "batched"])
+@pytest.mark.parametrize("dims", [(0, None), (None, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_vmap_of_convolutions(kind, dims, samples):
+    function, kernel = CONVOLUTIONS[kind]
+    x = normal((3, *samples, 4, 6, 8) if dims[0] == 0 else (*samples, 4, 6, 8), torch.float64)
+    weight = normal((3, *kernel) if dims[1] == 0 else kernel, torch.float64, seed=1)
+
+    def each(function):
+        arguments = zip(*(a if d == 0 else [a] * 3 for a, d in zip((x, weight), dims, strict=True)), strict=True)
+        return torch.stack([function(*a) for a in arguments])
+
+    torch.testing.assert_close(torch.vmap(function, dims)(x, weight), each(function))
+    if kind != "argmax":
+        gradient = torch.func.grad(lambda x, w: function(x, w).square().sum(), 1)
+        torch.testing.assert_close(torch.vmap(gradient, dims)(x, weight), each(gradient))
+
+
 def test_vmap_of_nothing():
     x = torch.empty(0, 2, 3, 4, 4)
     assert torch.vmap(lambda x: own.max_pool2d(x, 2))(x).shape == (0, 2, 3, 2, 2)

@@ -1089,6 +1089,21 @@ def test_report_is_a_table():
     assert str(segext.convert(nn.Linear(2, 2))[1]) == "segext.convert: 0 swapped, 0 fused, 0 left"
 
 
+def test_freezing_packs_the_weights_that_kernels_read():
+    model = NETWORKS["segnet"]().eval()
+    plain, report = segext.convert(model)
+    frozen, same = segext.convert(model, freeze=True)
+    assert same == report
+    layers = [layer for layer in frozen.modules() if isinstance(layer, segext.nn.Prepackable)]
+    fused = [change for change in report.fused if "Unpool" in change.after]
+    assert len(layers) == len(fused) > 0
+    assert all("packed_weight" in layer._buffers and not layer.weight.requires_grad for layer in layers)
+    assert any(layer.packed_weight is not None for layer in layers)
+    assert list(frozen.state_dict()) == list(model.state_dict())
+    x = image()
+    torch.testing.assert_close(frozen(x), plain(x), rtol=0, atol=0)
+
+
 def test_an_example_tells_the_bytes_saved():
     """Of convolution, ReLU and pool, stock keeps the rectified map and int64 indices; the pool alone keeps its own
     output and switches."""

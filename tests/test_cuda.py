@@ -170,6 +170,7 @@ def test_every_op_has_its_call():
         "dense_conv_transpose2d",
         "unpool_conv2d",
         "unpool_conv2d_backward",
+        "unpool_conv2d_pack",
     }
     assert sorted(OPS) == sorted(set(schemas) - without_cuda_kernels)
     for op in OPS:

@@ -75,8 +75,9 @@ def unpool_conv2d_arguments(map, last):
     rest = (map.shape[-2:], (1, 1), True, last)
     differentiable = (values.clone().requires_grad_(), codes, weight.clone().requires_grad_(), bias.requires_grad_())
     return {
-        "unpool_conv2d": (*differentiable, *rest),
+        "unpool_conv2d": (*differentiable[:3], ops.unpool_conv2d_pack(weight, True), differentiable[3], *rest),
         "unpool_conv2d_backward": (grad, values, codes, weight, *rest, True, True),
+        "unpool_conv2d_pack": (weight, True),
     }
 
 
@@ -101,6 +102,7 @@ OPS = (
     "dense_conv_transpose2d",
     "unpool_conv2d",
     "unpool_conv2d_backward",
+    "unpool_conv2d_pack",
 )
 CPU_ALONE = (
     "dense_conv_transpose2d",
@@ -108,6 +110,7 @@ CPU_ALONE = (
     "depthwise_conv_transpose2d_cross_entropy_backward",
     "unpool_conv2d",
     "unpool_conv2d_backward",
+    "unpool_conv2d_pack",
 )
 
 

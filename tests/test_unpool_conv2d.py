@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -75,7 +76,9 @@ def check(shape, padding, layout, dtype, transposed, with_bias=True):
 
     last = layout is channels_last
     rest = (switches_of(taps, size, layout).codes, weight), (size, padding, transposed, last)
-    actual = ops.unpool_conv2d(layout(values), *rest[0], bias, *rest[1])
+    actual = ops.unpool_conv2d(layout(values), *rest[0], None, bias, *rest[1])
+    packed = ops.unpool_conv2d_pack(weight, transposed)
+    assert_same(ops.unpool_conv2d(layout(values), *rest[0], packed, bias, *rest[1]), actual)
     assert_near(actual, expected, dtype)
     if outputs > 1:
         assert actual.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -243,7 +246,7 @@ def test_derivatives(transposed):
     inputs = [x.requires_grad_() for x in (values, weight, bias)]
 
     def function(values, weight, bias):
-        return differentiable.unpool_conv2d(values, codes, weight, bias, (4, 6), (1, 1), transposed, False)
+        return differentiable.unpool_conv2d(values, codes, weight, None, bias, (4, 6), (1, 1), transposed, False)
 
     assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(function, inputs)
@@ -279,7 +282,7 @@ def test_transforms(layout):
     last = layout is channels_last
 
     def sample(value, code):
-        return differentiable.unpool_conv2d(value[None], code[None], weight, None, (6, 8), (1, 1), True, last)[0]
+        return differentiable.unpool_conv2d(value[None], code[None], weight, None, None, (6, 8), (1, 1), True, last)[0]
 
     mapped = torch.func.vmap(sample)(values, codes)
     torch.testing.assert_close(mapped, own.unpool_conv_transpose2d(values, switches, weight, padding=1))
@@ -359,7 +362,7 @@ def test_threads_give_the_same_bits():
         results = []
         for count in (1, 2, 3):
             with threads(count):
-                forward = ops.unpool_conv2d(layout(values), codes, weight, bias, *rest)
+                forward = ops.unpool_conv2d(layout(values), codes, weight, None, bias, *rest)
                 results.append(
                     (forward, *ops.unpool_conv2d_backward(grad, layout(values), codes, weight, *rest, True, True))
                 )
@@ -390,6 +393,78 @@ def test_weights_of_any_strides():
         torch.testing.assert_close(own.unpool_conv_transpose2d(values, switches, other, padding=1), expected)
 
 
+PREPACKED = (
+    (nn.UnpoolConvTranspose2d, own.unpool_conv_transpose2d, own.prepack_unpool_conv_transpose2d),
+    (nn.UnpoolConv2d, own.unpool_conv2d, own.prepack_unpool_conv2d),
+)
+
+
+@pytest.mark.parametrize(("kind", "function", "prepack"), PREPACKED)
+def test_packed_weights(kind, function, prepack):
+    """They are what is read, in their place and in their order; whoever needs the weight itself still has it."""
+    values, switches = own.max_pool2d(normal((2, 6, 9, 12)), 2, return_indices=True)
+    weight, other = kind(6, 20, 3).weight.detach(), kind(6, 20, 3).weight.detach()
+    packed = prepack(other)
+    expected = function(values, switches, other, None, 1, 1)
+    assert_same(function(values, switches, weight, None, 1, 1, packed_weight=packed), expected)
+    for arguments in ({"stride": 2}, {"padding": 3}):  # composed
+        composed = function(values, switches, weight, **arguments)
+        assert_same(function(values, switches, weight, **arguments, packed_weight=packed), composed)
+    with torch.autocast("cpu", torch.float16):  # which rounds the weight
+        cast = function(values, switches, weight, None, 1, 1)
+        assert_same(function(values, switches, weight, None, 1, 1, packed_weight=packed), cast)
+    leaf = values.clone().requires_grad_()
+    grads = [
+        torch.autograd.grad(function(leaf, switches, other, **keywords).square().sum(), leaf)[0]
+        for keywords in ({}, {"packed_weight": packed})
+    ]
+    assert_same(*grads)
+
+
+@pytest.mark.parametrize("trip", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copied", "pickled"])
+@pytest.mark.parametrize("kind", [kind for kind, *_ in PREPACKED])
+def test_prepacked_layers(kind, trip):
+    values, switches = own.max_pool2d(normal((2, 6, 9, 12)), 2, return_indices=True)
+    layer, other = kind(6, 20, 3, padding=1), kind(6, 20, 3, padding=1)
+    expected, others = (x(values, switches).detach() for x in (layer, other))
+    assert layer.prepack() is layer
+    assert layer.packed_weight.dtype is torch.float32
+    assert not layer.weight.requires_grad
+    assert sorted(layer.state_dict()) == ["bias", "weight"]
+    copied = trip(layer)
+    for function in (
+        layer,
+        copied,
+        torch.compile(copied, fullgraph=True, backend="eager"),
+        torch.fx.symbolic_trace(copied),
+    ):
+        assert_same(function(values, switches).detach(), expected)
+    exported = torch.export.export(copied, (values, switches)).module()
+    assert_same(exported(values, switches).detach(), expected)
+    # What the layer itself can notice.
+    copied.load_state_dict(other.state_dict())
+    assert_same(copied(values, switches).detach(), others)
+    wide = copied.double()
+    assert wide.packed_weight.dtype is torch.float64
+    torch.testing.assert_close(wide(values.double(), switches).float(), others)
+    # In training again.
+    layer.requires_grad_(True)
+    with torch.no_grad():
+        layer.weight.copy_(other.weight)
+        layer.bias.copy_(other.bias)
+    assert_same(layer(values, switches).detach(), others)
+    assert layer.prepack().to("meta").packed_weight.is_meta
+
+
+@pytest.mark.parametrize("arguments", [{"stride": 2}, {"groups": 2}, {"dilation": 2}, {"kernel_size": 5}], ids=str)
+def test_prepack_of_layers_that_are_composed(arguments):
+    values, switches = own.max_pool2d(normal((2, 6, 16, 20)), 2, return_indices=True)
+    layer = nn.UnpoolConv2d(6, 4, **{"kernel_size": 3, **arguments})
+    expected = layer(values, switches).detach()
+    assert layer.prepack().packed_weight is None
+    assert_same(layer(values, switches).detach(), expected)
+
+
 def test_any_bytes_are_safe():
     """Whatever the codes say, also of maps that the pool did not make."""
     values = normal((2, 5, 6, 7))
@@ -397,7 +472,7 @@ def test_any_bytes_are_safe():
     taps = reference.unpack(codes, values.shape, 2)
     weight = normal((5, 4, 3, 3), seed=1)
     for size in ((12, 14), (11, 13), (5, 3), (30, 40)):
-        actual = ops.unpool_conv2d(values, codes, weight, None, size, (1, 1), True, False)
+        actual = ops.unpool_conv2d(values, codes, weight, None, None, size, (1, 1), True, False)
         torch.testing.assert_close(actual, in_sequence(values, taps, size, weight, None, 1, True), rtol=1e-4, atol=1e-4)
 
 
@@ -429,21 +504,27 @@ def test_errors():
         own.unpool_conv_transpose2d(values, switches, weight, normal((4,)))
     with pytest.raises(ValueError, match="padding mode"):
         nn.UnpoolConvTranspose2d(4, 3, 3, padding_mode="reflect")
-    arguments = (values, switches.codes, weight, None, (8, 8), (1, 1), True, False)
+    arguments = (values, switches.codes, weight, None, None, (8, 8), (1, 1), True, False)
     for index, wrong, message in (
         (0, values[0], "4D"),
         (1, switches.codes[:1], "codes"),
         (2, weight[..., :2], "3x3"),
         (2, weight.double(), "Double"),
-        (3, normal((5,)), "bias"),
-        (4, (0, 0), "too small"),
-        (5, (3, 1), "padding"),
+        (3, normal((5,)), "packed_weight of size"),
+        (3, ops.unpool_conv2d_pack(weight.double(), True), "packed_weight of size"),
+        (4, normal((5,)), "bias"),
+        (5, (0, 0), "too small"),
+        (6, (3, 1), "padding"),
     ):
         changed = (*arguments[:index], wrong, *arguments[index + 1 :])
         with pytest.raises(RuntimeError, match=message):
             ops.unpool_conv2d(*changed)
     with pytest.raises(RuntimeError, match="grad_output"):
-        ops.unpool_conv2d_backward(normal((2, 3, 8, 7)), *arguments[:3], *arguments[4:], True, True)
+        ops.unpool_conv2d_backward(normal((2, 3, 8, 7)), *arguments[:3], *arguments[5:], True, True)
+    with pytest.raises(RuntimeError, match="3x3"):
+        own.prepack_unpool_conv2d(normal((4, 3, 3, 2)))
+    with pytest.raises(RuntimeError, match="Long"):
+        own.prepack_unpool_conv_transpose2d(torch.ones(4, 3, 3, 3, dtype=torch.long))
 
 
 def test_convolution_with_another_padding_mode():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from ..memory import Memory, measure
+from ..nn import Prepackable
 
 __all__ = ["Change", "Report", "convert"]
 
@@ -62,7 +63,7 @@ class Report:
 
 
 def convert(
-    model: nn.Module, *, inplace: bool = False, example: Tensor | tuple | None = None
+    model: nn.Module, *, inplace: bool = False, example: Tensor | tuple | None = None, freeze: bool = False
 ) -> tuple[nn.Module, Report]:
     """Swap the pooling, unpooling and transposed convolution of ``model`` for segext's, and fuse what neighbours do.
 
@@ -92,6 +93,8 @@ def convert(
         example: an input, or a tuple of all arguments of one call. The report then tells the bytes that autograd keeps
             for the backward pass of that call, and those of all pools' switches, before and after. The forward runs
             twice, on copies.
+        freeze: pack the weights of fused unpoolings and convolutions once, for inference:
+            :meth:`segext.nn.Prepackable.prepack`.
 
     Returns:
         The converted model and a :class:`~segext.convert.Report`.
@@ -111,6 +114,10 @@ def convert(
     plan = Plan(Dataflow(model))
     report = plan.report()
     apply(plan)
+    if freeze:
+        for module in model.modules():
+            if isinstance(module, Prepackable):
+                module.prepack()
     if example is not None:
         report = replace(report, before=before, after=measure(model, arguments))
     return model, report

@@ -86,8 +86,10 @@ class DeferredMaxUnpool2d(nn.MaxUnpool2d):
         return deferred_max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
-class Conv2d(torch.nn.Conv2d):
+class Conv2d(nn.Prepackable, torch.nn.Conv2d):
     """:class:`torch.nn.Conv2d` that unpools what it is given if that is still to be done."""
+
+    _pack = staticmethod(functional.prepack_unpool_conv2d)
 
     def forward(self, input: Unpooled | Tensor) -> Tensor:
         if not isinstance(input, Unpooled):
@@ -95,11 +97,13 @@ class Conv2d(torch.nn.Conv2d):
         if self.padding_mode != "zeros":
             return super().forward(input.unpool())
         window = self.stride, self.padding, self.dilation, self.groups
-        return functional.unpool_conv2d(*input, self.weight, self.bias, *window)
+        return functional.unpool_conv2d(*input, self.weight, self.bias, *window, packed_weight=self._packed())
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
+class ConvTranspose2d(nn.Prepackable, nn.ConvTranspose2d):
     """:class:`segext.nn.ConvTranspose2d` that unpools what it is given if that is still to be done."""
+
+    _pack = staticmethod(functional.prepack_unpool_conv_transpose2d)
 
     def forward(self, input: Unpooled | Tensor, output_size=None) -> Tensor:
         if not isinstance(input, Unpooled):
@@ -107,4 +111,5 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         if output_size is not None:
             return super().forward(input.unpool(), output_size)
         window = self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        return functional.unpool_conv_transpose2d(*input, self.weight, self.bias, *window)
+        packed = self._packed()
+        return functional.unpool_conv_transpose2d(*input, self.weight, self.bias, *window, packed_weight=packed)
