@@ -41,6 +41,7 @@ PER_LEVEL = [
         "depthwise_cross_entropy",
         "gather",
         "max_pool2d",
+        "repack_codes",
         "scatter",
         "unpool_conv2d",
         "unpool_conv2d_backward",

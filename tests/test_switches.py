@@ -165,6 +165,21 @@ def test_repacking_keeps_any_code(layout, device):
     assert_same(switches.to_memory_format(other).codes, reference.pack(taps, pool.bits, not switches.channels_last))
 
 
+# Pools of 1 to 16 bits a code; channels and pixels one off a vector, a tile and a strip of them.
+@pytest.mark.parametrize("pool", [Pool((1, 2)), Pool(2), Pool((2, 5)), Pool(16), Pool(17)], ids=str)
+@pytest.mark.parametrize(
+    ("channels", "size"),
+    [(1, (1, 1)), (15, (3, 5)), (16, (4, 4)), (17, (1, 63)), (64, (5, 13)), (65, (8, 16)), (130, (1, 9))],
+)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_repacking_of_any_shape(layout, channels, size, pool):
+    taps = torch.randint(2**pool.bits, (3, channels, *size), generator=torch.Generator().manual_seed(0))
+    last = layout is channels_last
+    codes = reference.pack(taps, pool.bits, last)
+    repacked = torch.ops.segext.switches_repack(codes, taps.shape, pool.window[0], last)
+    assert_same(repacked, reference.pack(taps, pool.bits, not last))
+
+
 def test_to_device(switches):
     assert fields(switches.to("cpu")) == fields(switches)
     assert switches.to("cpu").device.type == "cpu"

@@ -8,6 +8,7 @@
 #include "../scatter.h"
 #include "../unpool_conv2d.h"
 #include "capability.h"
+#include "code_strips.h"
 #include "dense_bands.h"
 #include "rows.h"
 #include "unpool_bands.h"
@@ -18,6 +19,7 @@
   void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                           \
   void scatter(const ScatterParams&, int64_t begin, int64_t end);                                                \
   void gather(const GatherParams&, int64_t begin, int64_t end);                                                  \
+  void repack_codes(const RepackCodesParams&, int64_t begin, int64_t end);                                       \
   void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end);            \
   void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                               \
   void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                                       \
@@ -91,6 +93,16 @@ Work gather_work(const GatherParams& params) {
 
 void gather_cpu(const GatherParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(gather);
+  kernel(params, begin, end);
+}
+
+Work repack_codes_work(const RepackCodesParams& params) {
+  const CodeStrips strips(params.geometry);
+  return {params.geometry.samples * strips.count, strips.rows * strips.sources};
+}
+
+void repack_codes_cpu(const RepackCodesParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(repack_codes);
   kernel(params, begin, end);
 }
 

@@ -146,21 +146,6 @@ void codes_from_indices_cpu(const CodesFromIndicesParams& params, int64_t begin,
   if (invalid > 0) std::atomic_ref(*params.invalid).fetch_add(invalid);
 }
 
-Work repack_codes_work(const RepackCodesParams& params) { return blocks_of(params.geometry); }
-
-void repack_codes_cpu(const RepackCodesParams& params, int64_t begin, int64_t end) {
-  const PoolGeometry& g = params.geometry;
-  const int64_t pixels = g.pooled_height * g.pooled_width;
-  for_each_block(g, begin, end, [&](int64_t sample, int64_t first, int64_t last) {
-    const uint8_t* codes = params.codes + sample * g.sample_bytes;
-    store_codes(params.repacked + sample * g.sample_bytes, first, last, g.bits, [&](int64_t e) {
-      const int64_t source =
-          g.channels_last ? e % pixels * g.channels + e / pixels : e % g.channels * pixels + e / g.channels;
-      return load_code(codes, source, g.bits);
-    });
-  });
-}
-
 Work index_unpool_work(const IndexUnpoolParams& params) {
   return {params.samples * Lanes::per_sample(params),
           params.pixels * (params.channels_last ? Lanes::kChannels : int64_t{1})};
