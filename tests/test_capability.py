@@ -18,6 +18,7 @@ AGREEMENT = (
     "test_conv_transpose2d.py",
     "test_dense_conv_transpose2d.py",
     "test_unpool_conv2d.py",
+    "test_switches.py::test_repacking_of_any_shape",
     *(
         f"test_conv_transpose2d_cross_entropy.py::{test}"
         for test in (
