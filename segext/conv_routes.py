@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .conv_arguments import autocasts, cast, compute_dtype, plain_window, transposed_size
+from .conv_arguments import autocasts, cast, compute_dtype, pair, plain_window, transposed_size
 from .switches import prefers_channels_last
 from .value_checks import can_check, extremes
 
@@ -36,23 +36,26 @@ class _Route:
 
     why: ClassVar[str]
 
+    @staticmethod
+    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
+        """Whether these kernels are faster than stock's, by the larger of a call's strides and the type it is done in."""
+        raise NotImplementedError
+
 
 class Depthwise(_Route):
     """A call whose channels do not mix."""
 
     why = "segext: channels do not mix, so each output row is a sum of a few rows of input"
 
-    def beats_stock(self, input: Tensor, weight: Tensor) -> bool:
-        """Whether segext's kernels are the faster ones.
-
-        Measured on CPUs with AVX-512. On CUDA a guess, never measured: they move each byte once, and stock's take
-        depthwise transposed convolution for the gradient of a general convolution.
-        """
-        if max(self.stride) == 1:
+    @staticmethod
+    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
+        # Measured on CPUs with AVX-512. On CUDA a guess, never measured: these kernels move each byte once, and stock's
+        # take depthwise transposed convolution for the gradient of a general convolution.
+        if stride == 1:
             return False
         if input.is_cuda:
             return True
-        if self.dtype is not torch.float32 or max(self.stride) >= _LARGE_STRIDE:
+        if dtype is not torch.float32 or stride >= _LARGE_STRIDE:
             return True  # stock has fast paths for float32 alone
         if not prefers_channels_last(input):
             return True
@@ -176,15 +179,16 @@ class Dense(_Route):
 
     why = "segext: a sum of few taps for each phase of the stride, in the memory format of the input"
 
-    def beats_stock(self, input: Tensor, weight: Tensor) -> bool:
-        """Whether segext's kernels are the faster ones, as measured on a CPU with AVX-512 and AMX."""
-        if max(self.stride) == 1:
+    @staticmethod
+    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
+        # Measured on a CPU with AVX-512 and AMX.
+        if stride == 1:
             return False  # a plain convolution, at which stock's are at the machine's limit
         # Class scores, for one: stock's kernels are for multiples of 16.
         few = max(weight.shape[:2]) < _FEW_CHANNELS and weight.shape[1] % 16 != 0
-        if has_fast_products(self.dtype):
-            return few and max(self.stride) >= _LARGE_STRIDE
-        if few or self.dtype is torch.float64:
+        if has_fast_products(dtype):
+            return few and stride >= _LARGE_STRIDE
+        if few or dtype is torch.float64:
             return True
         return not prefers_channels_last(input) and _known(input.shape[-2] * input.shape[-1] >= _MANY_PIXELS)
 
@@ -201,7 +205,8 @@ class Product(_Route):
 
     why = "matrix product: the input is one pixel, so each weight is used once"
 
-    def beats_stock(self, input: Tensor, weight: Tensor) -> bool:
+    @staticmethod
+    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
         return True
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -224,9 +229,9 @@ class Product(_Route):
 def route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
     """The call as other kernels than stock's take it, the faster ones or not; None where stock's, or errors, are to
     speak."""
-    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
-    channels = None if window is None else weight.shape[0]
-    if channels is None or input.shape[-3] != channels or groups not in (1, channels):
+    kind = _kind(input, weight, groups)
+    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation) if kind else None
+    if window is None:
         return None
     stride, padding, output_padding, dilation = window
     size = transposed_size(input, weight, stride, padding, output_padding, dilation)
@@ -234,15 +239,36 @@ def route(input, weight, bias, stride, padding, output_padding, groups, dilation
     if min(size) <= 0 or max(stride) > _LARGEST_STRIDE or (bias is not None and bias.shape != (outputs,)):
         return None
     call = compute_dtype(input), size, stride, padding, dilation
-    if groups == channels:
-        return Depthwise(*call)
-    kernel = weight.shape[-2:]
-    reach = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
-    if tuple(input.shape[-2:]) == (1, 1) and output_padding == (0, 0) and dilation == (1, 1):
-        return Product(*call)
+    if kind is Depthwise or (kind is Product and output_padding == (0, 0) and dilation == (1, 1)):
+        return kind(*call)
+    reach = [(k - 1) * d for k, d in zip(weight.shape[-2:], dilation, strict=True)]
     if input.is_cuda or max(reach) > _LARGEST_REACH or any(p > r for p, r in zip(padding, reach, strict=True)):
         return None
     return Dense(*call)
+
+
+def faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
+    """The call as the fastest kernels take it, if these are not stock's."""
+    # Most calls that are stock's are seen to be at once: small maps are bound by what a call costs.
+    kind, steps = _kind(input, weight, groups), pair(stride)
+    if kind is None or steps is None or not kind.beats_stock(input, weight, max(steps), compute_dtype(input)):
+        return None
+    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    # One pixel of input is no product if the kernel is dilated.
+    wins = type(call) is kind or (call is not None and call.beats_stock(input, weight, max(steps), call.dtype))
+    return call if wins else None
+
+
+def _kind(input, weight, groups) -> type[_Route] | None:
+    """Which kernels besides stock's may take a call, as far as shapes tell."""
+    if not isinstance(input, Tensor) or not isinstance(weight, Tensor) or input.dim() < 3 or weight.dim() != 4:
+        return None
+    channels = weight.shape[0]
+    if input.shape[-3] != channels or groups not in (1, channels):
+        return None
+    if groups == channels:
+        return Depthwise
+    return Product if input.shape[-2:] == (1, 1) else Dense
 
 
 def _known(condition) -> bool:

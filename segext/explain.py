@@ -6,7 +6,7 @@ from torch import Tensor
 
 from . import ops
 from .conv_arguments import IntPair, compute_dtype, pair
-from .conv_routes import has_fast_products, route
+from .conv_routes import faster_route, has_fast_products, route
 from .switches import Switches
 from .unpool_conv2d import fused_padding
 
@@ -32,8 +32,8 @@ def explain(
         return f"segext's unpooling, then conv_transpose2d: {_why_composed(input)}"
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if call is not None:
-        slower = "torch: it is faster for strides, sizes, types and formats such as these"
-        return call.why if call.beats_stock(input, weight) else slower
+        faster = faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return faster.why if faster else "torch: it is faster for strides, sizes, types and formats such as these"
     if input.device.type not in ops.DEVICES:
         return f"torch: segext has no kernels for {input.device.type}"
     if groups not in (1, weight.shape[0]):
