@@ -38,7 +38,7 @@ class _Route:
 
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
-        """Whether these kernels are faster than stock's, by the larger of a call's strides and the type it is done in."""
+        """Whether these kernels are faster than stock's, with the larger of the strides, done in a type."""
         raise NotImplementedError
 
 
