@@ -26,6 +26,7 @@ from . import (
     memory,
     page,
     scaling,
+    stream,
     tables,
     targets,
     throughput,
@@ -101,6 +102,8 @@ def run(options: argparse.Namespace, progress: Progress) -> Results:
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         results.limits += limits.run(left / 50, progress)
         results.calls += calls.run(left / 6, progress, compile=compile, notes=results.notes)
+        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
+        results.stream += stream.run(progress, quick=options.quick)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)
         results.upsampling += contest.run(upsampling.cases(quick=options.quick), left / 9, progress)
         left = max(options.seconds - progress.elapsed - FINISH, 0.0)

@@ -123,10 +123,14 @@ def _check(case: Case, contest: dict[str, Call]) -> None:
     # On CUDA, stock multiplies float32 with the precision of TF32.
     tolerance = 0.05 if case.input.element_size() == 2 or case.input.is_cuda else 1e-3
     for name, call in contest.items():
-        result = call()
-        if result.is_floating_point():
-            agrees = torch.allclose(result, expected, rtol=tolerance, atol=tolerance)
-        else:
-            agrees = (result == expected).float().mean() > 1 - tolerance
-        if not agrees:
-            raise CheckFailed(f"{case.op} of {case.input.dtype}: {name} differs from stock's")
+        check_near(call(), expected, tolerance, f"{case.op} of {case.input.dtype}: {name}")
+
+
+def check_near(result: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    """Raises CheckFailed unless scores are within the tolerance, or as large a share of labels is the same."""
+    if result.is_floating_point():
+        agrees = torch.allclose(result, expected, rtol=tolerance, atol=tolerance)
+    else:
+        agrees = (result == expected).float().mean() > 1 - tolerance
+    if not agrees:
+        raise CheckFailed(f"{what} differs from stock's")

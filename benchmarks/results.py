@@ -16,7 +16,7 @@ import torch
 
 import segext
 
-from . import calls, contest, footprint, limits, memory, scaling, throughput
+from . import calls, contest, footprint, limits, memory, scaling, stream, throughput
 from .errors import Unusable, brief
 from .revision import commit
 
@@ -37,6 +37,7 @@ class Results:
     footprint: list[footprint.Row] = field(default_factory=list)
     limits: list[limits.Row] = field(default_factory=list)
     scaling: list[scaling.Row] = field(default_factory=list)
+    stream: list[stream.Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -47,6 +47,8 @@ def parts(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
         parts += [_footprint(results), _encodings(results)]
     if results.scaling:
         parts.append(_scaling(results))
+    if results.stream:
+        parts.append(_stream(results))
     if results.limits:
         parts.append(_limits(results))
     if verdicts:
@@ -309,6 +311,15 @@ def _scaling(results: Results) -> str:
     head = ["op", "grows", "", "format", "us", "to stock", "to best", "best stock way", ""]
     note = "Of images, the side grows; of batches, the number. Maps of the first have 64 channels, scores 21 classes."
     return table("From small to large, float32", head, rows, note, left=2)
+
+
+def _stream(results: Results) -> str:
+    rows = [
+        [row.op, str(row.sizes), spread(row.segext), spread(row.stock), spread(row.to_stock)] for row in results.stream
+    ]
+    head = ["op", "sizes", "segext, first to second", "stock, first to second", "first, to stock"]
+    note = "Each size for the first time and once more: times that the first takes as long. float32, NCHW, batch 1."
+    return table("A stream of sizes", head, rows, note)
 
 
 def _limits(results: Results) -> str:

@@ -56,6 +56,7 @@ BEST = (
 DENSE = (("NCHW", 2.0), ("channels_last", 1.0))
 DENSE_OPS = ("deconv 16x16/8", "deconv 4x4/2", "deconv 2x2/2")
 # Writes of the result that bilinear upsampling may take.
+NEW_SIZE = 1.1  # first times to second ones; what a clock shows of twice the same
 WRITES = 1.3
 # Times less memory at the peak of a call than the thriftiest stock way: fusions that store no scores.
 LESS = (
@@ -97,7 +98,7 @@ def judge(
 
 def verdicts(results: Results) -> list[Verdict]:
     """Every target of which something was measured."""
-    return [*_throughput(results), *_convolutions(results), *_calls(results), *_memory(results)]
+    return [*_throughput(results), *_convolutions(results), *_calls(results), *_stream(results), *_memory(results)]
 
 
 def _throughput(results: Results) -> list[Verdict]:
@@ -160,6 +161,11 @@ def _calls(results: Results) -> list[Verdict]:
             ]
             found += judge(f"{mode}, {way}, the call alone, over stock", values, CALL[trains], least=False, unit=" us")
     return found
+
+
+def _stream(results: Results) -> list[Verdict]:
+    values = [(row.segext.median, row.op) for row in results.stream]
+    return judge("a stream of sizes, the first call of a size to the second", values, NEW_SIZE, least=False)
 
 
 def _memory(results: Results) -> list[Verdict]:

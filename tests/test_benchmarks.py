@@ -23,6 +23,7 @@ from benchmarks import (
     networks,
     pooling,
     scaling,
+    stream,
     targets,
     throughput,
     upsampling,
@@ -207,7 +208,7 @@ def test_a_wrong_result_stops_the_run(monkeypatch, tmp_path, capsys):
 
     broken = pooling.Op("pool", pooling.POOL.calls, wrong)
     monkeypatch.setattr(throughput, "FRESH", (broken,))
-    for before in (calls, contest, limits, scaling):
+    for before in (calls, contest, limits, scaling, stream):
         monkeypatch.setattr(before, "run", lambda *arguments, **more: [])
     assert main(["ops", "--quick", "--seconds", "0", "--output", str(tmp_path / "out")]) == 1
     message = capsys.readouterr().err
@@ -275,6 +276,7 @@ def test_quick_run(tmp_path, capsys):
         *(("image", side) for side in (32, 36, 64, 68)),
         *(("batch", batch) for batch in (1, 2)),
     }
+    assert {row["op"]: row["sizes"] for row in content["stream"]} == {op.name: 20 for op in stream.operations()}
     assert {row["what"]: row["most"] >= row["rate"]["median"] > 0 for row in content["limits"]} == {
         "memory": True,
         "float32": True,
@@ -293,6 +295,32 @@ def test_a_wrong_result_ends_the_run(case):
     broken = dataclasses.replace(case, segext=lambda x: case.segext(x).flip(-1))
     with pytest.raises(CheckFailed, match=case.op.split(",")[0]), torch.enable_grad():
         list(contest.rows(broken, 0.0))
+
+
+@pytest.mark.parametrize("op", stream.operations(), ids=lambda op: op.name)
+def test_a_wrong_result_ends_a_stream(op):
+    broken = dataclasses.replace(op, segext=lambda x: op.segext(x).flip(-1))
+    with pytest.raises(CheckFailed, match=op.name.split(",")[0]):
+        stream.row(broken, [(8, 9)], [(7, 8)])
+
+
+def test_the_first_time_is_told_from_the_second(monkeypatch):
+    seen, now = set(), [0]
+    monkeypatch.setattr(stream.time, "perf_counter_ns", lambda: now[0])
+
+    def prepares(x):
+        now[0] += 10 if x.shape in seen else 50
+        seen.add(x.shape)
+        return x
+
+    def needs_none(x):
+        now[0] += 20
+        return x
+
+    found = stream.row(stream.Op("any", 1, prepares, needs_none), [(3, 4), (4, 3), (4, 4)], [(2, 2)])
+    assert (found.segext.low, found.segext.high) == (5, 5)
+    assert (found.stock.low, found.stock.high) == (1, 1)
+    assert found.to_stock.median == 20 / 50
 
 
 def test_switches_alone(tmp_path, capsys):

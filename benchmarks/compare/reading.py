@@ -84,6 +84,7 @@ SECTIONS = {
         ("network", "layers", "height", "width", "batch"), exact=("kept", "switches", "peak", "prediction")
     ),
     "scaling": Section(("op", "axis", "value", "format"), ratios=("to_stock", "to_best"), rows=_grown),
+    "stream": Section(("op", "sizes"), ratios=("to_stock",), costs=("segext",)),
     "networks": Section(
         ("network", "run", "way"),
         ratios=("step_to_stock", "image_to_stock"),
