@@ -373,14 +373,25 @@ class _UnpoolConv2d(torch.autograd.Function):
 
 def _unpool_conv2d_gradients(grad_output, input, codes, weight, size, padding, transposed, channels_last, *wanted):
     """What unpool_conv2d_backward gives, by ops that can be differentiated again."""
-    unpooled = max_unpool2d(input, codes, size, *UNPOOLED_WINDOW, channels_last)
-    convolution = [1, 1], list(padding), [1, 1], transposed, [0, 0], 1
+    unpooling = size, *UNPOOLED_WINDOW, channels_last
+    convolution = (1, 1), padding, (1, 1), transposed, (0, 0), 1
+    return unpooled_convolution_gradients(grad_output, input, codes, weight, unpooling, convolution, *wanted)
+
+
+def unpooled_convolution_gradients(
+    grad_output, input, codes, weight, unpooling, convolution, *wanted
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of a pooled map and of the weight of the convolution, of any kind, that reads what was unpooled.
+
+    ``unpooling`` and ``convolution``: the other arguments of :func:`max_unpool2d` and of stock's op.
+    """
+    unpooled = max_unpool2d(input, codes, *unpooling)
     grad_map, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad_output, unpooled, weight, None, *convolution, [*wanted, False]
     )
-    if grad_map is None:
-        return None, grad_weight
-    return max_unpool2d_backward(grad_map, codes, input.shape[-2:], *UNPOOLED_WINDOW, channels_last), grad_weight
+    if grad_map is not None:
+        grad_map = max_unpool2d_backward(grad_map, codes, input.shape[-2:], *unpooling[1:])
+    return grad_map, grad_weight
 
 
 def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:

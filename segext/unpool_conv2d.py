@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import ops
-from .conv_arguments import IntPair, cast, compute_dtype, fit_together, pair
+from .conv_arguments import IntPair, autocasts, cast, compute_dtype, fit_together, pair
 from .conv_routes import has_fast_products
 from .conv_transpose2d import conv_transpose2d
 from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
@@ -63,9 +64,12 @@ def unpool_conv_transpose2d(
     padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
     if padding is not None:
         return _run(input, switches, weight, packed_weight, bias, padding, True, output_size)
-    return _compose(
-        input, switches, weight, output_size, lambda unpooled: conv_transpose2d(unpooled, weight, bias, *arguments)
-    )
+    convolution = _convolution(weight, stride, arguments[1], dilation, True, output_padding, groups)
+
+    def convolve(unpooled: Tensor, weight, bias) -> Tensor:
+        return conv_transpose2d(unpooled, weight, bias, *arguments)
+
+    return _compose(input, switches, weight, bias, output_size, convolve, convolution)
 
 
 @overridable
@@ -94,7 +98,12 @@ def unpool_conv2d(
         padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, False)
         if padding is not None:
             return _run(input, switches, weight, packed_weight, bias, padding, False, output_size)
-    return _compose(input, switches, weight, output_size, lambda unpooled: F.conv2d(unpooled, weight, bias, *arguments))
+    convolution = _convolution(weight, *arguments[:3], False, 0, groups)
+
+    def convolve(unpooled: Tensor, weight, bias) -> Tensor:
+        return F.conv2d(unpooled, weight, bias, *arguments)
+
+    return _compose(input, switches, weight, bias, output_size, convolve, convolution)
 
 
 def prepack_unpool_conv_transpose2d(weight: Tensor) -> Tensor:
@@ -144,53 +153,82 @@ def fused_padding(input, switches, weight, bias, stride, padding, dilation, tran
 
 
 def _run(input, switches, weight, packed_weight, bias, padding, transposed, output_size) -> Tensor:
-    check_agreement(switches, None, None, 0, output_size)
-    check_same_shape(input, switches)
     dtype = compute_dtype(input)
     packed_weight = packed_weight if weight.dtype is dtype else None  # autocast rounds the weight
-    input, weight, bias = cast(dtype, input, weight, bias)
+    weight, bias = cast(dtype, weight, bias)
+    batch, codes, (size, *_, channels_last) = _unpooling(input, switches, output_size)
+    result = ops.unpool_conv2d(batch, codes, weight, packed_weight, bias, size, padding, transposed, channels_last)
+    return result if input.dim() == 4 else result[0]
+
+
+def _unpooling(input: Tensor, switches: Switches, output_size) -> tuple[Tensor, Tensor, tuple]:
+    """A batch of what is unpooled, in the type that convolutions compute in; its codes; the op's other arguments."""
+    check_agreement(switches, None, None, 0, output_size)
+    check_same_shape(input, switches)
+    (input,) = cast(compute_dtype(input), input)
     batched = input.dim() == 4
     channels_last = batched and prefers_channels_last(input)
     if switches.channels_last != channels_last:
         switches = switches.to_memory_format(torch.channels_last if channels_last else torch.contiguous_format)
     batch, codes = (input, switches.codes) if batched else (input[None], switches.codes[None])
-    convolution = switches.input_size, padding, transposed, channels_last
-    result = ops.unpool_conv2d(batch, codes, weight, packed_weight, bias, *convolution)
-    return result if batched else result[0]
+    return batch, codes, (switches.input_size, *switches.window, channels_last)
 
 
-def _compose(input: Tensor, switches: Switches, weight, output_size, convolve: Callable[[Tensor], Tensor]) -> Tensor:
-    """The two in sequence. In eager mode autograd keeps the pooled map rather than the unpooled one, which is made
-    again for the backward pass."""
+class _InSequence(torch.autograd.Function):
+    """Unpooling, then convolution: keeps the pooled map, from which the backward pass makes the unpooled one again."""
+
+    @staticmethod
+    def forward(ctx, input, codes, weight, bias, unpooling, convolve, convolution):
+        ctx.save_for_backward(input, codes, weight)
+        ctx.set_materialize_grads(False)
+        ctx.unpooling, ctx.convolution = unpooling, convolution
+        ctx.has_bias = bias is not None
+        return convolve(ops.max_unpool2d(input, codes, *unpooling), weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        if grad_output is None:
+            return (None,) * 7
+        needs_input, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        grads = ops.unpooled_convolution_gradients(
+            grad_output, *ctx.saved_tensors, ctx.unpooling, ctx.convolution, needs_input, needs_weight
+        )
+        grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias and needs_bias else None
+        return grads[0], None, grads[1], grad_bias, None, None, None
+
+
+def _convolution(weight, stride, padding, dilation, transposed, output_padding, groups) -> tuple | None:
+    """A convolution's arguments as ``torch.ops.aten.convolution`` has them, or None: where it has not, or where errors
+    are to speak."""
+    if not isinstance(weight, Tensor) or weight.dim() != 4:
+        return None
+    stride, dilation, output_padding = pair(stride), pair(dilation), pair(output_padding)
+    if dilation is not None and isinstance(padding, str):
+        reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
+        if padding == "same" and reach[0] % 2 == reach[1] % 2 == 0:
+            padding = reach[0] // 2, reach[1] // 2
+        else:
+            padding = 0 if padding == "valid" else None
+    padding = None if padding is None else pair(padding)
+    if None in (stride, padding, dilation, output_padding):
+        return None
+    return stride, padding, dilation, transposed, output_padding, groups
+
+
+def _compose(input, switches, weight, bias, output_size, convolve: Callable[..., Tensor], convolution) -> Tensor:
+    """The two in sequence, by ``convolve(unpooled, weight, bias)``; ``convolution`` is what :func:`_convolution` says
+    of that."""
     if not isinstance(switches, Switches):
         raise TypeError(f"expected Switches, as a pool gives them, but got {type(switches).__name__}")
-    if isinstance(input, Tensor):
-        input, *_ = cast(compute_dtype(input), input)
-    unpooled = max_unpool2d(input, switches, output_size=output_size)
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    trains = torch.is_grad_enabled() and (input.requires_grad or (isinstance(weight, Tensor) and weight.requires_grad))
-    if transformed or not trains or input.is_inference() or not ops.has_values(unpooled):
-        return convolve(unpooled)
-    version, address, elements = input._version, unpooled.data_ptr(), unpooled.numel()
-
-    # Autograd leaves it to hooks to notice that what they keep was changed.
-    def pack(saved: Tensor):
-        if saved.data_ptr() == address and saved.numel() == elements:
-            return None, version, saved.shape
-        return saved, saved._version, None
-
-    def unpack(kept) -> Tensor:
-        saved, version, shape = kept
-        current = input if saved is None else saved
-        if current._version != version:
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                f"{list(current.shape)} is at version {current._version}; expected version {version} instead"
-            )
-        if saved is not None:
-            return saved
-        again = max_unpool2d(input, switches)
-        return again if again.shape == shape else again.reshape(shape)  # which may lose the memory format
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        return convolve(unpooled)
+    trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
+    # Without a gradient there is nothing to keep; compilers decide themselves.
+    if convolution is None or transformed or not trains or input.is_inference() or forward_ad._current_level >= 0:
+        if isinstance(input, Tensor):
+            (input,) = cast(compute_dtype(input), input)
+        return convolve(max_unpool2d(input, switches, output_size=output_size), weight, bias)
+    if autocasts(input):
+        weight, bias = cast(compute_dtype(input), weight, bias)
+    batch, codes, unpooling = _unpooling(input, switches, output_size)
+    result = _InSequence.apply(batch, codes, weight, bias, unpooling, convolve, convolution)
+    return result if input.dim() == 4 else result[0]

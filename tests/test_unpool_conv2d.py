@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, contiguous, name, normal, random_codes, threads
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 import segext.functional as own
 from segext import Switches, conv_routes, explain, nn, reference
@@ -174,6 +175,89 @@ def test_all_else_is_composed(pool, arguments):
     ):
         torch.testing.assert_close(one, other)
     assert "then" in explain(values, weight, **arguments, switches=switches)
+
+
+# What the plain convolution's kernels are not for, and whether its padding is one that the gradient has.
+PLAIN = (
+    ({"padding": "same", "kernel": 5}, True),
+    ({"padding": "same", "kernel": 3, "dilation": 2}, True),
+    ({"padding": "valid", "kernel": 5, "stride": 2}, True),
+    ({"padding": (2, 1), "kernel": 1, "groups": 2}, True),
+    ({"padding": "same", "kernel": 4}, False),
+)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("batched", [True, False], ids=["batched", "single"])
+@pytest.mark.parametrize(("arguments", "keeps_less"), PLAIN, ids=str)
+def test_plain_convolutions_that_are_composed(arguments, keeps_less, batched):
+    arguments = dict(arguments)
+    kernel, groups = arguments.pop("kernel"), arguments.get("groups", 1)
+    x = normal((2, 4, 12, 10) if batched else (4, 12, 10), torch.float64)
+    values, switches = own.max_pool2d(x, 2, return_indices=True)
+    weight, bias = normal((6, 4 // groups, kernel, kernel), torch.float64, seed=1), normal((6,), torch.float64, seed=2)
+    leaves = [tensor.requires_grad_() for tensor in (values, weight, bias)]
+    expected = stock.conv2d(own.max_unpool2d(values, switches), weight, bias, **arguments)
+    grads = torch.autograd.grad(expected.square().sum(), leaves)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        actual = own.unpool_conv2d(values, switches, weight, bias, **arguments)
+    assert any(len(shape) > 2 and min(shape[-2:]) >= 10 for shape in kept) != keeps_less
+    torch.testing.assert_close(actual, expected)
+    for one, other in zip(torch.autograd.grad(actual.square().sum(), leaves), grads, strict=True):
+        torch.testing.assert_close(one, other)
+    for k in range(3):  # what needs no gradient gets none
+        (one,) = torch.autograd.grad(
+            own.unpool_conv2d(*alone(k, leaves, switches), **arguments).square().sum(), leaves[k]
+        )
+        torch.testing.assert_close(one, grads[k])
+
+
+def alone(index, leaves, switches):
+    values, *rest = (leaf if k == index else leaf.detach() for k, leaf in enumerate(leaves))
+    return values, switches, *rest
+
+
+def test_composition_under_autocast():
+    values, switches = own.max_pool2d(normal((2, 4, 12, 10)), 2, return_indices=True)
+    weight, bias = normal((3, 4, 5, 5), seed=1).requires_grad_(), normal((3,), seed=2).requires_grad_()
+    values.requires_grad_()
+    found = []
+    for function in (
+        own.unpool_conv2d,
+        lambda values, switches, *rest: stock.conv2d(own.max_unpool2d(values, switches), *rest),
+    ):
+        with torch.autocast("cpu", torch.bfloat16):
+            result = function(values, switches, weight, bias, 1, 2)
+        assert result.dtype is torch.bfloat16
+        found.append((result, *torch.autograd.grad(result.float().sum(), (values, weight, bias))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
+def test_composition_leaves_what_is_kept_to_hooks_and_checkpoints():
+    values, switches = own.max_pool2d(normal((1, 2, 8, 8)), 2, return_indices=True)
+    weight = normal((3, 2, 5, 5), seed=1).requires_grad_()
+    moved = []
+
+    def pack(tensor):
+        moved.append(tensor.shape)
+        return tensor.clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = own.unpool_conv2d(values, switches, weight, padding=2)
+    assert sorted(moved) == sorted((values.shape, switches.codes.shape, weight.shape))
+    values.zero_()  # what is kept is the hook's
+    (grad,) = torch.autograd.grad(result.sum(), weight)
+    assert grad.abs().sum() > 0
+
+    values = normal((1, 2, 4, 4), seed=3).requires_grad_()
+    plain = own.unpool_conv2d(values, switches, weight, padding=2)
+    again = checkpoint(own.unpool_conv2d, values, switches, weight, padding=2, use_reentrant=False)
+    for one, other in zip(
+        *(torch.autograd.grad(y.square().sum(), (values, weight)) for y in (plain, again)), strict=True
+    ):
+        assert_same(one, other)
 
 
 def test_composition_notices_a_pooled_map_that_was_changed():
