@@ -38,6 +38,7 @@ PER_LEVEL = [
     for stem in (
         "dense_conv_transpose2d",
         "depthwise_conv_transpose2d",
+        "depthwise_conv_transpose2d_backward",
         "depthwise_cross_entropy",
         "gather",
         "max_pool2d",

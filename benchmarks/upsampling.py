@@ -46,6 +46,8 @@ def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool, setting: Setting = Set
 def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
     for scale, size in zip((2, 8, 32), setting.sizes, strict=True):
         yield _upsampling(scale, size, dtype, setting)
+        if dtype is torch.float32 or not quick:
+            yield _trained(scale, size, dtype, setting)
     yield _skip(dtype, setting)
     yield labels(dtype, setting)
     if dtype is torch.float32 or not quick:
@@ -84,6 +86,33 @@ def _upsampling(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> 
         {"stock": lambda x: stock.conv_transpose2d(x, filters, *arguments)},
         lambda x: segext.explain(x, filters, *arguments),
         operations=setting.batch * CLASSES * (size * 2 * scale) ** 2 * 2,
+    )
+
+
+def _trained(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> Case:
+    """The same with gradients of scores and filters."""
+    case = _upsampling(scale, size, dtype, setting)
+    filters, arguments = _filters(scale, dtype, setting).requires_grad_(), (None, scale, scale // 2, 0, CLASSES)
+    grad = _scores(scale * size, dtype, setting)
+    grads = {last: grad.contiguous(memory_format=last) for last in (torch.contiguous_format, torch.channels_last)}
+
+    def gradients(upsample: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+        def call(x: Tensor) -> Tensor:
+            leaf = x.detach().requires_grad_()
+            format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+            return torch.autograd.grad(upsample(leaf, filters, *arguments), (leaf, filters), grads[format])[0]
+
+        return call
+
+    return replace(
+        case,
+        op=f"{case.op}, fwd+bwd",
+        segext=gradients(own.conv_transpose2d),
+        stock={"stock": gradients(stock.conv_transpose2d)},
+        kernels=lambda x: segext.explain(x, filters, *arguments),
+        added_bytes=2 * grad.nbytes,  # the output's gradient is read, the output written
+        operations=0,
+        trains=True,
     )
 
 

@@ -54,6 +54,11 @@ STABLE_TORCH_LIBRARY(segext, library) {
   library.def(
       "depthwise_conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, Tensor? addend, SymInt[2] output_size, "
       "int[2] stride, SymInt[2] origin, int[2] dilation, SymInt[2] addend_origin, bool channels_last) -> Tensor");
+  // Its gradients; those not needed are empty.
+  library.def(
+      "depthwise_conv_transpose2d_backward(Tensor grad_output, Tensor input, Tensor weight, int[2] stride, "
+      "SymInt[2] origin, int[2] dilation, bool channels_last, bool needs_input, bool needs_weight, bool needs_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   library.def(
       "depthwise_conv_transpose2d_argmax(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, "
       "int[2] stride, SymInt[2] origin, int[2] dilation, bool channels_last, bool return_scores) "

@@ -59,6 +59,8 @@ class Depthwise(_Route):
             return True  # stock has fast paths for float32 alone
         if not prefers_channels_last(input):
             return True
+        if weight.requires_grad and torch.is_grad_enabled():
+            return True  # stock's gradient of the weight takes several times as long as all else
         least, most = _STOCK_UPSAMPLES
         return _known(input.numel() < least) or _known(input.numel() >= most)
 

@@ -202,8 +202,13 @@ def _linear(name: str, adjoint: str, tensors: int) -> Callable[..., Tensor]:
     )
 
 
+def _is_differentiated() -> bool:
+    """Inside a backward: whether its result may be differentiated in turn."""
+    return torch.is_grad_enabled() or forward_ad._current_level >= 0
+
+
 class _DepthwiseConvTranspose2d(torch.autograd.Function):
-    """Transposed convolution whose channels do not mix, and its addend. Gradients are stock's convolutions."""
+    """Transposed convolution whose channels do not mix, and its addend. Second derivatives are stock's."""
 
     generate_vmap_rule = True
 
@@ -226,10 +231,14 @@ class _DepthwiseConvTranspose2d(torch.autograd.Function):
     def backward(ctx, grad_output):
         if grad_output is None:
             return (None,) * 5
-        _output_size, stride, origin, dilation, addend_origin, _channels_last = ctx.static
+        _output_size, *window, addend_origin, channels_last = ctx.static
         *needs, needs_addend, _ = ctx.needs_input_grad
         needs[2] = needs[2] and ctx.has_bias
-        gradients = _upsampling_gradients(grad_output, *ctx.saved_tensors, stride, origin, dilation, needs)
+        if _is_differentiated() or grad_output.is_cuda:  # which has no kernels for it
+            gradients = _upsampling_gradients(grad_output, *ctx.saved_tensors, *window, needs)
+        else:
+            found = depthwise_conv_transpose2d_backward(grad_output, *ctx.saved_tensors, *window, channels_last, *needs)
+            gradients = (x if needed else None for x, needed in zip(found, needs, strict=True))
         grad_addend = None
         if ctx.addend_size is not None and needs_addend:
             grad_addend = _embed(grad_output, ctx.addend_size, addend_origin)
@@ -354,8 +363,7 @@ class _UnpoolConv2d(torch.autograd.Function):
         wanted = needs_input, needs_weight
         grad_input = grad_weight = None
         if any(wanted):
-            is_differentiated = torch.is_grad_enabled() or forward_ad._current_level >= 0
-            differentiate = _unpool_conv2d_gradients if is_differentiated else unpool_conv2d_backward
+            differentiate = _unpool_conv2d_gradients if _is_differentiated() else unpool_conv2d_backward
             grads = differentiate(grad_output, *ctx.saved_tensors, *ctx.static, *wanted)
             grad_input, grad_weight = (g if needed else None for g, needed in zip(grads, wanted, strict=True))
         grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias and needs_bias else None
@@ -553,13 +561,15 @@ unpool_conv2d = _differentiable(
     _any_requires_grad,
 )
 
-# Not differentiable: conversions of codes, and forms that write into a caller's tensor.
+# Not differentiable: conversions of codes, forms that write into a caller's tensor, and backwards that give way to
+# compositions of other ops where they are differentiated.
 max_pool2d_backward_out = _ops.max_pool2d_backward_out.default
 max_unpool2d_out = _ops.max_unpool2d_out.default
 switches_to_indices = _ops.switches_to_indices.default
 switches_from_indices = _ops.switches_from_indices.default
 switches_repack = _ops.switches_repack.default
 depthwise_conv_transpose2d_argmax = _ops.depthwise_conv_transpose2d_argmax.default
+depthwise_conv_transpose2d_backward = _ops.depthwise_conv_transpose2d_backward.default
 unpool_conv2d_backward = _ops.unpool_conv2d_backward.default
 unpool_conv2d_pack = _ops.unpool_conv2d_pack.default
 
@@ -657,6 +667,7 @@ def _register_vmap_one_by_one(name: str) -> None:
 
 
 for _name in (
+    "depthwise_conv_transpose2d_backward",
     "depthwise_conv_transpose2d_cross_entropy",
     "depthwise_conv_transpose2d_cross_entropy_backward",
     "unpool_conv2d_backward",
@@ -846,6 +857,27 @@ def _fake_depthwise_conv_transpose2d(input, weight, bias, _addend, output_size, 
     return _fake_depthwise(input, weight, bias, output_size, window_and_format[-1])
 
 
+def _empty_gradients(input, weight, channels_last, needs_input, needs_weight, needs_bias):
+    return (
+        _empty_map(input.shape, input, channels_last) if needs_input else input.new_empty(0),
+        weight.new_empty(weight.shape if needs_weight else 0),
+        weight.new_empty(weight.shape[0] * weight.shape[1] if needs_bias else 0),
+    )
+
+
+def _fake_depthwise_backward(grad_output, input, weight, _stride, _origin, _dilation, channels_last, *needs):
+    expected = _fake_depthwise(input, weight, None, grad_output.shape[-2:], channels_last)
+    _check_device("grad_output", grad_output, input)
+    torch._check(
+        grad_output.shape == expected.shape and grad_output.dtype == input.dtype,
+        lambda: (
+            f"grad_output should be {input.dtype} of size {list(expected.shape)}, but is {grad_output.dtype} of "
+            f"{list(grad_output.shape)}"
+        ),
+    )
+    return _empty_gradients(input, weight, channels_last, *needs)
+
+
 def _fake_depthwise_argmax(input, weight, bias, output_size, *rest):
     *_window, _channels_last, return_scores = rest
     scores = _fake_depthwise(input, weight, bias, output_size, False)
@@ -889,12 +921,7 @@ def _fake_cross_entropy_backward(grad_loss, input, weight, bias, target, class_w
             f"{list(grad_loss.shape)}"
         ),
     )
-    grad_input = _empty_map(input.shape, input, channels_last)
-    return (
-        grad_input if needs_input else input.new_empty(0),
-        weight.new_empty(weight.shape if needs_weight else 0),
-        weight.new_empty(weight.shape[0] * weight.shape[1] if needs_bias else 0),
-    )
+    return _empty_gradients(input, weight, channels_last, needs_input, needs_weight, needs_bias)
 
 
 def _fake_dense_conv_transpose2d(input, weight, bias, output_size, _stride, _padding, _dilation, channels_last):
@@ -972,6 +999,7 @@ _FAKES = {
     "switches_to_indices": _fake_switches_to_indices,
     "switches_from_indices": _fake_switches_from_indices,
     "depthwise_conv_transpose2d": _fake_depthwise_conv_transpose2d,
+    "depthwise_conv_transpose2d_backward": _fake_depthwise_backward,
     "depthwise_conv_transpose2d_argmax": _fake_depthwise_argmax,
     "depthwise_conv_transpose2d_cross_entropy": _fake_cross_entropy,
     "depthwise_conv_transpose2d_cross_entropy_backward": _fake_cross_entropy_backward,

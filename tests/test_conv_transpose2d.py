@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as stock
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import FLOATS, FORMATS, channels_last, contiguous, name, normal
+from samples import FLOATS, FORMATS, LAYOUTS, channels_last, contiguous, name, normal, threads
 from torch.testing._internal.common_methods_invocations import op_db
 
 import segext.functional as own
@@ -136,6 +136,10 @@ def test_one_pixel_is_a_matrix_product(shape, padding, weight_layout, layout):
 def test_explains_its_choice(dtype, stride, size, layout, whose):
     x, weight = layout(normal((1, 5, size, size), dtype)), normal((5, 1, 2 * stride, 2 * stride), dtype)
     assert explain(x, weight, stride=stride, groups=5).startswith(f"{whose}: ")
+    trained = weight.requires_grad_()
+    assert explain(x, trained, stride=stride, groups=5).startswith("segext: " if stride > 1 else "torch: ")
+    with torch.no_grad():
+        assert explain(x, trained, stride=stride, groups=5).startswith(f"{whose}: ")
 
 
 @pytest.mark.parametrize(
@@ -337,6 +341,104 @@ def test_crops_that_do_not_fit(crop, size, groups):
         own.conv_transpose2d_add(x, weight, addend, stride=2, groups=groups, addend_crop=crop, output_size=size)
 
 
+# ---- Gradients -----------------------------------------------------------------------------------------------------
+
+
+def check_gradients(grad, x, weight, stride, padding, dilation, tolerance, layout=contiguous):
+    """All gradients are stock's in float64, whatever the format of ``grad``; each alone is the same."""
+    wide = [t.double().requires_grad_() for t in (x, weight, normal((grad.shape[1],), x.dtype))]
+    more = [max(s, d) - 1 for s, d in zip(stride, dilation, strict=True)]  # the output may be cut short
+    output = stock.conv_transpose2d(*wide, stride, 0, more, x.shape[1], dilation)
+    (top, left), (height, width) = padding, grad.shape[-2:]
+    expected = torch.autograd.grad(output[..., top : top + height, left : left + width], wide, grad.double())
+    last = layout is channels_last
+    arguments = (layout(x), weight, stride, padding, dilation, last)
+    actual = ops.depthwise_conv_transpose2d_backward(grad, *arguments, True, True, True)
+    terms = weight[0].numel(), x[:, 0].numel(), grad[:, 0].numel()
+    for k, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert (a.shape, a.dtype) == (e.shape, x.dtype)
+        scale = terms[k] ** 0.5  # what a sum of so many normal numbers is like, even if they happen to cancel out
+        torch.testing.assert_close(a.double(), e, rtol=tolerance, atol=tolerance * scale)
+        alone = ops.depthwise_conv_transpose2d_backward(layout(grad), *arguments, *(n == k for n in range(3)))
+        assert [n.numel() for n in alone] == [a.numel() if n == k else 0 for n in range(3)]
+        assert torch.equal(alone[k], a)
+    assert actual[0].is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize(("channels", "multiplier", "size"), [(21, 1, (3, 4)), (3, 2, (2, 9)), (1, 4, (5, 3))])
+def test_gradients_of_the_kernels(channels, multiplier, size, window, layout, dtype):
+    if window[0] == 64:
+        channels, size = min(channels, 5), (2, 2)
+    x, weight, _ = inputs(channels, multiplier, size, window, dtype)
+    stride, padding, output_padding, dilation = (v if isinstance(v, tuple) else (v, v) for v in window[1:])
+    shape = stock.conv_transpose2d(x, weight, None, stride, padding, output_padding, channels, dilation).shape
+    check_gradients(normal(shape, dtype), x, weight, stride, padding, dilation, TOLERANCES[dtype], layout)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65])
+@pytest.mark.parametrize("channels", [1, 5, 16])
+@pytest.mark.parametrize("scale", [2, 3, 8, 20])
+def test_gradients_of_widths_around_a_vector(scale, channels, width, layout):
+    x, weight, _ = inputs(channels, 1, (2, width), (2 * scale,), torch.float32)
+    grad = normal((2, channels, 2 * scale, width * scale), torch.float32)
+    check_gradients(grad, x, weight, (scale, scale), (scale // 2,) * 2, (1, 1), 1e-5, layout)
+
+
+@given(st.data())
+def test_gradients_of_any_window_and_crop(data):
+    def pair(least, most):
+        return data.draw(st.tuples(*[st.integers(least, most)] * 2))
+
+    channels, multiplier, kernel = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3)), pair(1, 6)
+    size, stride, dilation = pair(1, 12), pair(1, 5), pair(1, 3)
+    axes = zip(size, stride, kernel, dilation, strict=True)
+    whole = [(n - 1) * s + (k - 1) * d + max(s, d) for n, s, k, d in axes]
+    crop = [data.draw(st.integers(0, extent - 1)) for extent in whole]
+    kept = [data.draw(st.integers(1, extent - start)) for extent, start in zip(whole, crop, strict=True)]
+    dtype = data.draw(st.sampled_from(FLOATS))
+    x, weight, _ = inputs(channels, multiplier, size, (kernel,), dtype, samples=data.draw(st.integers(0, 2)))
+    grad = data.draw(st.sampled_from(LAYOUTS))(normal((x.shape[0], channels * multiplier, *kept), dtype))
+    layout = data.draw(st.sampled_from(FORMATS))
+    check_gradients(grad, x, weight, stride, crop, dilation, TOLERANCES[dtype], layout)
+
+
+def test_gradients_do_not_depend_on_threads():
+    x, weight, bias = (t.requires_grad_() for t in inputs(21, 1, (40, 41), (16,), torch.float32))
+    for layout in FORMATS:
+        output = own.conv_transpose2d(layout(x), weight, bias, 8, groups=21)
+        grad, results = normal(output.shape, torch.float32), []
+        for count in (1, 2, 3):
+            with threads(count):
+                results.append(torch.autograd.grad(output, (x, weight, bias), grad, retain_graph=True))
+        for other in results[1:]:
+            assert all(map(torch.equal, results[0], other))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(4, 2, 1), (3, 2, 1), (2, 3, 1), (5, 4, 1), (16, 8, 1), (3, 2, 3)]
+)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_an_infinite_gradient_reaches_what_fed_it_and_no_more(layout, value, kernel, stride, dilation):
+    """Wherever it lies: at edges it has neighbours that do not exist, and are no zeros that make NaN of it."""
+    x, weight, bias = inputs(3, 1, (4, 5), (kernel,))
+    x[0, 0, 0, 0] = weight[2, 0, 0, 0] = float("inf")  # nor does what exists meet zeros that do not
+    leaves = [layout(x).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    window = {"stride": stride, "dilation": dilation, "groups": 3}
+    output = own.conv_transpose2d(*leaves, **window)
+    expected = reference.conv_transpose2d(*leaves, **window)
+    for y, column in itertools.product((0, 5, output.shape[-2] - 1), (0, 6, output.shape[-1] - 1)):
+        grad = normal(output.shape, torch.float64)
+        grad[0, 1, y, column] = value
+        actual = torch.autograd.grad(output, leaves, grad, retain_graph=True)
+        for a, e in zip(actual, torch.autograd.grad(expected, leaves, grad, retain_graph=True), strict=True):
+            torch.testing.assert_close(a, e, equal_nan=True)
+
+
 # ---- Derivatives, dispatch -----------------------------------------------------------------------------------------
 
 
@@ -421,10 +523,8 @@ def test_the_result_does_not_depend_on_threads():
     x, weight, bias = inputs(21, 1, (40, 41), (16,), torch.float32)
     results = []
     for count in (1, 2):
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
-        results.append(own.conv_transpose2d(x, weight, bias, 8, groups=21))
-        torch.set_num_threads(before)
+        with threads(count):
+            results.append(own.conv_transpose2d(x, weight, bias, 8, groups=21))
     assert torch.equal(*results)
 
 

@@ -261,6 +261,29 @@ def test_an_infinite_input_reaches_what_it_feeds_and_no_more(value, kernel, stri
         torch.testing.assert_close(actual, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 2), (2, 3)])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+def test_an_infinite_gradient_reaches_what_fed_it_and_no_more(layout, value, kernel, stride):
+    """Wherever it lies: at edges it has neighbours that do not exist, and are no zeros that make NaN of it."""
+    x, weight, bias, target, _ = problem(3, 1, (4, 5), kernel, stride, 0, 0, 3, crop=(0, 0), less=0)
+    leaves = [leaf.requires_grad_() for leaf in (layout(x), weight, bias)]
+
+    def loss(upsample):
+        return stock.cross_entropy(upsample(*leaves, stride, 0, 0, 3), target, ignore_index=IGNORED, reduction="none")
+
+    expected = loss(reference.conv_transpose2d)
+    actual = own.conv_transpose2d_cross_entropy(
+        leaves[0], weight, target, bias, stride, 0, 0, 3, ignore_index=IGNORED, reduction="none"
+    )
+    for y, column in itertools.product((0, 3, target.shape[1] - 1), (0, 4, target.shape[2] - 1)):
+        grad = normal(target.shape, torch.float64)
+        grad[0, y, column] = value
+        both = [torch.autograd.grad(loss, leaves, grad, retain_graph=True) for loss in (actual, expected)]
+        for a, e in zip(*both, strict=True):
+            torch.testing.assert_close(a, e, equal_nan=True)
+
+
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e8, 1e30])
 def test_large_scores(scale):
     """Neither overflow nor the logarithm's loss beside a large maximum."""

@@ -278,6 +278,7 @@ def test_ops_refuse_what_functions_never_pass():
     _, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
     codes, values, full, ops = switches.codes, normal((2, 3, 2, 3)), normal((2, 3, 4, 6)), torch.ops.segext
     two, one, zero = (2, 2), (1, 1), (0, 0)
+    weight, whole = normal((3, 1, 2, 2)), (two, zero, one, False, True, True, True)
     for call in (
         lambda: ops.max_unpool2d(values, codes, (-4, 6), two, two, zero, one, False),
         lambda: ops.max_unpool2d(values, codes, (4, 6), zero, two, zero, one, False),
@@ -292,6 +293,12 @@ def test_ops_refuse_what_functions_never_pass():
         lambda: ops.max_unpool2d_out(values, codes, (4, 6), two, two, zero, one, False, out=full[:1]),
         lambda: ops.max_unpool2d_out(values, codes, (4, 6), two, two, zero, one, False, out=full.double()),
         lambda: ops.max_unpool2d_indices(values, codes, (4, 6), False),
+        lambda: ops.depthwise_conv_transpose2d_backward(full[:1], values, weight, *whole),
+        lambda: ops.depthwise_conv_transpose2d_backward(full[:, :2], values, weight, *whole),
+        lambda: ops.depthwise_conv_transpose2d_backward(full[0], values, weight, *whole),
+        lambda: ops.depthwise_conv_transpose2d_backward(full.double(), values, weight, *whole),
+        lambda: ops.depthwise_conv_transpose2d_backward(full, values, weight[:2], *whole),
+        lambda: ops.depthwise_conv_transpose2d_backward(full, values, weight, zero, *whole[1:]),
     ):
         with pytest.raises(RuntimeError):
             call()

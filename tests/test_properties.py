@@ -103,6 +103,27 @@ def test_gather_is_the_adjoint_of_scatter(pool_and_shape, last, seed):
     assert (added * full).sum() == (values * gathered).sum()
 
 
+@given(pools(), st.integers(1, 3), st.booleans(), seeds)
+def test_gradients_of_upsampling_are_its_adjoint(pool_and_shape, multiplier, last, seed):
+    """<upsample(x, w), g> is <x, grad of x> and <w, grad of w>, exactly, whatever the window."""
+    pool, shape = pool_and_shape
+    shape = shape if len(shape) == 4 else (1, *shape)
+    kernel, stride, origin, dilation = pool.window
+    size = pooled_shape(pool, shape)
+    values = integers(size, seed)
+    weight = integers((size[1], multiplier, *kernel), seed + 1)
+    grad = integers((size[0], size[1] * multiplier, *shape[-2:]), seed + 2)
+    window = (stride, origin, dilation)
+    output = ops.depthwise_conv_transpose2d(values, weight, None, None, shape[-2:], *window, (0, 0), last)
+    by_input, by_weight, by_bias = ops.depthwise_conv_transpose2d_backward(
+        grad, values, weight, *window, last, True, True, True
+    )
+    product = (output * grad).sum()
+    assert (values * by_input).sum() == product
+    assert (weight * by_weight).sum() == product
+    assert torch.equal(by_bias, grad.sum((0, 2, 3)))
+
+
 @given(pools(), st.sampled_from(FORMATS), seeds)
 def test_unpooling_maxima_keeps_them_in_place(pool_and_shape, layout, seed):
     """unpool(pool(x)) is x where a switch points and zero elsewhere, and pooling once more changes no maximum > 0."""

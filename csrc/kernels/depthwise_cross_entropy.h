@@ -4,11 +4,9 @@
 // Ops: depthwise_conv_transpose2d_cross_entropy and depthwise_conv_transpose2d_cross_entropy_backward.
 #pragma once
 
-#include "depthwise_conv_transpose2d.h"
+#include "depthwise_conv_transpose2d_backward.h"
 
 namespace segext {
-
-// Below, Sum is the type that sums are taken in: float64 for float64, else float32.
 
 // With p the softmax of a pixel's scores, t its target, w the class weights, K classes and s the smoothing, its loss is
 //   (1 - s) * w[t] * -log p[t]  +  s / K * sum over c of w[c] * -log p[c],
@@ -42,19 +40,6 @@ struct DepthwiseCrossEntropyParams {
   LossTotals totals;  // CUDA's
 };
 
-// Gradients of weights and bias come in parts, for sum_parts to add up: so their sums do not depend on threads. Each
-// may be null.
-struct UpsamplingGradients {
-  void* input;   // [N, channels / multiplier, height, width], in the memory order of the input
-  void* weight;  // Sum [parts, channels, kernel_h, kernel_w]
-  void* bias;    // Sum [parts, channels]
-};
-
-// How many there are.
-struct GradientParts {
-  int64_t weight, bias;
-};
-
 struct DepthwiseCrossEntropyBackwardParams {
   DepthwiseConvTranspose2dParams scores;  // as above
   CrossEntropy criterion;
@@ -62,14 +47,6 @@ struct DepthwiseCrossEntropyBackwardParams {
   bool one_value;
   UpsamplingGradients gradients;
   void* normalizers;  // CUDA's scratch: Sum [N, output_height, output_width, 2]
-};
-
-// total[k] = the sum over parts p, in ascending order, of part[p][k].
-struct SumPartsParams {
-  const void* parts;  // Sum [count, size]
-  void* total;        // [size]
-  int64_t count, size;
-  ElementType type;  // of `total`
 };
 
 Work depthwise_cross_entropy_work(const DepthwiseCrossEntropyParams& params);
@@ -81,11 +58,7 @@ Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardPa
 void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin,
                                           int64_t end);
 CudaStatus depthwise_cross_entropy_backward_cuda(const DepthwiseCrossEntropyBackwardParams& params, CudaStream stream);
-// On the CPU there is one part for each row of input.
+GradientParts depthwise_cross_entropy_backward_cpu_parts(const Upsampling& geometry);
 GradientParts depthwise_cross_entropy_backward_cuda_parts(const Upsampling& geometry);
-
-Work sum_parts_work(const SumPartsParams& params);
-void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end);
-CudaStatus sum_parts_cuda(const SumPartsParams& params, CudaStream stream);
 
 }  // namespace segext

@@ -1,4 +1,5 @@
-// Transposed convolutions whose channels do not mix, and their label maps, for every device that has kernels.
+// Transposed convolutions whose channels do not mix, and their label maps, for every device that has kernels; and their
+// gradients, for the CPU.
 #include <tuple>
 
 #include "pooling.h"
@@ -64,12 +65,47 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_argmax(const Tensor& input
   return {labels, scores};
 }
 
+// Gradients of depthwise_conv_transpose2d; those not needed are empty.
+std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Tensor& grad_output, const Tensor& input,
+                                                                       const Tensor& weight, const Ints stride,
+                                                                       const Ints origin, const Ints dilation,
+                                                                       bool channels_last, bool needs_input,
+                                                                       bool needs_weight, bool needs_bias) {
+  constexpr const char* op = "depthwise_conv_transpose2d_backward";
+  check_like(op, "grad_output", grad_output, "input", input);
+  STD_TORCH_CHECK(grad_output.dim() == 4, op, ": grad_output should be 4D, but is of size ",
+                  text(sizes_of(grad_output)));
+  const Upsampling g = make_upsampling(op, input, weight, std::nullopt, spatial_size(grad_output), stride, origin,
+                                       dilation, channels_last);
+  STD_TORCH_CHECK(grad_output.size(0) == g.samples && grad_output.size(1) == g.channels, op, ": grad_output of size ",
+                  text(sizes_of(grad_output)), " does not fit input of size ", text(sizes_of(input)),
+                  " and weight of size ", text(sizes_of(weight)));
+  const Tensor grad = dense(grad_output, channels_last);
+  const Operands operands(input, weight, std::nullopt, channels_last);
+  const Tensor grad_input =
+      empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
+  const GradientParts counts = depthwise_conv_transpose2d_backward_cpu_parts(g);
+  const Parts weights(needs_weight, input, sizes_of(weight), counts.weight);
+  const Parts biases(needs_bias, input, {g.channels}, counts.bias);
+  if (g.samples > 0 && (needs_input || needs_weight || needs_bias)) {
+    const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
+                                        biases.data()};
+    const DepthwiseConvTranspose2dBackwardParams params{grad.const_data_ptr(), operands.params(op, g), gradients};
+    run(grad, SEGEXT_CPU_KERNEL(DepthwiseConvTranspose2dBackwardParams, depthwise_conv_transpose2d_backward), params);
+  }
+  return {grad_input, weights.total(op), biases.total(op)};
+}
+
 void register_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("depthwise_conv_transpose2d", TORCH_BOX(&depthwise_conv_transpose2d));
   library.impl("depthwise_conv_transpose2d_argmax", TORCH_BOX(&depthwise_conv_transpose2d_argmax));
 }
 
 SEGEXT_REGISTER(register_kernels)
+
+STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) {
+  library.impl("depthwise_conv_transpose2d_backward", TORCH_BOX(&depthwise_conv_transpose2d_backward));
+}
 
 }  // namespace
 }  // namespace segext::ops

@@ -10,10 +10,6 @@
 namespace segext::ops {
 namespace {
 
-ScalarType sum_type(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // A call checked, its tensors dense.
 struct Call {
   Upsampling geometry;
@@ -129,32 +125,6 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy(
   return {losses.loss, losses.weight};
 }
 
-// Room for a gradient that comes in parts, and for their sum.
-class Parts {
- public:
-  Parts(bool needed, const Tensor& input, const Ints& size, int64_t count)
-      : needed_(needed),
-        count_(count),
-        total_(empty(input, needed ? size : Ints{0}, input.scalar_type())),
-        parts_(empty(input, {needed ? count * total_.numel() : 0}, sum_type(input))) {}
-
-  void* data() const { return needed_ ? parts_.mutable_data_ptr() : nullptr; }
-
-  Tensor total(const char* op) const {
-    if (needed_ && total_.numel() > 0) {
-      const SumPartsParams params{parts_.const_data_ptr(), total_.mutable_data_ptr(), count_, total_.numel(),
-                                  floating_element_type(op, total_)};
-      run(total_, SEGEXT_KERNEL(SumPartsParams, sum_parts), params);
-    }
-    return total_;
-  }
-
- private:
-  bool needed_;
-  int64_t count_;
-  Tensor total_, parts_;
-};
-
 std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_backward(
     const Tensor& grad_loss, const Tensor& input, const Tensor& weight, const std::optional<Tensor> bias,
     const Tensor& target, const std::optional<Tensor> class_weight, const Ints stride, const Ints origin,
@@ -170,9 +140,10 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
                   text(sizes_of(grad_loss)));
   check_device(op, "grad_loss", grad_loss, "input", input);
   const Upsampling& g = call.geometry;
-  const int64_t rows = g.samples * g.height;  // of input
   const bool any = target.numel() > 0;
-  const GradientParts counts = !any ? GradientParts{0, 0} : target.is_cpu() ? GradientParts{rows, rows} : cuda_parts(g);
+  const GradientParts counts = !any              ? GradientParts{0, 0}
+                               : target.is_cpu() ? depthwise_cross_entropy_backward_cpu_parts(g)
+                                                 : cuda_parts(g);
   const Tensor grad = dense(grad_loss, false);
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);

@@ -1,4 +1,4 @@
-// Checks of upsampling calls: see upsampling.h.
+// Checks of upsampling calls, and sums of their gradients: see upsampling.h.
 #include "upsampling.h"
 
 #include "pooling.h"
@@ -63,6 +63,27 @@ DepthwiseConvTranspose2dParams Operands::params(const char* op, const Upsampling
           nullptr,
           geometry,
           floating_element_type(op, input)};
+}
+
+ScalarType sum_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+Parts::Parts(bool needed, const Tensor& input, const Ints& size, int64_t count)
+    : needed_(needed),
+      count_(count),
+      total_(empty(input, needed ? size : Ints{0}, input.scalar_type())),
+      parts_(empty(input, {needed ? count * total_.numel() : 0}, sum_type(input))) {}
+
+void* Parts::data() const { return needed_ ? parts_.mutable_data_ptr() : nullptr; }
+
+Tensor Parts::total(const char* op) const {
+  if (needed_ && total_.numel() > 0) {
+    const SumPartsParams params{parts_.const_data_ptr(), total_.mutable_data_ptr(), count_, total_.numel(),
+                                floating_element_type(op, total_)};
+    run(total_, SEGEXT_KERNEL(SumPartsParams, sum_parts), params);
+  }
+  return total_;
 }
 
 }  // namespace segext::ops

@@ -1,10 +1,10 @@
 // What the glue of transposed convolutions shares: checks of operands, and of those whose channels do not mix the
-// geometry, and operands in the layout kernels read.
+// geometry, operands in the layout kernels read, and gradients that come in parts.
 #pragma once
 
 #include <optional>
 
-#include "../kernels/depthwise_conv_transpose2d.h"
+#include "../kernels/depthwise_conv_transpose2d_backward.h"
 #include "tensors.h"
 
 namespace segext::ops {
@@ -32,6 +32,23 @@ struct Operands {
 
   // With neither addend nor output.
   DepthwiseConvTranspose2dParams params(const char* op, const Upsampling& geometry) const;
+};
+
+// What sums of elements of `tensor` are taken in.
+ScalarType sum_type(const Tensor& tensor);
+
+// Room for a gradient that comes in parts, and for their sum; empty if it is not needed.
+class Parts {
+ public:
+  Parts(bool needed, const Tensor& input, const Ints& size, int64_t count);
+
+  void* data() const;  // null if it is not needed
+  Tensor total(const char* op) const;
+
+ private:
+  bool needed_;
+  int64_t count_;
+  Tensor total_, parts_;
 };
 
 }  // namespace segext::ops

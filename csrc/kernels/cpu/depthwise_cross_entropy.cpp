@@ -2,8 +2,8 @@
 // that stays in the first-level cache, and become a loss or a gradient there: they are never written to memory.
 #include "../depthwise_cross_entropy.h"
 
+#include "adjoint_rows.h"
 #include "exponential.h"
-#include "score_gradients.h"
 #include "score_rows.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
@@ -198,11 +198,14 @@ class LossGradients {
         scores_(params.scores),
         targets_(params.criterion, g_),
         softmax_(params.criterion, g_.channels),
-        gradients_(params.gradients, scores_) {}
+        bands_(g_, true),
+        gradients_(params.gradients, params.scores.input, bands_, g_, scores_.spread(), g_.channels, scores_.inputs(),
+                   scores_.weights()) {}
 
-  // What the input rows [begin, end) of all samples get, and their parts of what weights and bias get.
+  // What the bands [begin, end) of all samples get, and their parts of what weights and bias get.
   void run(int64_t begin, int64_t end) {
-    gradients_.run(begin, end, [&](int64_t sample, int64_t y) {
+    gradients_.run(begin, end, [&](int64_t sample, int64_t, int64_t y) {
+      scores_.seek(sample, y);
       const int64_t r = sample * g_.output_height + y;
       targets_.read(r);
       scores_.for_each_vector([&](int64_t x, auto score) {
@@ -237,11 +240,10 @@ class LossGradients {
       all = target + each * softmax_.weight();
     }
     const Vec<Sum> scale = all / sum;
-    const auto inside = lane_numbers() < static_cast<Int<Sum>>(smaller(g_.output_width - x, kN));
     for (int64_t c = 0; c < g_.channels; ++c) {
       Vec<Sum> gradient = softmax_.at(c) * scale;
       if constexpr (kSmooths) gradient -= each * softmax_.weight(c);
-      store(gradients_.row(c) + x, inside ? gradient : Vec<Sum>{});
+      store(gradients_.row(c) + x, gradient);
     }
     for (int k = 0; k < kN; ++k) {
       if (labels[k] >= 0) gradients_.row(labels[k])[x + k] -= target[k];
@@ -254,36 +256,14 @@ class LossGradients {
     return load_partial(grad + r * g_.output_width + x, smaller(g_.output_width - x, kN));
   }
 
-  static SEGEXT_INLINE Vec<Int<Sum>> lane_numbers() {
-    Vec<Int<Sum>> numbers;
-    for (int k = 0; k < kN; ++k) numbers[k] = k;
-    return numbers;
-  }
-
   const DepthwiseCrossEntropyBackwardParams& p_;
   const Upsampling& g_;
   ScoreRows<E> scores_;
   TargetRow<Sum> targets_;
   Softmax<E> softmax_;
-  ScoreGradients<E> gradients_;
+  const GradientBands bands_;
+  AdjointRows<E> gradients_;
 };
-
-template <class E>
-void add_parts(const SumPartsParams& p, int64_t begin, int64_t end) {
-  using Sum = SumOf<E>;
-  const Sum* parts = static_cast<const Sum*>(p.parts);
-  for (int64_t k = begin; k < end; ++k) {
-    double total = 0;
-    for (int64_t part = 0; part < p.count; ++part) total += parts[part * p.size + k];
-    const Sum sum = static_cast<Sum>(total);
-    typename E::Raw* out = static_cast<typename E::Raw*>(p.total) + k;
-    if constexpr (std::is_same_v<typename E::Raw, Sum>) {
-      *out = sum;
-    } else {
-      narrow(E{}, &sum, 1, out);
-    }
-  }
-}
 
 }  // namespace
 
@@ -294,10 +274,6 @@ void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& params, int64_t 
 void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin, int64_t end) {
   with_floating_element(params.scores.type,
                         [&](auto element) { LossGradients<decltype(element)>(params).run(begin, end); });
-}
-
-void sum_parts(const SumPartsParams& params, int64_t begin, int64_t end) {
-  with_floating_element(params.type, [&](auto element) { add_parts<decltype(element)>(params, begin, end); });
 }
 
 }  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -1,6 +1,6 @@
 // Picks, once per process, the instruction set the CPU kernels run at, and says how their work divides.
 #include "../dense_conv_transpose2d.h"
-#include "../depthwise_conv_transpose2d.h"
+#include "../depthwise_conv_transpose2d_backward.h"
 #include "../depthwise_cross_entropy.h"
 #include "../gather.h"
 #include "../indices.h"
@@ -10,28 +10,30 @@
 #include "capability.h"
 #include "code_strips.h"
 #include "dense_bands.h"
+#include "gradient_bands.h"
 #include "rows.h"
 #include "unpool_bands.h"
 
 // The kernels as compiled for one instruction set.
-#define SEGEXT_DECLARE_KERNELS(level)                                                                            \
-  namespace segext::level {                                                                                      \
-  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                           \
-  void scatter(const ScatterParams&, int64_t begin, int64_t end);                                                \
-  void gather(const GatherParams&, int64_t begin, int64_t end);                                                  \
-  void repack_codes(const RepackCodesParams&, int64_t begin, int64_t end);                                       \
-  void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end);            \
-  void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                               \
-  void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                                       \
-  void dense_conv_transpose2d(const DenseConvTranspose2dParams&, int64_t begin, int64_t end);                    \
-  void pack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                                 \
-  void unpack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                               \
-  void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                                     \
-  void pack_grad_panels(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                          \
-  void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                    \
-  void depthwise_cross_entropy(const DepthwiseCrossEntropyParams&, int64_t begin, int64_t end);                  \
-  void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams&, int64_t begin, int64_t end); \
-  void sum_parts(const SumPartsParams&, int64_t begin, int64_t end);                                             \
+#define SEGEXT_DECLARE_KERNELS(level)                                                                                  \
+  namespace segext::level {                                                                                            \
+  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                                 \
+  void scatter(const ScatterParams&, int64_t begin, int64_t end);                                                      \
+  void gather(const GatherParams&, int64_t begin, int64_t end);                                                        \
+  void repack_codes(const RepackCodesParams&, int64_t begin, int64_t end);                                             \
+  void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end);                  \
+  void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                                     \
+  void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardParams&, int64_t begin, int64_t end); \
+  void sum_parts(const SumPartsParams&, int64_t begin, int64_t end);                                                   \
+  void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                                             \
+  void dense_conv_transpose2d(const DenseConvTranspose2dParams&, int64_t begin, int64_t end);                          \
+  void pack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                                       \
+  void unpack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                                     \
+  void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                                           \
+  void pack_grad_panels(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                                \
+  void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                          \
+  void depthwise_cross_entropy(const DepthwiseCrossEntropyParams&, int64_t begin, int64_t end);                        \
+  void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams&, int64_t begin, int64_t end);       \
   }
 
 SEGEXT_DECLARE_KERNELS(baseline)
@@ -61,6 +63,16 @@ Kernel* pick([[maybe_unused]] Kernel* baseline, [[maybe_unused]] Kernel* avx2, [
 #else
 #define SEGEXT_PICK(kernel) pick(baseline::kernel, baseline::kernel, baseline::kernel)
 #endif
+
+Work gradient_work(const Upsampling& g, bool all_channels) {
+  const GradientBands bands(g, all_channels);
+  return {g.samples * bands.groups * bands.count, bands.rows * bands.elements};
+}
+
+GradientParts gradient_parts(const Upsampling& g, bool all_channels) {
+  const int64_t bands = g.samples * GradientBands(g, all_channels).count;
+  return {bands, bands};
+}
 
 }  // namespace
 
@@ -124,6 +136,29 @@ Work depthwise_argmax_work(const DepthwiseArgmaxParams& params) {
 
 void depthwise_argmax_cpu(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(depthwise_argmax);
+  kernel(params, begin, end);
+}
+
+Work depthwise_conv_transpose2d_backward_work(const DepthwiseConvTranspose2dBackwardParams& params) {
+  return gradient_work(params.call.geometry, params.call.geometry.channels_last);
+}
+
+void depthwise_conv_transpose2d_backward_cpu(const DepthwiseConvTranspose2dBackwardParams& params, int64_t begin,
+                                             int64_t end) {
+  static const auto kernel = SEGEXT_PICK(depthwise_conv_transpose2d_backward);
+  kernel(params, begin, end);
+}
+
+GradientParts depthwise_conv_transpose2d_backward_cpu_parts(const Upsampling& geometry) {
+  return gradient_parts(geometry, geometry.channels_last);
+}
+
+Work sum_parts_work(const SumPartsParams& params) {
+  return {ceil_div(params.size, kSumsTogether), kSumsTogether * params.count};
+}
+
+void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(sum_parts);
   kernel(params, begin, end);
 }
 
@@ -209,8 +244,7 @@ void depthwise_cross_entropy_cpu(const DepthwiseCrossEntropyParams& params, int6
 }
 
 Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardParams& params) {
-  const Upsampling& g = params.scores.geometry;
-  return {g.samples * g.height, smaller(g.stride_h, g.output_height) * g.output_width * g.channels};
+  return gradient_work(params.scores.geometry, true);
 }
 
 void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin,
@@ -219,11 +253,8 @@ void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardPar
   kernel(params, begin, end);
 }
 
-Work sum_parts_work(const SumPartsParams& params) { return {params.size, params.count}; }
-
-void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(sum_parts);
-  kernel(params, begin, end);
+GradientParts depthwise_cross_entropy_backward_cpu_parts(const Upsampling& geometry) {
+  return gradient_parts(geometry, true);
 }
 
 }  // namespace segext

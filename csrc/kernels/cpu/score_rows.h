@@ -26,10 +26,7 @@ class ScoreRows {
   const Upsampling& geometry() const { return g_; }
   const Spread& spread() const { return spread_; }
   const PhaseWeights<E>& weights() const { return weights_; }
-
-  // The products that make the row of channel c: for each input row it sees, its taps from the last to the first.
-  const Term<Sum>* terms(int64_t c) const { return terms_ + c * per_channel_; }
-  int per_channel() const { return per_channel_; }
+  SpreadRows<E>& inputs() { return rows_; }
 
   // Turns to output row y of a sample.
   void seek(int64_t sample, int64_t y) {
@@ -60,7 +57,7 @@ class ScoreRows {
       for (int64_t x = 0; x < g_.output_width; x += kLanes<Sum>) {
         f(x, [&](int64_t c) SEGEXT_LAMBDA_INLINE {
           const Vec<Sum> bias = load(weights_.bias(c) + place);
-          return add_terms<known()>(bias, terms(c), per_channel_, spread_.offset + x, place);
+          return add_terms<known()>(bias, terms_ + c * per_channel_, per_channel_, spread_.offset + x, place);
         });
         place += kLanes<Sum>;
         if (place >= weights_.length()) place -= weights_.length();

@@ -70,6 +70,14 @@ SEGEXT_INLINE Vec<T> broadcast(T value) {
   return value - Vec<T>{};  // less zero is itself, for -0 too: nothing is left to compute
 }
 
+// 0, 1, 2 and so on.
+template <class T>
+SEGEXT_INLINE Vec<Int<T>> lane_numbers() {
+  Vec<Int<T>> numbers;
+  for (int k = 0; k < kLanes<T>; ++k) numbers[k] = static_cast<Int<T>>(k);
+  return numbers;
+}
+
 template <class T>
 SEGEXT_INLINE Vec<T> load(const T* p) {
   Vec<T> v;

@@ -144,6 +144,9 @@ class PhaseWeights {
   // Elements after which a pattern starts again: a multiple of the period, and at least a vector.
   int64_t length() const { return length_; }
 
+  // Elements from a pattern to the next one.
+  int64_t pitch() const { return pitch_; }
+
   const Sum* bias(int64_t plane) const { return data_ + plane * count() * pitch_; }
   const Sum* taps(int64_t plane, int64_t i, int64_t m) const {
     return bias(plane) + (1 + i * spread_.taps_w + m) * pitch_;

@@ -1,0 +1,482 @@
+// The adjoint of upsampling: gradients of rows of output, added up for the input rows, weights and bias they came from.
+//
+// All happens in a frame as wide as a spread row of input (upsampling.h), where neighbouring columns are neighbouring
+// elements and each tap is a constant distance away:
+//
+//   stride 2         frame      A A B B C C           A: period of input column a
+//                   tap m = 0   0 1 2 3 4 5           the output column that sends through this tap
+//                   tap m = 1   2 3 4 5 . .           . has no column, and counts for nothing
+//
+// An element of the frame sums up gradients times weights, over taps and rows; the elements of a period are their input
+// column's gradient. A place in the period sums up gradients times input, over the frame; those are a tap's gradients.
+// Both go through the frame in units: periods that fill a vector, or one period of some vectors, whose elements keep
+// their place, so that weights and sums stay in registers from one unit to the next.
+#pragma once
+
+#include "../depthwise_conv_transpose2d_backward.h"
+#include "gradient_bands.h"
+#include "interleave.h"
+#include "transpose.h"
+#include "upsampling.h"
+
+namespace segext::SEGEXT_CPU_CAPABILITY {
+
+template <class E>
+class AdjointRows {
+  using Raw = typename E::Raw;
+  using Sum = SumOf<E>;
+  static constexpr int kN = kLanes<Sum>;
+
+ public:
+  // For `planes` planes at once: those of a group, each of `spread.depth` channels. A plane's number is that which
+  // `inputs` and `weights` know it by.
+  AdjointRows(const UpsamplingGradients& out, const void* input, const GradientBands& bands, const Upsampling& g,
+              const Spread& spread, int64_t planes, SpreadRows<E>& inputs, const PhaseWeights<E>& weights)
+      : out_(out),
+        input_(static_cast<const Raw*>(input)),
+        bands_(bands),
+        g_(g),
+        spread_(spread),
+        inputs_(inputs),
+        weights_(weights),
+        planes_(planes),
+        sources_(ceil_div(planes, g.multiplier)),
+        kept_(inputs.kept()),
+        columns_{clamp(spread.first, 0, g.width), clamp(spread.first + spread.columns, 0, g.width)},
+        unit_(larger(kN / spread.period, 1) * spread.period),
+        vectors_(ceil_div(unit_, kN)),
+        slots_(ceil_div(kept_ - 1, bands.rows) + 1) {
+    find_columns();
+    const int64_t elements = spread.offset + g.output_width * spread.depth;
+    margin_ = ceil_div((spread.taps_w - 1) * spread.period + unit_, kN) * kN;
+    row_pitch_ = ceil_div(2 * margin_ + elements, kN) * kN + kN;
+    strip_ = clamp(kStripBytes / (planes * row_pitch_ * static_cast<int64_t>(sizeof(Sum))), 1, g.stride_h);
+    rows_ = zeros(row_buffer_, planes * strip_ * row_pitch_);
+    read_ = read_buffer_.reserve(planes * strip_);
+    for (int64_t k = 0; k < planes * strip_; ++k) read_[k] = row(k / strip_, k % strip_);
+    frame_pitch_ = ceil_div((columns_.end - columns_.begin) * spread.period, unit_) * vectors_ * kN + 2 * kN;
+    if (out.input != nullptr) frames_ = zeros(frame_buffer_, sources_ * kept_ * frame_pitch_);
+    if (out.weight != nullptr) products_ = zeros(product_buffer_, slots_ * part_products());
+    taps_ = tap_buffer_.reserve(strip_ * spread.taps_w);
+  }
+
+  // Bands [begin, end), counted over all groups and samples. Calls fill(sample, group, y) for each output row that they
+  // see, which sets its gradients. The sums of a band are of the same terms in the same order whatever the range.
+  template <class F>
+  void run(int64_t begin, int64_t end, F&& fill) {
+    while (begin < end) {
+      const int64_t number = begin / bands_.count, first = begin % bands_.count;
+      const int64_t last = smaller(bands_.count, first + end - begin);
+      sample_ = number / bands_.groups;
+      group_ = number % bands_.groups;
+      owned_ = {first * bands_.rows, smaller(last * bands_.rows, g_.height)};
+      clear_bias_parts();
+      int64_t y = first == 0 ? 0 : first_row(owned_.begin);
+      for (int64_t h = owned_.begin; h < owned_.end; ++h) {
+        const int64_t last_row = h == g_.height - 1 ? g_.output_height : first_row(h + kept_);
+        while (y < last_row) {
+          const int64_t cell = cell_of(y);
+          const int64_t count = smaller(strip_, smaller(last_row, first_row(cell + 1)) - y);
+          for (filled_ = 0; filled_ < count; ++filled_) fill(sample_, group_, y + filled_);
+          for (int64_t plane = 0; plane < planes_; ++plane) add(plane, cell, y, count);
+          y += count;
+        }
+        finish_input(h);
+        if ((h + 1) % bands_.rows == 0 || h + 1 == owned_.end) finish_weight(h / bands_.rows);
+      }
+      begin += last - first;
+    }
+  }
+
+  // The gradients of a plane in the row to be filled, of the first output column at [0]. Whole vectors may be stored
+  // from any element of the row on; what lies beyond the row does not count.
+  Sum* row(int64_t plane) { return row(plane, filled_); }
+
+  // Or they are read where they lie.
+  void read_from(const Sum* gradients, int64_t plane) {
+    read_[plane * strip_ + filled_] = gradients;
+    Sum* edges = row(plane);
+    const int64_t elements = g_.output_width * spread_.depth;
+    std::memcpy(edges, gradients, left_edge_ * sizeof(Sum));
+    std::memcpy(edges + elements - right_edge_, gradients + elements - right_edge_, right_edge_ * sizeof(Sum));
+  }
+
+ private:
+  static constexpr int64_t kStripBytes = 65536;
+
+  // A tap by its column: where it is sent to from the frame, and what of that exists.
+  struct TapColumn {
+    int64_t distance;         // elements from one of the frame to the one of a row of output
+    Range inside;             // elements of the frame that see an output column
+    const Int<Sum>* present;  // places that have the tap, or null
+  };
+
+  // A tap of one row of output. All but `products` and `weight`, of place 0, are of element 0 of the frame.
+  struct Tap {
+    const Sum* gradients;
+    const Sum* edges;  // the same, with room around the row
+    const Sum* weight;
+    Sum* products;
+    const TapColumn* column;
+  };
+
+  static Sum* zeros(Buffer<Sum>& buffer, int64_t count) {
+    Sum* data = buffer.reserve(count);
+    std::memset(data, 0, count * sizeof(Sum));
+    return data;
+  }
+
+  // Output rows of a cell see the same rows of input: that of the cell and some before it.
+  int64_t cell_of(int64_t y) const { return (y + g_.origin_h) / g_.stride_h; }
+  int64_t first_row(int64_t cell) const { return clamp(cell * g_.stride_h - g_.origin_h, 0, g_.output_height); }
+
+  bool owns(int64_t h) const { return h >= owned_.begin && h < owned_.end; }
+
+  Sum* row(int64_t plane, int64_t r) const {
+    return rows_ + (plane * strip_ + r) * row_pitch_ + margin_ + spread_.offset;
+  }
+  Sum* frame(int64_t source, int64_t h) const { return frames_ + (source * kept_ + h % kept_) * frame_pitch_; }
+
+  int64_t part_products() const { return planes_ * g_.kernel_h * spread_.taps_w * vectors_ * kN; }
+  Sum* products(int64_t part, int64_t plane, int64_t i) const {
+    const int64_t tap = (plane * g_.kernel_h + i) * spread_.taps_w;
+    return products_ + part % slots_ * part_products() + tap * vectors_ * kN;
+  }
+
+  int64_t channel(int64_t plane) const { return (group_ * planes_ + plane) * spread_.depth; }
+
+  Sum* weight_part(int64_t part) const {
+    return static_cast<Sum*>(out_.weight) + (sample_ * bands_.count + part) * g_.channels * g_.kernel_h * g_.kernel_w;
+  }
+  Sum* bias_part(int64_t part) const {
+    return static_cast<Sum*>(out_.bias) + (sample_ * bands_.count + part) * g_.channels;
+  }
+
+  void find_columns() {
+    const int64_t length = (columns_.end - columns_.begin) * spread_.period;
+    const int64_t elements = g_.output_width * spread_.depth, width = vectors_ * kN;
+    tap_columns_ = column_buffer_.reserve(spread_.taps_w);
+    for (int64_t m = 0; m < spread_.taps_w; ++m) {
+      const int64_t distance = (columns_.begin + m - g_.origin_w / g_.stride_w) * spread_.period - spread_.offset;
+      const int64_t begin = clamp(-distance, 0, length), end = clamp(elements - distance, begin, length);
+      tap_columns_[m] = {distance, {begin, end}, weights_.present(m)};
+    }
+    const TapColumn &nearest = tap_columns_[0], &farthest = tap_columns_[spread_.taps_w - 1];
+    seen_ = {farthest.inside.begin / unit_, ceil_div(nearest.inside.end, unit_)};
+    whole_.begin = smaller(ceil_div(nearest.inside.begin, unit_), seen_.end);
+    whole_.end = larger((farthest.inside.end - width + unit_) / unit_, whole_.begin);
+    left_edge_ = clamp((whole_.begin - 1) * unit_ + width + farthest.distance, 0, elements);
+    right_edge_ = clamp(elements - whole_.end * unit_ - nearest.distance, 0, elements);
+  }
+
+  void clear_bias_parts() const {
+    if (out_.bias == nullptr) return;
+    for (int64_t h = owned_.begin; h < owned_.end; h += bands_.rows) {
+      std::memset(bias_part(h / bands_.rows) + channel(0), 0, planes_ * spread_.depth * sizeof(Sum));
+    }
+  }
+
+  // Output rows [y, y + count) of a plane, all of one cell.
+  void add(int64_t plane, int64_t cell, int64_t y, int64_t count) {
+    for (int64_t h = smaller(cell, g_.height - 1); h > cell - kept_ && h >= 0; --h) {
+      if (!owns(h)) continue;
+      const int taps = collect(plane, h, y, count);
+      if (out_.input != nullptr) add_to_input(frame(plane / g_.multiplier, h), taps);
+      if (out_.weight != nullptr) add_to_weight(input_row(plane, h), taps);
+    }
+    // Every output row counts once, with the input row it belongs to, whether that sees it or not.
+    const int64_t owner = smaller(cell, g_.height - 1);
+    if (out_.bias == nullptr || !owns(owner)) return;
+    for (int64_t r = 0; r < count; ++r)
+      add_to_bias(read_[plane * strip_ + r], bias_part(owner / bands_.rows) + channel(plane));
+  }
+
+  // The taps through which output rows see input row h.
+  int collect(int64_t plane, int64_t h, int64_t y, int64_t rows) {
+    int count = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t offset = y + r + g_.origin_h - h * g_.stride_h, i = quick_div(offset, g_.dilation_h);
+      if (i >= g_.kernel_h || i * g_.dilation_h != offset) continue;
+      const Sum *gradients = read_[plane * strip_ + r], *edges = row(plane, r), *weight = weights_.taps(plane, i, 0);
+      Sum* products = this->products(h / bands_.rows, plane, i);
+      for (int64_t m = 0; m < spread_.taps_w; ++m) {
+        const TapColumn& column = tap_columns_[m];
+        taps_[count++] = {gradients + column.distance, edges + column.distance, weight + m * weights_.pitch(),
+                          products + m * vectors_ * kN, &column};
+      }
+    }
+    return count;
+  }
+
+  // The spread input of the frame.
+  const Sum* input_row(int64_t plane, int64_t h) {
+    const int64_t inputs = g_.channels / g_.multiplier, pixels = g_.height * g_.width;
+    const int64_t source = (group_ * planes_ + plane) / g_.multiplier, step = g_.channels_last ? inputs : 1;
+    const Raw* first = input_ + sample_ * inputs * pixels + source * (g_.channels_last ? 1 : pixels);
+    return inputs_.row(plane, h, first + h * g_.width * step, step) + (columns_.begin - spread_.first) * spread_.period;
+  }
+
+  // Which lanes of a vector, `element` being the first, see an output column through a tap.
+  static SEGEXT_INLINE auto lanes_inside(const Tap& tap, int64_t element) {
+    const auto limit = [](int64_t lane) { return broadcast(static_cast<Int<Sum>>(clamp(lane, 0, kN))); };
+    const Vec<Int<Sum>> lanes = lane_numbers<Sum>();
+    return (lanes >= limit(tap.column->inside.begin - element)) & (lanes < limit(tap.column->inside.end - element));
+  }
+
+  void add_to_input(Sum* frame, int taps) const {
+    if (weights_.lacks_taps()) {
+      add_units<false>(frame, taps);
+    } else {
+      add_units<true>(frame, taps);
+    }
+  }
+
+  template <bool kAllTaps>
+  SEGEXT_INLINE void add_units(Sum* frame, int taps) const {
+    int64_t unit = seen_.begin;
+    for (; unit < whole_.begin; ++unit) add_units<1, kAllTaps, false>(frame, taps, unit);
+    for (; unit + 4 <= whole_.end; unit += 4) add_units<4, kAllTaps, true>(frame, taps, unit);
+    for (; unit < whole_.end; ++unit) add_units<1, kAllTaps, true>(frame, taps, unit);
+    for (; unit < seen_.end; ++unit) add_units<1, kAllTaps, false>(frame, taps, unit);
+  }
+
+  // kAllTaps: each place has each tap. kWhole: each element sees an output column through each.
+  template <int kUnits, bool kAllTaps, bool kWhole>
+  SEGEXT_INLINE void add_units(Sum* frame, int taps, int64_t unit) const {
+    for (int64_t v = 0; v < vectors_; ++v) {
+      Vec<Sum> sum[kUnits];
+      Sum* out = frame + (unit * vectors_ + v) * kN;
+#pragma GCC unroll 4
+      for (int k = 0; k < kUnits; ++k) sum[k] = load(out + k * vectors_ * kN);
+      const int64_t element = unit * unit_ + v * kN;
+      for (int t = 0; t < taps; ++t) {
+        const Tap& tap = taps_[t];
+        const Vec<Sum> weight = load(tap.weight + v * kN);
+#pragma GCC unroll 4
+        for (int k = 0; k < kUnits; ++k) {
+          const Vec<Sum> more = sum[k] + load((kWhole ? tap.gradients : tap.edges) + element + k * unit_) * weight;
+          if constexpr (kAllTaps && kWhole) {
+            sum[k] = more;
+          } else {
+            auto counts = lane_numbers<Sum>() >= 0;
+            if constexpr (!kAllTaps) counts &= load(tap.column->present + v * kN) != 0;
+            if constexpr (!kWhole) counts &= lanes_inside(tap, element);
+            sum[k] = counts ? more : sum[k];
+          }
+        }
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < kUnits; ++k) store(out + k * vectors_ * kN, sum[k]);
+    }
+  }
+
+  // A block of units at a time, whose rows stay in the first-level cache from one vector of a unit to the next.
+  void add_to_weight(const Sum* input, int taps) const {
+    const int64_t block = larger(kScratchBytes / (kMostTaps * unit_ * static_cast<int64_t>(sizeof(Sum))), 1);
+    for (int first = 0; first < taps; first += kMostTaps) {
+      const int count = static_cast<int>(smaller(taps - first, kMostTaps));
+      add_products<false>(first, count, input, {seen_.begin, whole_.begin});
+      for (int64_t unit = whole_.begin; unit < whole_.end; unit += block) {
+        add_products<true>(first, count, input, {unit, smaller(unit + block, whole_.end)});
+      }
+      add_products<false>(first, count, input, {whole_.end, seen_.end});
+    }
+  }
+
+  static constexpr int kMostTaps = 8;  // whose sums are in registers at once
+
+  template <bool kWhole>
+  SEGEXT_INLINE void add_products(int first, int count, const Sum* input, Range units) const {
+    if (units.empty()) return;
+    if (count == kMostTaps) return add_products<kMostTaps, kWhole>(first, input, units);
+    for (; count >= 4; first += 4, count -= 4) add_products<4, kWhole>(first, input, units);
+    for (; count >= 2; first += 2, count -= 2) add_products<2, kWhole>(first, input, units);
+    for (; count >= 1; ++first, --count) add_products<1, kWhole>(first, input, units);
+  }
+
+  template <int kTaps, bool kWhole>
+  SEGEXT_INLINE void add_products(int first, const Sum* input, Range units) const {
+    const Tap* taps = taps_ + first;
+    for (int64_t v = 0; v < vectors_; ++v) {
+      Vec<Sum> sum[kTaps];
+      const Sum* gradients[kTaps];
+#pragma GCC unroll 8
+      for (int t = 0; t < kTaps; ++t) {
+        sum[t] = load(taps[t].products + v * kN);
+        gradients[t] = kWhole ? taps[t].gradients : taps[t].edges;
+      }
+      for (int64_t element = units.begin * unit_ + v * kN; element < units.end * unit_; element += unit_) {
+        const Vec<Sum> value = load(input + element);
+#pragma GCC unroll 8
+        for (int t = 0; t < kTaps; ++t) {
+          const Vec<Sum> more = sum[t] + load(gradients[t] + element) * value;
+          if constexpr (kWhole) {
+            sum[t] = more;
+          } else {
+            sum[t] = lanes_inside(taps[t], element) ? more : sum[t];
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < kTaps; ++t) store(taps[t].products + v * kN, sum[t]);
+    }
+  }
+
+  void add_to_bias(const Sum* gradients, Sum* bias) const {
+    const int64_t depth = spread_.depth, elements = g_.output_width * depth;
+    if (depth > 1) {
+      for (int64_t e = 0; e < elements; e += depth) {
+        for (int64_t c = 0; c < depth; ++c) bias[c] += gradients[e + c];
+      }
+      return;
+    }
+    Vec<Sum> sums{};
+    for (int64_t e = 0; e < elements; e += kN) sums += load_up_to(gradients + e, elements - e);
+    Sum sum = 0;
+    for (int k = 0; k < kN; ++k) sum += sums[k];
+    *bias += sum;
+  }
+
+  // Input row h is complete: its gradients leave, and its place is free for another row.
+  void finish_input(int64_t h) {
+    if (out_.input == nullptr) return;
+    const int64_t inputs = g_.channels / g_.multiplier, depth = ceil_div(spread_.depth, g_.multiplier);
+    const int64_t step = g_.channels_last ? inputs : 1, count = g_.width * depth;
+    Sum* sums = zeros(sum_buffer_, g_.width * spread_.depth);
+    Raw* values = value_buffer_.reserve(count);
+    for (int64_t k = 0; k < sources_; ++k) {
+      fold(frame(k, h), sums + columns_.begin * spread_.depth);
+      std::memset(sums + columns_.end * spread_.depth, 0, (g_.width - columns_.end) * spread_.depth * sizeof(Sum));
+      std::memset(frame(k, h), 0, frame_pitch_ * sizeof(Sum));
+      if (depth < spread_.depth) add_neighbours(sums, count);
+      const int64_t source = group_ * sources_ + k;
+      Raw* out = static_cast<Raw*>(out_.input) + sample_ * inputs * g_.height * g_.width + h * g_.width * step +
+                 source * (g_.channels_last ? 1 : g_.height * g_.width);
+      narrow_run<E>(sums, count, step == depth ? out : values);
+      for (int64_t w = 0; step != depth && w < count; ++w) out[w * step] = values[w];
+    }
+  }
+
+  // The sum of each column's period, which leaves nothing of the frame.
+  void fold(Sum* frame, Sum* sums) const {
+    if (spread_.depth == 1) {
+      fold_elements(frame, sums);
+    } else {
+      fold_pixels(frame, sums);
+    }
+  }
+
+  void fold_elements(Sum* frame, Sum* sums) const {
+    const int64_t columns = columns_.end - columns_.begin, in_unit = unit_ / spread_.period;
+    int64_t period = spread_.period, pitch = vectors_ * kN;
+    for (; pitch == in_unit * period && period % 2 == 0; period /= 2, pitch /= 2) {
+      for (int64_t e = 0; e < columns * period; e += 2 * kN) {
+        const Vec<Sum> pair[] = {load(frame + e), load(frame + e + kN)};
+        store(frame + e / 2,
+              deinterleave<2, 0>(pair, LaneSequence<Sum>{}) + deinterleave<2, 1>(pair, LaneSequence<Sum>{}));
+      }
+    }
+    if (period == 1) {
+      std::memcpy(sums, frame, columns * sizeof(Sum));
+      return;
+    }
+    for (int64_t w = 0; w < columns; w += in_unit, frame += pitch) {
+      for (int64_t k = 0; k < smaller(in_unit, columns - w); ++k) {
+        Sum sum = 0;
+        for (int64_t p = 0; p < period; ++p) sum += frame[k * period + p];
+        sums[w + k] = sum;
+      }
+    }
+  }
+
+  // Whole vectors are stored: what reaches past a pixel is overwritten by the next, or is room to spare.
+  void fold_pixels(const Sum* frame, Sum* sums) const {
+    const int64_t columns = columns_.end - columns_.begin, in_unit = unit_ / spread_.period;
+    for (int64_t w = 0; w < columns; ++w, sums += spread_.depth) {
+      const Sum* pixels = frame + w / in_unit * vectors_ * kN + w % in_unit * spread_.period;
+      for (int64_t c = 0; c < spread_.depth; c += kN) {
+        Vec<Sum> sum{};
+        for (int64_t e = c; e < spread_.period; e += spread_.depth) sum += load(pixels + e);
+        store(sums + c, sum);
+      }
+    }
+  }
+
+  // The output channels of an input channel are neighbours.
+  void add_neighbours(Sum* sums, int64_t count) const {
+    for (int64_t k = 0; k < count; ++k) {
+      Sum sum = 0;
+      for (int64_t m = 0; m < g_.multiplier; ++m) sum += sums[k * g_.multiplier + m];
+      sums[k] = sum;
+    }
+  }
+
+  // A part is complete: its gradients leave, and its place is free for another one.
+  void finish_weight(int64_t part) {
+    if (out_.weight == nullptr) return;
+    const int64_t taps = g_.kernel_h * g_.kernel_w;
+    for (int64_t plane = 0; plane < planes_; ++plane) {
+      Sum* out = weight_part(part) + channel(plane) * taps;
+      for (int64_t i = 0; i < g_.kernel_h; ++i, out += g_.kernel_w) put_kernel_row(products(part, plane, i), out, taps);
+    }
+    std::memset(products(part, 0, 0), 0, part_products() * sizeof(Sum));
+  }
+
+  // The taps of a kernel row, from their places in the sums of each column of taps; channels are `pitch` elements
+  // apart.
+  void put_kernel_row(const Sum* column, Sum* out, int64_t pitch) const {
+    const int64_t column_pitch = vectors_ * kN;
+    if (unit_ == spread_.period && g_.dilation_w == 1) {
+      for (int64_t j = 0; j < g_.kernel_w; j += g_.stride_w, column += column_pitch) {
+        transpose<8>(column, spread_.depth, smaller(g_.stride_w, g_.kernel_w - j), spread_.depth, out + j, pitch);
+      }
+      return;
+    }
+    for (int64_t j = 0, phase = 0; j < g_.kernel_w; ++j, ++out) {
+      const Sum* place = column + phase * spread_.depth;
+      for (int64_t c = 0; c < spread_.depth; ++c) {
+        Sum sum = place[c];
+        for (int64_t e = c + spread_.period; e < unit_; e += spread_.period) sum += place[e];
+        out[c * pitch] = sum;
+      }
+      for (phase += g_.dilation_w; phase >= g_.stride_w; phase -= g_.stride_w) column += column_pitch;
+    }
+  }
+
+  const UpsamplingGradients& out_;
+  const Raw* input_;
+  const GradientBands& bands_;
+  const Upsampling& g_;
+  const Spread& spread_;
+  SpreadRows<E>& inputs_;
+  const PhaseWeights<E>& weights_;
+  const int64_t planes_;   // of output
+  const int64_t sources_;  // planes of input
+  const int64_t kept_;     // input rows that an output row sees at most
+  const Range columns_;    // of input, that the frame has: those that an output column may see
+  const int64_t unit_;     // elements of a unit, of which a frame has so many vectors
+  const int64_t vectors_;
+  const int64_t slots_;  // parts that an output row adds to at most
+  Range seen_{};         // units of which any element sees an output column, and of which all do through all taps
+  Range whole_{};
+  int64_t left_edge_ = 0, right_edge_ = 0;  // elements of a row of output that units which are not whole see
+  int64_t margin_ = 0;  // before and after a row of gradients: where taps point to that see no output column
+  int64_t strip_ = 0;   // rows of gradients that are there at a time
+  int64_t row_pitch_ = 0, frame_pitch_ = 0;
+  int64_t sample_ = 0, group_ = 0;
+  int64_t filled_ = 0;
+  Range owned_{};               // input rows whose gradients are wanted
+  Sum* rows_ = nullptr;         // [planes, strip, row_pitch]
+  Sum* frames_ = nullptr;       // [sources, kept, frame_pitch]
+  Sum* products_ = nullptr;     // [slots, planes, kernel_h, taps_w, vectors]
+  const Sum** read_ = nullptr;  // [planes, strip]: where the rows are read from
+  TapColumn* tap_columns_ = nullptr;
+  Tap* taps_ = nullptr;
+  Buffer<Sum> row_buffer_, frame_buffer_, product_buffer_, sum_buffer_;
+  Buffer<Raw> value_buffer_;
+  Buffer<const Sum*> read_buffer_;
+  Buffer<TapColumn> column_buffer_;
+  Buffer<Tap> tap_buffer_;
+};
+
+}  // namespace segext::SEGEXT_CPU_CAPABILITY
