@@ -66,6 +66,7 @@ GLUE = ["csrc/library.cpp", *(f"csrc/ops/{stem}.cpp" for stem in OPS)]
 CUDA_STEMS = (
     "depthwise_argmax",
     "depthwise_conv_transpose2d",
+    "depthwise_conv_transpose2d_backward",
     "depthwise_cross_entropy",
     "depthwise_cross_entropy_backward",
     "gather",

@@ -234,7 +234,7 @@ class _DepthwiseConvTranspose2d(torch.autograd.Function):
         _output_size, *window, addend_origin, channels_last = ctx.static
         *needs, needs_addend, _ = ctx.needs_input_grad
         needs[2] = needs[2] and ctx.has_bias
-        if _is_differentiated() or grad_output.is_cuda:  # which has no kernels for it
+        if _is_differentiated():
             gradients = _upsampling_gradients(grad_output, *ctx.saved_tensors, *window, needs)
         else:
             found = depthwise_conv_transpose2d_backward(grad_output, *ctx.saved_tensors, *window, channels_last, *needs)

@@ -9,6 +9,7 @@ import torch.nn.functional as stock
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, LAYOUTS, channels_last, contiguous, name, normal, threads
+from torch._dynamo.backends.common import aot_autograd
 from torch.testing._internal.common_methods_invocations import op_db
 
 import segext.functional as own
@@ -494,6 +495,24 @@ def test_compiles_and_exports(dynamic):
                 torch.testing.assert_close(actual, expected)
     compiled(x)[0].sum().backward()
     assert head.up.weight.grad.isfinite().all()
+
+
+def test_a_compiled_step_shows_the_gradients_as_one_op():
+    head, x = nn.ConvTranspose2d(5, 5, 4, 2, 1, groups=5), normal((2, 5, 6, 7))
+    head(x).square().sum().backward()
+    expected, nodes = [parameter.grad.clone() for parameter in head.parameters()], []
+    head.zero_grad()
+
+    def backend(graph, _):
+        nodes.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(head, fullgraph=True, backend=aot_autograd(fw_compiler=backend, bw_compiler=backend))
+    compiled(x).square().sum().backward()
+    for parameter, grad in zip(head.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+    assert "segext.depthwise_conv_transpose2d_backward.default" in nodes
 
 
 def test_autocast():

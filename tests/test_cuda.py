@@ -40,6 +40,7 @@ OPS = (
     "switches_from_indices",
     "switches_repack",
     "depthwise_conv_transpose2d",
+    "depthwise_conv_transpose2d_backward",
     "depthwise_conv_transpose2d_argmax",
     "depthwise_conv_transpose2d_cross_entropy",
     "depthwise_conv_transpose2d_cross_entropy_backward",
@@ -47,7 +48,11 @@ OPS = (
 # Unpooling by int64 indices keeps, while it runs, the last element that names each pixel.
 WITH_SCRATCH = {"max_unpool2d_indices", "max_unpool2d_indices_backward"}
 # Sums that come in parts, and two numbers for each pixel: how many tensors, of fewer bytes than the scores.
-WITH_PARTS = {"depthwise_conv_transpose2d_cross_entropy": 1, "depthwise_conv_transpose2d_cross_entropy_backward": 3}
+WITH_PARTS = {
+    "depthwise_conv_transpose2d_backward": 2,
+    "depthwise_conv_transpose2d_cross_entropy": 1,
+    "depthwise_conv_transpose2d_cross_entropy_backward": 3,
+}
 
 
 def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
@@ -110,6 +115,12 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
         "depthwise_conv_transpose2d": (
             map,
             lambda x: ops.depthwise_conv_transpose2d(x, weight, bias, addend, *upsampling, (4, 3), last),
+        ),
+        "depthwise_conv_transpose2d_backward": (
+            layout(normal((SHAPE[0], channels, 39, 44), dtype, seed=6).to(device)),
+            lambda grad: ops.depthwise_conv_transpose2d_backward(
+                grad, map, weight, *upsampling[1:], last, True, True, True
+            ),
         ),
         "depthwise_conv_transpose2d_argmax": (
             map,

@@ -134,6 +134,10 @@ def upsampling_results(case: UpsamplingCase, device: torch.device | str) -> Iter
     window = (size, stride, origin, dilation)
     yield "upsampling", ops.depthwise_conv_transpose2d(x, weight, None, None, *window, (0, 0), last)
     yield "upsampling, add", ops.depthwise_conv_transpose2d(x, weight, bias, addend, *window, (3, 1), last)
+    grad = addend[..., : size[0], : size[1]]
+    gradients = ops.depthwise_conv_transpose2d_backward(grad, x, weight, *window[1:], last, True, True, True)
+    for name, gradient in zip(("input", "weight", "bias"), gradients, strict=True):
+        yield f"gradient of {name}", gradient
     labels, scores = ops.depthwise_conv_transpose2d_argmax(x, weight, bias, *window, last, True)
     yield "argmax", labels
     yield "argmax, scores", scores

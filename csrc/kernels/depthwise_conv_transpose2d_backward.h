@@ -40,7 +40,10 @@ struct SumPartsParams {
 Work depthwise_conv_transpose2d_backward_work(const DepthwiseConvTranspose2dBackwardParams& params);
 void depthwise_conv_transpose2d_backward_cpu(const DepthwiseConvTranspose2dBackwardParams& params, int64_t begin,
                                              int64_t end);
+CudaStatus depthwise_conv_transpose2d_backward_cuda(const DepthwiseConvTranspose2dBackwardParams& params,
+                                                    CudaStream stream);
 GradientParts depthwise_conv_transpose2d_backward_cpu_parts(const Upsampling& geometry);
+GradientParts depthwise_conv_transpose2d_backward_cuda_parts(const Upsampling& geometry);
 
 Work sum_parts_work(const SumPartsParams& params);
 void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end);

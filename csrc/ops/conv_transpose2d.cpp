@@ -1,5 +1,7 @@
-// Transposed convolutions whose channels do not mix, and their label maps, for every device that has kernels; and their
-// gradients, for the CPU.
+// Transposed convolutions whose channels do not mix, their gradients and their label maps, for every device that has
+// kernels.
+#include <torch/csrc/stable/ops.h>
+
 #include <tuple>
 
 #include "pooling.h"
@@ -84,28 +86,29 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Ten
   const Operands operands(input, weight, std::nullopt, channels_last);
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
-  const GradientParts counts = depthwise_conv_transpose2d_backward_cpu_parts(g);
+  const bool any = grad_output.numel() > 0;
+  const GradientParts counts =
+      any ? gradient_parts(grad, g, depthwise_conv_transpose2d_backward_cpu_parts) : GradientParts{0, 0};
   const Parts weights(needs_weight, input, sizes_of(weight), counts.weight);
   const Parts biases(needs_bias, input, {g.channels}, counts.bias);
-  if (g.samples > 0 && (needs_input || needs_weight || needs_bias)) {
+  if (!any) {
+    torch::stable::fill_(grad_input, 0);
+  } else if (needs_input || needs_weight || needs_bias) {
     const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
                                         biases.data()};
     const DepthwiseConvTranspose2dBackwardParams params{grad.const_data_ptr(), operands.params(op, g), gradients};
-    run(grad, SEGEXT_CPU_KERNEL(DepthwiseConvTranspose2dBackwardParams, depthwise_conv_transpose2d_backward), params);
+    run(grad, SEGEXT_KERNEL(DepthwiseConvTranspose2dBackwardParams, depthwise_conv_transpose2d_backward), params);
   }
   return {grad_input, weights.total(op), biases.total(op)};
 }
 
 void register_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("depthwise_conv_transpose2d", TORCH_BOX(&depthwise_conv_transpose2d));
+  library.impl("depthwise_conv_transpose2d_backward", TORCH_BOX(&depthwise_conv_transpose2d_backward));
   library.impl("depthwise_conv_transpose2d_argmax", TORCH_BOX(&depthwise_conv_transpose2d_argmax));
 }
 
 SEGEXT_REGISTER(register_kernels)
-
-STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) {
-  library.impl("depthwise_conv_transpose2d_backward", TORCH_BOX(&depthwise_conv_transpose2d_backward));
-}
 
 }  // namespace
 }  // namespace segext::ops

@@ -52,15 +52,13 @@ Call make_call(const char* op, const Tensor& input, const Tensor& weight, const 
   return call;
 }
 
-// In how many parts CUDA kernels leave totals and gradients.
+// In how many parts CUDA kernels leave totals.
 #if defined(SEGEXT_WITH_CUDA)
 int64_t cuda_parts(const Upsampling& geometry, ElementType type) {
   return depthwise_cross_entropy_cuda_parts(geometry, type);
 }
-GradientParts cuda_parts(const Upsampling& geometry) { return depthwise_cross_entropy_backward_cuda_parts(geometry); }
 #else
 int64_t cuda_parts(const Upsampling&, ElementType) { return 0; }
-GradientParts cuda_parts(const Upsampling&) { return {0, 0}; }
 #endif
 
 // What the op gives: losses, of each pixel or their sum, and the weight of the pixels that count.
@@ -141,9 +139,8 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
   check_device(op, "grad_loss", grad_loss, "input", input);
   const Upsampling& g = call.geometry;
   const bool any = target.numel() > 0;
-  const GradientParts counts = !any              ? GradientParts{0, 0}
-                               : target.is_cpu() ? depthwise_cross_entropy_backward_cpu_parts(g)
-                                                 : cuda_parts(g);
+  const GradientParts counts =
+      any ? gradient_parts(target, g, depthwise_cross_entropy_backward_cpu_parts) : GradientParts{0, 0};
   const Tensor grad = dense(grad_loss, false);
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);

@@ -37,6 +37,10 @@ struct Operands {
 // What sums of elements of `tensor` are taken in.
 ScalarType sum_type(const Tensor& tensor);
 
+// How many parts gradients come in on `tensor`'s device; `on_cpu` tells it for the CPU.
+GradientParts gradient_parts(const Tensor& tensor, const Upsampling& geometry,
+                             GradientParts (*on_cpu)(const Upsampling&));
+
 // Room for a gradient that comes in parts, and for their sum; empty if it is not needed.
 class Parts {
  public:

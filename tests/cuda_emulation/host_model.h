@@ -310,6 +310,16 @@ inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int6
   return sum;
 }
 
+// Adds what a gradient of that value gives those of input, weight and bias.
+inline void add_gradients(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x,
+                          double gradient, double* input, double* weight, double* bias) {
+  bias[c] += gradient;
+  for_each_product(p.geometry, n, c, y, x, [&](int64_t from, int64_t tap) {
+    input[from] += gradient * load(p.weight, p.type, tap);
+    weight[tap] += gradient * load(p.input, p.type, from);
+  });
+}
+
 inline void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& p, void* output) {
   const Upsampling& g = p.geometry;
   for (int64_t n = 0; n < g.samples; ++n) {
@@ -405,6 +415,22 @@ inline void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& p, double
 }
 
 // Gradients of input, weight and bias, zero before.
+inline void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardParams& p, double* input,
+                                                double* weight, double* bias) {
+  const Upsampling& g = p.call.geometry;
+  for (int64_t n = 0; n < g.samples; ++n) {
+    for (int64_t c = 0; c < g.channels; ++c) {
+      for (int64_t y = 0; y < g.output_height; ++y) {
+        for (int64_t x = 0; x < g.output_width; ++x) {
+          const int64_t at = element(g.channels_last, g.channels, g.output_height, g.output_width, n, c, y, x);
+          add_gradients(p.call, n, c, y, x, load(p.grad_output, p.call.type, at), input, weight, bias);
+        }
+      }
+    }
+  }
+}
+
+// Likewise.
 inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams& p, double* input,
                                              double* weight, double* bias) {
   const Upsampling& g = p.scores.geometry;
@@ -417,12 +443,7 @@ inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackward
         const double grad =
             load(p.grad_loss, sum_type, p.one_value ? 0 : (n * g.output_height + y) * g.output_width + x);
         for (int64_t c = 0; c < g.channels; ++c) {
-          const double by_score = grad * pixel.by_score[c];
-          bias[c] += by_score;
-          for_each_product(g, n, c, y, x, [&](int64_t from, int64_t tap) {
-            input[from] += by_score * load(p.scores.weight, type, tap);
-            weight[tap] += by_score * load(p.scores.input, type, from);
-          });
+          add_gradients(p.scores, n, c, y, x, grad * pixel.by_score[c], input, weight, bias);
         }
       }
     }

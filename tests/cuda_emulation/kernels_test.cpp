@@ -478,9 +478,6 @@ class Tester {
     const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (weighted ? ", weighted" : "") +
                              (special ? ", special" : "") + ", smoothing " + std::to_string(smoothing);
     const double tolerance = type == ElementType::kFloat64 ? 1e-12 : 1e-5;
-    const double narrow_tolerance = type == ElementType::kFloat16    ? 1e-3
-                                    : type == ElementType::kBFloat16 ? 8e-3
-                                                                     : tolerance;
     {
       Array losses(pixels, sum_size, false), loss(1, sum_size, false), total_weight(1, sum_size, false),
           parts(2 * depthwise_cross_entropy_cuda_parts(g, type), 8, false);
@@ -503,33 +500,70 @@ class Tester {
       }
       expect_close(total_weight, {expected_weight}, sum_type, tolerance, "depthwise_cross_entropy weight", what);
     }
-    const GradientParts parts = depthwise_cross_entropy_backward_cuda_parts(g);
-    const bool wants_input = random_() % 4 != 0, wants_weight = random_() % 4 != 0, wants_bias = random_() % 4 != 0;
-    Array grad_loss(reduces ? 1 : pixels, sum_size, false), grad_input(inputs, size, false),
-        grad_weight(weights, size, false), grad_bias(g.channels, size, false),
-        weight_parts(parts.weight * weights, sum_size, false), bias_parts(parts.bias * g.channels, sum_size, false),
-        normalizers(2 * pixels, sum_size, false);
+    Array grad_loss(reduces ? 1 : pixels, sum_size, false), normalizers(2 * pixels, sum_size, false);
     fill(&grad_loss, sum_type, false);
-    const DepthwiseCrossEntropyBackwardParams params{
-        scores,
-        criterion,
-        grad_loss.data(),
-        reduces,
-        {wants_input ? grad_input.data() : nullptr, wants_weight ? weight_parts.data() : nullptr,
-         wants_bias ? bias_parts.data() : nullptr},
-        normalizers.data()};
-    expect_success(depthwise_cross_entropy_backward_cuda(params, nullptr), "depthwise_cross_entropy_backward", what);
-    const SumPartsParams sums[] = {{weight_parts.data(), grad_weight.data(), parts.weight, weights, type},
-                                   {bias_parts.data(), grad_bias.data(), parts.bias, g.channels, type}};
-    for (const SumPartsParams& sum : sums) expect_success(sum_parts_cuda(sum, nullptr), "sum_parts", what);
-    std::vector<double> by_input(inputs), by_weight(weights), by_bias(g.channels);
-    host_model::depthwise_cross_entropy_backward(params, by_input.data(), by_weight.data(), by_bias.data());
-    if (wants_input) expect_close(grad_input, by_input, type, narrow_tolerance, "gradient of the input", what);
-    if (wants_weight) expect_close(grad_weight, by_weight, type, narrow_tolerance, "gradient of the weight", what);
-    if (wants_bias) expect_close(grad_bias, by_bias, type, narrow_tolerance, "gradient of the bias", what);
+    DepthwiseCrossEntropyBackwardParams params{scores, criterion, grad_loss.data(), reduces, {}, normalizers.data()};
+    gradients(g, type, &params.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
+      expect_success(depthwise_cross_entropy_backward_cuda(params, nullptr), "depthwise_cross_entropy_backward", what);
+      host_model::depthwise_cross_entropy_backward(params, by_input, by_weight, by_bias);
+    });
+  }
+
+  // `special`: NaN and infinities here and there in the output's gradient.
+  void upsample_backward(const Upsampling& g, ElementType type, bool special) {
+    const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
+    if (outputs == 0 || !takes_next()) return;  // the launchers are not called for nothing
+    ++cases_;
+    const int size = element_size(type);
+    Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, false),
+        weight(g.channels * g.kernel_h * g.kernel_w, size, false), grad(outputs, size, false);
+    for (Array* array : {&input, &weight, &grad}) fill(array, type, false);
+    for (int64_t k = 0; special && k < outputs; k += 1 + static_cast<int64_t>(random_() % 64)) {
+      host_model::store(grad.data(), type, k, std::numeric_limits<double>::infinity());
+    }
+    DepthwiseConvTranspose2dBackwardParams params{};
+    params.grad_output = grad.data();
+    params.call.input = input.data();
+    params.call.weight = weight.data();
+    params.call.geometry = g;
+    params.call.type = type;
+    const std::string what = describe(g, type) + (special ? ", special" : "");
+    gradients(g, type, &params.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
+      expect_success(depthwise_conv_transpose2d_backward_cuda(params, nullptr), "depthwise_conv_transpose2d_backward",
+                     what);
+      host_model::depthwise_conv_transpose2d_backward(params, by_input, by_weight, by_bias);
+    });
   }
 
  private:
+  // Makes room for some of the gradients of an upsampling. `run` finds them, and what they should be.
+  template <class Run>
+  void gradients(const Upsampling& g, ElementType type, UpsamplingGradients* out, const std::string& what,
+                 const Run& run) {
+    const int size = element_size(type), sum_size = type == ElementType::kFloat64 ? 8 : 4;
+    const int64_t inputs = g.samples * g.channels / g.multiplier * g.height * g.width;
+    const int64_t weights = g.channels * g.kernel_h * g.kernel_w;
+    const GradientParts parts = depthwise_conv_transpose2d_backward_cuda_parts(g);
+    const bool wants_input = random_() % 4 != 0, wants_weight = random_() % 4 != 0, wants_bias = random_() % 4 != 0;
+    Array grad_input(inputs, size, false), grad_weight(weights, size, false), grad_bias(g.channels, size, false),
+        weight_parts(parts.weight * weights, sum_size, false), bias_parts(parts.bias * g.channels, sum_size, false);
+    if (wants_input) out->input = grad_input.data();
+    if (wants_weight) out->weight = weight_parts.data();
+    if (wants_bias) out->bias = bias_parts.data();
+    std::vector<double> by_input(inputs), by_weight(weights), by_bias(g.channels);
+    run(by_input.data(), by_weight.data(), by_bias.data());
+    const SumPartsParams sums[] = {{weight_parts.data(), grad_weight.data(), parts.weight, weights, type},
+                                   {bias_parts.data(), grad_bias.data(), parts.bias, g.channels, type}};
+    for (const SumPartsParams& sum : sums) expect_success(sum_parts_cuda(sum, nullptr), "sum_parts", what);
+    const double tolerance = type == ElementType::kFloat64    ? 1e-12
+                             : type == ElementType::kFloat16  ? 1e-3
+                             : type == ElementType::kBFloat16 ? 8e-3
+                                                              : 1e-5;
+    if (wants_input) expect_close(grad_input, by_input, type, tolerance, "gradient of the input", what);
+    if (wants_weight) expect_close(grad_weight, by_weight, type, tolerance, "gradient of the weight", what);
+    if (wants_bias) expect_close(grad_bias, by_bias, type, tolerance, "gradient of the bias", what);
+  }
+
   int64_t share_, part_, counter_ = 0, cases_ = 0;
   std::mt19937 random_{12345};
 };
@@ -725,7 +759,7 @@ void test_upsampling(Tester* tester) {
 
 // Also sizes around the tiles whose gradients a block makes: eight rows of input, or four of float64, and one column
 // less than 256 columns of output are cells.
-void test_cross_entropy(Tester* tester) {
+void test_gradients(Tester* tester) {
   std::vector<Upsample> shapes = upsamplings();
   const Upsample around_tiles[] = {
       {1, 2, 1, 2, 127, {4, 4}, {2, 2}, {1, 1}},
@@ -743,6 +777,8 @@ void test_cross_entropy(Tester* tester) {
     for (size_t k = 0; k < shapes.size(); ++k) {
       const Upsampling g = geometry_of(shapes[k], channels_last);
       if (g.channels * g.kernel_h * g.kernel_w > 8192) continue;  // a block for each weight takes long here
+      tester->upsample_backward(g, kFloatTypes[(k + channels_last) % 4], false);
+      tester->upsample_backward(g, kFloatTypes[(k + channels_last + 2) % 4], true);
       tester->cross_entropy(g, kFloatTypes[(k + channels_last) % 4], kSmoothings[k % 3], k % 2 == 0, false);
       tester->cross_entropy(g, kFloatTypes[(k + channels_last + 1) % 2], kSmoothings[(k + 1) % 3], k % 4 < 2, true);
     }
@@ -779,7 +815,7 @@ int main(int argc, char** argv) {
   test_scatter_and_gather(&tester);
   test_indices(&tester);
   test_upsampling(&tester);
-  test_cross_entropy(&tester);
+  test_gradients(&tester);
   for (const auto& [kernel, count] : launches()) std::printf("%s: %ld launches\n", kernel_name(kernel).c_str(), count);
   std::printf("%ld cases, %s order\n", tester.cases(), order.c_str());
   return 0;

@@ -92,7 +92,7 @@ class AdjointRows {
   // from any element of the row on; what lies beyond the row does not count.
   Sum* row(int64_t plane) { return row(plane, filled_); }
 
-  // Or they are read where they lie.
+  // Or they are read where they lie, but for the ends of the row, next to which there may be no memory.
   void read_from(const Sum* gradients, int64_t plane) {
     read_[plane * strip_ + filled_] = gradients;
     Sum* edges = row(plane);
@@ -102,9 +102,10 @@ class AdjointRows {
   }
 
  private:
+  // Of rows that are there at a time: they stay in the second-level cache.
   static constexpr int64_t kStripBytes = 65536;
 
-  // A tap by its column: where it is sent to from the frame, and what of that exists.
+  // What a column of taps has in common: where it leads to from the frame, and what of that exists.
   struct TapColumn {
     int64_t distance;         // elements from one of the frame to the one of a row of output
     Range inside;             // elements of the frame that see an output column
@@ -187,8 +188,8 @@ class AdjointRows {
     // Every output row counts once, with the input row it belongs to, whether that sees it or not.
     const int64_t owner = smaller(cell, g_.height - 1);
     if (out_.bias == nullptr || !owns(owner)) return;
-    for (int64_t r = 0; r < count; ++r)
-      add_to_bias(read_[plane * strip_ + r], bias_part(owner / bands_.rows) + channel(plane));
+    Sum* bias = bias_part(owner / bands_.rows) + channel(plane);
+    for (int64_t r = 0; r < count; ++r) add_to_bias(read_[plane * strip_ + r], bias);
   }
 
   // The taps through which output rows see input row h.

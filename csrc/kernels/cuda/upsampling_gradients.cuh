@@ -1,0 +1,504 @@
+// Gradients of upsampling from the gradients of its output, whatever those come from. Everything is gathered, in one
+// order.
+//
+//   depthwise_input_gradient_cells_kernel    kernels that span at most two strides, such as every bilinear one
+//   depthwise_weight_gradient_cells_kernel   likewise; of weights and bias
+//   depthwise_input_gradient_kernel          everything else: one element a thread
+//   depthwise_weight_gradient_kernel         likewise: one weight a block
+//   depthwise_bias_gradient_kernel           likewise
+//
+// A Source has the output's gradients: plane(sample, c).at(pixel, score) is that of one element. `pixel` counts through
+// all samples; score() makes the element itself, for a source whose gradients depend on it.
+#pragma once
+
+#include "../depthwise_conv_transpose2d_backward.h"
+#include "block_sum.cuh"
+#include "score_cells.cuh"
+
+namespace segext {
+
+// ---- Kernels that span at most two strides --------------------------------------------------------------------------
+
+// What a pixel of a cell sees of a row of input, of one class; columns that do not exist are zero.
+template <typename Wide>
+struct InputPair {
+  Wide own = 0, left = 0;
+  bool exists = false;
+};
+
+// A column of output, and what it sees of the input of one class.
+template <typename T>
+struct ClassColumn {
+  using Wide = typename Element<T>::Wide;
+  const T* own;  // of row 0
+  int32_t own_j, left_j;
+  bool has_own, has_left;
+
+  __device__ __forceinline__ ClassColumn(const T* __restrict__ plane, const UpsamplingShape<int32_t>& shape, int32_t w,
+                                         int32_t phase)
+      : own(plane + w * static_cast<int64_t>(shape.input.column_stride)),
+        own_j(shape.columns.tap_at(phase)),
+        left_j(shape.columns.tap_at(phase + shape.columns.stride)),
+        has_own(own_j >= 0 && w < shape.columns.pooled_size),
+        has_left(left_j >= 0 && w >= 1 && w - 1 < shape.columns.pooled_size) {}
+
+  __device__ __forceinline__ InputPair<Wide> read(const UpsamplingShape<int32_t>& shape, int32_t h) const {
+    InputPair<Wide> pair;
+    pair.exists = h >= 0 && h < shape.rows.pooled_size;
+    const T* pixel = own + h * static_cast<int64_t>(shape.input.row_stride);
+    if (pair.exists && has_own) pair.own = Element<T>::widen(*pixel);
+    if (pair.exists && has_left) pair.left = Element<T>::widen(*(pixel - shape.input.column_stride));
+    return pair;
+  }
+};
+
+// The weights of a pixel of a cell: by row of input, the cell's and the one above, and by column, its own and the left.
+// Zero where there is no tap.
+template <typename Wide>
+struct alignas(kVectorBytes) PixelWeights {
+  Wide tap[2][2] = {};
+
+  template <typename T>
+  __device__ __forceinline__ static PixelWeights load(const WeightsInMemory<T, int32_t>& weights,
+                                                      const UpsamplingShape<int32_t>& shape, int32_t c, int32_t row,
+                                                      int32_t column) {
+    PixelWeights result;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int32_t i = tap_row(shape.rows, row, k / 2);
+      const int32_t j = shape.columns.tap_at(column + k % 2 * shape.columns.stride);
+      if (i >= 0 && j >= 0) result.tap[k / 2][k % 2] = weights.at(c, i, j);
+    }
+    return result;
+  }
+
+  // In the order of the forward kernels: so that the largest score stays the largest.
+  __device__ __forceinline__ Wide score(Wide bias, const InputPair<Wide>& row, bool sees_row,
+                                        const InputPair<Wide>& above, bool sees_above) const {
+    Wide sum = bias;
+    if (sees_row) sum = multiply_add(row.own, tap[0][0], multiply_add(row.left, tap[0][1], sum));
+    if (sees_above) sum = multiply_add(above.own, tap[1][0], multiply_add(above.left, tap[1][1], sum));
+    return sum;
+  }
+};
+
+// The division of an input among blocks: each has a tile of one plane, rows by cells - 1. Its threads have a column of
+// output each and go down the tile's cells, of which neighbouring tiles share the last row and column.
+struct GradientTiles {
+  int32_t rows;
+  int32_t cells;  // columns of cells
+  int32_t pitch;  // of the sums of a cell's columns: odd, so that threads that add up neighbouring cells do not collide
+  Divisor<int32_t> by_strips, by_segments, by_inputs, by_columns;
+
+  struct Tile {
+    int32_t sample, input, row, column;
+  };
+
+  __device__ __forceinline__ Tile tile() const {
+    int32_t strip, segment;
+    Tile tile;
+    const int32_t plane = by_segments.divide(by_strips.divide(static_cast<int32_t>(blockIdx.x), &strip), &segment);
+    tile.sample = by_inputs.divide(plane, &tile.input);
+    tile.row = segment * rows;
+    tile.column = strip * (cells - 1);
+    return tile;
+  }
+};
+
+// Gradients of a tile of the input. A pixel of a cell sends to four pixels of input:
+//
+//     input    A B      cell of D    d d     sends to A, B, C and D, by four taps
+//              C D                   d d
+//
+// A thread adds up what its column of a cell row sends to the row above and to its own, of each to two columns; the
+// former, with what the cells above sent, is complete. Then threads add up the columns of two neighbouring cells for
+// each pixel of the tile.
+template <typename T, typename Source>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    depthwise_input_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients, T* __restrict__ grad_input,
+                                          UpsamplingShape<int32_t> shape, GradientTiles tiles) {
+  using Wide = typename Element<T>::Wide;
+  auto* weights = dynamic_shared_memory<PixelWeights<Wide>>();  // [stride_h, stride_w]
+  const int32_t stride_h = shape.rows.stride, stride_w = shape.columns.stride, cell_pixels = stride_h * stride_w;
+  Wide* sums = reinterpret_cast<Wide*>(weights + cell_pixels);  // [rows, 2, cells, pitch]; own, left
+  const int32_t side = tiles.cells * tiles.pitch;
+
+  const auto tile = tiles.tile();
+  int32_t phase;
+  const int32_t cell = shape.columns.by_stride.divide(static_cast<int32_t>(threadIdx.x), &phase);
+  const int32_t w = tile.column + cell, x = w * stride_w - shape.columns.padding + phase;
+  const bool works = cell < tiles.cells && shape.columns.contains(x);
+  Wide* own_sums = sums + cell * tiles.pitch + phase;
+  if (cell < tiles.cells) {
+    for (int r = 0; r < 2 * tiles.rows; ++r) own_sums[r * side] = 0;
+  }
+
+  const int64_t sample_input = tile.sample * static_cast<int64_t>(shape.input.elements);
+  const T* plane = operands.input + sample_input + tile.input * static_cast<int64_t>(shape.input.channel_stride);
+  const int64_t column_pixel = tile.sample * static_cast<int64_t>(shape.rows.size) * shape.columns.size + x;
+  const ClassColumn<T> column(plane, shape, w, phase);
+  const WeightsInMemory<T, int32_t> in_memory{operands.weight, shape.rows.kernel, shape.columns.kernel};
+  for (int32_t k = 0; k < shape.multiplier; ++k) {
+    const int32_t c = tile.input * shape.multiplier + k;
+    __syncthreads();  // nobody reads the weights before
+    for (int32_t e = static_cast<int32_t>(threadIdx.x); e < cell_pixels; e += Launch::kBlockThreads) {
+      int32_t e_column;
+      const int32_t e_row = shape.columns.by_stride.divide(e, &e_column);
+      weights[e] = PixelWeights<Wide>::load(in_memory, shape, c, e_row, e_column);
+    }
+    __syncthreads();
+    if (!works) continue;
+
+    const auto plane_gradients = gradients.plane(tile.sample, c);
+    const Wide bias = operands.bias_of(c);
+    Wide to_row[2] = {};
+    InputPair<Wide> above = column.read(shape, tile.row - 1);
+    for (int32_t r = 0; r <= tiles.rows && tile.row + r <= shape.rows.pooled_size; ++r) {
+      const InputPair<Wide> row = column.read(shape, tile.row + r);
+      Wide to_above[2] = {to_row[0], to_row[1]};
+      to_row[0] = to_row[1] = 0;
+      for (int32_t p = 0; p < stride_h; ++p) {
+        const int32_t y = (tile.row + r) * stride_h - shape.rows.padding + p;
+        if (!shape.rows.contains(y)) continue;
+        const bool has_row = tap_row(shape.rows, p, 0) >= 0, has_above = tap_row(shape.rows, p, 1) >= 0;
+        const PixelWeights<Wide> weight = weights[p * stride_w + phase];
+        const auto score = [&] {
+          return weight.score(bias, row, has_row && row.exists, above, has_above && above.exists);
+        };
+        const Wide gradient = plane_gradients.at(column_pixel + y * static_cast<int64_t>(shape.columns.size), score);
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+          if (has_row) to_row[s] = multiply_add(gradient, weight.tap[0][s], to_row[s]);
+          if (has_above) to_above[s] = multiply_add(gradient, weight.tap[1][s], to_above[s]);
+        }
+      }
+      if (r > 0 && column.own_j >= 0) own_sums[(2 * r - 2) * side] += to_above[0];
+      if (r > 0 && column.left_j >= 0) own_sums[(2 * r - 1) * side] += to_above[1];
+      above = row;
+    }
+  }
+  __syncthreads();
+
+  const int32_t columns = tiles.cells - 1;
+  for (int32_t e = static_cast<int32_t>(threadIdx.x); e < tiles.rows * columns; e += Launch::kBlockThreads) {
+    int32_t in_tile;
+    const int32_t r = tiles.by_columns.divide(e, &in_tile);
+    const Place<int32_t> at{tile.input, tile.row + r, tile.column + in_tile};
+    if (at.row >= shape.rows.pooled_size || at.column >= shape.columns.pooled_size) continue;
+    const Wide* own = sums + 2 * r * side + in_tile * tiles.pitch;
+    const Wide* left = own + side + tiles.pitch;
+    Wide sum = 0;
+    for (int32_t p = 0; p < stride_w; ++p) sum += own[p];
+    for (int32_t p = 0; p < stride_w; ++p) sum += left[p];
+    grad_input[sample_input + shape.input.element(at)] = Element<T>::narrow(sum);
+  }
+}
+
+// Where blocks leave what they found for weights and bias, either of which may be null.
+template <typename Wide>
+struct PartArrays {
+  Wide* __restrict__ weight;  // [samples * blocks of a unit, channels, kernel_h, kernel_w]
+  Wide* __restrict__ bias;    // [samples * blocks of a unit, units of a plane, channels]
+  Divisor<int32_t> by_unit_blocks;
+  int32_t unit_blocks, units;
+};
+
+// Parts of the gradients of one class's weights and bias: of the taps through which the output has two phases. A thread
+// goes down its column with eight sums, one for each of its weights:
+//
+//     input rows      h - 1   a b      output    P     row h * s + phase         multiplied by a, b, c, d
+//                     h       c d                P     row h * s + phase + 1     likewise
+//
+// Columns are counted from the first cell's first, whether the output has it or not: so a phase's columns are the
+// stride apart in every block, whose threads then add up each tap's.
+template <typename T, typename Source>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    depthwise_weight_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients,
+                                           PartArrays<typename Element<T>::Wide> parts, UpsamplingShape<int32_t> shape,
+                                           Cells cells) {
+  using Wide = typename Element<T>::Wide;
+  constexpr int kSums = kPhases * 2 * 2;  // by phase, by row of input: the cell's, the one above; by column: own, left
+  const int32_t stride_w = shape.columns.stride;
+  const auto at = cells.thread();
+  int32_t c, phase;
+  const int32_t sample = shape.by_channels.divide(at.plane, &c);
+  const int32_t w =
+      shape.columns.by_stride.divide(at.run, &phase) + shape.columns.by_stride.quotient(shape.columns.padding);
+  const int32_t x = w * stride_w - shape.columns.padding + phase;
+  const TapRows rows(shape.rows, at.phase);
+  Wide sum[kSums] = {}, bias_sum = 0;
+  if (at.present && shape.columns.contains(x)) {
+    const WeightsInMemory<T, int32_t> in_memory{operands.weight, shape.rows.kernel, shape.columns.kernel};
+    PixelWeights<Wide> weights[kPhases];
+#pragma unroll
+    for (int p = 0; p < kPhases; ++p) {
+      weights[p] = PixelWeights<Wide>::load(in_memory, shape, c, at.phase + p, phase);
+    }
+    const T* plane = operands.input + sample * static_cast<int64_t>(shape.input.elements) +
+                     shape.by_multiplier.quotient(c) * static_cast<int64_t>(shape.input.channel_stride);
+    const int64_t column_pixel = sample * static_cast<int64_t>(shape.rows.size) * shape.columns.size + x;
+    const ClassColumn<T> column(plane, shape, w, phase);
+    const auto plane_gradients = gradients.plane(sample, c);
+    const Wide bias = operands.bias_of(c);
+    InputPair<Wide> above = column.read(shape, at.cell - 1);
+    const int32_t end = at.cell + cells.per_thread < cells.end ? at.cell + cells.per_thread : cells.end;
+    for (int32_t h = at.cell; h < end; ++h) {
+      const InputPair<Wide> row = column.read(shape, h);
+#pragma unroll
+      for (int p = 0; p < kPhases; ++p) {
+        const int32_t y = h * shape.rows.stride - shape.rows.padding + at.phase + p;
+        if (at.phase + p >= shape.rows.stride || !shape.rows.contains(y)) continue;
+        const bool sees_row = row.exists && rows.tap[p][0] >= 0, sees_above = above.exists && rows.tap[p][1] >= 0;
+        const auto score = [&] { return weights[p].score(bias, row, sees_row, above, sees_above); };
+        const Wide gradient = plane_gradients.at(column_pixel + y * static_cast<int64_t>(shape.columns.size), score);
+        bias_sum += gradient;
+        if (sees_row && column.has_own) sum[4 * p] = multiply_add(gradient, row.own, sum[4 * p]);
+        if (sees_row && column.has_left) sum[4 * p + 1] = multiply_add(gradient, row.left, sum[4 * p + 1]);
+        if (sees_above && column.has_own) sum[4 * p + 2] = multiply_add(gradient, above.own, sum[4 * p + 2]);
+        if (sees_above && column.has_left) sum[4 * p + 3] = multiply_add(gradient, above.left, sum[4 * p + 3]);
+      }
+      above = row;
+    }
+  }
+
+  int32_t block;
+  parts.by_unit_blocks.divide(static_cast<int32_t>(blockIdx.x), &block);
+  const int64_t part = sample * static_cast<int64_t>(parts.unit_blocks) + block;
+  if (parts.bias != nullptr) {
+    const double total = block_sum(bias_sum);
+    const int64_t unit_part = part * parts.units + at.phase / kPhases;
+    if (threadIdx.x == 0) parts.bias[unit_part * shape.channels + c] = static_cast<Wide>(total);
+  }
+  if (parts.weight == nullptr) return;
+  auto* sums = dynamic_shared_memory<Wide>();  // [kSums, kBlockThreads]
+#pragma unroll
+  for (int k = 0; k < kSums; ++k) sums[k * Launch::kBlockThreads + threadIdx.x] = sum[k];
+  __syncthreads();
+  int32_t first_phase;  // of thread 0
+  shape.columns.by_stride.divide(block * Launch::kBlockThreads, &first_phase);
+  Wide* out = parts.weight + (part * shape.channels + c) * shape.rows.kernel * shape.columns.kernel;
+  for (int32_t e = static_cast<int32_t>(threadIdx.x); e < kSums * stride_w; e += Launch::kBlockThreads) {
+    int32_t e_phase;
+    const int32_t k = shape.columns.by_stride.divide(e, &e_phase), row = at.phase + k / 4;
+    const int32_t i = tap_row(shape.rows, row, k / 2 % 2), j = shape.columns.tap_at(e_phase + k % 2 * stride_w);
+    if (row >= shape.rows.stride || i < 0 || j < 0) continue;
+    Wide total = 0;
+    int32_t thread = e_phase - first_phase;
+    if (thread < 0) thread += stride_w;
+    for (; thread < Launch::kBlockThreads; thread += stride_w) total += sums[k * Launch::kBlockThreads + thread];
+    out[i * shape.columns.kernel + j] = total;
+  }
+}
+
+// ---- Any geometry ---------------------------------------------------------------------------------------------------
+
+// Gradients of scores, one at a time.
+template <typename T, typename Index, typename Source>
+struct AnyScoreGradients {
+  using Wide = typename Element<T>::Wide;
+  ScoreOperands<T> operands;
+  Source gradients;
+  UpsamplingShape<Index> shape;
+
+  __device__ __forceinline__ WeightsInMemory<T, Index> weights() const {
+    return {operands.weight, shape.rows.kernel, shape.columns.kernel};
+  }
+
+  __device__ __forceinline__ Wide at(Index sample, const Place<Index>& place) const {
+    const auto score = [&] {
+      const T* input = operands.input + sample * static_cast<int64_t>(shape.input.elements);
+      return sum_of_taps(shape, input, weights(), place, operands.bias_of(place.channel));
+    };
+    const int64_t row = sample * static_cast<int64_t>(shape.rows.size) + place.row;
+    return gradients.plane(sample, place.channel).at(row * shape.columns.size + place.column, score);
+  }
+};
+
+// `runs` counts the elements of a sample of the input.
+template <typename T, typename Index, typename Source>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    depthwise_input_gradient_kernel(AnyScoreGradients<T, Index, Source> scores, T* __restrict__ grad_input,
+                                    WarpRuns<Index> runs) {
+  using Wide = typename Element<T>::Wide;
+  const UpsamplingShape<Index>& shape = scores.shape;
+  const auto lane = runs.lane();
+  if (lane.sample >= runs.samples || !lane.present) return;
+
+  const Place<Index> from = shape.input.place(lane.element);
+  Wide sum = 0;
+  for (Index k = 0; k < shape.multiplier; ++k) {
+    const Index c = from.channel * shape.multiplier + k;
+    for (Index i = shape.rows.first_tap(from.row); shape.rows.has_tap(from.row, i); ++i) {
+      for (Index j = shape.columns.first_tap(from.column); shape.columns.has_tap(from.column, j); ++j) {
+        const Place<Index> at{c, shape.rows.pixel(from.row, i), shape.columns.pixel(from.column, j)};
+        sum = multiply_add(scores.at(lane.sample, at), scores.weights().at(c, i, j), sum);
+      }
+    }
+  }
+  grad_input[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] = Element<T>::narrow(sum);
+}
+
+// A block has a weight; its threads go through the pixels of input that it multiplies.
+template <typename T, typename Index, typename Source>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    depthwise_weight_gradient_kernel(AnyScoreGradients<T, Index, Source> scores,
+                                     typename Element<T>::Wide* __restrict__ part, Index samples,
+                                     Divisor<Index> by_width, Divisor<Index> by_kernel_w, Divisor<Index> by_kernel_h) {
+  using Wide = typename Element<T>::Wide;
+  const UpsamplingShape<Index>& shape = scores.shape;
+  Index i, j;
+  const Index c = by_kernel_h.divide(by_kernel_w.divide(static_cast<Index>(blockIdx.x), &j), &i);
+  const Index pixels = shape.rows.pooled_size * shape.columns.pooled_size;
+  double sum = 0;
+  for (Index n = 0; n < samples; ++n) {
+    for (Index e = static_cast<Index>(threadIdx.x); e < pixels; e += Launch::kBlockThreads) {
+      Place<Index> from{shape.by_multiplier.quotient(c), 0, 0};
+      from.row = by_width.divide(e, &from.column);
+      const Place<Index> at{c, shape.rows.pixel(from.row, i), shape.columns.pixel(from.column, j)};
+      if (!shape.rows.contains(at.row) || !shape.columns.contains(at.column)) continue;
+      const T* input = scores.operands.input + n * static_cast<int64_t>(shape.input.elements);
+      sum += scores.at(n, at) * Element<T>::widen(input[shape.input.element(from)]);
+    }
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) part[blockIdx.x] = static_cast<Wide>(sum);
+}
+
+// A block has a class.
+template <typename T, typename Index, typename Source>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    depthwise_bias_gradient_kernel(AnyScoreGradients<T, Index, Source> scores,
+                                   typename Element<T>::Wide* __restrict__ part, Index samples,
+                                   Divisor<Index> by_output_width) {
+  using Wide = typename Element<T>::Wide;
+  const UpsamplingShape<Index>& shape = scores.shape;
+  Place<Index> at{static_cast<Index>(blockIdx.x), 0, 0};
+  double sum = 0;
+  for (Index n = 0; n < samples; ++n) {
+    for (Index e = static_cast<Index>(threadIdx.x); e < shape.rows.size * shape.columns.size;
+         e += Launch::kBlockThreads) {
+      at.row = by_output_width.divide(e, &at.column);
+      sum += scores.at(n, at);
+    }
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) part[blockIdx.x] = static_cast<Wide>(sum);
+}
+
+// ---- Launches -------------------------------------------------------------------------------------------------------
+
+// Cells that a thread adds up the gradients of weights over: the more, the fewer parts there are.
+inline constexpr int64_t kMostCells = 64;
+
+// Of a tile: what the sums of 8 rows of float32 take leaves room for a few blocks on a multiprocessor.
+template <typename Wide>
+inline constexpr int64_t kTileRows = 32 / static_cast<int64_t>(sizeof(Wide));
+
+// Tiles, and what launching a block for each of them takes.
+struct TileLaunch {
+  GradientTiles tiles;
+  int64_t threads, shared_bytes;
+};
+
+// None where kernel or sizes do not allow it.
+template <typename T>
+std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
+  using Wide = typename Element<T>::Wide;
+  const int64_t cells = Launch::kBlockThreads / g.stride_w;
+  if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || cells < 2) return std::nullopt;
+  const int64_t pitch = g.stride_w | 1;
+  const int64_t shared_bytes = g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(PixelWeights<Wide>)) +
+                               kTileRows<Wide> * 2 * cells * pitch * static_cast<int64_t>(sizeof(Wide));
+  const int64_t strips = (g.width + cells - 2) / (cells - 1);
+  const int64_t segments = (g.height + kTileRows<Wide> - 1) / kTileRows<Wide>;
+  const int64_t inputs = g.channels / g.multiplier, blocks = g.samples * inputs * segments * strips;
+  if (shared_bytes > Launch::kMaxSharedBytes || blocks > std::numeric_limits<int32_t>::max()) return std::nullopt;
+  const GradientTiles tiles{static_cast<int32_t>(kTileRows<Wide>),
+                            static_cast<int32_t>(cells),
+                            static_cast<int32_t>(pitch),
+                            Divisor<int32_t>(strips),
+                            Divisor<int32_t>(segments),
+                            Divisor<int32_t>(inputs),
+                            Divisor<int32_t>(cells - 1)};
+  return TileLaunch{tiles, blocks * Launch::kBlockThreads, shared_bytes};
+}
+
+// The division of planes, each of one class, for the gradients of weights and bias. None where kernel or sizes do not
+// allow it.
+inline std::optional<CellLaunch> divide_parts(const Upsampling& g) {
+  if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || g.stride_w > kMaxCellStride) return std::nullopt;
+  const int64_t columns = g.origin_w % g.stride_w + g.output_width;
+  const int64_t runs = (columns + g.stride_w - 1) / g.stride_w * g.stride_w, planes = g.samples * g.channels;
+  return divide_cells(g, planes, runs, cells_per_thread(g, planes, runs, kMostCells), true);
+}
+
+inline int64_t units_of(const Upsampling& g) { return (g.stride_h + kPhases - 1) / kPhases; }
+
+// Blocks that share a unit of cells.
+inline int64_t unit_blocks(const Upsampling& g, const CellLaunch& division) {
+  return division.threads / Launch::kBlockThreads / (g.samples * g.channels * units_of(g));
+}
+
+template <typename T, typename Source>
+CudaStatus launch_input(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
+                        const Source& gradients, CudaStream stream) {
+  const Upsampling& g = call.geometry;
+  T* grad_input = static_cast<T*>(out.input);
+  const ScoreOperands<T> operands(call);
+  if (const auto division = divide_tiles<T>(g)) {
+    return launch_with_shared_memory(depthwise_input_gradient_cells_kernel<T, Source>, division->threads,
+                                     division->shared_bytes, stream, operands, gradients, grad_input,
+                                     UpsamplingShape<int32_t>(g), division->tiles);
+  }
+  return for_index(g, [&](auto index) {
+    using Index = typename decltype(index)::Type;
+    const AnyScoreGradients<T, Index, Source> scores{operands, gradients, UpsamplingShape<Index>(g)};
+    const int64_t elements = g.channels / g.multiplier * g.height * g.width;
+    return launch(depthwise_input_gradient_kernel<T, Index, Source>, warp_run_threads(g.samples, elements), stream,
+                  scores, grad_input, warp_runs<Index>(g.samples, elements));
+  });
+}
+
+template <typename T, typename Source>
+CudaStatus launch_parts(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
+                        const Source& gradients, CudaStream stream) {
+  using Wide = typename Element<T>::Wide;
+  const Upsampling& g = call.geometry;
+  Wide* weight = static_cast<Wide*>(out.weight);
+  Wide* bias = static_cast<Wide*>(out.bias);
+  const ScoreOperands<T> operands(call);
+  if (const auto division = divide_parts(g)) {
+    const int64_t blocks = unit_blocks(g, *division), shared_bytes = kPhases * 4 * Launch::kBlockThreads * sizeof(Wide);
+    const PartArrays<Wide> parts{weight, bias, Divisor<int32_t>(blocks), static_cast<int32_t>(blocks),
+                                 static_cast<int32_t>(units_of(g))};
+    return launch_with_shared_memory(depthwise_weight_gradient_cells_kernel<T, Source>, division->threads, shared_bytes,
+                                     stream, operands, gradients, parts, UpsamplingShape<int32_t>(g), division->cells);
+  }
+  return for_index(g, [&](auto index) {
+    using Index = typename decltype(index)::Type;
+    const AnyScoreGradients<T, Index, Source> scores{operands, gradients, UpsamplingShape<Index>(g)};
+    const auto samples = static_cast<Index>(g.samples);
+    CudaStatus status = cudaSuccess;
+    if (weight != nullptr) {
+      const int64_t blocks = g.channels * g.kernel_h * g.kernel_w;
+      status =
+          launch(depthwise_weight_gradient_kernel<T, Index, Source>, blocks * Launch::kBlockThreads, stream, scores,
+                 weight, samples, Divisor<Index>(g.width), Divisor<Index>(g.kernel_w), Divisor<Index>(g.kernel_h));
+    }
+    if (status != cudaSuccess || bias == nullptr) return status;
+    return launch(depthwise_bias_gradient_kernel<T, Index, Source>, g.channels * Launch::kBlockThreads, stream, scores,
+                  bias, samples, Divisor<Index>(g.output_width));
+  });
+}
+
+// Every gradient that is wanted.
+template <typename T, typename Source>
+CudaStatus launch_gradients(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
+                            const Source& gradients, CudaStream stream) {
+  CudaStatus status = cudaSuccess;
+  if (out.input != nullptr) status = launch_input<T>(call, out, gradients, stream);
+  const bool has_parts = out.weight != nullptr || out.bias != nullptr;
+  return status == cudaSuccess && has_parts ? launch_parts<T>(call, out, gradients, stream) : status;
+}
+
+}  // namespace segext
