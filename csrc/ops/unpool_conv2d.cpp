@@ -53,8 +53,7 @@ struct Kernels {
 
   Tensor packed() const {
     const Tensor panels = sums(panel_elements(channels, outputs));
-    run(panels, SEGEXT_CPU_KERNEL(WeightPanelParams, pack_weight_panels),
-        panel_params(view(), panels));
+    run(panels, SEGEXT_CPU_KERNEL(WeightPanelParams, pack_weight_panels), panel_params(view(), panels));
     return panels;
   }
 
