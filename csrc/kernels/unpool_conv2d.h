@@ -2,7 +2,8 @@
 // never stored. Windows are 2x2 with stride 2 and no padding, so that of four pixels at most one holds a value: a
 // quarter of the multiplications is left, forward and backward.
 //
-// Ops: unpool_conv2d and unpool_conv2d_backward. CPU only.
+// Ops: unpool_conv2d, and unpool_conv2d_backward, which is for the CPU only. With half types, CUDA's kernel multiplies the
+// zeros too, by tensor cores.
 #pragma once
 
 #include "element_type.h"
@@ -28,7 +29,7 @@ struct WeightView {
   int64_t channel_stride, output_stride, row_stride, column_stride;
 };
 
-// Weights as the kernels read them: [panels, channels, 9 taps, kPanel outputs] of sums (float64 for float64, else
+// Weights as the CPU's kernels read them: [panels, channels, 9 taps, kPanel outputs] of sums (float64 for float64, else
 // float32), aligned to a cache line, with zeros for outputs that are none.
 inline constexpr int64_t kPanelTaps = 9;
 
@@ -36,7 +37,15 @@ SEGEXT_INLINE int64_t panel_elements(int64_t channels, int64_t outputs) {
   return panels_of(outputs) * channels * kPanelTaps * kPanel;
 }
 
-// Between a weight and its panels. A unit is one channel.
+// As CUDA's read them, which kernel it will be is known from type and device alone: filled up with zeros to this many
+// channels and outputs. Room for so many sums is enough for either kernel's order (cuda/weight_panels.cuh).
+SEGEXT_INLINE int64_t cuda_panel_channels(int64_t channels) { return (channels + 15) / 16 * 16; }
+SEGEXT_INLINE int64_t cuda_panel_outputs(int64_t outputs) { return (outputs + 63) / 64 * 64; }
+SEGEXT_INLINE int64_t cuda_panel_elements(int64_t channels, int64_t outputs) {
+  return cuda_panel_outputs(outputs) * cuda_panel_channels(channels) * kPanelTaps;
+}
+
+// Between a weight and its panels. On the CPU, a unit is one channel.
 struct WeightPanelParams {
   WeightView weight;
   int64_t channels, outputs;
@@ -46,6 +55,7 @@ struct WeightPanelParams {
 
 Work pack_weight_panels_work(const WeightPanelParams& params);
 void pack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
+CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream stream);
 
 Work unpack_weight_panels_work(const WeightPanelParams& params);
 void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
@@ -64,6 +74,7 @@ struct UnpoolConv2dParams {
 
 Work unpool_conv2d_work(const UnpoolConv2dParams& params);
 void unpool_conv2d_cpu(const UnpoolConv2dParams& params, int64_t begin, int64_t end);
+CudaStatus unpool_conv2d_cuda(const UnpoolConv2dParams& params, CudaStream stream);
 
 // The gradient of one sample's result as the backward kernel reads it: [panels, height + 5, width + 2, kPanel] sums.
 // Row y, column x of the result lie at (y + padding_h, x + padding_w); all around is zero, and so are the last three

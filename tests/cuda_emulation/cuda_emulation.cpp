@@ -94,6 +94,7 @@ struct Scheduler {
   ThreadOrder order = ThreadOrder::kAscending;
   uint32_t seed = 0;
   cudaError_t error = cudaSuccess;
+  int compute_capability = 9;
   void (*observer)(const void*, uint64_t) = nullptr;
   Meeting barrier;
   char edge = 0;  // the beginning and the end of blocks, for ThreadSanitizer
@@ -350,6 +351,9 @@ void set_thread_order(ThreadOrder order, uint32_t seed) {
   scheduler.seed = seed;
 }
 
+void set_compute_capability(int major) { scheduler.compute_capability = major; }
+int compute_capability() { return scheduler.compute_capability; }
+
 void set_launch_observer(void (*observer)(const void* kernel, uint64_t threads)) { scheduler.observer = observer; }
 
 unsigned lane_index() { return scheduler.current->number % kWarpThreads; }
@@ -372,6 +376,10 @@ uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane, const cha
   const uint64_t* values = exchange_values(mask, value, operation, line);
   if ((mask >> source_lane & 1) == 0) fail("reads a lane outside the mask", *scheduler.current);
   return values[source_lane];
+}
+
+void exchange_all(uint64_t value, uint64_t (&values)[kWarpThreads], const char* operation, int line) {
+  std::memcpy(values, exchange_values(0xffffffffu, value, operation, line), sizeof(values));
 }
 
 unsigned vote(unsigned mask, bool predicate, const char* operation, int line) {

@@ -5,7 +5,8 @@
 // leaves undefined stops the program with a message: barriers that some threads miss, shuffles from lanes that take no
 // part, warps that wait for a lane that never comes. Races are found by ThreadSanitizer (see cuda_emulation.cpp).
 //
-// Not emulated: the memory model between blocks, asynchronous copies, tensor cores, clusters.
+// Tile products are computed by the lanes of a warp from what they exchange; asynchronous copies are done at once. Not
+// emulated: the memory model between blocks, clusters.
 #pragma once
 
 #include <cstddef>
@@ -43,6 +44,7 @@ struct alignas(16) uint4 {
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
 
 namespace cuda_emulation {
 
@@ -52,6 +54,10 @@ inline constexpr unsigned kWarpThreads = 32;
 enum class ThreadOrder { kAscending, kDescending, kRandom };
 
 void set_thread_order(ThreadOrder order, uint32_t seed = 0);
+
+// What the one device is said to be; kernels are compiled for every instruction whatever this says.
+void set_compute_capability(int major);
+int compute_capability();
 
 // Called with each kernel that is launched.
 void set_launch_observer(void (*observer)(const void* kernel, uint64_t threads));
@@ -63,6 +69,7 @@ cudaError_t last_error();  // and forgets it
 // What the fibers do; `operation` and `line` are for messages.
 void wait_for_block(const char* operation, int line);
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, int line);
+void exchange_all(uint64_t value, uint64_t (&values)[kWarpThreads], const char* operation, int line);
 unsigned vote(unsigned mask, bool predicate, const char* operation, int line);
 
 // Runs every block of a launch, or returns why no GPU would.
@@ -111,6 +118,16 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 inline cudaError_t cudaGetLastError() { return cuda_emulation::last_error(); }
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = cuda_emulation::compute_capability();
+  return cudaSuccess;
+}
 
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
   std::memset(memory, value, bytes);
@@ -226,3 +243,68 @@ inline __nv_bfloat16 __ushort_as_bfloat16(uint16_t bits) { return {bits}; }
 inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
 inline float __bfloat162float(__nv_bfloat16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {cuda_emulation::float_to_bfloat16(value)}; }
+
+// The instructions of csrc/kernels/cuda/ptx.cuh, which says what a lane gives and gets.
+
+namespace ptx {
+
+inline constexpr bool kMultipliesTiles = true;
+
+inline void load_matrices(uint32_t (&matrices)[4], const void* shared_row, int line = __builtin_LINE()) {
+  uint64_t rows[cuda_emulation::kWarpThreads];
+  cuda_emulation::exchange_all(reinterpret_cast<uintptr_t>(shared_row), rows, "ldmatrix", line);
+  const unsigned lane = cuda_emulation::lane_index();
+  for (unsigned m = 0; m < 4; ++m) {
+    const auto* row = reinterpret_cast<const uint4*>(rows[8 * m + lane / 4]);
+    const unsigned words[] = {row->x, row->y, row->z, row->w};
+    matrices[m] = words[lane % 4];
+  }
+}
+
+// Two 16-bit elements of a word.
+using Widen = float (*)(uint16_t);
+inline void widen_pair(Widen widen, uint64_t word, float* row) {
+  row[0] = widen(static_cast<uint16_t>(word));
+  row[1] = widen(static_cast<uint16_t>(word >> 16));
+}
+
+inline void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Widen widen, int line) {
+  uint64_t left[2][cuda_emulation::kWarpThreads], right[cuda_emulation::kWarpThreads];
+  for (int k = 0; k < 2; ++k) {
+    cuda_emulation::exchange_all(a[2 * k] | uint64_t{a[2 * k + 1]} << 32, left[k], "mma", line);
+  }
+  cuda_emulation::exchange_all(b[0] | uint64_t{b[1]} << 32, right, "mma", line);
+  const unsigned lane = cuda_emulation::lane_index();
+  float rows[2][16], columns[2][16];
+  for (unsigned q = 0; q < 4; ++q) {
+    for (unsigned k = 0; k < 2; ++k) {
+      const uint64_t of_row = left[k][lane / 4 * 4 + q];
+      widen_pair(widen, of_row, &rows[0][2 * q + 8 * k]);
+      widen_pair(widen, of_row >> 32, &rows[1][2 * q + 8 * k]);
+      const uint64_t of_column = right[(lane % 4 * 2 + k) * 4 + q];
+      widen_pair(widen, of_column, &columns[k][2 * q]);
+      widen_pair(widen, of_column >> 32, &columns[k][2 * q + 8]);
+    }
+  }
+  for (int k = 0; k < 16; ++k) {
+    for (int s = 0; s < 4; ++s) sums[s] += rows[s / 2][k] * columns[s % 2][k];
+  }
+}
+
+inline void multiply_float16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                             int line = __builtin_LINE()) {
+  multiply(sums, a, b, cuda_emulation::half_to_float, line);
+}
+
+inline void multiply_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                              int line = __builtin_LINE()) {
+  multiply(sums, a, b, [](uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }, line);
+}
+
+inline void copy_async(void* shared, const void* global) {
+  *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
+}
+
+inline void wait_for_copies() {}
+
+}  // namespace ptx

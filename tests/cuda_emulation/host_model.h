@@ -16,6 +16,7 @@
 #include "indices.h"
 #include "max_pool2d.h"
 #include "scatter.h"
+#include "unpool_conv2d.h"
 
 namespace segext::host_model {
 
@@ -448,6 +449,39 @@ inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackward
       }
     }
   }
+}
+
+// Each value by its nine weights, wherever they reach: a pixel without a value takes part in nothing.
+inline void unpool_conv2d(const UnpoolConv2dParams& p, const WeightView& view, const std::vector<uint8_t>& codes,
+                          std::vector<double>* output) {
+  const UnpoolConv& g = p.geometry;
+  const auto output_element = [&](int64_t n, int64_t k, int64_t y, int64_t x) {
+    return element(g.pool.channels_last, g.outputs, g.output_height, g.output_width, n, k, y, x);
+  };
+  for (int64_t n = 0; n < g.pool.samples; ++n) {
+    for (int64_t k = 0; k < g.outputs; ++k) {
+      for (int64_t y = 0; y < g.output_height; ++y) {
+        for (int64_t x = 0; x < g.output_width; ++x) {
+          (*output)[output_element(n, k, y, x)] = p.bias == nullptr ? 0 : load(p.bias, p.type, k);
+        }
+      }
+    }
+  }
+  for_each_pooled(g.pool, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t code = code_at(codes, g.pool, n, e);
+    int64_t u, v;
+    if (!tap_pixel(g.pool, r, col, code / 2, code % 2, &u, &v)) return;
+    const double value = load(p.input, p.type, pooled_element(g.pool, n, c, r, col));
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      const int64_t i = tap / 3, j = tap % 3, y = u + i - g.padding_h, x = v + j - g.padding_w;
+      if (y < 0 || y >= g.output_height || x < 0 || x >= g.output_width) continue;
+      for (int64_t k = 0; k < g.outputs; ++k) {
+        (*output)[output_element(n, k, y, x)] += value * load(view.data, p.type,
+                                                              c * view.channel_stride + k * view.output_stride +
+                                                                  i * view.row_stride + j * view.column_stride);
+      }
+    }
+  });
 }
 
 }  // namespace segext::host_model

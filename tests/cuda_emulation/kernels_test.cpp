@@ -438,6 +438,50 @@ class Tester {
     if (wants_best) expect_equal(best, expected, type, "depthwise_argmax scores", what);
   }
 
+  // The weight of a plain convolution is mirrored; `strided`: its taps lie apart. `special`: NaN and infinities among
+  // the values, where pixels without one take no part.
+  void unpool_conv2d(const UnpoolConv& g, ElementType type, bool mirrored, bool strided, bool has_bias, bool special,
+                     bool shifted) {
+    if (!takes_next()) return;
+    ++cases_;
+    const int size = element_size(type), sum_size = type == ElementType::kFloat64 ? 8 : 4;
+    const int64_t results = g.pool.samples * g.outputs * g.output_height * g.output_width;
+    const int64_t weights = 9 * g.pool.channels * g.outputs;
+    Array input(pooled_count(g.pool), size, shifted), codes(g.pool.samples * g.pool.sample_bytes, 1, shifted),
+        weight(weights, size, false), bias(g.outputs, size, false), output(results, size, shifted),
+        panels(cuda_panel_elements(g.pool.channels, g.outputs), sum_size, false);
+    fill(&input, type, special);
+    fill_random_bytes(&codes);
+    for (Array* array : {&weight, &bias}) fill(array, type, false);
+    // [outputs, channels, 9] or, strided, [9, channels, outputs].
+    WeightView view{weight.data(), 9, 9 * g.pool.channels, 3, 1};
+    if (strided) view = {weight.data(), g.outputs, 1, 3 * g.pool.channels * g.outputs, g.pool.channels * g.outputs};
+    if (mirrored) {
+      const int64_t last = 2 * view.row_stride + 2 * view.column_stride;
+      view = {weight.bytes() + last * size, view.channel_stride, view.output_stride, -view.row_stride,
+              -view.column_stride};
+    }
+    char sizes[96];
+    std::snprintf(sizes, sizeof(sizes), "%ld outputs of (%ld, %ld), padding %ld,%ld: ", g.outputs, g.output_height,
+                  g.output_width, g.padding_h, g.padding_w);
+    const std::string what = sizes + describe(g.pool, type) + (has_bias ? ", bias" : "") +
+                             (mirrored ? ", mirrored" : "") + (special ? ", special" : "");
+    const WeightPanelParams packing{view, g.pool.channels, g.outputs, panels.data(), type};
+    expect_success(pack_weight_panels_cuda(packing, nullptr), "pack_weight_panels", what);
+    const UnpoolConv2dParams params{
+        input.data(), codes.bytes(), panels.data(), has_bias ? bias.data() : nullptr, output.data(), g, type};
+    const int64_t before = launches_in_all();
+    expect_success(unpool_conv2d_cuda(params, nullptr), "unpool_conv2d", what);
+    expect_one_launch(before, results, "unpool_conv2d", what);
+    std::vector<double> expected(results);
+    host_model::unpool_conv2d(params, view, codes.copy(), &expected);
+    const double tolerance = type == ElementType::kFloat16    ? 1e-3
+                             : type == ElementType::kBFloat16 ? 8e-3
+                             : type == ElementType::kFloat64  ? 1e-12
+                                                              : 1e-5;
+    expect_close(output, expected, type, tolerance, "unpool_conv2d", what);
+  }
+
   // `weighted`: class weights, of which one is zero. `special`: NaN and infinities here and there in the input.
   void cross_entropy(const Upsampling& g, ElementType type, double smoothing, bool weighted, bool special) {
     const int64_t pixels = g.samples * g.output_height * g.output_width;
@@ -785,6 +829,56 @@ void test_gradients(Tester* tester) {
   }
 }
 
+// What one unpooling and convolution looks like; the padding is a transposed convolution's.
+struct UnpoolShape {
+  int64_t samples, channels, outputs, pooled[2], size[2], padding[2];
+};
+
+UnpoolConv geometry_of(const UnpoolShape& s, bool channels_last) {
+  UnpoolConv g{};
+  g.pool = geometry_of(Shape{s.samples, s.channels, 2 * s.pooled[0], 2 * s.pooled[1], square(2, 2)}, channels_last);
+  g.pool.height = s.size[0];
+  g.pool.width = s.size[1];
+  g.outputs = s.outputs;
+  g.padding_h = s.padding[0];
+  g.padding_w = s.padding[1];
+  g.output_height = s.size[0] + 2 - 2 * s.padding[0];
+  g.output_width = s.size[1] + 2 - 2 * s.padding[1];
+  return g;
+}
+
+// Sizes around the tiles of either kernel: 16x16 pixels of 64 outputs, or 14x14 of 32; steps of 16 channels, or 8.
+void test_unpool_conv2d(Tester* tester) {
+  const UnpoolShape shapes[] = {
+      {1, 16, 64, {8, 8}, {16, 16}, {1, 1}}, {2, 8, 32, {7, 8}, {14, 16}, {1, 1}},
+      {1, 24, 8, {8, 9}, {16, 17}, {1, 1}},   // one pixel more than a tile, and windows that are cut
+      {1, 17, 65, {8, 9}, {15, 17}, {1, 0}},  // one channel, one output more
+      {2, 7, 33, {9, 8}, {17, 15}, {0, 2}},  {1, 3, 31, {9, 1}, {18, 2}, {2, 0}},
+      {1, 9, 5, {15, 16}, {29, 31}, {1, 1}}, {1, 40, 72, {2, 3}, {5, 7}, {0, 1}},  // larger than windows reach
+      {2, 5, 4, {4, 4}, {3, 5}, {1, 1}},                                           // smaller than the pool's any
+      {3, 1, 1, {1, 1}, {2, 1}, {0, 0}},     {1, 8, 8, {16, 8}, {33, 16}, {2, 2}},
+      {0, 8, 8, {4, 4}, {8, 8}, {1, 1}},
+  };
+  int k = 0;
+  for (const bool channels_last : {false, true}) {
+    for (const UnpoolShape& shape : shapes) {
+      const UnpoolConv g = geometry_of(shape, channels_last);
+      for (const ElementType type : kFloatTypes) {
+        const bool mirrored = k % 2 == 0, strided = k % 3 == 0, has_bias = k % 4 < 2, shifted = k % 5 == 0;
+        tester->unpool_conv2d(g, type, mirrored, strided, has_bias, false, shifted);
+        if (element_size(type) == 2) {
+          cuda_emulation::set_compute_capability(7);
+          tester->unpool_conv2d(g, type, !mirrored, strided, !has_bias, false, shifted);
+          cuda_emulation::set_compute_capability(9);
+        } else if (k % 2 == 0) {
+          tester->unpool_conv2d(g, type, !mirrored, strided, !has_bias, true, false);
+        }
+        ++k;
+      }
+    }
+  }
+}
+
 std::string kernel_name(const void* kernel) {
   Dl_info info{};
   if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return "?";
@@ -816,6 +910,7 @@ int main(int argc, char** argv) {
   test_indices(&tester);
   test_upsampling(&tester);
   test_gradients(&tester);
+  test_unpool_conv2d(&tester);
   for (const auto& [kernel, count] : launches()) std::printf("%s: %ld launches\n", kernel_name(kernel).c_str(), count);
   std::printf("%ld cases, %s order\n", tester.cases(), order.c_str());
   return 0;

@@ -1,0 +1,62 @@
+// Instructions that CUDA C++ has no functions for. The emulation has its own definitions of all.
+#pragma once
+
+#include <cstdint>
+
+namespace ptx {
+
+// Whether the architecture that is compiled for multiplies 16x16 by 16x8 tiles of both half types.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+inline constexpr bool kMultipliesTiles = false;
+#else
+inline constexpr bool kMultipliesTiles = true;
+#endif
+
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+// Four 8x8 matrices of 16-bit elements. Lane 8 * m + r names row r of matrix m, 16 bytes of shared memory; lane l gets
+// elements 2 * (l % 4) and the next of row l / 4 of each.
+__device__ __forceinline__ void load_matrices(uint32_t (&matrices)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+               : "r"(shared_address(shared_row)));
+}
+
+// sums += a * b of a warp, 16x16 by 16x8. With g = lane / 4 and q = 2 * (lane % 4), a lane has of each:
+//
+//     a       (g, q) (g + 8, q) (g, q + 8) (g + 8, q + 8), each with the element to its right
+//     b       (q, g) (q + 8, g), each with the element below it
+//     sums    (g, q) (g, q + 1) (g + 8, q) (g + 8, q + 1)
+__device__ __forceinline__ void multiply_float16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ void multiply_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Copies 16 bytes to shared memory, both ends aligned to them, without waiting where the architecture can.
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
+#else
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+#endif
+}
+
+// Until this thread's copies have arrived; others see them after a barrier.
+__device__ __forceinline__ void wait_for_copies() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+}  // namespace ptx

@@ -1,0 +1,93 @@
+// Launches unpooling and 3x3 convolution: half types by tensor cores, all else, and they on devices that lack these, by
+// the cores of each type.
+#include <algorithm>
+
+#include "unpool_conv2d.cuh"
+#include "unpool_conv2d_cells.cuh"
+#include "unpool_conv2d_tiles.cuh"
+
+namespace segext {
+namespace {
+
+using Params = UnpoolConv2dParams;
+
+int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
+
+template <typename T>
+UnpoolConvArrays<T> arrays_of(const Params& params) {
+  return {static_cast<const T*>(params.input), params.codes, static_cast<const T*>(params.bias),
+          static_cast<T*>(params.output)};
+}
+
+// One block for each group of outputs of each tile of each sample.
+template <typename... Parameters, typename... Arguments>
+CudaStatus launch_tiles(void (*kernel)(Parameters...), const Params& params, int64_t rows, int64_t columns,
+                        int64_t groups, int64_t shared_bytes, CudaStream stream, const Arguments&... arguments) {
+  const int64_t samples = params.geometry.pool.samples, most = Launch::kMaxBlocks;
+  if (groups > most / columns || rows > most / (groups * columns) || samples > most / (rows * groups * columns)) {
+    return cudaErrorInvalidConfiguration;
+  }
+  const BlockTiles tiles{Divisor<int32_t>(groups), Divisor<int32_t>(columns), Divisor<int32_t>(rows)};
+  return launch_with_shared_memory(kernel, samples * rows * columns * groups * Launch::kBlockThreads, shared_bytes,
+                                   stream, UnpoolConvShape(params.geometry), tiles, arguments...);
+}
+
+template <typename T>
+CudaStatus launch_cells(const Params& params, CudaStream stream) {
+  using Traits = CellTraits<T>;
+  const UnpoolConv& g = params.geometry;
+  constexpr int64_t kStep = Traits::kPixels - Traits::kOverlap;
+  const auto tiles = [](int64_t size, int64_t padding) {
+    return std::max<int64_t>(1, parts_of(size + padding - Traits::kOverlap, kStep));
+  };
+  return launch_tiles(unpool_conv2d_cells_kernel<T>, params, tiles(g.output_height, g.padding_h),
+                      tiles(g.output_width, g.padding_w), parts_of(g.outputs, Traits::kOutputs), cell_shared_bytes<T>(),
+                      stream, arrays_of<T>(params), static_cast<const typename Traits::Wide*>(params.panels),
+                      static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)));
+}
+
+// Whether cells can be loaded as vectors: neighbouring channels, and runs of codes that are whole bytes.
+template <typename T>
+bool vectors_fit(const Params& params) {
+  const PoolGeometry& g = params.geometry.pool;
+  return g.channels_last && g.channels % TileTraits::kLanes == 0 && is_aligned(params.input, kVectorBytes) &&
+         is_aligned(params.codes, TileTraits::kLanes * g.bits / 8);
+}
+
+template <typename T>
+bool wide_results_fit(const Params& params) {
+  const UnpoolConv& g = params.geometry;
+  return g.pool.channels_last ? g.outputs % Vector<T>::kLanes == 0 && is_aligned(params.output, kVectorBytes)
+                              : g.output_width % 2 == 0 && is_aligned(params.output, 2 * sizeof(T));
+}
+
+template <typename T>
+CudaStatus launch_products(const Params& params, CudaStream stream) {
+  using Traits = TileTraits;
+  const UnpoolConv& g = params.geometry;
+  const auto kernel =
+      vectors_fit<T>(params) ? unpool_conv2d_tiles_kernel<T, true> : unpool_conv2d_tiles_kernel<T, false>;
+  return launch_tiles(kernel, params, parts_of(g.output_height, Traits::kPixels),
+                      parts_of(g.output_width, Traits::kPixels), parts_of(g.outputs, Traits::kOutputs),
+                      Traits::kSharedBytes, stream, arrays_of<T>(params), static_cast<const Vector<T>*>(params.panels),
+                      static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)), wide_results_fit<T>(params));
+}
+
+}  // namespace
+
+CudaStatus unpool_conv2d_cuda(const Params& params, CudaStream stream) {
+  const UnpoolConv& g = params.geometry;
+  if (g.pool.samples * g.outputs * g.output_height * g.output_width == 0) return cudaSuccess;
+  bool by_tiles = false;
+  const CudaStatus status = find_tile_products(params.type, &by_tiles);
+  if (status != cudaSuccess) return status;
+  return for_float(params.type, [&](auto type) {
+    using T = typename decltype(type)::Type;
+    if constexpr (sizeof(T) == 2) {
+      if (by_tiles) return launch_products<T>(params, stream);
+    }
+    return launch_cells<T>(params, stream);
+  });
+}
+
+}  // namespace segext

@@ -1,0 +1,90 @@
+// What the kernels of unpooling and 3x3 convolution share: the maps, and the division of the result among blocks.
+#pragma once
+
+#include <cstdint>
+
+#include "../unpool_conv2d.h"
+#include "divisor.cuh"
+#include "element.cuh"
+#include "launch.cuh"
+#include "weight_panels.cuh"
+
+namespace segext {
+
+template <typename T>
+struct UnpoolConvArrays {
+  const T* __restrict__ input;
+  const uint8_t* __restrict__ codes;
+  const T* __restrict__ bias;  // or null
+  T* __restrict__ output;
+
+  // Zero also for outputs that are none.
+  __device__ __forceinline__ typename Element<T>::Wide bias_of(int64_t number, int64_t outputs) const {
+    return bias != nullptr && number < outputs ? Element<T>::widen(bias[number]) : 0;
+  }
+};
+
+// From one element of a map to the next of each kind.
+struct MapSteps {
+  int64_t sample, channel, row, column;
+
+  MapSteps(int64_t channels, int64_t height, int64_t width, bool channels_last)
+      : sample(channels * height * width),
+        channel(channels_last ? 1 : height * width),
+        row(channels_last ? width * channels : width),
+        column(channels_last ? channels : 1) {}
+
+  __device__ __forceinline__ int64_t element(int64_t at_channel, int64_t at_row, int64_t at_column) const {
+    return at_channel * channel + at_row * row + at_column * column;
+  }
+};
+
+// 64-bit, for a thread uses them only before and after its loops.
+struct UnpoolConvShape {
+  MapSteps pooled, output;
+  int64_t channels, outputs, sample_bytes;
+  int64_t pooled_height, pooled_width;
+  int64_t height, width;  // of the unpooled map
+  int64_t padding_h, padding_w;
+  int64_t output_height, output_width;
+  bool channels_last;
+
+  explicit UnpoolConvShape(const UnpoolConv& g)
+      : pooled(g.pool.channels, g.pool.pooled_height, g.pool.pooled_width, g.pool.channels_last),
+        output(g.outputs, g.output_height, g.output_width, g.pool.channels_last),
+        channels(g.pool.channels),
+        outputs(g.outputs),
+        sample_bytes(g.pool.sample_bytes),
+        pooled_height(g.pool.pooled_height),
+        pooled_width(g.pool.pooled_width),
+        height(g.pool.height),
+        width(g.pool.width),
+        padding_h(g.padding_h),
+        padding_w(g.padding_w),
+        output_height(g.output_height),
+        output_width(g.output_width),
+        channels_last(g.pool.channels_last) {}
+
+  __device__ __forceinline__ bool has_cell(int64_t row, int64_t column) const {
+    return row >= 0 && row < pooled_height && column >= 0 && column < pooled_width;
+  }
+};
+
+// A block has a tile of one sample's result for a group of outputs. Groups are innermost, so that blocks which read the
+// same cells run side by side.
+struct BlockTiles {
+  Divisor<int32_t> by_groups, by_columns, by_rows;
+
+  struct Place {
+    int32_t sample, row, column, group;
+  };
+
+  __device__ __forceinline__ Place place() const {
+    Place at;
+    const int32_t tile = by_groups.divide(static_cast<int32_t>(blockIdx.x), &at.group);
+    at.sample = by_rows.divide(by_columns.divide(tile, &at.column), &at.row);
+    return at;
+  }
+};
+
+}  // namespace segext

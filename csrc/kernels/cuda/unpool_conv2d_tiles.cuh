@@ -1,0 +1,286 @@
+// Unpooling and 3x3 convolution of half types by tensor cores: an implicit product, for which each block unpools what
+// it reads into shared memory. The zeros are multiplied too: where a weight is infinite or NaN, so is every result that
+// it could reach, as after unpooling into a map.
+//
+// A block makes 16x16 pixels of 64 outputs. Step by step of 16 channels, it places 10x10 cells as the 18x18 pixels of
+// the unpooled map that its result depends on, and gets its weights in the order of the panels. A warp has four rows of
+// 16 pixels and 32 outputs; three rows of pixels that it reads serve each tap's row, so they are loaded once for each
+// column of taps:
+//
+//     columns of the weights' tap    0 1 2
+//     rows that a warp reads         u - 2 .. u + 3, 16 pixels each, shifted by the tap's column
+//     row u of output, tap row i     reads row u - i
+//
+// In shared memory, pixels are 16 bytes of 8 channels, in rows whose even columns lie side by side and whose odd
+// columns follow. The left operand of a tile product takes the even pixels as its upper half and the odd ones as its
+// lower. So whatever the shift, eight pixels that are loaded at once are neighbours, without bank conflicts; and of the
+// result a lane has, of two neighbouring pixels, eight neighbouring outputs (weight_panels.cuh): whole vectors in
+// channels_last, and pairs in NCHW.
+#pragma once
+
+#include <cstdint>
+
+#include "codes.cuh"
+#include "unpool_conv2d.cuh"
+
+namespace segext {
+
+struct TileTraits {
+  static constexpr int kPixels = 16;  // along either axis of a block
+  static constexpr int kOutputs = FragmentWeights::kOutputs;
+  static constexpr int kChannels = FragmentWeights::kChannels;  // of a step
+  static constexpr int kRows = 4;                               // of pixels, of a warp
+  static constexpr int kReadRows = kRows + 2;
+  static constexpr int kLanes = 8;                    // channels of a vector
+  static constexpr int kHalves = kChannels / kLanes;  // vectors of a cell
+  static constexpr int kRunBytes = kLanes * 2 / 8;
+  static constexpr int kHalo = kPixels + 2;         // pixels that are read, along either axis
+  static constexpr int kHaloCells = kHalo / 2 + 1;  // whichever column a cell begins in
+  static constexpr int kItems = kHaloCells * kHaloCells * kHalves;
+  static constexpr int kTileVectors = kHalves * kHalo * kHalo;
+  static constexpr int kWeightVectors = FragmentWeights::kStep / kLanes;
+  static constexpr int64_t kSharedBytes = (2 * kWeightVectors + kTileVectors) * int64_t{kVectorBytes};
+  static_assert(kPixels / kRows * FragmentWeights::kHalves == Launch::kBlockWarps, "each pixel and output once");
+  static_assert(kItems <= Launch::kBlockThreads, "a thread has one vector of one cell");
+  static_assert(kSharedBytes <= Launch::kMaxSharedBytes, "fits");
+
+  // Where 8 channels of a pixel of the halo lie.
+  __device__ __forceinline__ static int vector_of(int half, int row, int column) {
+    return ((half * kHalo + row) * 2 + (column & 1)) * (kHalo / 2) + (column >> 1);
+  }
+};
+
+__device__ __forceinline__ void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         TypeTag<Float16>) {
+  ptx::multiply_float16(sums, a, b);
+}
+
+__device__ __forceinline__ void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         TypeTag<BFloat16>) {
+  ptx::multiply_bfloat16(sums, a, b);
+}
+
+// A thread's cell and half of a step's channels: loads values and codes, and places the four pixels. With kVectors the
+// map is channels_last and these are one vector and one run of codes.
+template <typename T, bool kVectors>
+class HaloCell {
+  using Traits = TileTraits;
+
+ public:
+  __device__ __forceinline__ HaloCell(const UnpoolConvArrays<T>& arrays, const UnpoolConvShape& shape,
+                                      const BlockTiles::Place& tile)
+      : input_(arrays.input + tile.sample * shape.pooled.sample),
+        codes_(arrays.codes + tile.sample * shape.sample_bytes),
+        channel_step_(shape.pooled.channel) {
+    const int item = static_cast<int>(threadIdx.x);
+    // Neighbouring threads load what lies side by side.
+    const int half = kVectors ? item % Traits::kHalves : item / (Traits::kHaloCells * Traits::kHaloCells);
+    const int cell = kVectors ? item / Traits::kHalves : item % (Traits::kHaloCells * Traits::kHaloCells);
+    // The unpooled pixel in the halo's corner, from -2 on, and the cell that has it.
+    const int64_t top = tile.row * int64_t{Traits::kPixels} + shape.padding_h - 2;
+    const int64_t left = tile.column * int64_t{Traits::kPixels} + shape.padding_w - 2;
+    const int64_t map_row = (top + 2) / 2 - 1 + cell / Traits::kHaloCells;
+    const int64_t map_column = (left + 2) / 2 - 1 + cell % Traits::kHaloCells;
+    // The cell's first pixel in the halo, from -1 on.
+    const int row = static_cast<int>(2 * map_row - top), column = static_cast<int>(2 * map_column - left);
+    const bool exists = item < Traits::kItems && shape.has_cell(map_row, map_column);
+    first_ = Traits::vector_of(half, row, column);
+    to_right_ = Traits::vector_of(0, 0, 2 + column % 2 + 1) - Traits::vector_of(0, 0, 2 + column % 2);
+    for (int k = 0; k < 4; ++k) {
+      const bool in_halo = item < Traits::kItems && row + k / 2 >= 0 && row + k / 2 < Traits::kHalo &&
+                           column + k % 2 >= 0 && column + k % 2 < Traits::kHalo;
+      const bool in_map = exists && 2 * map_row + k / 2 < shape.height && 2 * map_column + k % 2 < shape.width;
+      pixels_ |= static_cast<uint32_t>(in_halo) << k | static_cast<uint32_t>(in_map) << (k + 4);
+    }
+    element_ = shape.pooled.element(half * Traits::kLanes, map_row, map_column);
+    input_ += element_;
+    if constexpr (kVectors) codes_ += element_ / Traits::kLanes * Traits::kRunBytes;
+    channels_ = static_cast<int32_t>(shape.channels) - half * Traits::kLanes;
+  }
+
+  // Of the first step, and then each time of the next.
+  __device__ __forceinline__ void load() {
+    values_ = fill_vector(T{});
+    run_ = 0;
+    if (pixels_ >> 4 != 0 && channels_ > 0) {
+      if constexpr (kVectors) {
+        values_ = load_vector<Vector<T>>(input_);
+        run_ = static_cast<uint32_t>(load_run(codes_, 0, Traits::kRunBytes));
+      } else {
+#pragma unroll
+        for (int k = 0; k < Traits::kLanes; ++k) {
+          if (k >= channels_) continue;
+          const int64_t step = k * channel_step_;
+          values_.lane[k] = input_[step];
+          const uint32_t code = load_code(codes_, as_unsigned(element_ + step), code_bits(4));
+          run_ |= static_cast<uint32_t>(place_code(code, k, code_bits(4)));
+        }
+      }
+    }
+    input_ += Traits::kChannels * channel_step_;
+    if constexpr (kVectors) {
+      codes_ += Traits::kHalves * Traits::kRunBytes;
+    } else {
+      element_ += Traits::kChannels * channel_step_;
+    }
+    channels_ -= Traits::kChannels;
+  }
+
+  __device__ __forceinline__ void place(Vector<T>* halo) const {
+    const BlockMasks<Traits::kLanes> masks(run_);
+    const Vector<uint32_t> words = as_words(values_);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if ((pixels_ >> k & 1) == 0) continue;
+      Vector<uint32_t> pixel;
+#pragma unroll
+      for (int w = 0; w < Vector<uint32_t>::kLanes; ++w) {
+        const uint32_t in_row = k / 2 == 0 ? ~masks.lower[w] : masks.lower[w];
+        const uint32_t in_column = k % 2 == 0 ? ~masks.right[w] : masks.right[w];
+        pixel.lane[w] = (pixels_ >> (k + 4) & 1) != 0 ? words.lane[w] & in_row & in_column : 0;
+      }
+      halo[first_ + k / 2 * Traits::kHalo + k % 2 * to_right_] = from_words<T>(pixel);
+    }
+  }
+
+ private:
+  const T* input_;        // at the next value
+  const uint8_t* codes_;  // at the next run or, of single codes, at the sample's first
+  int64_t channel_step_, element_;
+  int32_t channels_;                   // from the thread's next on
+  int first_, to_right_;               // vector of the cell's first pixel, and from there to the pixel on its right
+  uint32_t pixels_ = 0;  // a bit for each of the cell's that the halo has, then one for each that the map has
+  Vector<T> values_;
+  uint32_t run_;
+};
+
+// A lane's sums: of each row of its warp and operand of the weights, those of two pixels and two outputs.
+struct TileSums {
+  using Traits = TileTraits;
+  static constexpr int kOperands = 4;
+  float sums[Traits::kRows][kOperands][4];
+
+  // Adds a step's products. `weights`: of the warp's half of the outputs.
+  template <typename T>
+  __device__ __forceinline__ void add(const Vector<T>* halo, const Vector<T>* weights, int first_row, int lane) {
+#pragma unroll 1  // else rows are loaded so early that registers spill
+    for (int j = 0; j < 3; ++j) {
+      // The pixel that this lane names: rows of the operand's upper and lower half in turn, then the other channels.
+      const int column = 2 * (lane % 8) + lane / 8 % 2 + 2 - j;
+      const Vector<T>* from = halo + Traits::vector_of(lane / 16, first_row, column);
+      uint32_t pixels[Traits::kReadRows][4];
+#pragma unroll
+      for (int r = 0; r < Traits::kReadRows; ++r) ptx::load_matrices(pixels[r], from + r * Traits::kHalo);
+#pragma unroll
+      for (int i = 0; i < 3; ++i) {
+        const Vector<T>* of_tap = weights + (3 * i + j) * (FragmentWeights::kTap / Traits::kLanes) + lane;
+#pragma unroll
+        for (int v = 0; v < FragmentWeights::kVectors; ++v) {
+          const Vector<uint32_t> words = as_words(of_tap[v * Launch::kWarpThreads]);
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            const uint32_t operand[2] = {words.lane[2 * k], words.lane[2 * k + 1]};
+#pragma unroll
+            for (int r = 0; r < Traits::kRows; ++r) {
+              multiply(sums[r][2 * v + k], pixels[r + 2 - i], operand, TypeTag<T>{});
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Of this row, pixel (left or right) and output of the lane's eight.
+  __device__ __forceinline__ float of(int row, int pixel, int output) const {
+    return sums[row][output / 2][2 * pixel + output % 2];
+  }
+};
+
+// `wide`: results are stored as vectors of eight outputs (channels_last) or as pairs of pixels (NCHW).
+template <typename T>
+__device__ __forceinline__ void write_tile(const TileSums& sums, T* output, const UnpoolConvShape& shape, int64_t y,
+                                           int64_t x, int64_t first_output, bool wide) {
+  constexpr int kOutputs = 8;
+#pragma unroll
+  for (int r = 0; r < TileTraits::kRows; ++r) {
+    if (y + r >= shape.output_height || x >= shape.output_width) continue;
+    T* row = output + shape.output.element(first_output, y + r, x);
+    if (wide && shape.channels_last) {
+      if (first_output >= shape.outputs) continue;
+#pragma unroll
+      for (int p = 0; p < 2; ++p) {
+        if (x + p >= shape.output_width) continue;
+        Vector<T> pixel;
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) pixel.lane[o] = Element<T>::narrow(sums.of(r, p, o));
+        store_vector(row + p * shape.output.column, pixel);
+      }
+      continue;
+    }
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      if (first_output + o >= shape.outputs) continue;
+      T* pixel = row + o * shape.output.channel;
+      const T left = Element<T>::narrow(sums.of(r, 0, o)), right = Element<T>::narrow(sums.of(r, 1, o));
+      if (wide) {
+        *reinterpret_cast<uint32_t*>(pixel) = left.bits | static_cast<uint32_t>(right.bits) << 16;
+      } else {
+        *pixel = left;
+        if (x + 1 < shape.output_width) pixel[shape.output.column] = right;
+      }
+    }
+  }
+}
+
+// While a block multiplies the channels of one step, the weights of the next are on their way into the other half of
+// their memory. Values are loaded in between, for they would take registers from the sums: meanwhile the other block of
+// the multiprocessor multiplies.
+template <typename T, bool kVectors>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    unpool_conv2d_tiles_kernel(UnpoolConvShape shape, BlockTiles tiles, UnpoolConvArrays<T> arrays,
+                               const Vector<T>* __restrict__ panels, int32_t steps, bool wide) {
+  if constexpr (ptx::kMultipliesTiles) {
+    using Traits = TileTraits;
+    auto* weights = dynamic_shared_memory<Vector<T>>();  // [2, kWeightVectors], then the halo
+    Vector<T>* halo = weights + 2 * Traits::kWeightVectors;
+    const auto tile = tiles.place();
+    const int warp = static_cast<int>(threadIdx.x) / Launch::kWarpThreads;
+    const int lane = static_cast<int>(threadIdx.x) % Launch::kWarpThreads;
+    const int first_row = warp / FragmentWeights::kHalves * Traits::kRows, half = warp % FragmentWeights::kHalves;
+    const int64_t first_output = tile.group * int64_t{Traits::kOutputs} + half * FragmentWeights::kHalfOutputs;
+    HaloCell<T, kVectors> cell(arrays, shape, tile);
+
+    const auto begin_step = [&](int32_t step) {
+      Vector<T>* to = weights + step % 2 * Traits::kWeightVectors;
+      const Vector<T>* from = panels + (tile.group * int64_t{steps} + step) * Traits::kWeightVectors;
+      for (int v = static_cast<int>(threadIdx.x); v < Traits::kWeightVectors; v += Launch::kBlockThreads) {
+        ptx::copy_async(to + v, from + v);
+      }
+    };
+
+    const int64_t lane_output = first_output + lane % 4 * 8;
+    TileSums sums;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const float bias = arrays.bias_of(lane_output + k, shape.outputs);
+#pragma unroll
+      for (int r = 0; r < Traits::kRows; ++r) sums.sums[r][k / 2][k % 2] = sums.sums[r][k / 2][k % 2 + 2] = bias;
+    }
+    begin_step(0);
+    for (int32_t step = 0; step < steps; ++step) {
+      cell.load();
+      __syncthreads();  // nobody reads the halo any more, nor the weights of the step before
+      cell.place(halo);
+      ptx::wait_for_copies();
+      __syncthreads();
+      if (step + 1 < steps) begin_step(step + 1);
+      constexpr int kHalfVectors = FragmentWeights::kHalf / Traits::kLanes;
+      sums.add(halo, weights + step % 2 * Traits::kWeightVectors + half * kHalfVectors, first_row, lane);
+    }
+    write_tile(sums, arrays.output + tile.sample * shape.output.sample, shape,
+               tile.row * int64_t{Traits::kPixels} + first_row, tile.column * int64_t{Traits::kPixels} + lane / 4 * 2,
+               lane_output, wide);
+  }
+}
+
+}  // namespace segext

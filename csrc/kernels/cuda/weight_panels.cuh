@@ -1,0 +1,101 @@
+// Packs the weights of a 3x3 convolution in the order in which kernels read them, with zeros for the outputs and
+// channels that fill up the last group and step: so reads are whole vectors of neighbours, without a condition.
+#pragma once
+
+#include <cstdint>
+
+#include "../unpool_conv2d.h"
+#include "divisor.cuh"
+#include "element.cuh"
+#include "launch.cuh"
+
+namespace segext {
+
+// Whether the current device multiplies elements of this type by tensor cores (unpool_conv2d_tiles.cuh), so that panels
+// are FragmentWeights and not LaneWeights.
+inline CudaStatus find_tile_products(ElementType type, bool* found) {
+  constexpr int kFirstMajor = 8;  // compute capability; as ptx::kMultipliesTiles
+  *found = false;
+  if (type != ElementType::kFloat16 && type != ElementType::kBFloat16) return cudaSuccess;
+  int device = 0, major = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  *found = major >= kFirstMajor;
+  return status;
+}
+
+struct WeightPlace {
+  int64_t output, channel;
+  int tap;
+};
+
+// [groups of 32 outputs, channels, 9 taps, 32 outputs]: a lane has an output.
+struct LaneWeights {
+  static constexpr int kOutputs = Launch::kWarpThreads;  // of a group
+  static constexpr int kChannel = kPanelTaps * kOutputs;
+
+  Divisor<int64_t> by_channels;
+
+  explicit LaneWeights(int64_t channels) : by_channels(cuda_panel_channels(channels)) {}
+
+  __device__ __forceinline__ WeightPlace place(int64_t element) const {
+    WeightPlace place;
+    const int in_channel = static_cast<int>(element % kChannel);
+    place.output = by_channels.divide(element / kChannel, &place.channel) * kOutputs + in_channel % kOutputs;
+    place.tap = in_channel / kOutputs;
+    return place;
+  }
+};
+
+// [groups of 64 outputs, steps of 16 channels, 9 taps, 2 halves of 32 outputs, 2 vectors, 32 lanes, 8 elements]: the
+// right-hand operands of tile products (ptx.cuh) as lanes hold them. An operand is 16 channels by 8 outputs, two pairs
+// of neighbouring channels a lane, and a vector has those of two operands. The four operands of a half have outputs so
+// dealt that the sums of each lane are those of eight neighbours: output 8 * q + 2 * t + e of the half is column
+// 2 * q + e of operand t.
+struct FragmentWeights {
+  static constexpr int kHalfOutputs = 32, kHalves = 2, kOutputs = kHalves * kHalfOutputs, kChannels = 16;
+  static constexpr int kVectors = 2, kElements = 8;
+  static constexpr int kHalf = kVectors * Launch::kWarpThreads * kElements;
+  static constexpr int kTap = kHalves * kHalf;
+  static constexpr int kStep = kPanelTaps * kTap;
+  static_assert(kStep == kPanelTaps * kChannels * kOutputs, "each weight once");
+
+  Divisor<int64_t> by_steps;
+
+  explicit FragmentWeights(int64_t channels) : by_steps(cuda_panel_channels(channels) / kChannels) {}
+
+  __device__ __forceinline__ WeightPlace place(int64_t element) const {
+    int64_t step;
+    const int64_t group = by_steps.divide(element / kStep, &step);
+    const int in_step = static_cast<int>(element % kStep), in_half = in_step % kHalf;
+    const int vector = in_half / (Launch::kWarpThreads * kElements), k = in_half % kElements;
+    const int lane = in_half / kElements % Launch::kWarpThreads;
+    const int operand = 2 * vector + k / 4, pair = k / 2 % 2, column = lane / 4;
+    const int output = column / 2 * 8 + operand * 2 + column % 2;
+    const int channel = pair * 8 + lane % 4 * 2 + k % 2;
+    return {group * kOutputs + in_step / kHalf % kHalves * kHalfOutputs + output, step * kChannels + channel,
+            in_step / kTap};
+  }
+};
+
+// A thread has an element of the panels.
+template <typename T, typename Packed, typename Layout>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    pack_weight_panels_kernel(WeightView weight, Packed* __restrict__ panels, int64_t channels, int64_t outputs,
+                              int64_t elements, Layout layout) {
+  const int64_t element = thread_number();
+  if (element >= elements) return;
+  const WeightPlace at = layout.place(element);
+  T value{};
+  if (at.channel < channels && at.output < outputs) {
+    value = static_cast<const T*>(weight.data)[at.channel * weight.channel_stride + at.output * weight.output_stride +
+                                               at.tap / 3 * weight.row_stride + at.tap % 3 * weight.column_stride];
+  }
+  if constexpr (sizeof(Packed) == sizeof(T)) {
+    panels[element] = value;
+  } else {
+    panels[element] = Element<T>::widen(value);
+  }
+}
+
+}  // namespace segext
