@@ -74,6 +74,8 @@ CUDA_STEMS = (
     "max_pool2d",
     "scatter",
     "status",
+    "unpool_conv2d",
+    "weight_panels",
 )
 CUDA = [f"{KERNELS}/cuda/{stem}.cu" for stem in CUDA_STEMS]
 MODULE = ["csrc/bindings.cpp", f"{KERNELS}/cpu/capability.cpp"]

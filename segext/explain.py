@@ -6,9 +6,9 @@ from torch import Tensor
 
 from . import ops
 from .conv_arguments import IntPair, compute_dtype, pair
-from .conv_routes import faster_route, has_fast_products, route
+from .conv_routes import faster_route, route
 from .switches import Switches
-from .unpool_conv2d import fused_padding
+from .unpool_conv2d import MOST_CHANNELS, beats_stock, kernel_padding, multiplies_what_counts
 
 
 def explain(
@@ -27,9 +27,12 @@ def explain(
     :func:`segext.functional.unpool_conv_transpose2d`, takes for these arguments, and why, in one line."""
     if switches is not None:
         plain = groups == 1 and pair(output_padding) == (0, 0)
-        if plain and fused_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None:
+        fits = plain and kernel_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None
+        if not fits or not beats_stock(input, weight):
+            return f"segext's unpooling, then conv_transpose2d: {_why_composed(input, fits)}"
+        if multiplies_what_counts(input):
             return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
-        return f"segext's unpooling, then conv_transpose2d: {_why_composed(input)}"
+        return "segext: the unpooled map is never stored"
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if call is not None:
         faster = faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -41,9 +44,13 @@ def explain(
     return "torch: segext has no kernels for these arguments"
 
 
-def _why_composed(input: Tensor) -> str:
-    if input.device.type not in ("cpu", "meta"):
-        return "the two in one have kernels for the CPU alone"
-    if has_fast_products(compute_dtype(input)):
-        return f"this CPU has matrix instructions for {compute_dtype(input)}"
-    return "the two in one have kernels for 2x2 windows and 3x3 kernels of stride 1, in one group and of one type"
+def _why_composed(input: Tensor, fits: bool) -> str:
+    if input.device.type not in ops.DEVICES:
+        return f"segext has no kernels for {input.device.type}"
+    if not fits:
+        return "the two in one have kernels for 2x2 windows and 3x3 kernels of stride 1, in one group and of one type"
+    if input.is_cuda:
+        return (
+            f"with more than {MOST_CHANNELS} channels of {compute_dtype(input)}, a map costs little beside the products"
+        )
+    return f"this CPU has matrix instructions for {compute_dtype(input)}"

@@ -363,7 +363,8 @@ class _UnpoolConv2d(torch.autograd.Function):
         wanted = needs_input, needs_weight
         grad_input = grad_weight = None
         if any(wanted):
-            differentiate = _unpool_conv2d_gradients if _is_differentiated() else unpool_conv2d_backward
+            in_sequence = _is_differentiated() or grad_output.is_cuda  # which has no kernels for the gradients
+            differentiate = _unpool_conv2d_gradients if in_sequence else unpool_conv2d_backward
             grads = differentiate(grad_output, *ctx.saved_tensors, *ctx.static, *wanted)
             grad_input, grad_weight = (g if needed else None for g, needed in zip(grads, wanted, strict=True))
         grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias and needs_bias else None
@@ -380,7 +381,8 @@ class _UnpoolConv2d(torch.autograd.Function):
 
 
 def _unpool_conv2d_gradients(grad_output, input, codes, weight, size, padding, transposed, channels_last, *wanted):
-    """What unpool_conv2d_backward gives, by ops that can be differentiated again."""
+    """What unpool_conv2d_backward gives, by ops that can be differentiated again and that CUDA has: the map is made
+    again, and its products are stock's."""
     unpooling = size, *UNPOOLED_WINDOW, channels_last
     convolution = (1, 1), padding, (1, 1), transposed, (0, 0), 1
     return unpooled_convolution_gradients(grad_output, input, codes, weight, unpooling, convolution, *wanted)

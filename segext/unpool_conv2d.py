@@ -17,8 +17,9 @@ from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .overriding import overridable
 from .switches import Switches, prefers_channels_last
 
-# With kernels that do both in one; meta tensors have shapes.
-_DEVICES = ("cpu", "meta")
+# Whose kernels read weights packed beforehand; meta tensors have shapes.
+_PACKS = ("cpu", "meta")
+MOST_CHANNELS = 128  # of input or output, up to which CUDA's kernel of half types is taken
 
 
 @overridable
@@ -38,9 +39,11 @@ def unpool_conv_transpose2d(
 ) -> Tensor:
     """``conv_transpose2d(max_unpool2d(input, switches), weight, ...)`` that keeps no unpooled map for the gradient.
 
-    For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, the CPU's kernels do not make the map at all: three of
-    four of its pixels are zero, and so a quarter of the multiplications is left, forward and backward. Else the two
-    follow each other, and the map is made again for the backward pass. :func:`segext.explain` tells which.
+    For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, there are kernels that do not make the map at all:
+    three of four of its pixels are zero, and so a quarter of the multiplications is left, forward and backward. CUDA
+    has them for the forward pass: in float32, which is never TF32, and float64; in half types they multiply the zeros
+    too, by tensor cores, and are taken for up to 128 channels. Else the two follow each other, and the map is made
+    again for the backward pass. :func:`segext.explain` tells which.
 
     Args:
         input: the pooled map, (N, C, H, W) or (C, H, W).
@@ -61,8 +64,8 @@ def unpool_conv_transpose2d(
     """
     arguments = stride, padding, output_padding, groups, dilation
     plain = groups == 1 and pair(output_padding) == (0, 0)
-    padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
-    if padding is not None:
+    padding = kernel_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
+    if padding is not None and beats_stock(input, weight):
         return _run(input, switches, weight, packed_weight, bias, padding, True, output_size)
     convolution = _convolution(weight, stride, arguments[1], dilation, True, output_padding, groups)
 
@@ -95,8 +98,8 @@ def unpool_conv2d(
     arguments = stride, padding, dilation, groups
     padding = 1 if padding == "same" else 0 if padding == "valid" else padding  # of a 3x3 kernel
     if groups == 1:
-        padding = fused_padding(input, switches, weight, bias, stride, padding, dilation, False)
-        if padding is not None:
+        padding = kernel_padding(input, switches, weight, bias, stride, padding, dilation, False)
+        if padding is not None and beats_stock(input, weight):
             return _run(input, switches, weight, packed_weight, bias, padding, False, output_size)
     convolution = _convolution(weight, *arguments[:3], False, 0, groups)
 
@@ -129,14 +132,14 @@ def reads_packed(weight: Tensor, stride: IntPair, dilation: IntPair, groups: int
     """Whether unpooling and convolution with this weight may be one call of kernels that read it packed."""
     if tuple(weight.shape[2:]) != (3, 3) or pair(stride) != (1, 1) or pair(dilation) != (1, 1) or groups != 1:
         return False
-    return weight.device.type in _DEVICES and weight.dtype in ops.FLOATS and not has_fast_products(weight.dtype)
+    return weight.device.type in _PACKS and weight.dtype in ops.FLOATS and not has_fast_products(weight.dtype)
 
 
-def fused_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
+def kernel_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
     """The padding, if the call is one for the kernels and all its arguments are as they should be."""
     if not isinstance(switches, Switches) or switches.window != ops.UNPOOLED_WINDOW:
         return None
-    if not fit_together(input, weight, bias, _DEVICES) or has_fast_products(compute_dtype(input)):
+    if not fit_together(input, weight, bias, ops.DEVICES):
         return None
     if input.dim() not in (3, 4) or weight.dim() != 4 or tuple(weight.shape[-2:]) != (3, 3) or 0 in input.shape[-3:]:
         return None
@@ -150,6 +153,22 @@ def fused_padding(input, switches, weight, bias, stride, padding, dilation, tran
     if min(size + more for size, more in zip(switches.input_size, margin, strict=True)) <= 0:
         return None
     return padding
+
+
+def beats_stock(input: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels are faster than unpooling and stock's convolution.
+
+    Measured on CPUs with AVX-512. On CUDA a guess that no GPU has confirmed: of half types, a map that is not stored
+    saves the less beside the products, the more channels there are.
+    """
+    if input.is_cuda:
+        return multiplies_what_counts(input) or max(weight.shape[:2]) <= MOST_CHANNELS
+    return not has_fast_products(compute_dtype(input))
+
+
+def multiplies_what_counts(input: Tensor) -> bool:
+    """Whether the kernels leave out the products with zeros."""
+    return not input.is_cuda or compute_dtype(input).itemsize > 2
 
 
 def _run(input, switches, weight, packed_weight, bias, padding, transposed, output_size) -> Tensor:

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as stock
-from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, contiguous, hard_values, name, normal
+from samples import (
+    FLOATS,
+    FORMATS,
+    Pool,
+    assert_same,
+    channels_last,
+    contiguous,
+    hard_values,
+    name,
+    normal,
+    random_codes,
+)
 from torch.utils import _pytree as pytree
 
 import segext
@@ -44,9 +55,16 @@ OPS = (
     "depthwise_conv_transpose2d_argmax",
     "depthwise_conv_transpose2d_cross_entropy",
     "depthwise_conv_transpose2d_cross_entropy_backward",
+    "unpool_conv2d",
 )
-# Unpooling by int64 indices keeps, while it runs, the last element that names each pixel.
-WITH_SCRATCH = {"max_unpool2d_indices", "max_unpool2d_indices_backward"}
+# Bytes that ops take while they run: for the last element by which int64 indices name each pixel, and for a weight in
+# the order of its kernel, filled up to 16 channels and 64 outputs.
+PIXELS = SHAPE[0] * SHAPE[1] * SHAPE[2] * SHAPE[3]
+SCRATCH = {
+    "max_unpool2d_indices": 8 * PIXELS,
+    "max_unpool2d_indices_backward": 8 * PIXELS,
+    "unpool_conv2d": 4 * 9 * 16 * 64,
+}
 # Sums that come in parts, and two numbers for each pixel: how many tensors, of fewer bytes than the scores.
 WITH_PARTS = {
     "depthwise_conv_transpose2d_backward": 2,
@@ -70,6 +88,8 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
     bias = normal((channels,), dtype, seed=2).to(device)
     addend = layout(normal((SHAPE[0], channels, 50, 60), dtype).to(device))
     upsampling = ((39, 44), (2, 2), (1, 2), (1, 1))
+    mixing = normal((channels, 37, 3, 3), dtype, seed=6).to(device)
+    cell_codes = random_codes(SHAPE, 2).to(device)
     sums = torch.promote_types(dtype, torch.float32)
     target = torch.randint(-1, channels, (SHAPE[0], 39, 44), generator=torch.Generator().manual_seed(3)).to(device)
     losses = (target, torch.rand(channels, generator=torch.Generator().manual_seed(4)).to(device, sums))
@@ -136,6 +156,11 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
                 grad, map, weight, bias, *losses, *criterion, True, True, True
             ),
         ),
+        # Of 2x2 windows, whatever the pool.
+        "unpool_conv2d": (
+            map,
+            lambda x: ops.unpool_conv2d(x, cell_codes, mixing, None, mixing[0, :, 0, 0], (39, 48), (1, 1), True, last),
+        ),
     }[op]
 
 
@@ -177,12 +202,7 @@ def captured(function, *inputs):
 def test_every_op_has_its_call():
     """On the CPU too: each call here can be made, gives something, and none of the library's ops is left out."""
     schemas = re.findall(r'"(\w+)\(', (ROOT / "csrc" / "library.cpp").read_text())
-    without_cuda_kernels = {
-        "dense_conv_transpose2d",
-        "unpool_conv2d",
-        "unpool_conv2d_backward",
-        "unpool_conv2d_pack",
-    }
+    without_cuda_kernels = {"dense_conv_transpose2d", "unpool_conv2d_backward", "unpool_conv2d_pack"}
     assert sorted(OPS) == sorted(set(schemas) - without_cuda_kernels)
     for op in OPS:
         for layout in FORMATS:
@@ -232,6 +252,32 @@ def test_upsampling_trains(cuda):
         grads.append([grad.cpu() for grad in torch.autograd.grad(output, leaves, output.detach().sin())])
     for expected, actual in zip(*grads, strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("transposed", [True, False], ids=["transposed", "plain"])
+@pytest.mark.parametrize("channels", [(32, 64), (21, 33), (128, 128)], ids=str)
+def test_unpooling_and_convolution_is_stock_s_within_rounding(channels, transposed, layout, dtype, cuda):
+    """In one, forward and backward, beside the two in sequence in float64."""
+    inputs, outputs = channels
+    values, switches = own.max_pool2d(layout(normal((2, inputs, 35, 46), dtype)), 2, return_indices=True)
+    weight = normal((inputs, outputs, 3, 3) if transposed else (outputs, inputs, 3, 3), dtype, seed=1) / inputs**0.5
+    bias = normal((outputs,), dtype, seed=2)
+    fused, convolve = (
+        (own.unpool_conv_transpose2d, stock.conv_transpose2d) if transposed else (own.unpool_conv2d, stock.conv2d)
+    )
+    exact = [x.detach().double().requires_grad_() for x in (values, weight, bias)]
+    leaves = [x.detach().to(cuda).requires_grad_() for x in (values, weight, bias)]
+    expected = convolve(own.max_unpool2d(exact[0], switches), *exact[1:], 1, 1)
+    actual = fused(leaves[0], switches.to(cuda), *leaves[1:], padding=1)
+    assert type(actual.grad_fn).__name__ == "_UnpoolConv2dBackward"
+    grad = layout(normal(expected.shape, dtype, seed=3))
+    results = actual, *torch.autograd.grad(actual, leaves, grad.to(cuda))
+    for one, other in zip(results, (expected, *torch.autograd.grad(expected, exact, grad.double())), strict=True):
+        assert one.dtype == dtype
+        error = (one.detach().cpu().double() - other.detach()).norm() / other.detach().norm()
+        assert error <= {8: 1e-12, 4: 1e-5, 2: 1e-2}[dtype.itemsize]
 
 
 def loss_call(device, dtype=torch.float32, layout=contiguous, scale=2, kernel=4):
@@ -378,15 +424,13 @@ def test_memory_is_taken_for_results_alone(op, layout, cuda):
     before = taken()
     results = [t for t in tensors(function(input)) if t.untyped_storage().data_ptr() not in given]
     count, nbytes = (after - earlier for after, earlier in zip(taken(), before, strict=True))
-    pixels = SHAPE[0] * SHAPE[1] * SHAPE[2] * SHAPE[3]
-    scratch = [8 * pixels] if op in WITH_SCRATCH else []
     nbytes -= sum(tensor.nbytes for tensor in results)
     if op in WITH_PARTS:
         assert count == len(results) + WITH_PARTS[op]
         assert nbytes < SHAPE[0] * SHAPE[1] * 39 * 44 * input.element_size()
     else:
-        assert count == len(results) + len(scratch)
-        assert nbytes == sum(scratch)
+        assert count == len(results) + (op in SCRATCH)
+        assert nbytes == SCRATCH.get(op, 0)
 
 
 def test_the_peak_of_pooling_and_its_backward(cuda):

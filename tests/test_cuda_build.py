@@ -39,7 +39,14 @@ HOT = {
     r"scatter_channels_last_blocks_kernel": {"LDG.128": 1, "STG.128": 4},
     r"scatter_channels_last_windows_kernel": {"LDG.128": 1, "STG.128": 1},
     r"scatter_channels_last_kernel": {"LDG.128": 1, "STG.128": 1},
+    r"unpool_conv2d_cells_kernel": {"LDS.128": 2},
 }
+# Kernels that multiply by tensor cores. Before an architecture has the instructions, they have no body.
+TILED = {
+    r"unpool_conv2d_tiles_kernel<segext::\w+, true>": {"HMMA": 48, "LDSM": 6, "LDS.128": 6, "LDG.128": 1, "STG.128": 8},
+    r"unpool_conv2d_tiles_kernel<segext::\w+, false>": {"HMMA": 48, "LDSM": 6, "LDS.128": 6, "STG.128": 8},
+}
+FIRST_TILED = 80
 MAX_REGISTERS = 64  # so that a multiprocessor holds at least half the threads it could
 # Of kernels that keep weights or scores in them: a quarter of the threads, each with more stores or sums in flight.
 MORE_REGISTERS = {
@@ -50,6 +57,8 @@ MORE_REGISTERS = {
     r"depthwise_(cross_entropy|input_gradient)_kernel<.*\blong\b": 128,
     r"depthwise_\w+_kernel<.*\blong\b": 96,
     r"depthwise_\w+_kernel": 80,
+    r"unpool_conv2d_cells_kernel<double": 224,  # an eighth of the threads: sums of 64 bits
+    r"unpool_conv2d_\w+_kernel": 128,
 }
 ATOMIC = {"index_unpool_bid_kernel", "codes_from_indices_kernel"}
 
@@ -164,6 +173,19 @@ def test_hot_kernels_move_many_bytes_at_a_time(kernels, binary):
         for kernel in found:
             where = f"{kernel.name} for {kernel.architecture}: {dict(kernel.instructions)}"
             assert all(kernel.instructions[name] >= count for name, count in least.items()), where
+
+
+def test_tiled_kernels_multiply_by_tensor_cores(kernels, binary):
+    for pattern, least in TILED.items():
+        found = [kernel for kernel in kernels if re.match(pattern, kernel.name)]
+        assert found or not pattern.startswith(binary.stem), f"no kernel is called {pattern}"
+        for kernel in found:
+            where = f"{kernel.name} for {kernel.architecture}: {dict(kernel.instructions)}"
+            if int(kernel.architecture.removeprefix("sm_")) < FIRST_TILED:
+                assert kernel.usage.registers < 16, where
+            else:
+                assert all(kernel.instructions[name] >= count for name, count in least.items()), where
+                assert kernel.instructions["LDGSTS.128"] > 0, where
 
 
 def test_registers_leave_room_for_many_threads(kernels):

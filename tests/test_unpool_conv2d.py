@@ -10,6 +10,7 @@ import torch.nn.functional as stock
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, contiguous, name, normal, random_codes, threads
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
@@ -434,6 +435,24 @@ def test_matrix_instructions_are_left_to_stock(monkeypatch):
         assert ("matrix instructions" in explain(values, weight, switches=switches)) == has_them
         results.append(own.unpool_conv_transpose2d(values, switches, weight))
     torch.testing.assert_close(*results, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("channels", [128, 129])
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_explains_its_choice_on_cuda(dtype, channels, monkeypatch):
+    """As it would be there: half types by tensor cores, zeros too, and only where the map that is saved counts."""
+    monkeypatch.setattr(differentiable, "DEVICES", {"cpu", "cuda"})
+    monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", True)  # whatever this CPU has
+    _, switches = own.max_pool2d(normal((1, channels, 8, 8)), 2, return_indices=True)
+    with FakeTensorMode():
+        values, weight = (
+            torch.empty(size, dtype=dtype, device="cuda") for size in (switches.shape, (channels, 3, 3, 3))
+        )
+        why = explain(values, weight, padding=1, switches=switches)
+        other = explain(values, weight, padding=1, stride=2, switches=switches)
+    reason = "quarter" if dtype.itemsize > 2 else "never stored" if channels == 128 else "more than 128 channels"
+    assert reason in why
+    assert "kernels for 2x2 windows" in other
 
 
 def test_threads_give_the_same_bits():

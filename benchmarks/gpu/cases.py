@@ -52,6 +52,24 @@ class UpsamplingCase(NamedTuple):
         return f"{self.name} of {self.shape} {str(self.dtype).removeprefix('torch.')} {self.format}"
 
 
+class UnpoolConvCase(NamedTuple):
+    """Unpooling and 3x3 convolution in one. Which kernel it comes to depends on type and format, and on the channels,
+    whether it has vectors."""
+
+    name: str
+    shape: tuple[int, int, int, int]  # of the pooled map
+    outputs: int
+    size: tuple[int, int]  # of the unpooled map
+    padding: tuple[int, int]
+    dtype: torch.dtype
+    format: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.shape} {str(self.dtype).removeprefix('torch.')} {self.format}"
+
+
+AnyCase = Case | UpsamplingCase | UnpoolConvCase
+
 # Shapes that fill vectors, then ones off them; windows that tile, leave gaps, overlap, and are anything else.
 SHAPES = ((2, 32, 32, 32), (2, 3, 17, 23), (1, 5, 8, 6))
 WINDOWS = {
@@ -74,10 +92,25 @@ UPSAMPLING_WINDOWS = {
     "upsampling 5x5/2": (1, (5, 2, 0, 1)),
 }
 
+# Channels, outputs and pixels that fill tiles and steps, then ones off them, with windows that the map cuts.
+UNPOOL_CONVS = (
+    ((2, 32, 16, 16), 64, (32, 32), (1, 1)),
+    ((1, 24, 9, 17), 8, (17, 34), (1, 1)),
+    ((2, 5, 7, 8), 33, (15, 15), (0, 2)),
+)
 
-def all_cases() -> Iterator[Case | UpsamplingCase]:
+
+def all_cases() -> Iterator[AnyCase]:
     yield from pooling_cases()
     yield from upsampling_cases()
+    yield from unpool_conv_cases()
+
+
+def unpool_conv_cases() -> Iterator[UnpoolConvCase]:
+    for format in FORMATS:
+        for dtype in DTYPES[:4]:
+            for shape in UNPOOL_CONVS:
+                yield UnpoolConvCase("unpool, 3x3 conv", *shape, dtype, format)
 
 
 def upsampling_cases() -> Iterator[UpsamplingCase]:
@@ -108,9 +141,35 @@ def values(case: Case) -> Tensor:
     return x.contiguous(memory_format=FORMATS[case.format])
 
 
-def results(case: Case | UpsamplingCase, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+def results(case: AnyCase, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
     """What every op makes of the case on ``device``, by name."""
-    return upsampling_results(case, device) if isinstance(case, UpsamplingCase) else pooling_results(case, device)
+    if isinstance(case, UpsamplingCase):
+        return upsampling_results(case, device)
+    return unpool_conv_results(case, device) if isinstance(case, UnpoolConvCase) else pooling_results(case, device)
+
+
+def unpool_conv_results(case: UnpoolConvCase, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    """Of small whole numbers, whose sums are exact in any order, and any switches."""
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randint(-3, 4, shape, generator=generator).to(case.dtype)
+
+    samples, channels, height, width = case.shape
+    x = numbers(*case.shape).contiguous(memory_format=FORMATS[case.format]).to(device)
+    row = (channels * height * width + 3) // 4
+    codes = torch.randint(256, (samples, row), generator=generator, dtype=torch.uint8).to(device)
+    bias = numbers(case.outputs).to(device)
+    rest = (case.size, case.padding)
+    for transposed in (False, True):
+        weight = numbers(*((channels, case.outputs) if transposed else (case.outputs, channels)), 3, 3).to(device)
+        last = case.format == "channels_last"
+        for name, added in (("", None), (", bias", bias)):
+            kind = "transposed" if transposed else "plain"
+            yield (
+                f"unpool_conv2d, {kind}{name}",
+                ops.unpool_conv2d(x, codes, weight, None, added, *rest, transposed, last),
+            )
 
 
 def upsampling_results(case: UpsamplingCase, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
@@ -210,7 +269,7 @@ def near(actual: Tensor, expected: Tensor) -> bool:
     return bool((actual.double() - expected.double()).abs().max() <= tolerance * expected.double().abs().max())
 
 
-def differences(case: Case | UpsamplingCase, device: torch.device | str, compute: Callable = results) -> list[str]:
+def differences(case: AnyCase, device: torch.device | str, compute: Callable = results) -> list[str]:
     """The ops whose result on ``device`` is not the CPU's."""
     return [
         name

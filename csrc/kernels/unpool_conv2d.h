@@ -2,8 +2,10 @@
 // never stored. Windows are 2x2 with stride 2 and no padding, so that of four pixels at most one holds a value: a
 // quarter of the multiplications is left, forward and backward.
 //
-// Ops: unpool_conv2d, and unpool_conv2d_backward, which is for the CPU only. With half types, CUDA's kernel multiplies the
-// zeros too, by tensor cores.
+// On CUDA, half types are multiplied by tensor cores, zeros too; then a pixel without a value adds NaN where the weight
+// is infinite or NaN.
+//
+// Ops: unpool_conv2d, and unpool_conv2d_backward, which is for the CPU only.
 #pragma once
 
 #include "element_type.h"
@@ -37,8 +39,8 @@ SEGEXT_INLINE int64_t panel_elements(int64_t channels, int64_t outputs) {
   return panels_of(outputs) * channels * kPanelTaps * kPanel;
 }
 
-// As CUDA's read them, which kernel it will be is known from type and device alone: filled up with zeros to this many
-// channels and outputs. Room for so many sums is enough for either kernel's order (cuda/weight_panels.cuh).
+// As CUDA's read them: filled up with zeros to so many channels and outputs, in the order of the kernel that a type
+// takes on a device (cuda/weight_panels.cuh). Each order fits into so many sums.
 SEGEXT_INLINE int64_t cuda_panel_channels(int64_t channels) { return (channels + 15) / 16 * 16; }
 SEGEXT_INLINE int64_t cuda_panel_outputs(int64_t outputs) { return (outputs + 63) / 64 * 64; }
 SEGEXT_INLINE int64_t cuda_panel_elements(int64_t channels, int64_t outputs) {
@@ -64,8 +66,8 @@ void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, in
 struct UnpoolConv2dParams {
   const void* input;     // pooled values, [N, C, pooled_height, pooled_width]
   const uint8_t* codes;  // [N, sample_bytes]
-  WeightView weight;     // read if there are no panels: each thread packs those it needs
-  const void* panels;    // of the weight, or null
+  WeightView weight;     // read by the CPU if there are no panels: each thread packs those it needs
+  const void* panels;    // of the weight, for the device; null only on the CPU
   const void* bias;      // [outputs], or null
   void* output;          // [N, outputs, output_height, output_width]
   UnpoolConv geometry;

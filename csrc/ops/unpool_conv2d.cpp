@@ -1,4 +1,5 @@
-// Unpooling and 3x3 convolution in one, and its backward. CPU only: elsewhere unpool_conv2d.py composes the two.
+// Unpooling and 3x3 convolution in one for every device that has kernels, and its backward for the CPU: elsewhere
+// ops.py composes that.
 #include "../kernels/unpool_conv2d.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -51,9 +52,11 @@ struct Kernels {
     return empty(weight, {elements}, type == ElementType::kFloat64 ? ScalarType::Double : ScalarType::Float);
   }
 
+  // In the order in which the device's kernels read it: on CUDA, every block does so, in vectors.
   Tensor packed() const {
-    const Tensor panels = sums(panel_elements(channels, outputs));
-    run(panels, SEGEXT_CPU_KERNEL(WeightPanelParams, pack_weight_panels), panel_params(view(), panels));
+    const Tensor panels =
+        sums(weight.is_cpu() ? panel_elements(channels, outputs) : cuda_panel_elements(channels, outputs));
+    run(panels, SEGEXT_KERNEL(WeightPanelParams, pack_weight_panels), panel_params(view(), panels));
     return panels;
   }
 
@@ -65,6 +68,7 @@ struct Kernels {
 
   void check_packed(const char* op, const Tensor& panels) const {
     check_device(op, "packed_weight", panels, "weight", weight);
+    STD_TORCH_CHECK(weight.is_cpu(), op, ": packed_weight is for the CPU's kernels alone");
     STD_TORCH_CHECK(panels.dim() == 1 && panels.size(0) == panel_elements(channels, outputs) &&
                         panels.scalar_type() == sums(0).scalar_type() && panels.stride(0) == 1,
                     op, ": packed_weight of size ", text(sizes_of(panels)), " was not packed from a weight of size ",
@@ -122,15 +126,17 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
   if (bias.has_value()) added = dense(*bias, false);
   Tensor output = empty(input, call.output_sizes(), input.scalar_type(), channels_last);
   if (output.numel() > 0) {
+    std::optional<Tensor> panels = packed_weight;
+    if (!input.is_cpu()) panels = call.kernels.packed();
     const UnpoolConv2dParams params{call.input.const_data_ptr(),
                                     code_data(call.codes),
                                     call.kernels.view(),
-                                    packed_weight.has_value() ? packed_weight->const_data_ptr() : nullptr,
+                                    panels.has_value() ? panels->const_data_ptr() : nullptr,
                                     added.has_value() ? added->const_data_ptr() : nullptr,
                                     output.mutable_data_ptr(),
                                     call.geometry,
                                     call.kernels.type};
-    run(output, SEGEXT_CPU_KERNEL(UnpoolConv2dParams, unpool_conv2d), params);
+    run(output, SEGEXT_KERNEL(UnpoolConv2dParams, unpool_conv2d), params);
   }
   return output;
 }
@@ -174,9 +180,14 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
   return {grad_input, grad_weight};
 }
 
+void register_kernels(torch::stable::detail::StableLibrary& library) {
+  library.impl("unpool_conv2d", TORCH_BOX(&unpool_conv2d));
+}
+
+SEGEXT_REGISTER(register_kernels)
+
 STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) {
   library.impl("unpool_conv2d_pack", TORCH_BOX(&unpool_conv2d_pack));
-  library.impl("unpool_conv2d", TORCH_BOX(&unpool_conv2d));
   library.impl("unpool_conv2d_backward", TORCH_BOX(&unpool_conv2d_backward));
 }
 
