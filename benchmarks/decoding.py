@@ -38,10 +38,10 @@ def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool) -> list[Case]:
 
 def _cases(dtype: torch.dtype, few: bool) -> Iterator[Case]:
     for channels, size in STAGES[: 1 if few else None]:
-        yield _unpooling(UNPOOLING, channels, size, dtype)
-        yield _unpooling(UNPOOLING_TRAINS, channels, size, dtype)
+        yield unpooling(UNPOOLING, channels, size, dtype)
+        yield unpooling(UNPOOLING_TRAINS, channels, size, dtype)
     if not few:  # where weights are most of what there is to read
-        yield _unpooling(PREPACKED, *STAGES[-1], dtype)
+        yield unpooling(PREPACKED, *STAGES[-1], dtype)
     for shape in DENSE[: 1 if few else None]:
         yield _dense(*shape, dtype)
 
@@ -50,12 +50,16 @@ def _normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def _unpooling(what: str, channels: int, size: int, dtype: torch.dtype) -> Case:
+def unpooling(what: str, channels: int, size: int, dtype: torch.dtype, *, device: str = "cpu", batch: int = 1) -> Case:
     trains = what == UNPOOLING_TRAINS
-    full = _normal(1, channels, size, size, dtype=dtype)
+    full = _normal(batch, channels, size, size, dtype=dtype).to(device)
     values, indices = stock.max_pool2d(full, 2, return_indices=True)
-    weight = (_normal(channels, channels, 3, 3, dtype=dtype, seed=1) / (1.5 * channels**0.5)).requires_grad_(trains)
-    grads = {last: _normal(*full.shape, dtype=dtype, seed=2).contiguous(memory_format=_format(last)) for last in (0, 1)}
+    weight = (_normal(channels, channels, 3, 3, dtype=dtype, seed=1) / (1.5 * channels**0.5)).to(device)
+    weight.requires_grad_(trains)
+    grads = {}
+    if trains:
+        grad = _normal(*full.shape, dtype=dtype, seed=2).to(device)
+        grads = {last: grad.contiguous(memory_format=_format(last)) for last in (0, 1)}
     switches = {
         last: own.max_pool2d(full.contiguous(memory_format=_format(last)), 2, return_indices=True)[1] for last in (0, 1)
     }

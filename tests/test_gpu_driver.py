@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import contest, throughput
+from benchmarks import contest, decoding, throughput
 from benchmarks.gpu import __main__ as driver
 from benchmarks.gpu import cases, clocks, parts, profiling, sanitizing, targets, testing, timing
 from benchmarks.gpu.parts import Job, Outcome, Part
@@ -260,6 +261,7 @@ def test_all_parts_rehearsed(tmp_path, capsys, monkeypatch):
         assert {"stock NCHW", "stock channels_last", "copy"} <= row["times"].keys()
     assert {row["way"] for row in bench["details"]["calls"]} == {"eager"}
     assert {row["op"] for row in bench["details"]["upsampling"]} >= {*targets.UPSAMPLED, *targets.FUSED}
+    assert {row["op"] for row in bench["details"]["decoding"]} == {decoding.UNPOOLING, targets.STRICT}
     assert bench["details"]["targets"]
     pytest.importorskip("matplotlib")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
@@ -475,6 +477,28 @@ def test_targets_of_upsampling_on_the_gpu():
         "bilinear x2, of the copy bandwidth": (False, "76.92 %"),
         "upsample x8, crop, argmax, to stock's best way": (True, "5.50x"),
         "upsample x8, crop, loss, backward, to stock's best way": (False, "4.50x"),
+    }
+
+
+def test_targets_of_decoding_on_the_gpu():
+    rows = [
+        replace(upsampled(op, dtype, 1.0, to_best), map=f"{channels}@8x8")
+        for op, dtype, channels, to_best in (
+            (decoding.UNPOOLING, "bfloat16", 64, 1.5),
+            (decoding.UNPOOLING, "bfloat16", 128, 1.0),
+            (decoding.UNPOOLING, "bfloat16", 512, 1.0),
+            (decoding.UNPOOLING, "float32", 64, 0.5),
+            (targets.STRICT, "float32", 64, 1.4),
+            (targets.STRICT, "float32", 512, 1.6),
+        )
+    ]
+    found = {verdict.what: (verdict.met, verdict.measured) for verdict in targets.verdicts([], (), rows)}
+    unpooling, strict = f"{decoding.UNPOOLING}, bfloat16", f"{targets.STRICT}, float32"
+    assert found == {
+        f"{unpooling}, 64 channels, to stock's best way": (True, "1.50x"),
+        f"{unpooling}, 128 channels, to stock's best way": (False, "1.00x"),
+        f"{unpooling}, 256, 512 channels, to stock's best way": (True, "1.00x"),
+        f"{strict}, 64, 128, 256, 512 channels, to stock's best way": (False, "1.40x"),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import contest, throughput
+from .. import contest, decoding, throughput
 from ..targets import Verdict, judge
 
 # Percent of the bandwidth of a device copy of the same bytes, on maps well over the L2.
@@ -23,9 +23,20 @@ UPSAMPLING_PERCENT = 80.0
 UPSAMPLED = ("bilinear x2", "bilinear x8", "bilinear x32", "upsample x2, crop, add")
 FUSED = ("upsample x8, crop, argmax", "upsample x8, crop, loss, backward")
 TO_BEST = 5.0
+# Of unpooling and convolution in one, at batch 16, times as fast as stock's best way: by type and channels. From 256
+# channels on, half types are unpooled into a map.
+STRICT = f"{decoding.UNPOOLING}, no TF32"
+DECODED = (
+    (decoding.UNPOOLING, "bfloat16", (64,), 1.4),
+    (decoding.UNPOOLING, "bfloat16", (128,), 1.1),
+    (decoding.UNPOOLING, "bfloat16", (256, 512), 1.0),
+    (STRICT, "float32", (64, 128, 256, 512), 1.5),
+)
 
 
-def verdicts(rows: Sequence[throughput.Row], upsampled: Sequence[contest.Row] = ()) -> list[Verdict]:
+def verdicts(
+    rows: Sequence[throughput.Row], upsampled: Sequence[contest.Row] = (), decoded: Sequence[contest.Row] = ()
+) -> list[Verdict]:
     """Of the maps well over the L2; the worst row counts."""
     rows = [row for row in rows if row.suite == "key"]
     found = []
@@ -45,6 +56,15 @@ def verdicts(rows: Sequence[throughput.Row], upsampled: Sequence[contest.Row] = 
     for op in FUSED:
         values = [(row.to_best.median, row.where) for row in upsampled if row.op == op]
         found += judge(f"{op}, to stock's best way", values, TO_BEST, least=True)
+    for op, dtype, channels, bound in DECODED:
+        maps = tuple(f"{count}@" for count in channels)
+        values = [
+            (row.to_best.median, row.where)
+            for row in decoded
+            if row.op == op and row.dtype == dtype and row.map.startswith(maps)
+        ]
+        named = ", ".join(map(str, channels))
+        found += judge(f"{op}, {dtype}, {named} channels, to stock's best way", values, bound, least=True)
     return found
 
 

@@ -6,13 +6,13 @@ import math
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .. import calls, contest, harness, inputs, tables, throughput, upsampling
+from .. import calls, contest, decoding, harness, inputs, tables, throughput, upsampling
 from ..harness import Call, Clock, Summary
 from ..networks import DECONVNET, RESNET, Network, Pool, vgg16
 from ..pooling import FORMATS, FRESH, POOL, POOL_BACKWARD, RELU_POOL, Subject
@@ -26,7 +26,7 @@ from .parts import Job, Outcome
 DTYPES = ("float32", "bfloat16", "float16")
 KEY_BATCH, BATCH = 64, 16
 KEY_MEMORY = 32e9  # bytes of a device that holds the maps of the key batch, twice over and with all they are checked by
-THROUGHPUT, UPSAMPLING, CALLS = 0.64, 0.08, 0.12  # of the time
+THROUGHPUT, UPSAMPLING, DECODING, CALLS = 0.6, 0.08, 0.06, 0.12  # of the time
 SKIP = 128  # the side of the map below the skip connection
 SAVE_EVERY = 5.0  # seconds
 
@@ -100,6 +100,23 @@ def upsampling_rows(
     return contest.run(cases, seconds, progress, clock)
 
 
+def decoding_rows(
+    seconds: float, device: str, clock: Clock, progress: Progress, rehearsal: bool
+) -> Iterator[contest.Row]:
+    """Unpooling and convolution of DeconvNet's stages, and of float32 also beside stock without TF32."""
+    stages, batch = (((4, 8),), 1) if rehearsal else (decoding.STAGES, BATCH)
+    cases = [
+        decoding.unpooling(decoding.UNPOOLING, channels, size, getattr(torch, dtype), device=device, batch=batch)
+        for dtype in DTYPES
+        for channels, size in stages
+    ]
+    strict = [replace(case, op=targets.STRICT) for case in cases if case.input.dtype is torch.float32]
+    share = seconds / (len(cases) + len(strict))
+    yield from contest.run(cases, share * len(cases), progress, clock)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False):
+        yield from contest.run(strict, share * len(strict), progress, clock)
+
+
 def memory_rows(device: torch.device, rehearsal: bool) -> Iterator[memory.Row]:
     """Nothing on the CPU, whose allocator does not count."""
     if device.type == "cpu":
@@ -132,7 +149,7 @@ class Findings:
             self.outcome().write(self._path)
 
     def verdicts(self) -> list[Verdict]:
-        return targets.verdicts(self.results.throughput, self.results.upsampling)
+        return targets.verdicts(self.results.throughput, self.results.upsampling, self.results.decoding)
 
     def details(self) -> dict:
         rows = [
@@ -147,6 +164,7 @@ class Findings:
             "environment": self.results.environment,
             "throughput": rows,
             "upsampling": [asdict(row) for row in self.results.upsampling],
+            "decoding": [asdict(row) for row in self.results.decoding],
             "calls": [asdict(row) for row in self.calls],
             "memory": [asdict(row) for row in self.memory],
             "targets": [asdict(verdict) for verdict in self.verdicts()],
@@ -158,7 +176,11 @@ class Findings:
     def table(self) -> str:
         """What is shown at the end of the run."""
         shown = [_speed(self.results)] if self.results.throughput else []
-        shown += [_upsampling(self.results)] if self.results.upsampling else []
+        for title, rows in (
+            ("Upsampling of class scores", self.results.upsampling),
+            ("Unpooling and convolution", self.results.decoding),
+        ):
+            shown += [_contest(title, rows)] if rows else []
         shown += [_calls(self.calls)] if self.calls else []
         shown += [_memory(self.memory)] if self.memory else []
         verdicts = self.verdicts()
@@ -189,6 +211,7 @@ def run(job: Job) -> Outcome:
     results, progress = found.results, Progress()
     cold, waiting = clocks.clocks(device)
     upsampled = upsampling_rows(UPSAMPLING * job.seconds, job.device, cold, progress, job.rehearsal)
+    decoded = decoding_rows(DECODING * job.seconds, job.device, cold, progress, job.rehearsal)
     throughput_rows = throughput.run(
         works,
         images,
@@ -203,6 +226,7 @@ def run(job: Job) -> Outcome:
     for what, rows, measured in (
         ("throughput", results.throughput, throughput_rows),
         ("upsampling", results.upsampling, upsampled),
+        ("decoding", results.decoding, decoded),
         ("memory", found.memory, memory_rows(device, job.rehearsal)),
         ("calls", found.calls, call_rows(CALLS * job.seconds, device, waiting, progress)),
     ):
@@ -252,7 +276,7 @@ def _speed(results: Results) -> str:
     return tables.table(f"Every op on {shape}: of the bytes that must move", head, rows, left=3)
 
 
-def _upsampling(results: Results) -> str:
+def _contest(title: str, found: Sequence[contest.Row]) -> str:
     rows = [
         [
             row.op, row.map, row.dtype, row.format, row.kernels, f"{targets.gigabytes_per_second(row):.0f}",
@@ -260,10 +284,10 @@ def _upsampling(results: Results) -> str:
             tables.times(row.to_best.median), row.best, f"{row.times[f'segext {row.format}'].median / 1e3:.1f}",
             "stock wins" if row.stock_wins else "",
         ]
-        for row in results.upsampling
+        for row in found
     ]  # fmt: skip
     head = ["op", "map", "type", "format", "kernels", "GB/s", "%", "to stock", "to best", "best stock way", "us", ""]
-    return tables.table("Upsampling of class scores: of the bytes that must move", head, rows, left=5)
+    return tables.table(f"{title}: of the bytes that must move", head, rows, left=5)
 
 
 def _calls(found: list[CallRow]) -> str:
