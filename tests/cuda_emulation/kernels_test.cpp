@@ -469,7 +469,7 @@ class Tester {
     const WeightPanelParams packing{view, g.pool.channels, g.outputs, panels.data(), type};
     expect_success(pack_weight_panels_cuda(packing, nullptr), "pack_weight_panels", what);
     const UnpoolConv2dParams params{
-        input.data(), codes.bytes(), panels.data(), has_bias ? bias.data() : nullptr, output.data(), g, type};
+        input.data(), codes.bytes(), {}, panels.data(), has_bias ? bias.data() : nullptr, output.data(), g, type};
     const int64_t before = launches_in_all();
     expect_success(unpool_conv2d_cuda(params, nullptr), "unpool_conv2d", what);
     expect_one_launch(before, results, "unpool_conv2d", what);
@@ -849,31 +849,30 @@ UnpoolConv geometry_of(const UnpoolShape& s, bool channels_last) {
 
 // Sizes around the tiles of either kernel: 16x16 pixels of 64 outputs, or 14x14 of 32; steps of 16 channels, or 8.
 void test_unpool_conv2d(Tester* tester) {
-  const UnpoolShape shapes[] = {
-      {1, 16, 64, {8, 8}, {16, 16}, {1, 1}}, {2, 8, 32, {7, 8}, {14, 16}, {1, 1}},
-      {1, 24, 8, {8, 9}, {16, 17}, {1, 1}},   // one pixel more than a tile, and windows that are cut
-      {1, 17, 65, {8, 9}, {15, 17}, {1, 0}},  // one channel, one output more
-      {2, 7, 33, {9, 8}, {17, 15}, {0, 2}},  {1, 3, 31, {9, 1}, {18, 2}, {2, 0}},
-      {1, 9, 5, {15, 16}, {29, 31}, {1, 1}}, {1, 40, 72, {2, 3}, {5, 7}, {0, 1}},  // larger than windows reach
-      {2, 5, 4, {4, 4}, {3, 5}, {1, 1}},                                           // smaller than the pool's any
-      {3, 1, 1, {1, 1}, {2, 1}, {0, 0}},     {1, 8, 8, {16, 8}, {33, 16}, {2, 2}},
-      {0, 8, 8, {4, 4}, {8, 8}, {1, 1}},
-  };
-  int k = 0;
+  std::vector<UnpoolShape> shapes;
+  shapes.push_back({1, 16, 64, {8, 8}, {16, 16}, {1, 1}});
+  shapes.push_back({2, 8, 32, {7, 8}, {14, 16}, {1, 1}});
+  shapes.push_back({1, 24, 8, {8, 9}, {16, 17}, {1, 1}});   // one pixel more than a tile; windows that are cut
+  shapes.push_back({1, 17, 65, {8, 9}, {15, 17}, {1, 0}});  // one channel, one output more
+  shapes.push_back({2, 7, 33, {9, 8}, {17, 15}, {0, 2}});
+  shapes.push_back({1, 3, 31, {9, 1}, {18, 2}, {2, 0}});
+  shapes.push_back({1, 9, 5, {15, 16}, {29, 31}, {1, 1}});
+  shapes.push_back({1, 40, 72, {2, 3}, {5, 7}, {0, 1}});  // larger than windows reach
+  shapes.push_back({2, 5, 4, {4, 4}, {3, 5}, {1, 1}});    // smaller than any pool's
+  shapes.push_back({3, 1, 1, {1, 1}, {2, 1}, {0, 0}});
+  shapes.push_back({1, 8, 8, {16, 8}, {33, 16}, {2, 2}});
+  shapes.push_back({1, 24, 16, {9, 17}, {17, 33}, {1, 1}});
+  shapes.push_back({0, 8, 8, {4, 4}, {8, 8}, {1, 1}});
   for (const bool channels_last : {false, true}) {
     for (const UnpoolShape& shape : shapes) {
       const UnpoolConv g = geometry_of(shape, channels_last);
       for (const ElementType type : kFloatTypes) {
-        const bool mirrored = k % 2 == 0, strided = k % 3 == 0, has_bias = k % 4 < 2, shifted = k % 5 == 0;
-        tester->unpool_conv2d(g, type, mirrored, strided, has_bias, false, shifted);
-        if (element_size(type) == 2) {
-          cuda_emulation::set_compute_capability(7);
-          tester->unpool_conv2d(g, type, !mirrored, strided, !has_bias, false, shifted);
-          cuda_emulation::set_compute_capability(9);
-        } else if (k % 2 == 0) {
-          tester->unpool_conv2d(g, type, !mirrored, strided, !has_bias, true, false);
-        }
-        ++k;
+        const uint32_t chance = tester->random();
+        const bool mirrored = chance % 2 != 0, strided = chance / 2 % 2 != 0, has_bias = chance / 4 % 2 != 0;
+        tester->unpool_conv2d(g, type, mirrored, strided, has_bias, false, chance / 8 % 4 == 0);
+        if (element_size(type) == 2) cuda_emulation::set_compute_capability(7);
+        tester->unpool_conv2d(g, type, !mirrored, strided, !has_bias, true, false);
+        cuda_emulation::set_compute_capability(9);
       }
     }
   }

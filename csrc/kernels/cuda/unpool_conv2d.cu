@@ -1,6 +1,7 @@
 // Launches unpooling and 3x3 convolution: half types by tensor cores, all else, and they on devices that lack these, by
 // the cores of each type.
 #include <algorithm>
+#include <limits>
 
 #include "unpool_conv2d.cuh"
 #include "unpool_conv2d_cells.cuh"
@@ -24,9 +25,9 @@ template <typename... Parameters, typename... Arguments>
 CudaStatus launch_tiles(void (*kernel)(Parameters...), const Params& params, int64_t rows, int64_t columns,
                         int64_t groups, int64_t shared_bytes, CudaStream stream, const Arguments&... arguments) {
   const int64_t samples = params.geometry.pool.samples, most = Launch::kMaxBlocks;
-  if (groups > most / columns || rows > most / (groups * columns) || samples > most / (rows * groups * columns)) {
-    return cudaErrorInvalidConfiguration;
-  }
+  const bool fits = params.geometry.pool.channels <= std::numeric_limits<int32_t>::max() && groups <= most / columns &&
+                    rows <= most / (groups * columns) && samples <= most / (rows * groups * columns);
+  if (!fits) return cudaErrorInvalidConfiguration;
   const BlockTiles tiles{Divisor<int32_t>(groups), Divisor<int32_t>(columns), Divisor<int32_t>(rows)};
   return launch_with_shared_memory(kernel, samples * rows * columns * groups * Launch::kBlockThreads, shared_bytes,
                                    stream, UnpoolConvShape(params.geometry), tiles, arguments...);

@@ -4,12 +4,12 @@
 //
 // A block makes 16x16 pixels of 64 outputs. Step by step of 16 channels, it places 10x10 cells as the 18x18 pixels of
 // the unpooled map that its result depends on, and gets its weights in the order of the panels. A warp has four rows of
-// 16 pixels and 32 outputs; three rows of pixels that it reads serve each tap's row, so they are loaded once for each
-// column of taps:
+// 16 pixels and 32 outputs. For each column of taps, which is a shift by so many pixels, it loads the six rows that it
+// reads once, for all rows of taps:
 //
-//     columns of the weights' tap    0 1 2
-//     rows that a warp reads         u - 2 .. u + 3, 16 pixels each, shifted by the tap's column
-//     row u of output, tap row i     reads row u - i
+//     row of output       0       1       2       3
+//     row of taps       0 1 2   0 1 2   0 1 2   0 1 2
+//     row that is read  2 1 0   3 2 1   4 3 2   5 4 3
 //
 // In shared memory, pixels are 16 bytes of 8 channels, in rows whose even columns lie side by side and whose odd
 // columns follow. The left operand of a tile product takes the even pixels as its upper half and the odd ones as its
@@ -147,9 +147,9 @@ class HaloCell {
   const T* input_;        // at the next value
   const uint8_t* codes_;  // at the next run or, of single codes, at the sample's first
   int64_t channel_step_, element_;
-  int32_t channels_;                   // from the thread's next on
-  int first_, to_right_;               // vector of the cell's first pixel, and from there to the pixel on its right
-  uint32_t pixels_ = 0;  // a bit for each of the cell's that the halo has, then one for each that the map has
+  int32_t channels_;      // from the thread's next on
+  int first_, to_right_;  // vector of the cell's first pixel, and from there to the pixel on its right
+  uint32_t pixels_ = 0;   // a bit for each of the cell's that the halo has, then one for each that the map has
   Vector<T> values_;
   uint32_t run_;
 };
