@@ -2,6 +2,7 @@
 // and the choice of a kernel's element type from an ElementType.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -45,6 +46,9 @@ struct Element<BFloat16> {
     return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
   }
 };
+
+__device__ __forceinline__ float multiply_add(float a, float b, float sum) { return fmaf(a, b, sum); }
+__device__ __forceinline__ double multiply_add(double a, double b, double sum) { return fma(a, b, sum); }
 
 // What one 128-bit access moves.
 inline constexpr int kVectorBytes = 16;

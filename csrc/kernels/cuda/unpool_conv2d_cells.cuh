@@ -40,7 +40,8 @@ struct CellTraits {
   static constexpr int kPixels = 2 * kTile;  // along either axis of a block; what reaches beyond is the next tile's
   static constexpr int kOverlap = 2;         // pixels along either axis that the tile before makes
   static constexpr int kOutputs = LaneWeights::kOutputs;
-  static constexpr int kChannels = 8;                                               // of a step
+  static constexpr int kChannels = 8;      // of a step
+  static constexpr uint32_t kNothing = 4;  // in place of the code of a cell that is none, or names no pixel
   static constexpr int kItems = kTile * kTile * kChannels / Launch::kBlockThreads;  // values that a thread loads a step
   // Outputs whose sums shared memory holds at a time, and elements between pixels: odd, against bank conflicts.
   static constexpr int kPassOutputs = kOutputs * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Wide));
@@ -75,7 +76,6 @@ template <typename T>
 class StagedCells {
   using Traits = CellTraits<T>;
   using Wide = typename Traits::Wide;
-  static constexpr uint32_t kNothing = 4;  // the code of a cell that is none, or names no pixel
 
  public:
   __device__ __forceinline__ StagedCells(const UnpoolConvArrays<T>& arrays, const UnpoolConvShape& shape,
@@ -110,7 +110,7 @@ class StagedCells {
 #pragma unroll
     for (int k = 0; k < Traits::kItems; ++k) {
       value_[k] = T{};
-      code_[k] = kNothing;
+      code_[k] = Traits::kNothing;
       if (named_[k] == 0 || first_channel + channel_[k] >= channels_) continue;
       const int64_t element = element_[k] + first_channel * channel_step_;
       const uint32_t code = load_code(codes_, as_unsigned(element), code_bits(4));
@@ -148,7 +148,10 @@ struct CellPatch {
   // What a value at this pixel of the warp's cells feeds.
   __device__ __forceinline__ void feed(int row, int column, Wide value, const Wide (&weights)[kPanelTaps]) {
 #pragma unroll
-    for (int tap = 0; tap < kPanelTaps; ++tap) sums[row + tap / 3][column + tap % 3] += value * weights[tap];
+    for (int tap = 0; tap < kPanelTaps; ++tap) {
+      Wide& sum = sums[row + tap / 3][column + tap % 3];
+      sum = multiply_add(value, weights[tap], sum);
+    }
   }
 
   // What a warp's cells feed over a step's channels.
@@ -158,7 +161,9 @@ struct CellPatch {
       Wide weights[kPanelTaps];
 #pragma unroll
       for (int tap = 0; tap < kPanelTaps; ++tap) weights[tap] = stage.weights[c][tap][lane];
-      const uint2 codes = *reinterpret_cast<const uint2*>(&stage.codes[c][warp * Traits::kWarpCells]);
+      // What comes from a shuffle is known to be the same for all lanes: branches on it need not bring lanes together.
+      const uint2 loaded = *reinterpret_cast<const uint2*>(&stage.codes[c][warp * Traits::kWarpCells]);
+      const uint32_t codes[] = {__shfl_sync(0xffffffffu, loaded.x, 0), __shfl_sync(0xffffffffu, loaded.y, 0)};
       Vector<Wide> values[Traits::kWarpCells / Vector<Wide>::kLanes];
 #pragma unroll
       for (int k = 0; k < Traits::kWarpCells; k += Vector<Wide>::kLanes) {
@@ -168,21 +173,19 @@ struct CellPatch {
       for (int k = 0; k < Traits::kWarpCells; ++k) {
         const int row = k / Traits::kColumns * 2, column = k % Traits::kColumns * 2;
         const Wide value = values[k / Vector<Wide>::kLanes].lane[k % Vector<Wide>::kLanes];
-        switch ((k < 4 ? codes.x : codes.y) >> 8 * (k % 4) & 0xff) {
-          case 0:
-            feed(row, column, value, weights);
-            break;
-          case 1:
-            feed(row, column + 1, value, weights);
-            break;
-          case 2:
-            feed(row + 1, column, value, weights);
-            break;
-          case 3:
+        // 2: the lower row of the window, 1: the right column.
+        const auto has = [&](uint32_t bit) { return (codes[k / 4] & bit << 8 * (k % 4)) != 0; };
+        if (has(Traits::kNothing)) continue;
+        if (has(2)) {
+          if (has(1)) {
             feed(row + 1, column + 1, value, weights);
-            break;
-          default:
-            break;
+          } else {
+            feed(row + 1, column, value, weights);
+          }
+        } else if (has(1)) {
+          feed(row, column + 1, value, weights);
+        } else {
+          feed(row, column, value, weights);
         }
       }
     }

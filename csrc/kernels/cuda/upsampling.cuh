@@ -17,7 +17,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -28,9 +27,6 @@
 #include "launch.cuh"
 
 namespace segext {
-
-__device__ __forceinline__ float multiply_add(float a, float b, float sum) { return fmaf(a, b, sum); }
-__device__ __forceinline__ double multiply_add(double a, double b, double sum) { return fma(a, b, sum); }
 
 // Windows of its axes are input pixels, pixels are the output's.
 template <typename Index>
