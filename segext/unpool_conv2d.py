@@ -64,10 +64,10 @@ def unpool_conv_transpose2d(
     """
     arguments = stride, padding, output_padding, groups, dilation
     plain = groups == 1 and pair(output_padding) == (0, 0)
-    padding = kernel_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
-    if padding is not None and beats_stock(input, weight):
-        return _run(input, switches, weight, packed_weight, bias, padding, True, output_size)
-    convolution = _convolution(weight, stride, arguments[1], dilation, True, output_padding, groups)
+    known = kernel_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
+    if known is not None and beats_stock(input, weight):
+        return _run(input, switches, weight, packed_weight, bias, known, True, output_size)
+    convolution = _convolution(weight, stride, padding, dilation, True, output_padding, groups)
 
     def convolve(unpooled: Tensor, weight, bias) -> Tensor:
         return conv_transpose2d(unpooled, weight, bias, *arguments)
@@ -96,12 +96,11 @@ def unpool_conv2d(
     :func:`prepack_unpool_conv2d` made.
     """
     arguments = stride, padding, dilation, groups
-    padding = 1 if padding == "same" else 0 if padding == "valid" else padding  # of a 3x3 kernel
-    if groups == 1:
-        padding = kernel_padding(input, switches, weight, bias, stride, padding, dilation, False)
-        if padding is not None and beats_stock(input, weight):
-            return _run(input, switches, weight, packed_weight, bias, padding, False, output_size)
-    convolution = _convolution(weight, *arguments[:3], False, 0, groups)
+    convolution = _convolution(weight, stride, padding, dilation, False, 0, groups)
+    if groups == 1 and convolution is not None:
+        known = kernel_padding(input, switches, weight, bias, stride, convolution[1], dilation, False)
+        if known is not None and beats_stock(input, weight):
+            return _run(input, switches, weight, packed_weight, bias, known, False, output_size)
 
     def convolve(unpooled: Tensor, weight, bias) -> Tensor:
         return F.conv2d(unpooled, weight, bias, *arguments)

@@ -195,6 +195,17 @@ def test_unbatched():
             torch.testing.assert_close(loss, expected[0] if reduction == "none" else expected)
 
 
+def test_gradients_of_a_target_without_pixels():
+    """Of the op itself: the functions refuse such a crop."""
+    input, weight = normal((2, 3, 4, 5)), normal((3, 1, 4, 4), seed=1)
+    target = torch.zeros((2, 0, 5), dtype=torch.int64)
+    options = (None, (2, 2), (1, 1), (1, 1), -100, 0.0, False, True, True, False)
+    backward = torch.ops.segext.depthwise_conv_transpose2d_cross_entropy_backward
+    grads = backward(torch.ones(()), input, weight, None, target, *options)
+    for grad, of in zip(grads, (input, weight), strict=False):
+        torch.testing.assert_close(grad, torch.zeros_like(of))
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_empty_batch(reduction):
     x, weight, bias, target, _ = problem(5, 1, (3, 4), 4, 2, 0, 0, 5, samples=0)

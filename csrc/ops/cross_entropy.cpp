@@ -146,7 +146,9 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
   const Parts weights(needs_weight, input, sizes_of(weight), counts.weight);
   const Parts biases(needs_bias, input, {g.channels}, counts.bias);
-  if (any) {
+  if (!any) {
+    torch::stable::fill_(grad_input, 0);
+  } else {
     const Tensor normalizers = empty(input, {target.is_cpu() ? 0 : 2 * target.numel()}, sum_type(input));
     const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
                                         biases.data()};
