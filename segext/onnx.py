@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from . import ops
+from .geometry import pooled_extent
 from .switches import window_of
 
 __all__ = ["export"]
@@ -91,7 +92,7 @@ def _max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, _forma
         return tuple(x[0] for x in batch)
     window = kernel_size, stride, padding, dilation = window_of(kernel_size, stride, padding, dilation)
     axes = zip(input.shape[-2:], *window, strict=True)
-    shape = (*input.shape[:2], *(ops.pooled_extent(*axis, ceil_mode) for axis in axes))
+    shape = (*input.shape[:2], *(pooled_extent(*axis, ceil_mode) for axis in axes))
     attributes = {
         "kernel_shape": kernel_size,
         "strides": stride,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from . import ops
+from .geometry import code_bits
 
 # The largest map that repr draws.
 _PICTURE_ROWS, _PICTURE_COLUMNS = 16, 32
@@ -92,7 +93,7 @@ class Switches:
     @property
     def bits(self) -> int:
         """Bits of one code."""
-        return ops.code_bits(self.kernel_size[0] * self.kernel_size[1])
+        return code_bits(self.kernel_size[0] * self.kernel_size[1])
 
     @property
     def nbytes(self) -> int:

@@ -38,7 +38,10 @@ LAYERS = (
     "onnx",
     "switches",
     "value_checks",
+    "fakes",
+    "batching",
     "ops",
+    "geometry",
     "overriding",
     "_library",
 )

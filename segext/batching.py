@@ -1,0 +1,111 @@
+"""Batching rules of the ops, for ``torch.vmap``.
+
+The batch is folded into N, and an unbatched map becomes a batch. Sums over N, and convolutions with a kernel for each
+sample, take one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from . import ops
+
+
+def _fold(info, in_dim, x, has_samples: bool):
+    if not isinstance(x, Tensor):
+        return x
+    x = x.unsqueeze(0).expand(info.batch_size, *x.shape) if in_dim is None else x.movedim(in_dim, 0)
+    return x.flatten(0, 1) if has_samples else x
+
+
+def _each_result(result, function) -> tuple:
+    """What a batching rule returns: ``function`` of each result, mapped over its first dimension."""
+    if isinstance(result, Tensor):
+        return function(result), 0
+    return tuple(map(function, result)), (0,) * len(result)
+
+
+def _call_folded(op, info, in_dims, args, shared: Collection[int] = ()):
+    """``op`` once, with the batch folded into N of all tensors but those ``shared`` by all samples."""
+    has_samples = args[0].dim() - (in_dims[0] is not None) == 4
+    samples = args[0].shape[1 if in_dims[0] == 0 else 0]
+    folded = enumerate(zip(in_dims, args, strict=True))
+    result = op(*(a if k in shared else _fold(info, d, a, has_samples) for k, (d, a) in folded))
+
+    def unfold(x: Tensor) -> Tensor:
+        if x.dim() == 1 and x.numel() == 0:
+            return x.expand(info.batch_size, 0)  # a result that was not asked for
+        return x.unflatten(0, (info.batch_size, samples)) if has_samples else x
+
+    return _each_result(result, unfold)
+
+
+def _call_one_by_one(op, info, in_dims, args):
+    def call(k: int):
+        return op(*(x.select(d, k) if isinstance(d, int) else x for d, x in zip(in_dims, args, strict=True)))
+
+    results = [call(k) for k in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return _each_result(tuple(zip(*results, strict=True)), torch.stack)
+
+
+def _register_vmap(name: str) -> None:
+    op = ops.overload(name)
+
+    def rule(info, in_dims, *args):
+        return _call_folded(op, info, in_dims, args)
+
+    torch.library.register_vmap(op, rule, lib=ops.registrations)
+
+
+for _name in (
+    "max_pool2d",
+    "relu_max_pool2d",
+    "max_pool2d_backward",
+    "max_pool2d_double_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "max_unpool2d_indices",
+    "max_unpool2d_indices_backward",
+):
+    _register_vmap(_name)
+
+
+def _register_vmap_of_kernels(name: str, *kernels: str) -> None:
+    """Of a convolution, whose ``kernels`` are the arguments that all samples share."""
+    op = ops.overload(name)
+    shared = [k for k, argument in enumerate(op._schema.arguments) if argument.name in kernels]
+
+    def rule(info, in_dims, *args):
+        if any(in_dims[k] is not None for k in shared):
+            return _call_one_by_one(op, info, in_dims, args)
+        return _call_folded(op, info, in_dims, args, shared)
+
+    torch.library.register_vmap(op, rule, lib=ops.registrations)
+
+
+for _name in ("depthwise_conv_transpose2d", "depthwise_conv_transpose2d_argmax", "dense_conv_transpose2d"):
+    _register_vmap_of_kernels(_name, "weight", "bias")
+_register_vmap_of_kernels("unpool_conv2d", "weight", "packed_weight", "bias")
+
+
+def _register_vmap_one_by_one(name: str) -> None:
+    op = ops.overload(name)
+
+    def rule(info, in_dims, *args):
+        return _call_one_by_one(op, info, in_dims, args)
+
+    torch.library.register_vmap(op, rule, lib=ops.registrations)
+
+
+for _name in (
+    "depthwise_conv_transpose2d_backward",
+    "depthwise_conv_transpose2d_cross_entropy",
+    "depthwise_conv_transpose2d_cross_entropy_backward",
+    "unpool_conv2d_backward",
+):
+    _register_vmap_one_by_one(_name)

@@ -1,0 +1,19 @@
+"""Sizes that follow from a pool's window, and bits of its codes: in C++, ``csrc/kernels/switches.h`` has them."""
+
+from __future__ import annotations
+
+
+def code_bits(taps: int) -> int:
+    """Bits of one code: the smallest of 1, 2, 4, 8, 16, 32 that tells ``taps`` taps apart."""
+    return next(bits for bits in (1, 2, 4, 8, 16, 32) if 2**bits >= taps)
+
+
+def code_bytes(elements: int, bits: int) -> int:
+    """Bytes that hold ``elements`` codes of ``bits`` bits."""
+    return (elements * bits + 7) // 8
+
+
+def pooled_extent(size, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool):
+    extent = (size + 2 * padding - dilation * (kernel - 1) - 1 + (stride - 1 if ceil_mode else 0)) // stride + 1
+    # With ceil_mode the last window must still start inside the map or its left padding.
+    return extent - 1 if ceil_mode and (extent - 1) * stride >= size + padding else extent
