@@ -72,10 +72,10 @@ def unpooling(what: str, channels: int, size: int, dtype: torch.dtype, *, device
     def in_sequence(x: Tensor) -> Tensor:
         return stock.conv_transpose2d(stock.max_unpool2d(x, places[_is_last(x)], 2), weight, None, 1, 1)
 
-    def differentiated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def call(x: Tensor) -> Tensor:
+    def differentiated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor | tuple[Tensor, ...]]:
+        def call(x: Tensor) -> tuple[Tensor, ...]:
             leaf = x.detach().requires_grad_()
-            return torch.autograd.grad(function(leaf), (leaf, weight), grads[_is_last(x)])[0]
+            return torch.autograd.grad(function(leaf), (leaf, weight), grads[_is_last(x)])
 
         return call if trains else function
 

@@ -54,8 +54,8 @@ def switch_bytes(network: Network) -> SwitchRow:
     return SwitchRow(network.name, elements, int64, int32, uint8, packed, exact)
 
 
-def peak_bytes(call: Callable[[], Tensor]) -> int:
-    """Bytes that the process holds at the peak of a call beyond those before it and those of the result.
+def peak_bytes(call: Callable[[], Tensor | tuple[Tensor, ...]]) -> int:
+    """Bytes that the process holds at the peak of a call beyond those before it and those of the results.
 
     Scratch that no allocator of torch's knows of counts too, and so does what a first call loads or keeps: make it
     before. Linux accounts for whole pages, and late.
@@ -64,7 +64,8 @@ def peak_bytes(call: Callable[[], Tensor]) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _resident("VmRSS")
     result = call()
-    return max(_resident("VmHWM") - before - result.nbytes, 0)
+    results = (result,) if isinstance(result, Tensor) else result
+    return max(_resident("VmHWM") - before - sum(x.nbytes for x in results), 0)
 
 
 def _resident(what: str) -> int:

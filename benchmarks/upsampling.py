@@ -96,11 +96,11 @@ def _trained(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> Cas
     grad = _scores(scale * size, dtype, setting)
     grads = {last: grad.contiguous(memory_format=last) for last in (torch.contiguous_format, torch.channels_last)}
 
-    def gradients(upsample: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
-        def call(x: Tensor) -> Tensor:
+    def gradients(upsample: Callable[..., Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        def call(x: Tensor) -> tuple[Tensor, ...]:
             leaf = x.detach().requires_grad_()
             format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-            return torch.autograd.grad(upsample(leaf, filters, *arguments), (leaf, filters), grads[format])[0]
+            return torch.autograd.grad(upsample(leaf, filters, *arguments), (leaf, filters), grads[format])
 
         return call
 

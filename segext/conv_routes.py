@@ -265,6 +265,8 @@ def _kind(input, weight, groups) -> type[_Route] | None:
     """Which kernels besides stock's may take a call, as far as shapes tell."""
     if not isinstance(input, Tensor) or not isinstance(weight, Tensor) or input.dim() < 3 or weight.dim() != 4:
         return None
+    if input.device.type not in ops.DEVICES:
+        return None
     channels = weight.shape[0]
     if input.shape[-3] != channels or groups not in (1, channels):
         return None

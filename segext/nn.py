@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from . import functional as F
@@ -190,31 +192,40 @@ class ConvTranspose2dCrossEntropy(_Fused):
 
 
 class Prepackable(nn.Module):
-    """What :class:`UnpoolConv2d` and :class:`UnpoolConvTranspose2d` share: their weights may be packed once."""
+    """What :class:`UnpoolConv2d` and :class:`UnpoolConvTranspose2d` share: their weights may be packed once.
+
+    A base of these, not to be derived from by others.
+    """
 
     _pack: Callable[[Tensor], Tensor]
 
     def prepack(self) -> Prepackable:
-        """Pack the weight now rather than in every call, and freeze it: for inference.
+        """Pack the weight now rather than in every call: for inference.
 
-        It stays a parameter, which requires no gradient, and in the state dict; what is packed takes as much again.
-        Loading a state dict and moving or casting the layer pack it anew. **After any other change of the weight, call
-        this again.** Where no kernels read packed weights, such as on CUDA, the weight is frozen, and that is all.
+        Calls read what was packed as long as the layer has the same weight, unchanged; after any change of it, such as
+        a step of training, they pack it themselves again, until the next ``prepack()``. Loading a state dict and moving
+        or casting the layer pack anew. One thing goes unnoticed: **writing to the weight through** ``weight.data``, and
+        to a weight made in inference mode. What ``torch.compile`` and ``torch.export`` make of the layer reads what was
+        packed if the weight requires no gradient, and does not notice later changes in place.
+
+        What is packed is no part of the state dict. It is float32, or float64 for float64, with outputs filled up to a
+        multiple of 16. Nothing is packed where it would not be read, such as on CUDA, nor of a weight that is computed
+        anew for each call, by a parametrization.
 
         Returns:
             The layer.
         """
-        self.weight.requires_grad_(False)
-        is_read = reads_packed(self.weight, self.stride, self.dilation, self.groups)
-        self.register_buffer("packed_weight", self._pack(self.weight) if is_read else None, persistent=False)
+        weight = self._parameters.get("weight")
+        window = self.kernel_size, self.stride, self.padding, self.dilation, self.groups
+        is_read = weight is not None and self.padding_mode == "zeros" and reads_packed(weight, *window)
+        self.register_buffer("packed_weight", self._pack(weight) if is_read else None, persistent=False)
+        self._packed_of = _Version(weight) if is_read else None
         return self
 
     def _packed(self) -> Tensor | None:
-        """What goes with the weight into a call: nothing once it is trained again."""
+        """What goes with the weight into a call."""
         packed = getattr(self, "packed_weight", None)
-        if packed is not None and self._parameters["weight"].requires_grad:  # torch.fx makes self.weight a proxy
-            return None
-        return packed
+        return packed if packed is not None and self._packed_of.is_still(self._parameters.get("weight")) else None
 
     def _repack(self) -> None:
         if "packed_weight" in self._buffers:
@@ -228,6 +239,33 @@ class Prepackable(nn.Module):
     def _load_from_state_dict(self, *arguments, **keywords) -> None:
         super()._load_from_state_dict(*arguments, **keywords)
         self._repack()
+
+
+class _Version:
+    """A tensor as it was. It survives copies and pickles of both it and the tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.number = None if tensor.is_inference() else tensor._version
+
+    def is_still(self, tensor: Tensor | None) -> bool:
+        if torch.compiler.is_compiling():
+            # Versions are not to be had in graphs, and exporters put stand-ins for a module's tensors.
+            same = tensor is not None if torch.compiler.is_exporting() else tensor is self.tensor
+            return same and not tensor.requires_grad
+        return tensor is self.tensor and (self.number is None or tensor._version == self.number)
+
+    def __deepcopy__(self, memo: dict) -> _Version:
+        return _restored(copy.deepcopy(self.tensor, memo), self.is_still(self.tensor))
+
+    def __reduce__(self) -> tuple:
+        return _restored, (self.tensor, self.is_still(self.tensor))
+
+
+def _restored(tensor: Tensor, is_still: bool) -> _Version:
+    version = _Version(tensor)
+    version.number = version.number if is_still else -1
+    return version
 
 
 class UnpoolConvTranspose2d(Prepackable, nn.ConvTranspose2d):

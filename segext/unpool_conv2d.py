@@ -19,6 +19,7 @@ from .switches import Switches, prefers_channels_last
 
 # Whose kernels read weights packed beforehand; meta tensors have shapes.
 _PACKS = ("cpu", "meta")
+_MOST_PADDING = 2  # of a 3x3 kernel
 MOST_CHANNELS = 128  # of input or output, up to which CUDA's kernel of half types is taken
 
 
@@ -52,8 +53,8 @@ def unpool_conv_transpose2d(
         bias: (K,), added to the output.
         stride, padding, output_padding, groups, dilation: of the transposed convolution, as stock's.
         output_size: of the unpooled map, as in :func:`max_unpool2d`; it must be the pool's input size.
-        packed_weight: what :func:`prepack_unpool_conv_transpose2d` made of ``weight`` as it is now. Else each call
-            packs it anew; which pays for small maps of many channels alone.
+        packed_weight: what :func:`prepack_unpool_conv_transpose2d` made of ``weight`` as it is now, rather than packed
+            by the call. It pays for small maps of many channels.
 
     Returns:
         (N, K, H', W') or (K, H', W').
@@ -127,9 +128,11 @@ def prepack_unpool_conv2d(weight: Tensor) -> Tensor:
     return ops.unpool_conv2d_pack(weight.detach(), False)
 
 
-def reads_packed(weight: Tensor, stride: IntPair, dilation: IntPair, groups: int) -> bool:
+def reads_packed(weight: Tensor, kernel_size, stride, padding, dilation, groups: int) -> bool:
     """Whether unpooling and convolution with this weight may be one call of kernels that read it packed."""
-    if tuple(weight.shape[2:]) != (3, 3) or pair(stride) != (1, 1) or pair(dilation) != (1, 1) or groups != 1:
+    if pair(kernel_size) != (3, 3) or pair(stride) != (1, 1) or pair(dilation) != (1, 1) or groups != 1:
+        return False
+    if not isinstance(padding, str) and max(pair(padding)) > _MOST_PADDING:
         return False
     return weight.device.type in _PACKS and weight.dtype in ops.FLOATS and not has_fast_products(weight.dtype)
 
@@ -146,7 +149,12 @@ def kernel_padding(input, switches, weight, bias, stride, padding, dilation, tra
     if channels != input.shape[-3] or outputs == 0 or (bias is not None and bias.shape != (outputs,)):
         return None
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
-    if stride != (1, 1) or dilation != (1, 1) or padding is None or not 0 <= min(padding) <= max(padding) <= 2:
+    if (
+        stride != (1, 1)
+        or dilation != (1, 1)
+        or padding is None
+        or not 0 <= min(padding) <= max(padding) <= _MOST_PADDING
+    ):
         return None
     margin = [2 - 2 * p if transposed else 2 * p - 2 for p in padding]
     if min(size + more for size, more in zip(switches.input_size, margin, strict=True)) <= 0:
@@ -201,24 +209,27 @@ class _InSequence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.unpooling, ctx.convolution = unpooling, convolution
         ctx.has_bias = bias is not None
-        return convolve(ops.max_unpool2d(input, codes, *unpooling), weight, bias)
+        result = convolve(ops.max_unpool2d(input, codes, *unpooling), weight, bias)
+        return result.clone() if result._is_view() else result  # which may be changed in place
 
     @staticmethod
     def backward(ctx, grad_output):
         if grad_output is None:
             return (None,) * 7
         needs_input, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        grads = ops.unpooled_convolution_gradients(
-            grad_output, *ctx.saved_tensors, ctx.unpooling, ctx.convolution, needs_input, needs_weight
-        )
+        grad_input = grad_weight = None
+        if needs_input or needs_weight:
+            grad_input, grad_weight = ops.unpooled_convolution_gradients(
+                grad_output, *ctx.saved_tensors, ctx.unpooling, ctx.convolution, needs_input, needs_weight
+            )
         grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias and needs_bias else None
-        return grads[0], None, grads[1], grad_bias, None, None, None
+        return grad_input, None, grad_weight, grad_bias, None, None, None
 
 
 def _convolution(weight, stride, padding, dilation, transposed, output_padding, groups) -> tuple | None:
-    """A convolution's arguments as ``torch.ops.aten.convolution`` has them, or None: where it has not, or where errors
-    are to speak."""
-    if not isinstance(weight, Tensor) or weight.dim() != 4:
+    """A convolution's arguments as ``torch.ops.aten.convolution`` has them, or None: where it has not, where errors are
+    to speak, and for transposed ones whose channels do not mix, of which segext's gradients are faster than its."""
+    if not isinstance(weight, Tensor) or weight.dim() != 4 or (transposed and groups == weight.shape[0]):
         return None
     stride, dilation, output_padding = pair(stride), pair(dilation), pair(output_padding)
     if dilation is not None and isinstance(padding, str):
@@ -240,8 +251,9 @@ def _compose(input, switches, weight, bias, output_size, convolve: Callable[...,
         raise TypeError(f"expected Switches, as a pool gives them, but got {type(switches).__name__}")
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
-    # Without a gradient there is nothing to keep; compilers decide themselves.
-    if convolution is None or transformed or not trains or input.is_inference() or forward_ad._current_level >= 0:
+    # Without a gradient there is nothing to keep; compilers decide themselves what is kept.
+    plain = convolution is None or transformed or not trains or forward_ad._current_level >= 0
+    if not isinstance(input, Tensor) or input.device.type not in ops.DEVICES or plain or input.is_inference():
         if isinstance(input, Tensor):
             (input,) = cast(compute_dtype(input), input)
         return convolve(max_unpool2d(input, switches, output_size=output_size), weight, bias)

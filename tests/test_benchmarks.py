@@ -292,7 +292,13 @@ CASES = [case for suite in (upsampling, decoding) for case in suite.cases(("floa
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.op)
 def test_a_wrong_result_ends_the_run(case):
-    broken = dataclasses.replace(case, segext=lambda x: case.segext(x).flip(-1))
+    """Whichever of its results it is."""
+
+    def wrong(x):
+        right = case.segext(x)
+        return right.flip(-1) if isinstance(right, torch.Tensor) else (*right[:-1], right[-1].flip(-1))
+
+    broken = dataclasses.replace(case, segext=wrong)
     with pytest.raises(CheckFailed, match=case.op.split(",")[0]), torch.enable_grad():
         list(contest.rows(broken, 0.0))
 
@@ -302,6 +308,23 @@ def test_a_wrong_result_ends_a_stream(op):
     broken = dataclasses.replace(op, segext=lambda x: op.segext(x).flip(-1))
     with pytest.raises(CheckFailed, match=op.name.split(",")[0]):
         stream.row(broken, [(8, 9)], [(7, 8)])
+
+
+class Quiet:
+    """Progress that is not shown."""
+
+    def step(self, what):
+        pass
+
+
+def test_every_stream_has_sizes_of_its_own(monkeypatch):
+    given = []
+    monkeypatch.setattr(stream, "row", lambda op, sizes, others: given.append([*sizes, *others]))
+    list(stream.run(Quiet(), quick=False))
+    assert len(given) == len(stream.operations())
+    assert all(len(set(sizes)) == stream.SIZES + 5 for sizes in given)
+    warm = set(given[0][-5:])
+    assert all(not set(a) & set(b) - warm for k, a in enumerate(given) for b in given[:k])
 
 
 def test_the_first_time_is_told_from_the_second(monkeypatch):

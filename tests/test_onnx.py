@@ -257,11 +257,11 @@ class LittleSegNet(nn.Module):
         return self.score(self.unpool(x, outer_indices, output_size=outer.size()))
 
 
-@pytest.mark.parametrize("way", ["converted", "frozen", "stock"])
+@pytest.mark.parametrize("way", ["converted", "prepacked", "stock"])
 def test_a_network_of_stock_layers(way):
     torch.manual_seed(0)
     stock = LittleSegNet().eval()
-    model = stock if way == "stock" else segext.convert(stock, freeze=way == "frozen")[0]
+    model = stock if way == "stock" else segext.convert(stock, prepack=way == "prepacked")[0]
     exported = Exported(model, image(18, 27), dynamic_shapes=(VARIES,))
     assert exported.session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     kinds = exported.operators()

@@ -261,6 +261,33 @@ def test_composition_leaves_what_is_kept_to_hooks_and_checkpoints():
         assert_same(one, other)
 
 
+def test_a_composed_result_may_be_changed_in_place():
+    """Of one pixel, too, whose transposed convolution is a view of a product."""
+    values, switches = own.max_pool2d(normal((2, 4, 1, 1)), 2, ceil_mode=True, return_indices=True)
+    weight = normal((4, 3, 3, 3), seed=1).requires_grad_()
+    result = own.unpool_conv_transpose2d(values, switches, weight, stride=2).relu_()
+    expected = stock.conv_transpose2d(values, weight, stride=2).relu()
+    torch.testing.assert_close(result, expected)
+    (grad,), (other,) = (torch.autograd.grad(y.square().sum(), weight) for y in (result, expected))
+    torch.testing.assert_close(grad, other)
+
+
+def test_composed_channels_that_do_not_mix_have_the_gradients_of_their_own_kernels():
+    values, switches = own.max_pool2d(normal((2, 5, 8, 8)), 2, return_indices=True)
+    weight = normal((5, 1, 4, 4), seed=1).requires_grad_()
+    result = own.unpool_conv_transpose2d(values, switches, weight, None, 2, 1, 0, 5)
+    assert "DepthwiseConvTranspose2d" in result.grad_fn.name()
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("wrong", [None, [[1.0]]])
+def test_composition_of_what_is_no_tensor(wrong, trains):
+    _, switches = own.max_pool2d(normal((1, 2, 8, 8)), 2, return_indices=True)
+    weight = normal((2, 2, 5, 5)).requires_grad_(trains)
+    with pytest.raises(TypeError, match="Tensor"):
+        own.unpool_conv2d(wrong, switches, weight)
+
+
 def test_composition_notices_a_pooled_map_that_was_changed():
     values, switches = own.max_pool2d(normal((1, 2, 8, 8)), 2, return_indices=True)
     weight = normal((2, 3, 5, 5), seed=1).requires_grad_()
@@ -527,39 +554,101 @@ def test_packed_weights(kind, function, prepack):
 @pytest.mark.parametrize("trip", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copied", "pickled"])
 @pytest.mark.parametrize("kind", [kind for kind, *_ in PREPACKED])
 def test_prepacked_layers(kind, trip):
+    """They read what was packed, whichever way they are run; tampering with it shows that they do."""
     values, switches = own.max_pool2d(normal((2, 6, 9, 12)), 2, return_indices=True)
-    layer, other = kind(6, 20, 3, padding=1), kind(6, 20, 3, padding=1)
-    expected, others = (x(values, switches).detach() for x in (layer, other))
+    layer = kind(6, 20, 3, padding=1, bias=False)
+    expected = layer(values, switches).detach()
     assert layer.prepack() is layer
-    assert layer.packed_weight.dtype is torch.float32
-    assert not layer.weight.requires_grad
-    assert sorted(layer.state_dict()) == ["bias", "weight"]
+    assert sorted(layer.state_dict()) == ["weight"]
     copied = trip(layer)
-    for function in (
-        layer,
-        copied,
-        torch.compile(copied, fullgraph=True, backend="eager"),
-        torch.fx.symbolic_trace(copied),
-    ):
-        assert_same(function(values, switches).detach(), expected)
+    assert_same(copied(values, switches).detach(), expected)
+    copied.packed_weight.mul_(2)
+    torch.testing.assert_close(copied(values, switches).detach(), 2 * expected)
+    copied.requires_grad_(False)
+    compiled = torch.compile(copied, fullgraph=True, backend="eager")
     exported = torch.export.export(copied, (values, switches)).module()
-    assert_same(exported(values, switches).detach(), expected)
-    # What the layer itself can notice.
-    copied.load_state_dict(other.state_dict())
-    assert_same(copied(values, switches).detach(), others)
-    wide = copied.double()
-    assert wide.packed_weight.dtype is torch.float64
-    torch.testing.assert_close(wide(values.double(), switches).float(), others)
-    # In training again.
-    layer.requires_grad_(True)
+    for function in (copied, compiled, torch.fx.symbolic_trace(copied), exported):
+        torch.testing.assert_close(function(values, switches).detach(), 2 * expected)
+    assert copied.to("meta").packed_weight.is_meta
+    assert layer.double().packed_weight.dtype is torch.float64
+
+
+def replace(layer, weight):
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def write(layer, weight):
     with torch.no_grad():
-        layer.weight.copy_(other.weight)
-        layer.bias.copy_(other.bias)
-    assert_same(layer(values, switches).detach(), others)
-    assert layer.prepack().to("meta").packed_weight.is_meta
+        layer.weight.copy_(weight)
 
 
-@pytest.mark.parametrize("arguments", [{"stride": 2}, {"groups": 2}, {"dilation": 2}, {"kernel_size": 5}], ids=str)
+def train(layer, weight):
+    layer.weight.grad = layer.weight.detach() - weight
+    torch.optim.SGD([layer.weight], 1.0).step()
+
+
+def parametrize(layer, weight):
+    class Other(torch.nn.Module):
+        def forward(self, _):
+            return weight
+
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", Other(), unsafe=True)
+
+
+# Ways of giving a layer another weight.
+CHANGES = {
+    "load_state_dict": lambda layer, weight: layer.load_state_dict({"weight": weight}),
+    "load_state_dict, assign": lambda layer, weight: layer.load_state_dict({"weight": weight}, assign=True),
+    **{function.__name__: function for function in (replace, write, train, parametrize)},
+}
+
+
+@pytest.mark.parametrize("trip", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", [kind for kind, *_ in PREPACKED])
+def test_prepacked_layers_notice_another_weight(kind, change, trip):
+    values, switches = own.max_pool2d(normal((2, 6, 9, 12)), 2, return_indices=True)
+    layer, other = kind(6, 20, 3, padding=1, bias=False).prepack(), kind(6, 20, 3, padding=1, bias=False)
+    CHANGES[change](layer, other.weight.detach().clone())
+    if change != "parametrize":  # whose class here no copy can name
+        layer = trip(layer)
+    expected = other(values, switches).detach()
+    torch.testing.assert_close(layer(values, switches).detach(), expected)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(values, switches).detach(), expected)
+    torch.testing.assert_close(layer.prepack()(values, switches).detach(), expected)
+    assert layer.weight.requires_grad == (change not in ("replace", "parametrize"))
+
+
+def test_prepacked_layers_of_other_weights_for_a_call():
+    values, switches = own.max_pool2d(normal((2, 6, 9, 12)), 2, return_indices=True)
+    layer = nn.UnpoolConv2d(6, 20, 3, bias=False).prepack()
+    weights = normal((3, 20, 6, 3, 3), seed=1)
+    expected = torch.stack([own.unpool_conv2d(values, switches, weight) for weight in weights])
+
+    def call(weight):
+        return torch.func.functional_call(layer, {"weight": weight}, (values, switches))
+
+    assert_same(call(weights[1]), expected[1])
+    torch.testing.assert_close(torch.func.vmap(call)(weights), expected)
+    norm = torch.nn.BatchNorm2d(20).eval()
+    norm.running_mean.fill_(1), norm.running_var.fill_(4)
+    folded = torch.nn.utils.fuse_conv_bn_eval(layer.eval(), norm)
+    torch.testing.assert_close(folded(values, switches), norm(layer(values, switches)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stride": 2},
+        {"groups": 2},
+        {"dilation": 2},
+        {"kernel_size": 5},
+        {"padding": 3},
+        {"padding": 1, "padding_mode": "reflect"},
+    ],
+    ids=str,
+)
 def test_prepack_of_layers_that_are_composed(arguments):
     values, switches = own.max_pool2d(normal((2, 6, 16, 20)), 2, return_indices=True)
     layer = nn.UnpoolConv2d(6, 4, **{"kernel_size": 3, **arguments})

@@ -63,7 +63,7 @@ class Report:
 
 
 def convert(
-    model: nn.Module, *, inplace: bool = False, example: Tensor | tuple | None = None, freeze: bool = False
+    model: nn.Module, *, inplace: bool = False, example: Tensor | tuple | None = None, prepack: bool = False
 ) -> tuple[nn.Module, Report]:
     """Swap the pooling, unpooling and transposed convolution of ``model`` for segext's, and fuse what neighbours do.
 
@@ -93,7 +93,7 @@ def convert(
         example: an input, or a tuple of all arguments of one call. The report then tells the bytes that autograd keeps
             for the backward pass of that call, and those of all pools' switches, before and after. The forward runs
             twice, on copies.
-        freeze: pack the weights of fused unpoolings and convolutions once, for inference:
+        prepack: pack the weights of unpooling and convolution in one, for inference:
             :meth:`segext.nn.Prepackable.prepack`.
 
     Returns:
@@ -114,7 +114,7 @@ def convert(
     plan = Plan(Dataflow(model))
     report = plan.report()
     apply(plan)
-    if freeze:
+    if prepack:
         for module in model.modules():
             if isinstance(module, Prepackable):
                 module.prepack()
