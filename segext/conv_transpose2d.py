@@ -31,8 +31,8 @@ def conv_transpose2d(
     As :func:`torch.nn.functional.conv_transpose2d`, in arguments, values, gradients and errors. Where channels do
     not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), or all mix and the
     stride is more than one, segext's kernels run if they are the faster ones; one pixel of input is a matrix product;
-    all else is stock's. :func:`segext.explain` tells which, from shapes, types, the device and whether ``weight`` is
-    trained.
+    all else is stock's. :func:`segext.explain` tells which, from shapes, types, the memory format, the device and
+    whether ``weight`` is trained.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
