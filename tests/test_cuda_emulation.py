@@ -43,6 +43,9 @@ BUGS = {
     "exit-before-barrier": "ended before the barrier",
     "lane-missing": "never arrives",
     "shuffle-outside-mask": "outside the mask",
+    "missing-wait": "nobody waits for asynchronous copies",
+    "copy-elsewhere": "outside the dynamic shared memory",
+    "matrix-elsewhere": "outside the dynamic shared memory",
 }
 
 pytestmark = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"needs a C++ compiler, and there is no {CXX}")

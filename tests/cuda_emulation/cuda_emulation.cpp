@@ -43,7 +43,6 @@ constexpr size_t kStackBytes = 128 * 1024;
 constexpr unsigned kMaxBlockThreads = 1024;
 constexpr unsigned kMaxGridX = 0x7fffffffu;
 constexpr unsigned kMaxGridYZ = 65535;
-constexpr unsigned char kUninitialised = 0xcd;
 
 // What sanitizers have to know about the stack that a switch leaves or enters.
 struct Stack {
@@ -74,8 +73,9 @@ struct Fiber {
   State state = State::kRunnable;
   const char* operation = "";
   int line = 0;
-  unsigned mask = 0;   // of the exchange it waits in
-  uint64_t value = 0;  // what it gives to it
+  unsigned mask = 0;         // of the exchange it waits in
+  uint64_t value = 0;        // what it gives to it
+  std::vector<Copy> copies;  // that it has not waited for
   Meeting exchanges;
   std::unique_ptr<char[]> memory;
   Stack stack;
@@ -198,6 +198,7 @@ void resume(Fiber* fiber) {
   scheduler.current = fiber;
   threadIdx = fiber->index;
   switch_stacks(&scheduler.main, &fiber->stack, false);
+  if (fiber->state == State::kDone && !fiber->copies.empty()) fail("nobody waits for asynchronous copies", *fiber);
 }
 
 void start_at_fiber_main(Fiber* fiber) {
@@ -358,6 +359,16 @@ void set_launch_observer(void (*observer)(const void* kernel, uint64_t threads))
 
 unsigned lane_index() { return scheduler.current->number % kWarpThreads; }
 void* dynamic_shared_memory() { return scheduler.shared.data(); }
+std::vector<Copy>& pending_copies() { return scheduler.current->copies; }
+
+void expect_shared(const void* address, size_t bytes, const char* operation, int line) {
+  const auto first = reinterpret_cast<uintptr_t>(scheduler.shared.data());
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  if (begin >= first && begin + bytes <= first + scheduler.shared.size()) return;
+  scheduler.current->operation = operation;
+  scheduler.current->line = line;
+  fail("an address outside the dynamic shared memory", *scheduler.current);
+}
 
 cudaError_t last_error() { return std::exchange(scheduler.error, cudaSuccess); }
 

@@ -5,13 +5,16 @@
 // leaves undefined stops the program with a message: barriers that some threads miss, shuffles from lanes that take no
 // part, warps that wait for a lane that never comes. Races are found by ThreadSanitizer (see cuda_emulation.cpp).
 //
-// Tile products are computed by the lanes of a warp from what they exchange; asynchronous copies are done at once. Not
-// emulated: the memory model between blocks, clusters.
+// Tile products are computed by the lanes of a warp from what they exchange. Asynchronous copies arrive when their
+// thread waits for them, and what they will overwrite is garbage until then. Not emulated: the memory model between
+// blocks, clusters.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -44,7 +47,9 @@ struct alignas(16) uint4 {
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
 
 namespace cuda_emulation {
 
@@ -55,7 +60,8 @@ enum class ThreadOrder { kAscending, kDescending, kRandom };
 
 void set_thread_order(ThreadOrder order, uint32_t seed = 0);
 
-// What the one device is said to be; kernels are compiled for every instruction whatever this says.
+// There is a device of each compute capability. Says which is the current one, and that its code is made for it;
+// kernels are compiled for every instruction whatever this says.
 void set_compute_capability(int major);
 int compute_capability();
 
@@ -65,6 +71,18 @@ void set_launch_observer(void (*observer)(const void* kernel, uint64_t threads))
 unsigned lane_index();
 void* dynamic_shared_memory();
 cudaError_t last_error();  // and forgets it
+
+// Stops the program if this is not all in the block's dynamic shared memory.
+void expect_shared(const void* address, size_t bytes, const char* operation, int line);
+
+// The copies that the running thread has not waited for.
+struct Copy {
+  void* to;
+  const void* from;
+};
+std::vector<Copy>& pending_copies();
+
+inline constexpr unsigned char kUninitialised = 0xcd;
 
 // What the fibers do; `operation` and `line` are for messages.
 void wait_for_block(const char* operation, int line);
@@ -120,12 +138,13 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 inline cudaError_t cudaGetLastError() { return cuda_emulation::last_error(); }
 
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = cuda_emulation::compute_capability();
   return cudaSuccess;
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = cuda_emulation::compute_capability();
+template <typename... Parameters>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Parameters...)) {
+  attributes->ptxVersion = 10 * cuda_emulation::compute_capability();
   return cudaSuccess;
 }
 
@@ -181,6 +200,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32, int lin
   const unsigned first = lane & ~(width - 1u);
   return cuda_emulation::shuffle(mask, value, lane >= first + lanes ? lane - lanes : lane, "__shfl_up_sync", line);
 }
+
+[[noreturn]] inline void __trap() { std::abort(); }
 
 // Memory.
 
@@ -251,6 +272,7 @@ namespace ptx {
 inline constexpr bool kMultipliesTiles = true;
 
 inline void load_matrices(uint32_t (&matrices)[4], const void* shared_row, int line = __builtin_LINE()) {
+  cuda_emulation::expect_shared(shared_row, sizeof(uint4), "ldmatrix", line);
   uint64_t rows[cuda_emulation::kWarpThreads];
   cuda_emulation::exchange_all(reinterpret_cast<uintptr_t>(shared_row), rows, "ldmatrix", line);
   const unsigned lane = cuda_emulation::lane_index();
@@ -301,10 +323,17 @@ inline void multiply_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const ui
   multiply(sums, a, b, [](uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }, line);
 }
 
-inline void copy_async(void* shared, const void* global) {
-  *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
+inline void copy_async(void* shared, const void* global, int line = __builtin_LINE()) {
+  cuda_emulation::expect_shared(shared, sizeof(uint4), "cp.async", line);
+  std::memset(shared, cuda_emulation::kUninitialised, sizeof(uint4));
+  cuda_emulation::pending_copies().push_back({shared, global});
 }
 
-inline void wait_for_copies() {}
+inline void wait_for_copies() {
+  for (const cuda_emulation::Copy& copy : cuda_emulation::pending_copies()) {
+    *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
+  }
+  cuda_emulation::pending_copies().clear();
+}
 
 }  // namespace ptx

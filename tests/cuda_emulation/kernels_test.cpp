@@ -862,6 +862,8 @@ void test_unpool_conv2d(Tester* tester) {
   shapes.push_back({3, 1, 1, {1, 1}, {2, 1}, {0, 0}});
   shapes.push_back({1, 8, 8, {16, 8}, {33, 16}, {2, 2}});
   shapes.push_back({1, 24, 16, {9, 17}, {17, 33}, {1, 1}});
+  shapes.push_back({1, 24, 21, {4, 5}, {8, 10}, {1, 1}});  // vectors of values alone, and of results alone
+  shapes.push_back({1, 20, 24, {5, 4}, {10, 8}, {1, 1}});
   shapes.push_back({0, 8, 8, {4, 4}, {8, 8}, {1, 1}});
   for (const bool channels_last : {false, true}) {
     for (const UnpoolShape& shape : shapes) {
@@ -870,8 +872,10 @@ void test_unpool_conv2d(Tester* tester) {
         const uint32_t chance = tester->random();
         const bool mirrored = chance % 2 != 0, strided = chance / 2 % 2 != 0, has_bias = chance / 4 % 2 != 0;
         tester->unpool_conv2d(g, type, mirrored, strided, has_bias, false, chance / 8 % 4 == 0);
-        if (element_size(type) == 2) cuda_emulation::set_compute_capability(7);
         tester->unpool_conv2d(g, type, !mirrored, strided, !has_bias, true, false);
+        if (element_size(type) != 2) continue;
+        cuda_emulation::set_compute_capability(7);
+        tester->unpool_conv2d(g, type, mirrored, !strided, has_bias, true, false);
         cuda_emulation::set_compute_capability(9);
       }
     }

@@ -23,6 +23,9 @@ enum class Bug {
   kLaneMissing,
   kShuffleOutsideMask,
   kMissingBarrier,
+  kMissingWait,
+  kCopyElsewhere,
+  kMatrixElsewhere,
 };
 
 struct NamedBug {
@@ -41,6 +44,9 @@ constexpr NamedBug kBugs[] = {
     {"lane-missing", Bug::kLaneMissing},
     {"shuffle-outside-mask", Bug::kShuffleOutsideMask},
     {"missing-barrier", Bug::kMissingBarrier},
+    {"missing-wait", Bug::kMissingWait},
+    {"copy-elsewhere", Bug::kCopyElsewhere},
+    {"matrix-elsewhere", Bug::kMatrixElsewhere},
 };
 
 // Sums a block's numbers through both kinds of shared memory.
@@ -84,6 +90,22 @@ __global__ void warp_sum(const float* numbers, float* copy, float* sum) {
   if (__all_sync(0xffffffffu, 1) && thread == 0) *sum = total;
 }
 
+// Copies numbers through shared memory: there asynchronously, and back as the rows of matrices.
+template <Bug kBug>
+__global__ void copy_matrices(const float* numbers, float* copy) {
+  constexpr int kRows = kThreads * sizeof(float) / sizeof(uint4);
+  auto* rows = static_cast<uint4*>(cuda_emulation::dynamic_shared_memory());
+  const auto* source = reinterpret_cast<const uint4*>(numbers);
+  auto* target = kBug == Bug::kCopyElsewhere ? reinterpret_cast<uint4*>(copy) : rows;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kRows) ptx::copy_async(target + thread, source + thread);
+  if (kBug != Bug::kMissingWait) ptx::wait_for_copies();
+  __syncthreads();
+  uint32_t matrices[4];
+  ptx::load_matrices(matrices, (kBug == Bug::kMatrixElsewhere ? source : rows) + thread % kRows);
+  for (int k = 0; k < 2; ++k) copy[thread % 32 + 32 * k] = __uint_as_float(matrices[k]);
+}
+
 template <Bug kBug>
 bool runs_right(const float* numbers, float* copy) {
   float block_result = 0, warp_result = 0;
@@ -92,10 +114,15 @@ bool runs_right(const float* numbers, float* copy) {
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = kThreads * sizeof(float);
   if (cudaLaunchKernelEx(&config, block_sum<kBug>, numbers, &block_result) != cudaSuccess) return false;
+  alignas(sizeof(uint4)) float copied[kThreads] = {};
+  config.blockDim = dim3(kThreads / 2);
+  if (cudaLaunchKernelEx(&config, copy_matrices<kBug>, numbers, &copied[0]) != cudaSuccess) return false;
+  config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = 0;
   if (cudaLaunchKernelEx(&config, warp_sum<kBug>, numbers, copy, &warp_result) != cudaSuccess) return false;
   constexpr float kSum = kThreads * (kThreads - 1) / 2;
-  return block_result == kSum && warp_result == kSum;
+  const bool is_copied = std::memcmp(copied, numbers, sizeof(copied)) == 0;
+  return block_result == kSum && warp_result == kSum && is_copied;
 }
 
 bool run_bug(Bug bug, const float* numbers, float* copy) {
@@ -120,6 +147,12 @@ bool run_bug(Bug bug, const float* numbers, float* copy) {
       return runs_right<Bug::kShuffleOutsideMask>(numbers, copy);
     case Bug::kMissingBarrier:
       return runs_right<Bug::kMissingBarrier>(numbers, copy);
+    case Bug::kMissingWait:
+      return runs_right<Bug::kMissingWait>(numbers, copy);
+    case Bug::kCopyElsewhere:
+      return runs_right<Bug::kCopyElsewhere>(numbers, copy);
+    case Bug::kMatrixElsewhere:
+      return runs_right<Bug::kMatrixElsewhere>(numbers, copy);
   }
   return false;
 }

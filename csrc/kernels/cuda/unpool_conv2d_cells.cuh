@@ -263,8 +263,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, CellTraits<T>::kMinBloc
     Wide* to = &stages[step % 2].weights[0][0][0];
     const Wide* from = weights + step * int64_t{kWeights};
     constexpr int kLanes = Vector<Wide>::kLanes;
-    for (int e = static_cast<int>(threadIdx.x) * kLanes; e < kWeights; e += Launch::kBlockThreads * kLanes) {
-      ptx::copy_async(to + e, from + e);
+#pragma unroll
+    for (int first = 0; first < kWeights; first += Launch::kBlockThreads * kLanes) {
+      const int e = first + static_cast<int>(threadIdx.x) * kLanes;
+      if (e < kWeights) ptx::copy_async(to + e, from + e);
     }
     cells.load(step * int64_t{Traits::kChannels});
   };

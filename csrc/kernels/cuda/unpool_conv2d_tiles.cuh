@@ -280,6 +280,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     write_tile(sums, arrays.output + tile.sample * shape.output.sample, shape,
                tile.row * int64_t{Traits::kPixels} + first_row, tile.column * int64_t{Traits::kPixels} + lane / 4 * 2,
                lane_output, wide);
+  } else {
+    __trap();  // find_tile_products has not allowed it
   }
 }
 

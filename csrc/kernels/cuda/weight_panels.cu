@@ -15,6 +15,31 @@ CudaStatus launch_layout(const WeightPanelParams& params, CudaStream stream) {
 
 }  // namespace
 
+CudaStatus find_tile_products(ElementType type, bool* found) {
+  // What the code was made for counts, not the device: from older PTX, a newer device makes code without the products.
+  constexpr int kFirstVersion = 80;  // as ptx::kMultipliesTiles
+  thread_local int known_device = -1;
+  thread_local bool known = false;
+  *found = false;
+  if (type != ElementType::kFloat16 && type != ElementType::kBFloat16) return cudaSuccess;
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess && device != known_device) {
+    cudaFuncAttributes attributes{};
+    status = cudaFuncGetAttributes(&attributes, pack_weight_panels_kernel<Float16, Float16, FragmentWeights>);
+    if (status == cudaSuccess) {
+      known = attributes.ptxVersion >= kFirstVersion;
+      known_device = device;
+    }
+  }
+  if (status != cudaSuccess) {
+    cudaGetLastError();  // forgets it, as a launch does
+    return status;
+  }
+  *found = known;
+  return cudaSuccess;
+}
+
 CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream stream) {
   bool by_tiles = false;
   const CudaStatus status = find_tile_products(params.type, &by_tiles);

@@ -11,18 +11,9 @@
 
 namespace segext {
 
-// Whether the current device multiplies elements of this type by tensor cores (unpool_conv2d_tiles.cuh), so that panels
-// are FragmentWeights and not LaneWeights.
-inline CudaStatus find_tile_products(ElementType type, bool* found) {
-  constexpr int kFirstMajor = 8;  // compute capability; as ptx::kMultipliesTiles
-  *found = false;
-  if (type != ElementType::kFloat16 && type != ElementType::kBFloat16) return cudaSuccess;
-  int device = 0, major = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  *found = major >= kFirstMajor;
-  return status;
-}
+// Whether the code that the current device runs multiplies elements of this type by tensor cores
+// (unpool_conv2d_tiles.cuh), so that panels are FragmentWeights and not LaneWeights.
+CudaStatus find_tile_products(ElementType type, bool* found);
 
 struct WeightPlace {
   int64_t output, channel;
