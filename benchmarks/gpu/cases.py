@@ -92,11 +92,12 @@ UPSAMPLING_WINDOWS = {
     "upsampling 5x5/2": (1, (5, 2, 0, 1)),
 }
 
-# Channels, outputs and pixels that fill tiles and steps, then ones off them, with windows that the map cuts.
+# Channels, outputs and pixels that fill tiles and steps, then ones off them, with windows that the map cuts and outputs
+# for more than one block.
 UNPOOL_CONVS = (
     ((2, 32, 16, 16), 64, (32, 32), (1, 1)),
     ((1, 24, 9, 17), 8, (17, 34), (1, 1)),
-    ((2, 5, 7, 8), 33, (15, 15), (0, 2)),
+    ((2, 5, 7, 8), 73, (15, 15), (0, 2)),
 )
 
 
