@@ -43,8 +43,8 @@ def unpool_conv_transpose2d(
     For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, there are kernels that do not make the map at all:
     three of four of its pixels are zero, and so a quarter of the multiplications is left, forward and backward. CUDA
     has them for the forward pass: in float32, which is never TF32, and float64; in half types they multiply the zeros
-    too, by tensor cores, and are taken for up to 128 channels. Else the two follow each other, and the map is made
-    again for the backward pass. :func:`segext.explain` tells which.
+    too, by tensor cores, and are taken for up to 128 channels from compute capability 8.0 on. Else the two follow each
+    other, and the map is made again for the backward pass. :func:`segext.explain` tells which.
 
     Args:
         input: the pooled map, (N, C, H, W) or (C, H, W).
@@ -169,13 +169,26 @@ def beats_stock(input: Tensor, weight: Tensor) -> bool:
     saves the less beside the products, the more channels there are.
     """
     if input.is_cuda:
-        return multiplies_what_counts(input) or max(weight.shape[:2]) <= MOST_CHANNELS
+        return multiplies_what_counts(input) or (
+            max(weight.shape[:2]) <= MOST_CHANNELS and multiplies_tiles(input.device)
+        )
     return not has_fast_products(compute_dtype(input))
 
 
 def multiplies_what_counts(input: Tensor) -> bool:
     """Whether the kernels leave out the products with zeros."""
     return not input.is_cuda or compute_dtype(input).itemsize > 2
+
+
+def multiplies_tiles(device: torch.device) -> bool:
+    """Whether a GPU has the tensor cores that kernels of half types use, from compute capability 8.0 on.
+
+    One that is not there, as of a fake tensor, is taken to have them. Compilers know the values of what is called here.
+    """
+    if not torch.cuda.is_available():
+        return True
+    there = torch.compiler.is_compiling() or (device.index or 0) < torch.cuda.device_count()
+    return not there or torch.cuda.get_device_properties(device).major >= 8
 
 
 def _run(input, switches, weight, packed_weight, bias, padding, transposed, output_size) -> Tensor:

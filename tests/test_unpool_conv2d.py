@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import segext.functional as own
-from segext import Switches, conv_routes, explain, nn, reference
+from segext import Switches, conv_routes, explain, nn, reference, unpool_conv2d
 from segext import ops as differentiable
 
 ops = torch.ops.segext
@@ -464,12 +466,27 @@ def test_matrix_instructions_are_left_to_stock(monkeypatch):
     torch.testing.assert_close(*results, rtol=3e-2, atol=3e-2)
 
 
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0)], ids=str)
+def test_tensor_cores_are_asked_for(capability, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert unpool_conv2d.multiplies_tiles(torch.device("cuda", 0)) == (capability >= (8, 0))
+    assert unpool_conv2d.multiplies_tiles(torch.device("cuda", 1))  # is not there
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert unpool_conv2d.multiplies_tiles(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("has_tiles", [True, False], ids=["8.0", "7.5"])
 @pytest.mark.parametrize("channels", [128, 129])
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
-def test_explains_its_choice_on_cuda(dtype, channels, monkeypatch):
+def test_explains_its_choice_on_cuda(dtype, channels, has_tiles, monkeypatch):
     """As it would be there: half types by tensor cores, zeros too, and only where the map that is saved counts."""
     monkeypatch.setattr(differentiable, "DEVICES", {"cpu", "cuda"})
     monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", True)  # whatever this CPU has
+    for module in (unpool_conv2d, sys.modules["segext.explain"]):
+        monkeypatch.setattr(module, "multiplies_tiles", lambda device: has_tiles)
     _, switches = own.max_pool2d(normal((1, channels, 8, 8)), 2, return_indices=True)
     with FakeTensorMode():
         values, weight = (
@@ -477,7 +494,8 @@ def test_explains_its_choice_on_cuda(dtype, channels, monkeypatch):
         )
         why = explain(values, weight, padding=1, switches=switches)
         other = explain(values, weight, padding=1, stride=2, switches=switches)
-    reason = "quarter" if dtype.itemsize > 2 else "never stored" if channels == 128 else "more than 128 channels"
+    of_half = "never stored" if channels == 128 else "more than 128 channels"
+    reason = "quarter" if dtype.itemsize > 2 else of_half if has_tiles else "need the tensor cores"
     assert reason in why
     assert "kernels for 2x2 windows" in other
 

@@ -2,8 +2,8 @@
 // never stored. Windows are 2x2 with stride 2 and no padding, so that of four pixels at most one holds a value: a
 // quarter of the multiplications is left, forward and backward.
 //
-// On CUDA, half types are multiplied by tensor cores, zeros too; then a pixel without a value adds NaN where the weight
-// is infinite or NaN.
+// On CUDA, from compute capability 8.0 on, half types are multiplied by tensor cores, zeros too; then a pixel without a
+// value adds NaN where the weight is infinite or NaN.
 //
 // Ops: unpool_conv2d, and unpool_conv2d_backward, which is for the CPU only.
 #pragma once
