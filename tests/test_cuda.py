@@ -88,7 +88,7 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
     bias = normal((channels,), dtype, seed=2).to(device)
     addend = layout(normal((SHAPE[0], channels, 50, 60), dtype).to(device))
     upsampling = ((39, 44), (2, 2), (1, 2), (1, 1))
-    mixing, mixing_bias = normal((channels, 37, 3, 3), dtype, seed=6).to(device), normal((37,), dtype, seed=7).to(device)
+    mixing, offsets = (normal(s, dtype, seed=6).to(device) for s in ((channels, 37, 3, 3), (37,)))
     cell_codes = random_codes(SHAPE, 2).to(device)
     sums = torch.promote_types(dtype, torch.float32)
     target = torch.randint(-1, channels, (SHAPE[0], 39, 44), generator=torch.Generator().manual_seed(3)).to(device)
@@ -159,7 +159,7 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
         # Of 2x2 windows, whatever the pool.
         "unpool_conv2d": (
             map,
-            lambda x: ops.unpool_conv2d(x, cell_codes, mixing, None, mixing_bias, (39, 48), (1, 1), True, last),
+            lambda x: ops.unpool_conv2d(x, cell_codes, mixing, None, offsets, (39, 48), (1, 1), True, last),
         ),
     }[op]
 

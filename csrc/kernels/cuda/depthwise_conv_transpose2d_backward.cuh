@@ -8,7 +8,8 @@
 namespace segext {
 
 // Gradients that lie in memory. Where neighbouring threads have neighbouring columns, what they read is side by side in
-// NCHW, and in channels_last a pixel apart: there, blocks of neighbouring channels find it in the L2 cache.
+// NCHW, and in channels_last a pixel apart: there, blocks of neighbouring channels are meant to find it in the L2
+// cache.
 template <typename T>
 struct StoredGradients {
   const T* __restrict__ data;
