@@ -113,7 +113,7 @@ class StagedCells {
       code_[k] = Traits::kNothing;
       if (named_[k] == 0 || first_channel + channel_[k] >= channels_) continue;
       const int64_t element = element_[k] + first_channel * channel_step_;
-      const uint32_t code = load_code(codes_, as_unsigned(element), code_bits(4));
+      const uint32_t code = load_code(codes_, element, code_bits(4));
       value_[k] = input_[element];
       if ((named_[k] >> code & 1) != 0) code_[k] = code;
     }
