@@ -21,7 +21,7 @@ from .harness import Summary, ratio
 from .progress import Progress
 
 SIZES = 200  # of each operation: its own, for a library may keep kernels for all who need the same
-SIDES = range(10, 40)
+SIDES = range(8, 37)
 
 
 @dataclass(frozen=True)
