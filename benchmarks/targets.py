@@ -57,8 +57,8 @@ DENSE = (("NCHW", 2.0), ("channels_last", 1.0))
 DENSE_OPS = ("deconv 16x16/8", "deconv 4x4/2", "deconv 2x2/2")
 # Writes of the result that bilinear upsampling may take.
 WRITES = 1.3
-# First times that a call of a new size may take, in second ones: the same, but for memory that is touched first.
-NEW_SIZE = 1.25
+# First times that a call of a new size may take, in second ones.
+NEW_SIZE = 1.1
 # Times less memory at the peak of a call than the thriftiest stock way: fusions that store no scores.
 LESS = (
     ("upsample x8, crop, argmax", 50.0),

@@ -53,59 +53,45 @@ def _call_one_by_one(op, info, in_dims, args):
     return _each_result(tuple(zip(*results, strict=True)), torch.stack)
 
 
-def _register_vmap(name: str) -> None:
-    op = ops.overload(name)
-
-    def rule(info, in_dims, *args):
-        return _call_folded(op, info, in_dims, args)
-
-    torch.library.register_vmap(op, rule, lib=ops.registrations)
-
-
-for _name in (
-    "max_pool2d",
-    "relu_max_pool2d",
-    "max_pool2d_backward",
-    "max_pool2d_double_backward",
-    "max_unpool2d",
-    "max_unpool2d_backward",
-    "max_unpool2d_indices",
-    "max_unpool2d_indices_backward",
-):
-    _register_vmap(_name)
-
-
-def _register_vmap_of_kernels(name: str, *kernels: str) -> None:
-    """Of a convolution, whose ``kernels`` are the arguments that all samples share."""
-    op = ops.overload(name)
-    shared = [k for k, argument in enumerate(op._schema.arguments) if argument.name in kernels]
-
-    def rule(info, in_dims, *args):
-        if any(in_dims[k] is not None for k in shared):
-            return _call_one_by_one(op, info, in_dims, args)
-        return _call_folded(op, info, in_dims, args, shared)
-
-    torch.library.register_vmap(op, rule, lib=ops.registrations)
-
-
-for _name in ("depthwise_conv_transpose2d", "depthwise_conv_transpose2d_argmax", "dense_conv_transpose2d"):
-    _register_vmap_of_kernels(_name, "weight", "bias")
-_register_vmap_of_kernels("unpool_conv2d", "weight", "packed_weight", "bias")
-
-
-def _register_vmap_one_by_one(name: str) -> None:
-    op = ops.overload(name)
-
-    def rule(info, in_dims, *args):
+def _call_sharing_kernels(op, info, in_dims, args):
+    """A convolution: once, if all samples share its kernels."""
+    shared = [k for k, argument in enumerate(op._schema.arguments) if argument.name in _KERNELS]
+    if any(in_dims[k] is not None for k in shared):
         return _call_one_by_one(op, info, in_dims, args)
+    return _call_folded(op, info, in_dims, args, shared)
 
-    torch.library.register_vmap(op, rule, lib=ops.registrations)
+
+_KERNELS = ("weight", "packed_weight", "bias")
+_RULES = {
+    _call_folded: (
+        "max_pool2d",
+        "relu_max_pool2d",
+        "max_pool2d_backward",
+        "max_pool2d_double_backward",
+        "max_unpool2d",
+        "max_unpool2d_backward",
+        "max_unpool2d_indices",
+        "max_unpool2d_indices_backward",
+    ),
+    _call_sharing_kernels: (
+        "depthwise_conv_transpose2d",
+        "depthwise_conv_transpose2d_argmax",
+        "dense_conv_transpose2d",
+        "unpool_conv2d",
+    ),
+    _call_one_by_one: (
+        "depthwise_conv_transpose2d_backward",
+        "depthwise_conv_transpose2d_cross_entropy",
+        "depthwise_conv_transpose2d_cross_entropy_backward",
+        "unpool_conv2d_backward",
+    ),
+}
 
 
-for _name in (
-    "depthwise_conv_transpose2d_backward",
-    "depthwise_conv_transpose2d_cross_entropy",
-    "depthwise_conv_transpose2d_cross_entropy_backward",
-    "unpool_conv2d_backward",
-):
-    _register_vmap_one_by_one(_name)
+def _register(op, call) -> None:
+    torch.library.register_vmap(op, lambda info, in_dims, *args: call(op, info, in_dims, args), lib=ops.registrations)
+
+
+for _call, _names in _RULES.items():
+    for _name in _names:
+        _register(ops.overload(_name), _call)
