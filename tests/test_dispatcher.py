@@ -76,8 +76,9 @@ def unpool_conv2d_arguments(map, last):
     weight, bias, grad = (normal(shape, map.dtype).to(map.device) for shape in ((5, 4, 3, 3), (4,), (2, 4, 7, 9)))
     rest = (map.shape[-2:], (1, 1), True, last)
     differentiable = (values.clone().requires_grad_(), codes, weight.clone().requires_grad_(), bias.requires_grad_())
+    packed = ops.unpool_conv2d_pack(weight, True) if weight.is_cpu else None
     return {
-        "unpool_conv2d": (*differentiable[:3], ops.unpool_conv2d_pack(weight, True), differentiable[3], *rest),
+        "unpool_conv2d": (*differentiable[:3], packed, differentiable[3], *rest),
         "unpool_conv2d_backward": (grad, values, codes, weight, *rest, True, True),
         "unpool_conv2d_pack": (weight, True),
     }
@@ -107,14 +108,7 @@ OPS = (
     "unpool_conv2d_backward",
     "unpool_conv2d_pack",
 )
-CPU_ALONE = (
-    "dense_conv_transpose2d",
-    "depthwise_conv_transpose2d_cross_entropy",
-    "depthwise_conv_transpose2d_cross_entropy_backward",
-    "unpool_conv2d",
-    "unpool_conv2d_backward",
-    "unpool_conv2d_pack",
-)
+CPU_ALONE = ("dense_conv_transpose2d", "unpool_conv2d_backward", "unpool_conv2d_pack")
 
 
 def test_every_op_is_registered_and_tested():
@@ -127,13 +121,20 @@ def test_every_op_is_registered_and_tested():
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op, layout, device):
-    torch.library.opcheck(getattr(ops, op).default, op_arguments(layout, device=device)[op])
+    arguments = op_arguments(layout, device=device)[op]
+    if device.type == "cuda" and op in CPU_ALONE:
+        with pytest.raises(NotImplementedError, match="CUDA"):
+            getattr(ops, op)(*arguments)
+        return
+    torch.library.opcheck(getattr(ops, op).default, arguments)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
 @pytest.mark.parametrize("op", OPS)
 def test_fake_strides_are_real_strides(op, dtype, device):
     """Shape, type and strides that compile and export see are those of the real result, in both formats."""
+    if device.type == "cuda" and op in CPU_ALONE:
+        return  # test_opcheck sees them refuse
     for layout in FORMATS:
         arguments = op_arguments(layout, dtype, device)[op]
         real = pytree.tree_leaves(getattr(ops, op)(*arguments))
