@@ -51,9 +51,9 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
-    """Runs a test on one thread: of small maps, a second one waits for the first most of the time."""
+    """Runs a module on one thread: of small maps, a second one waits for the first most of the time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -34,7 +34,8 @@ AGREEMENT = (
 
 
 def run(*command, level):
-    environment = {**os.environ, "SEGEXT_CPU_CAPABILITY": level}
+    # One thread: of two processes with two each, on two cores, threads wait for each other most of the time.
+    environment = {**os.environ, "SEGEXT_CPU_CAPABILITY": level, "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=TESTS.parent)
 
 

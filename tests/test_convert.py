@@ -15,6 +15,8 @@ import segext
 from segext.convert import swaps
 from segext.memory import Memory
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # --- Networks written the usual ways ----------------------------------------------------------------------------------
 
 
@@ -212,15 +214,6 @@ NETWORKS = {
     "by-type": ByType,
     "data-dependent": DataDependent,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The maps are tiny: on a busy machine threads cost more than they do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- Helpers ----------------------------------------------------------------------------------------------------------

@@ -17,14 +17,7 @@ from torch.utils import checkpoint
 
 import segext
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The maps are tiny: on a busy machine threads cost more than they do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------

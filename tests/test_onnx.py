@@ -17,7 +17,10 @@ import segext.functional as own
 import segext.onnx
 from segext.models.base import label_map
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 VARIES = {0: "batch", 2: "height", 3: "width"}
 
@@ -290,7 +293,7 @@ def networks_agree(exported, model, x):
 
 
 @pytest.mark.parametrize("name", ["deconvnet", "segnet", "fcn8s"])
-def test_networks(name, one_thread):
+def test_networks(name):
     model, x = Both(narrow(name)).eval(), image(*size_for(name))
     exported = Exported(model, x)
     counts = Counter(exported.operators())
@@ -312,7 +315,7 @@ class Scores(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["deconvnet", "segnet", "fcn8s"])
-def test_networks_for_images_of_any_size(name, one_thread):
+def test_networks_for_images_of_any_size(name):
     model, (height, width) = Scores(narrow(name)).eval(), size_for(name)
     example = image(height + 30, width + 33, samples=1)  # of which fc6 does not cover the whole map
     exported = Exported(model, example, dynamic_shapes=(VARIES,))

@@ -2,17 +2,13 @@
 
 import pytest
 import torch
-from samples import FLOATS, INTEGERS, Pool, assert_same, name, normal, threads
+from samples import FLOATS, INTEGERS, Pool, assert_same, name, normal
 
 import segext.functional as own
 from segext import reference
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Where indices name a pixel twice, stock's threads race; and for maps this small they only cost time."""
-    with threads(1):
-        yield
+# Where indices name a pixel twice, stock's threads race.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
