@@ -20,6 +20,12 @@ class PanelKernels {
         outputs_(smaller(kPanel, outputs - panel * kPanel)),
         adjacent_(w_.column_stride * w_.column_stride == 1 && w_.row_stride == 3 * w_.column_stride) {}
 
+  // Asks for what packing will read. Processors do not foresee runs this short and this far apart.
+  SEGEXT_INLINE void prefetch() const {
+    const Raw* kernel = first();
+    for (int64_t k = 0; k < outputs_; ++k) __builtin_prefetch(kernel + k * w_.output_stride);
+  }
+
   void pack(Sum* panel) const {
     if (w_.output_stride == 1) {
       if (outputs_ < kPanel) std::memset(panel, 0, kPanelTaps * kPanel * sizeof(Sum));
@@ -27,6 +33,9 @@ class PanelKernels {
       return;
     }
     // Squares, of which nine columns or rows count: they turn a vector at a time.
+    if constexpr (kLanes<Sum> == kPanel) {
+      if (adjacent_) return turn(panel);
+    }
     Sum kernels[kPanel * kPanel] = {}, taps[kPanel * kPanel];
     for (int64_t k = 0; k < outputs_; ++k) load(k, kernels + k * kPanel);
     transpose<kLanes<Sum>>(kernels, kPanel, kPanel, kPanel, taps, kPanel);
@@ -45,6 +54,20 @@ class PanelKernels {
   }
 
  private:
+  // Packs kernels that vectors hold, without a detour through memory.
+  SEGEXT_INLINE void turn(Sum* panel) const {
+    Vec<Sum> square[kPanel];
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < kPanel; ++k) {
+      square[k] = widen_up_to<E>(first() + k * w_.output_stride, k < outputs_ ? kPanelTaps : 0);
+    }
+    transpose_square(square, std::make_integer_sequence<int, kPanel>{});
+#pragma GCC unroll 9
+    for (int64_t tap = 0; tap < kPanelTaps; ++tap) {
+      SEGEXT_CPU_CAPABILITY::store(panel + place(tap) * kPanel, square[tap]);
+    }
+  }
+
   // The nine weights of an output, in memory order if they lie together.
   SEGEXT_INLINE void load(int64_t output, Sum* kernel) const {
     if (adjacent_) return widen_run<E>(first() + output * w_.output_stride, kPanelTaps, kernel);

@@ -30,6 +30,7 @@ inline constexpr int kCells = 1;
 #endif
 inline constexpr int kPatch = 2 * kCells + 2;                   // columns of a patch
 inline constexpr int64_t kBlock = ChannelOrder<kCells>::kMost;  // channels
+inline constexpr int64_t kAhead = 4;                            // channels whose weights are on their way
 
 // One panel, or the part of it that a vector holds, of some consecutive rows of patches. Row 0, column 0 is the pixel
 // that tap (0, 0) of the first cell's code 0 feeds.
@@ -211,6 +212,9 @@ class UnpoolConvBands {
     Sum* packed = packed_.reserve(panels_ * panel_weights);
     for (int64_t c = 0; c < g_.pool.channels; ++c) {
       for (int64_t panel = 0; panel < panels_; ++panel) {
+        if (c + kAhead < g_.pool.channels) {
+          PanelKernels<E>(p_.weight, g_.outputs, c + kAhead, first_panel_ + panel).prefetch();
+        }
         PanelKernels<E>(p_.weight, g_.outputs, c, first_panel_ + panel)
             .pack(packed + panel * panel_weights + c * kPanelTaps * kPanel);
       }
