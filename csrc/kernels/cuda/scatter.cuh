@@ -226,11 +226,12 @@ struct Combined {
   using Wide = typename Element<T>::Wide;
   Wide value{};
 
-  __device__ __forceinline__ void combine(T next) {
+  // Without a branch, around which compilers would take wide loads apart.
+  __device__ __forceinline__ void combine_if(bool named, T next) {
     if constexpr (kOverlap == Overlap::kAdd) {
-      value += Element<T>::widen(next);
+      value += named ? Element<T>::widen(next) : Wide{};
     } else {
-      value = next;
+      value = named ? next : value;
     }
   }
 
@@ -257,6 +258,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   for (int32_t r = shape.rows.first_window(row); r <= last_row; ++r) {
     const int32_t i = shape.rows.tap(r, row);
     if (i < 0) continue;
+#pragma unroll 1
     for (int32_t c = first_column; c <= last_column; ++c) {
       const int32_t j = shape.columns.tap(c, column);
       if (j < 0) continue;
@@ -268,9 +270,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
       if (arrays.relu.output != nullptr) outputs = load_vector<Vector<RawBitsOf<T>>>(arrays.relu.output + element);
 #pragma unroll
       for (int k = 0; k < kLanes; ++k) {
-        if (take_code(run, k, shape.bits) != tap) continue;
         const bool passes = arrays.relu.output == nullptr || arrays.relu.passes_bits(outputs.lane[k]);
-        combined[k].combine(passes ? values.lane[k] : T{});
+        combined[k].combine_if(take_code(run, k, shape.bits) == tap, passes ? values.lane[k] : T{});
       }
     }
   }
@@ -297,6 +298,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   for (Index r = shape.rows.first_window(at.row); r <= last_row; ++r) {
     const Index i = shape.rows.tap(r, at.row);
     if (i < 0) continue;
+#pragma unroll 1
     for (Index c = first_column; c <= last_column; ++c) {
       const Index j = shape.columns.tap(c, at.column);
       if (j < 0) continue;
@@ -304,7 +306,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
       const uint32_t code = load_any_code(codes, element, shape.bits);
       if (code != static_cast<uint32_t>(i * shape.columns.kernel + j)) continue;
       const bool passes = arrays.relu.passes(sample_begin + element);
-      combined.combine(passes ? arrays.values[sample_begin + element] : T{});
+      combined.combine_if(true, passes ? arrays.values[sample_begin + element] : T{});
     }
   }
   arrays.map[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] = combined.result();

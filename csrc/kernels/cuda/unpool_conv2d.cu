@@ -79,15 +79,13 @@ CudaStatus launch_products(const Params& params, CudaStream stream) {
 CudaStatus unpool_conv2d_cuda(const Params& params, CudaStream stream) {
   const UnpoolConv& g = params.geometry;
   if (g.pool.samples * g.outputs * g.output_height * g.output_width == 0) return cudaSuccess;
-  bool by_tiles = false;
-  const CudaStatus status = find_tile_products(params.type, &by_tiles);
-  if (status != cudaSuccess) return status;
-  return for_float(params.type, [&](auto type) {
+  return for_products(params.type, [&](auto type, auto by_tiles) {
     using T = typename decltype(type)::Type;
-    if constexpr (sizeof(T) == 2) {
-      if (by_tiles) return launch_products<T>(params, stream);
+    if constexpr (decltype(by_tiles)::value) {
+      return launch_products<T>(params, stream);
+    } else {
+      return launch_cells<T>(params, stream);
     }
-    return launch_cells<T>(params, stream);
   });
 }
 

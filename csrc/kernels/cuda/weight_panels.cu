@@ -41,15 +41,13 @@ CudaStatus find_tile_products(ElementType type, bool* found) {
 }
 
 CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream stream) {
-  bool by_tiles = false;
-  const CudaStatus status = find_tile_products(params.type, &by_tiles);
-  if (status != cudaSuccess) return status;
-  return for_float(params.type, [&](auto type) {
+  return for_products(params.type, [&](auto type, auto by_tiles) {
     using T = typename decltype(type)::Type;
-    if constexpr (sizeof(T) == 2) {
-      if (by_tiles) return launch_layout<T, T, FragmentWeights>(params, stream);
+    if constexpr (decltype(by_tiles)::value) {
+      return launch_layout<T, T, FragmentWeights>(params, stream);
+    } else {
+      return launch_layout<T, typename Element<T>::Wide, LaneWeights>(params, stream);
     }
-    return launch_layout<T, typename Element<T>::Wide, LaneWeights>(params, stream);
   });
 }
 
