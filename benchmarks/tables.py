@@ -98,10 +98,11 @@ def spread(value: Summary) -> str:
 def _environment(results: Results) -> str:
     e = results.environment
     commit = f", commit {e['commit']}" if e["commit"] else ""
+    options = f"; options: {e['options']}" if e.get("options") else ""
     lines = [
         f"segext {e['segext']} ({e['instruction set']}{commit})",
         f"torch {e['torch']} ({e['torch instruction set']})",
-        f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; input: {e['images']}",
+        f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; input: {e['images']}{options}",
     ]
     return "\n".join(lines)
 

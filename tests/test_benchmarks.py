@@ -234,6 +234,7 @@ def test_quick_run(tmp_path, capsys):
     assert main(["--quick", "--seconds", "0", "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     for title in (
+        "grace_hopper.jpg; options: --seconds 0 --quick",
         "Every op on (1, 64, 224, 224)",
         "Upsampling of class scores",
         "What a call costs",
