@@ -119,7 +119,7 @@ def nvcc():
 def binary(request, nvcc, tmp_path_factory):
     target = tmp_path_factory.mktemp("cuda") / f"{request.param.stem}.fatbin"
     architectures = [flag for arch in ARCHITECTURES for flag in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
-    command = [str(nvcc), *FLAGS, *architectures, "-fatbin", str(request.param), "-o", str(target)]
+    command = [str(nvcc), *FLAGS, "--threads", "0", *architectures, "-fatbin", str(request.param), "-o", str(target)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, f"{request.param.name} does not compile without warnings:\n{result.stderr[-4000:]}"
     return target
