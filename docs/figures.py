@@ -38,6 +38,7 @@ NAMES = {
     "unpool, 3x3 deconv": "unpool, 3×3 transposed convolution",
     "unpool, 3x3 deconv, fwd+bwd": "unpool, 3×3 transposed convolution, with backward",
     "bilinear x2": "upsampling ×2",
+    **{f"bilinear x{k}, fwd+bwd": f"upsampling ×{k}, with backward" for k in (2, 8, 32)},
     "upsample x8, crop, argmax": "upsampling ×8, crop, label map",
     "upsample x8, crop, loss, backward": "upsampling ×8, crop, loss, with backward",
 }
@@ -95,7 +96,8 @@ def source(folder: str, page: Path, brief: bool) -> str:
         return f"{report}."
     e = results(folder)["environment"]
     machine = f"{e['processor'].replace('(R)', '')}, {e['threads']} threads"
-    return f"{report}: {machine}, torch {e['torch']}, segext {e['segext']} at {e['commit']}."
+    options = f", with `{e['options']}`" if e.get("options") else ""
+    return f"{report}: {machine}, torch {e['torch']}, segext {e['segext']} at {e['commit']}{options}."
 
 
 def factor(value: float) -> str:
@@ -123,6 +125,7 @@ def gains() -> str:
         "upsample x8, crop, argmax",
         "upsample x8, crop, loss, backward",
         "bilinear x2",
+        "bilinear x8, fwd+bwd",
     ):
         formats = contest(op)
         rows.append((formats["NCHW"]["map"], NAMES[op], formats))
@@ -189,6 +192,23 @@ def calls() -> str:
         for row in results(OPS)["calls"]
     ]
     return table(["op", "map", "mode", "way", "segext less stock", "to stock"], rows, left=4)
+
+
+def prepacked() -> str:
+    once = contest("unpool, 3x3 deconv, prepacked")
+    map = once["NCHW"]["map"]
+    rows = [r for r in contests() if (r["op"], r["dtype"], r["map"]) == ("unpool, 3x3 deconv", "float32", map)]
+    each = by_format(rows)["unpool, 3x3 deconv"]
+    ratios = [[form, *(factor(way[form]["to_best"]["median"]) for way in (each, once))] for form in FORMATS]
+    return table([map, "packed in every call", "packed once"], ratios)
+
+
+def new_sizes() -> str:
+    rows = [
+        [NAMES.get(row["op"], row["op"]), *(factor(row[whose]["median"]) for whose in ("stock", "segext", "to_stock"))]
+        for row in results(OPS)["stream"]
+    ]
+    return table(["what", "stock, first to second", "segext, first to second", "first, to stock"], rows)
 
 
 def stock_wins() -> str:
@@ -268,6 +288,8 @@ BLOCKS: dict[str, tuple[Callable[[], str], str]] = {
     "types": (types, OPS),
     "fresh-pages": (fresh_pages, OPS),
     "calls": (calls, OPS),
+    "prepacked": (prepacked, OPS),
+    "new-sizes": (new_sizes, OPS),
     "stock-wins": (stock_wins, OPS),
     "upsampling-memory": (upsampling_memory, OPS),
     "footprint": (footprint, OPS),
