@@ -257,7 +257,7 @@ def _kernel_channels(weight, transposed) -> tuple[int, int]:
 
 def _fake_unpool_conv2d_pack(weight, transposed):
     channels, outputs = _kernel_channels(weight, transposed)
-    size = -(-outputs // ops.WEIGHT_PANEL) * ops.WEIGHT_PANEL * channels * 9
+    size = -(-outputs // ops.WEIGHT_PANEL) * ops.WEIGHT_PANEL * channels * 9 + 1  # and what it is for
     return weight.new_empty(size, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 

@@ -61,7 +61,8 @@ def unpool_conv_transpose2d(
 
     Raises:
         TypeError: for switches that are no :class:`segext.Switches`.
-        RuntimeError, ValueError: as :func:`max_unpool2d` and :func:`conv_transpose2d`.
+        RuntimeError, ValueError: as :func:`max_unpool2d` and :func:`conv_transpose2d`; and for a ``packed_weight`` that
+            was made of a weight of another size or type, or for :func:`unpool_conv2d`.
     """
     arguments = stride, padding, output_padding, groups, dilation
     plain = groups == 1 and pair(output_padding) == (0, 0)

@@ -569,6 +569,16 @@ def test_packed_weights(kind, function, prepack):
     assert_same(*grads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+def test_weights_packed_for_the_other_convolution(dtype):
+    """Of as many channels as outputs their size is right, and their order is not."""
+    values, switches = own.max_pool2d(normal((1, 6, 8, 8), dtype), 2, return_indices=True)
+    weight = normal((6, 6, 3, 3), dtype)
+    for (_, function, _), (_, _, wrong) in (PREPACKED, PREPACKED[::-1]):
+        with pytest.raises(RuntimeError, match="packed_weight was packed for a"):
+            function(values, switches, weight, padding=1, packed_weight=wrong(weight))
+
+
 @pytest.mark.parametrize("trip", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copied", "pickled"])
 @pytest.mark.parametrize("kind", [kind for kind, *_ in PREPACKED])
 def test_prepacked_layers(kind, trip):

@@ -52,11 +52,25 @@ struct Kernels {
     return empty(weight, {elements}, type == ElementType::kFloat64 ? ScalarType::Double : ScalarType::Float);
   }
 
-  // In the order in which the device's kernels read it: on CUDA, every block does so, in vectors.
-  Tensor packed() const {
-    const Tensor panels =
-        sums(weight.is_cpu() ? panel_elements(channels, outputs) : cuda_panel_elements(channels, outputs));
+  // In the order in which the device's kernels read it: on CUDA, every block does so, in vectors. `more`: elements left
+  // behind that.
+  Tensor packed(int64_t more = 0) const {
+    const int64_t elements =
+        weight.is_cpu() ? panel_elements(channels, outputs) : cuda_panel_elements(channels, outputs);
+    const Tensor panels = sums(elements + more);
     run(panels, SEGEXT_KERNEL(WeightPanelParams, pack_weight_panels), panel_params(view(), panels));
+    return panels;
+  }
+
+  // For calls to come, which the sign of one more element tells what it was packed for: of as many channels as outputs,
+  // the size alone does not.
+  Tensor packed_to_stay() const {
+    const Tensor panels = packed(1);
+    if (type == ElementType::kFloat64) {
+      mark<double>(panels);
+    } else {
+      mark<float>(panels);
+    }
     return panels;
   }
 
@@ -69,10 +83,24 @@ struct Kernels {
   void check_packed(const char* op, const Tensor& panels) const {
     check_device(op, "packed_weight", panels, "weight", weight);
     STD_TORCH_CHECK(weight.is_cpu(), op, ": packed_weight is for the CPU's kernels alone");
-    STD_TORCH_CHECK(panels.dim() == 1 && panels.size(0) == panel_elements(channels, outputs) &&
+    STD_TORCH_CHECK(panels.dim() == 1 && panels.size(0) == panel_elements(channels, outputs) + 1 &&
                         panels.scalar_type() == sums(0).scalar_type() && panels.stride(0) == 1,
                     op, ": packed_weight of size ", text(sizes_of(panels)), " was not packed from a weight of size ",
                     text(sizes_of(weight)), " and this type");
+    const bool marked = type == ElementType::kFloat64 ? is_marked<double>(panels) : is_marked<float>(panels);
+    STD_TORCH_CHECK(marked == transposed, op, ": packed_weight was packed for a ", transposed ? "plain" : "transposed",
+                    " convolution");
+  }
+
+ private:
+  template <class Sum>
+  void mark(const Tensor& panels) const {
+    static_cast<Sum*>(panels.mutable_data_ptr())[panels.size(0) - 1] = transposed ? Sum{1} : Sum{-1};
+  }
+
+  template <class Sum>
+  static bool is_marked(const Tensor& panels) {
+    return static_cast<const Sum*>(panels.const_data_ptr())[panels.size(0) - 1] > 0;
   }
 };
 
@@ -112,7 +140,7 @@ struct Call {
 };
 
 Tensor unpool_conv2d_pack(const Tensor& weight, bool transposed) {
-  return Kernels("unpool_conv2d_pack", weight, transposed).packed();
+  return Kernels("unpool_conv2d_pack", weight, transposed).packed_to_stay();
 }
 
 Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& weight,
