@@ -220,7 +220,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   }
 }
 
-// How a pixel combines the values that name it, in row-major order.
+// How a pixel combines the values that name it, in row-major order. Mostly one or two windows of a row have it: loops
+// over them are left as they are, for compilers would unroll them at a multiple of the registers.
 template <typename T, Overlap kOverlap>
 struct Combined {
   using Wide = typename Element<T>::Wide;
