@@ -19,13 +19,13 @@ template <int kTerms, bool kRepeats, class Sum>
 class TermSums {
  public:
   template <class Weights>
-  TermSums(const Weights& weights, const Term<Sum>* terms, int count, int64_t offset)
+  TermSums(const Weights& weights, const Term<Sum>* terms, int count, int64_t element, int64_t place)
       : terms_(terms),
         count_(count),
         bias_(weights.bias(0)),
         length_(weights.length()),
-        element_(offset),
-        place_(offset % length_) {
+        element_(element),
+        place_(place) {
     if constexpr (kRepeats) {
       held_bias_ = load(bias_ + place_);
 #pragma GCC unroll 4
@@ -73,31 +73,42 @@ class DepthwiseRows {
         g_(params.geometry),
         spread_(g_, g_.channels_last ? g_.channels : 1),
         rows_(g_, spread_, 1),
-        weights_(g_, spread_, 1) {}
+        weights_(g_, spread_, 1),
+        depth_(g_.channels_last ? g_.channels / g_.multiplier : 1),
+        place_(spread_.offset % weights_.length()) {}
 
-  // Output rows [begin, end), counted over all planes.
+  // Output rows [begin, end), counted over all planes. Rows are short: what a plane decides is divided out once.
   void run(int64_t begin, int64_t end) {
-    int64_t packed = -1;
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t plane = r / g_.output_height;
-      const int64_t channel = g_.channels_last ? 0 : plane % g_.channels;
-      if (packed != channel) {
-        packed = channel;
-        weights_.pack(0, static_cast<const Raw*>(p_.weight), static_cast<const Raw*>(p_.bias), channel);
+    const int64_t row_elements = g_.output_width * spread_.depth;
+    Raw* out = static_cast<Raw*>(p_.output) + begin * row_elements;
+    int64_t plane = begin / g_.output_height, y = begin % g_.output_height;
+    const Raw* input = take_plane(plane);
+    for (int64_t r = begin; r < end; ++r, ++y, out += row_elements) {
+      if (y == g_.output_height) {
+        y = 0;
+        input = take_plane(++plane);
       }
-      row(plane, r % g_.output_height, static_cast<Raw*>(p_.output) + r * g_.output_width * spread_.depth);
+      row(input, plane, y, out);
     }
   }
 
  private:
-  void row(int64_t plane, int64_t y, Raw* out) {
-    const int64_t depth = g_.channels_last ? g_.channels / g_.multiplier : 1;
+  // Makes the weights of a plane ready; its input.
+  const Raw* take_plane(int64_t plane) {
+    const int64_t channel = g_.channels_last ? 0 : plane % g_.channels;
+    if (packed_ != channel) {
+      packed_ = channel;
+      weights_.pack(0, static_cast<const Raw*>(p_.weight), static_cast<const Raw*>(p_.bias), channel);
+    }
     const int64_t input_plane = g_.channels_last ? plane : plane / g_.multiplier;
-    const Raw* input = static_cast<const Raw*>(p_.input) + input_plane * g_.height * g_.width * depth;
+    return static_cast<const Raw*>(p_.input) + input_plane * g_.height * g_.width * depth_;
+  }
+
+  void row(const Raw* input, int64_t plane, int64_t y, Raw* out) {
     Term<Sum>* terms = terms_.reserve(rows_.kept() * spread_.taps_w);
     int count = 0;
     for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
-      const Sum* spread = rows_.row(0, h, input + h * g_.width * depth, depth);
+      const Sum* spread = rows_.row(0, h, input + h * g_.width * depth_, depth_);
       for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
         terms[count++] = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(0, i, m),
                           weights_.present(m)};
@@ -109,7 +120,7 @@ class DepthwiseRows {
       with_flag(weights_.length() == kLanes<Sum>, [&](auto repeats) {
         using Sums = TermSums<known(), (known() > 0 && repeats()), Sum>;
         with_flag(addend != nullptr, [&](auto adds) {
-          add_up<adds()>(Sums(weights_, terms, count, spread_.offset), addend, elements, out);
+          add_up<adds()>(Sums(weights_, terms, count, spread_.offset, place_), addend, elements, out);
         });
       });
     });
@@ -146,6 +157,9 @@ class DepthwiseRows {
   const Spread spread_;
   SpreadRows<E> rows_;
   PhaseWeights<E> weights_;
+  const int64_t depth_;  // of the input
+  const int64_t place_;  // of an output row's first element in a pattern
+  int64_t packed_ = -1;  // the channel whose weights are ready
   Buffer<Term<Sum>> terms_;
 };
 

@@ -62,7 +62,7 @@ class SpreadRows {
 
   // Input row h of plane `plane`; `source` is its first column, columns are `step` elements apart.
   const Sum* row(int64_t plane, int64_t h, const Raw* source, int64_t step) {
-    const int64_t slot = plane * kept_ + h % kept_;
+    const int64_t slot = plane * kept_ + h - quick_div(h, kept_) * kept_;
     Sum* row = data_ + slot * pitch_;
     if (held_[slot] != source) {
       held_[slot] = source;
@@ -228,7 +228,7 @@ struct Term {
 template <class F>
 SEGEXT_INLINE void for_each_input_row(const Upsampling& g, int64_t y, F&& f) {
   const int64_t at = y + g.origin_h;
-  for (int64_t h = smaller(at / g.stride_h, g.height - 1); h >= 0; --h) {
+  for (int64_t h = smaller(quick_div(at, g.stride_h), g.height - 1); h >= 0; --h) {
     const int64_t offset = at - h * g.stride_h, i = quick_div(offset, g.dilation_h);
     if (i >= g.kernel_h) return;
     if (i * g.dilation_h == offset) f(h, i);
