@@ -34,8 +34,10 @@ AGREEMENT = (
 
 
 def run(*command, level):
-    # One thread: of two processes with two each, on two cores, threads wait for each other most of the time.
-    environment = {**os.environ, "SEGEXT_CPU_CAPABILITY": level, "OMP_NUM_THREADS": "1"}
+    # One thread: of two processes with two each, on two cores, threads wait for each other most of the time. Tests that
+    # ask for more have them, and these sleep meanwhile.
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, "SEGEXT_CPU_CAPABILITY": level, **threads}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=TESTS.parent)
 
 

@@ -24,6 +24,7 @@ from samples import (
     normal,
     random_codes,
     stock_unpool,
+    threads,
 )
 
 import segext.functional as own
@@ -270,6 +271,7 @@ def test_result_is_the_same_every_time(device):
     """Overlapping windows and duplicate indices on many threads."""
     values, switches = pooled((2, 16, 101, 103), Pool(3, 1, 1))
     values, switches = values.to(device), switches.to(device)
-    for indices in (switches, switches.indices()):
-        first = own.max_unpool2d(values, indices, 3, 1, 1)
-        assert all(torch.equal(own.max_unpool2d(values, indices, 3, 1, 1), first) for _ in range(5))
+    with threads(5):
+        for indices in (switches, switches.indices()):
+            first = own.max_unpool2d(values, indices, 3, 1, 1)
+            assert all(torch.equal(own.max_unpool2d(values, indices, 3, 1, 1), first) for _ in range(5))
