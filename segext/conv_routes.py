@@ -16,7 +16,8 @@ from .switches import prefers_channels_last
 from .value_checks import can_check, extremes
 
 _LARGE_STRIDE = 4
-_STOCK_UPSAMPLES = (100_000, 2_000_000)  # elements of channels_last maps between which stock does so faster
+_STOCK_UPSAMPLES = (100_000, 2_000_000)  # elements of channels_last maps between which stock may be faster
+_STOCK_CHANNELS = 512  # from which on that holds for bilinear kernels too
 _LARGEST_REACH = 256  # of a kernel whose channels mix: the margin that its input is copied with grows with it
 _LARGEST_STRIDE = 256  # scratch grows with it, and beyond it most of the output is no tap of any input
 _MANY_PIXELS = 1024
@@ -61,6 +62,11 @@ class Depthwise(_Route):
             return True
         if weight.requires_grad and torch.is_grad_enabled():
             return True  # stock's gradient of the weight takes several times as long as all else
+        kernel = tuple(weight.shape[-2:])
+        if kernel == (stride, stride):
+            return True
+        if kernel == (2 * stride, 2 * stride) and weight.shape[0] < _STOCK_CHANNELS:
+            return True
         least, most = _STOCK_UPSAMPLES
         return _known(input.numel() < least) or _known(input.numel() >= most)
 

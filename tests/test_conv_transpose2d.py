@@ -110,6 +110,54 @@ def test_any_window(data):
     torch.testing.assert_close(upsample(layout(x), weight, bias, *arguments), expected)
 
 
+@given(st.data())
+def test_kernels_of_two_strides(data):
+    """Bilinear ones, whose rows are made by twos: parts of the output that begin and end anywhere, or beyond it."""
+
+    def pair(least, most):
+        return data.draw(st.tuples(*[st.integers(least, most)] * 2))
+
+    channels, multiplier, stride = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 2)), pair(1, 9)
+    kernel = 2 * stride[0], 2 * stride[1]
+    dtype = data.draw(st.sampled_from((torch.float64, torch.float32, torch.bfloat16)))
+    x, weight, bias = inputs(channels, multiplier, pair(1, 5), (kernel,), dtype)
+    more = pair(0, 12)  # output_padding, here with no limit
+    whole = reference.conv_transpose2d(x.double(), weight.double(), bias.double(), stride, 0, 0, channels)
+    beyond = bias.double().view(-1, 1, 1).expand(2, -1, whole.shape[2] + more[0], whole.shape[3] + more[1]).clone()
+    beyond[..., : whole.shape[2], : whole.shape[3]] = whole
+    height, width = beyond.shape[2:]
+    y, x0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    size = data.draw(st.integers(1, height - y)), data.draw(st.integers(1, width - x0))
+    expected = beyond[..., y : y + size[0], x0 : x0 + size[1]]
+    layout = data.draw(st.sampled_from(FORMATS))
+    addend = normal((2, channels * multiplier, size[0] + 1, size[1] + 2), dtype, seed=3)
+    last = layout is channels_last
+    for added in (None, layout(addend)):
+        actual = ops.depthwise_conv_transpose2d(
+            layout(x), weight, bias, added, size, stride, (y, x0), (1, 1), (1, 2), last
+        )
+        assert_near(actual, expected if added is None else expected + addend[..., 1:, 2:].double(), dtype, 2)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("kernel", [4, 3])
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_values_that_are_no_numbers(dtype, kernel, layout):
+    """And sums beyond the type, and halfway between two values of it: half types are float64's, rounded once."""
+    largest, eps = torch.finfo(dtype).max, torch.finfo(dtype).eps
+    values = [1 + eps, 1, torch.nan, 0.0, -0.0, 2, torch.inf, 1 - eps, -torch.inf, 3, 2 + 2 * eps, 0.5]
+    x = torch.tensor(values, dtype=dtype).repeat(1, 2, 5, 5)
+    x[0, :, 2] = x[0, :, 2].flip(-1)
+    x[0, 0, 3:] = (1 + eps * torch.arange(120)).view(2, 60)  # whose sums and halves lie between two values
+    x[0, 1] = torch.tensor([0, 0, largest], dtype=dtype).repeat(20)
+    x[0, 1, ::2] = 0
+    weight = torch.tensor([1.0, 0.5, -1.0, 1 + eps], dtype=dtype).repeat(2, 1, kernel, 1)[..., :kernel].contiguous()
+    expected = stock.conv_transpose2d(x.double(), weight.double(), None, 2, 1, groups=2).to(dtype)
+    actual = upsample(layout(x), weight, None, 2, 1, 0, 2).contiguous()
+    tolerance = 0 if dtype.itemsize == 2 else 4 * eps
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("weight_layout", FORMATS, ids=name)
 @pytest.mark.parametrize("padding", [0, (1, 2)])
@@ -129,18 +177,37 @@ def test_one_pixel_is_a_matrix_product(shape, padding, weight_layout, layout):
         (torch.float32, 2, 64, contiguous, "segext"),
         (torch.float32, 2, 4, contiguous, "segext"),
         (torch.float32, 2, 64, channels_last, "segext"),
-        (torch.float32, 2, 200, channels_last, "torch"),
-        (torch.float32, 2, 640, channels_last, "segext"),
+        (torch.float32, 2, 200, channels_last, "segext"),
         (torch.bfloat16, 1, 64, contiguous, "torch"),
     ],
 )
 def test_explains_its_choice(dtype, stride, size, layout, whose):
-    x, weight = layout(normal((1, 5, size, size), dtype)), normal((5, 1, 2 * stride, 2 * stride), dtype)
-    assert explain(x, weight, stride=stride, groups=5).startswith(f"{whose}: ")
+    check_choice(layout(normal((1, 5, size, size), dtype)), 2 * stride, stride, whose)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "channels", "size", "whose"),
+    [
+        (2, 512, 28, "segext"),
+        (4, 511, 28, "segext"),
+        (4, 512, 28, "torch"),
+        (4, 512, 8, "segext"),
+        (3, 5, 64, "segext"),
+        (3, 5, 200, "torch"),
+        (3, 5, 640, "segext"),
+    ],
+)
+def test_explains_where_stock_is_fast(kernel, channels, size, whose):
+    check_choice(channels_last(normal((1, channels, size, size), torch.float32)), kernel, 2, whose)
+
+
+def check_choice(x, kernel, stride, whose):
+    weight, groups = normal((x.shape[1], 1, kernel, kernel), x.dtype), x.shape[1]
+    assert explain(x, weight, stride=stride, groups=groups).startswith(f"{whose}: ")
     trained = weight.requires_grad_()
-    assert explain(x, trained, stride=stride, groups=5).startswith("segext: " if stride > 1 else "torch: ")
+    assert explain(x, trained, stride=stride, groups=groups).startswith("segext: " if stride > 1 else "torch: ")
     with torch.no_grad():
-        assert explain(x, trained, stride=stride, groups=5).startswith(f"{whose}: ")
+        assert explain(x, trained, stride=stride, groups=groups).startswith(f"{whose}: ")
 
 
 @pytest.mark.parametrize(

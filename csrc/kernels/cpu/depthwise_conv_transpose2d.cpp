@@ -2,166 +2,104 @@
 // and repeated weights, all of them runs in cache, so that what limits it is writing the output.
 #include "../depthwise_conv_transpose2d.h"
 
+#include "cell_rows.h"
+#include "map_rows.h"
 #include "score_rows.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-template <class F>
-SEGEXT_INLINE void with_flag(bool flag, F&& f) {
-  if (flag) return f(std::true_type{});
-  f(std::false_type{});
-}
-
-// The sums of a row, a vector after the other. kTerms as in add_terms. With kRepeats a vector is as long as a pattern:
-// all see the same weights, which stay in registers.
-template <int kTerms, bool kRepeats, class Sum>
+// The sums of one row, a vector after the other, of any number of terms. kTerms as in add_terms.
+template <int kTerms, class Sum>
 class TermSums {
  public:
+  // `element`: the first of the row. `place`: its own in a pattern.
   template <class Weights>
-  TermSums(const Weights& weights, const Term<Sum>* terms, int count, int64_t element, int64_t place)
+  SEGEXT_INLINE TermSums(const Weights& weights, const Term<Sum>* terms, int count, int64_t element, int64_t place)
       : terms_(terms),
         count_(count),
         bias_(weights.bias(0)),
         length_(weights.length()),
         element_(element),
-        place_(place) {
-    if constexpr (kRepeats) {
-      held_bias_ = load(bias_ + place_);
-#pragma GCC unroll 4
-      for (int k = 0; k < kTerms; ++k) {
-        inputs_[k] = terms[k].input;
-        held_[k] = load(terms[k].weight + place_);
-      }
-    }
-  }
+        place_(place) {}
 
-  SEGEXT_INLINE Vec<Sum> next() {
-    Vec<Sum> sum;
-    if constexpr (kRepeats) {
-      sum = held_bias_;
-#pragma GCC unroll 4
-      for (int k = 0; k < kTerms; ++k) sum += load(inputs_[k] + element_) * held_[k];
-    } else {
-      sum = add_terms<kTerms>(load(bias_ + place_), terms_, count_, element_, place_);
-      place_ += kLanes<Sum>;
-      if (place_ >= length_) place_ -= length_;
-    }
+  SEGEXT_INLINE void next(Vec<Sum>* sum) {
+    *sum = add_terms<kTerms>(load(bias_ + place_), terms_, count_, element_, place_);
     element_ += kLanes<Sum>;
-    return sum;
+    place_ += kLanes<Sum>;
+    if (place_ >= length_) place_ -= length_;
   }
 
  private:
   const Term<Sum>* terms_;
-  int count_;
+  const int count_;
   const Sum* bias_;
-  int64_t length_, element_, place_;
-  const Sum* inputs_[kRepeats ? kTerms : 1];
-  Vec<Sum> held_bias_, held_[kRepeats ? kTerms : 1];
+  const int64_t length_;
+  int64_t element_, place_;
 };
 
-// Rows of planes: of one channel in NCHW, of a sample with all its channels in channels_last.
+// Upsampling by any kernel.
 template <class E>
-class DepthwiseRows {
+class AnyRows {
   using Raw = typename E::Raw;
   using Sum = SumOf<E>;
-  static constexpr bool kNarrows = !std::is_same_v<Raw, Sum>;
 
  public:
-  explicit DepthwiseRows(const DepthwiseConvTranspose2dParams& params)
-      : p_(params),
-        g_(params.geometry),
-        spread_(g_, g_.channels_last ? g_.channels : 1),
-        rows_(g_, spread_, 1),
-        weights_(g_, spread_, 1),
-        depth_(g_.channels_last ? g_.channels / g_.multiplier : 1),
-        place_(spread_.offset % weights_.length()) {}
+  AnyRows(const Upsampling& g, const Spread& spread)
+      : g_(g), spread_(spread), inputs_(g, spread, 1), weights_(g, spread, 1) {}
 
-  // Output rows [begin, end), counted over all planes. Rows are short: what a plane decides is divided out once.
-  void run(int64_t begin, int64_t end) {
-    const int64_t row_elements = g_.output_width * spread_.depth;
-    Raw* out = static_cast<Raw*>(p_.output) + begin * row_elements;
-    int64_t plane = begin / g_.output_height, y = begin % g_.output_height;
-    const Raw* input = take_plane(plane);
-    for (int64_t r = begin; r < end; ++r, ++y, out += row_elements) {
-      if (y == g_.output_height) {
-        y = 0;
-        input = take_plane(++plane);
+  void pack(const Raw* weight, const Raw* bias, int64_t channel) { weights_.pack(0, weight, bias, channel); }
+
+  // Writes row y of `map`. Returns the next one. `input` is a plane, of pixels of `depth` elements.
+  int64_t write(const Raw* input, int64_t depth, int64_t y, int64_t, const MapRows<E>& map) {
+    Term<Sum>* terms = terms_.reserve(inputs_.kept() * spread_.taps_w);
+    int count = 0;
+    for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
+      const Sum* row = inputs_.row(0, h, input + h * g_.width * depth, depth);
+      for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
+        terms[count++] = {row + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(0, i, m), weights_.present(m)};
       }
-      row(input, plane, y, out);
-    }
+    });
+    with_terms(count, weights_.lacks_taps(), [&](auto known) SEGEXT_LAMBDA_INLINE {
+      map.template write<1>(
+          y, TermSums<known(), Sum>(weights_, terms, count, spread_.offset, spread_.offset % weights_.length()));
+    });
+    return y + 1;
   }
 
  private:
-  // Makes the weights of a plane ready; its input.
-  const Raw* take_plane(int64_t plane) {
-    const int64_t channel = g_.channels_last ? 0 : plane % g_.channels;
-    if (packed_ != channel) {
-      packed_ = channel;
-      weights_.pack(0, static_cast<const Raw*>(p_.weight), static_cast<const Raw*>(p_.bias), channel);
-    }
-    const int64_t input_plane = g_.channels_last ? plane : plane / g_.multiplier;
-    return static_cast<const Raw*>(p_.input) + input_plane * g_.height * g_.width * depth_;
-  }
-
-  void row(const Raw* input, int64_t plane, int64_t y, Raw* out) {
-    Term<Sum>* terms = terms_.reserve(rows_.kept() * spread_.taps_w);
-    int count = 0;
-    for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
-      const Sum* spread = rows_.row(0, h, input + h * g_.width * depth_, depth_);
-      for (int64_t m = spread_.taps_w - 1; m >= 0; --m) {
-        terms[count++] = {spread + (spread_.taps_w - 1 - m) * spread_.period, weights_.taps(0, i, m),
-                          weights_.present(m)};
-      }
-    });
-    const int64_t elements = g_.output_width * spread_.depth;
-    const Raw* addend = addend_row(plane, y);
-    with_terms(count, weights_.lacks_taps(), [&](auto known) {
-      with_flag(weights_.length() == kLanes<Sum>, [&](auto repeats) {
-        using Sums = TermSums<known(), (known() > 0 && repeats()), Sum>;
-        with_flag(addend != nullptr, [&](auto adds) {
-          add_up<adds()>(Sums(weights_, terms, count, spread_.offset, place_), addend, elements, out);
-        });
-      });
-    });
-  }
-
-  const Raw* addend_row(int64_t plane, int64_t y) const {
-    const Addend& a = p_.addend;
-    if (a.data == nullptr) return nullptr;
-    const int64_t pixel = (plane * a.height + a.origin_h + y) * a.width + a.origin_w;
-    return static_cast<const Raw*>(a.data) + pixel * spread_.depth;
-  }
-
-  template <bool kAdds, class Sums>
-  static void add_up(Sums sums, const Raw* addend, int64_t elements, Raw* out) {
-    constexpr int64_t kN = kLanes<Sum>, kStored = kLanes<Raw>;
-    const auto next = [&](int64_t k, int64_t left) SEGEXT_LAMBDA_INLINE {
-      return kAdds ? sums.next() + widen_up_to<E>(addend + k, left) : sums.next();
-    };
-    const auto rounded = [&](int64_t k, int64_t left) SEGEXT_LAMBDA_INLINE {
-      if constexpr (kNarrows) {
-        const Vec<Sum> low = next(k, left), high = next(k + kN, left - kN);
-        return narrow(E{}, low, high);
-      } else {
-        return next(k, left);
-      }
-    };
-    int64_t k = 0;
-    for (; k + kStored <= elements; k += kStored) store(out + k, rounded(k, kStored));
-    if (k < elements) store_partial(out + k, rounded(k, elements - k), elements - k);
-  }
-
-  const DepthwiseConvTranspose2dParams& p_;
   const Upsampling& g_;
-  const Spread spread_;
-  SpreadRows<E> rows_;
+  const Spread& spread_;
+  SpreadRows<E> inputs_;
   PhaseWeights<E> weights_;
-  const int64_t depth_;  // of the input
-  const int64_t place_;  // of an output row's first element in a pattern
-  int64_t packed_ = -1;  // the channel whose weights are ready
   Buffer<Term<Sum>> terms_;
 };
+
+// Writes the output rows [begin, end), counted over all planes: those of one channel in NCHW, of a sample with all its
+// channels in channels_last.
+template <class E, template <class> class RowsOf>
+void upsample(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
+  using Raw = typename E::Raw;
+  const Upsampling& g = params.geometry;
+  const Spread spread(g, g.channels_last ? g.channels : 1);
+  const int64_t depth = g.channels_last ? g.channels / g.multiplier : 1;  // of the input
+  RowsOf<E> rows(g, spread);
+  int64_t packed = -1;  // the channel whose weights are ready
+  for (int64_t row = begin; row < end;) {
+    const int64_t plane = row / g.output_height, channel = g.channels_last ? 0 : plane % g.channels;
+    if (packed != channel) {
+      packed = channel;
+      rows.pack(static_cast<const Raw*>(params.weight), static_cast<const Raw*>(params.bias), channel);
+    }
+    const int64_t input_plane = g.channels_last ? plane : plane / g.multiplier;
+    const Raw* input = static_cast<const Raw*>(params.input) + input_plane * g.height * g.width * depth;
+    const MapRows<E> map(params, spread.depth, plane);
+    const int64_t first = plane * g.output_height, last = smaller(g.output_height, end - first);
+    int64_t y = row - first;
+    while (y < last) y = rows.write(input, depth, y, last, map);
+    row = first + last;
+  }
+}
 
 // Label maps: scores compared in registers.
 template <class E>
@@ -221,7 +159,14 @@ class LabelRows {
 }  // namespace
 
 void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
-  with_floating_element(params.type, [&](auto element) { DepthwiseRows<decltype(element)>(params).run(begin, end); });
+  with_floating_element(params.type, [&](auto element) {
+    using E = decltype(element);
+    if (CellRows<E>::suits(params.geometry)) {
+      upsample<E, CellRows>(params, begin, end);
+    } else {
+      upsample<E, AnyRows>(params, begin, end);
+    }
+  });
 }
 
 void depthwise_argmax(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end) {

@@ -150,6 +150,21 @@ SEGEXT_INLINE void store_stream(T* p, Vec<T> v) {
 #endif
 }
 
+// Asks for a line that is soon to be written. Need not be memory.
+SEGEXT_INLINE void prefetch_for_write(const void* p) { __builtin_prefetch(p, 1); }
+
+// Keeps a value that was loaded in its register: GCC may read it again from memory for each use.
+template <class V>
+SEGEXT_INLINE void hold(V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
 SEGEXT_INLINE void stream_fence() {
 #if defined(__SSE2__)
   _mm_sfence();

@@ -29,14 +29,24 @@ SEGEXT_INLINE void narrow_run(const Sum* in, int64_t count, typename E::Raw* out
   }
 }
 
-// A vector of sums, of the first `count` elements; the other lanes are zero.
+// A vector of elements, converted to sums.
+template <class E>
+SEGEXT_INLINE Vec<SumOf<E>> widen_vector(const typename E::Raw* in) {
+  if constexpr (std::is_same_v<typename E::Raw, SumOf<E>>) {
+    return load(in);
+  } else {
+    return widen(E{}, in);
+  }
+}
+
+// The same of the first `count` elements; the other lanes are zero.
 template <class E>
 SEGEXT_INLINE Vec<SumOf<E>> widen_up_to(const typename E::Raw* in, int64_t count) {
   using Sum = SumOf<E>;
   if constexpr (std::is_same_v<typename E::Raw, Sum>) {
     return load_up_to(in, count);
   } else {
-    if (count >= kLanes<Sum>) return widen(E{}, in);
+    if (count >= kLanes<Sum>) return widen_vector<E>(in);
     typename E::Raw some[kLanes<Sum>] = {};
     if (count > 0) std::memcpy(some, in, count * sizeof(*in));
     return widen(E{}, some);

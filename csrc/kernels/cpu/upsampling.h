@@ -51,8 +51,10 @@ class SpreadRows {
  public:
   SpreadRows(const Upsampling& g, const Spread& spread, int64_t planes)
       : g_(g), spread_(spread), kept_(taps_per_phase(g.kernel_h, g.stride_h, g.dilation_h)) {
-    pitch_ = spread.columns * spread.period + 2 * kLanes<Sum>;
-    data_ = buffer_.reserve(planes * kept_ * pitch_);
+    constexpr int64_t kN = kLanes<Sum>;
+    pitch_ = (ceil_div(spread.columns * spread.period, kN) + 2) * kN;
+    // What the first output element sees lies at the start of a vector.
+    data_ = buffer_.reserve(planes * kept_ * pitch_ + kN) + (kN - spread.offset % kN) % kN;
     held_ = rows_.reserve(planes * kept_);
     for (int64_t k = 0; k < planes * kept_; ++k) held_[k] = nullptr;
   }
@@ -86,10 +88,14 @@ class SpreadRows {
   // column is overwritten by the next, or is room to spare.
   SEGEXT_INLINE void repeat(const Raw* pixel, int64_t count, int64_t step, Sum* row) {
     if (spread_.depth > 1) {
-      const Sum* line = widened(pixel, count * step);
-      for (int64_t q = 0; q < count * g_.stride_w; q += g_.stride_w, line += spread_.depth) {
-        for (int64_t p = 0; p < g_.stride_w; ++p, row += spread_.depth) {
-          for (int64_t c = 0; c < spread_.depth; c += kLanes<Sum>) store(row + c, load(line + c));
+      const int64_t readable = ceil_div(spread_.depth, kLanes<Sum>) * kLanes<Sum>;
+      for (int64_t q = 0; q < count; ++q, pixel += step) {
+        // Straight from the input, unless vectors might reach past its end.
+        if (g_.multiplier == 1 && (count - q) * step >= readable) {
+          row = repeat_pixel(row, [&](int64_t c) SEGEXT_LAMBDA_INLINE { return widen_vector<E>(pixel + c); });
+        } else {
+          const Sum* values = widened(pixel);
+          row = repeat_pixel(row, [&](int64_t c) SEGEXT_LAMBDA_INLINE { return load(values + c); });
         }
       }
     } else if (g_.stride_w == 2 && step == 1) {
@@ -106,15 +112,22 @@ class SpreadRows {
     }
   }
 
-  // All output channels of a run of channels_last pixels.
-  SEGEXT_INLINE const Sum* widened(const Raw* pixel, int64_t count) {
-    Sum* line = line_.reserve(count * g_.multiplier + kLanes<Sum>);
-    if (g_.multiplier == 1) {
-      widen_run<E>(pixel, count, line);
-    } else {
-      for (int64_t k = 0; k < count * g_.multiplier; ++k) line[k] = E::rank(pixel[k / g_.multiplier]);
+  // Repeats a channels_last pixel, whose channels from c on are `values(c)`.
+  template <class F>
+  SEGEXT_INLINE Sum* repeat_pixel(Sum* row, F&& values) {
+    for (int64_t p = 0; p < g_.stride_w; ++p, row += spread_.depth) {
+      for (int64_t c = 0; c < spread_.depth; c += kLanes<Sum>) store(row + c, values(c));
     }
-    return line;
+    return row;
+  }
+
+  // All output channels of a channels_last pixel.
+  const Sum* widened(const Raw* pixel) {
+    Sum* values = line_.reserve(spread_.depth + kLanes<Sum>);
+    for (int64_t c = 0; c < spread_.depth; c += g_.multiplier, ++pixel) {
+      for (int64_t k = 0; k < g_.multiplier; ++k) values[c + k] = E::rank(*pixel);
+    }
+    return values;
   }
 
   const Upsampling& g_;
