@@ -21,7 +21,8 @@ def plain_window(input, weight, bias, stride, padding, output_padding, dilation)
     strides, paddings, more, dilations = window = pair(stride), pair(padding), pair(output_padding), pair(dilation)
     if None in window or min(strides) < 1 or min(dilations) < 1 or min(paddings) < 0 or min(more) < 0:
         return None
-    fits = all(m < s or m < d for m, s, d in zip(more, strides, dilations, strict=True))
+    # Not a loop: small maps are bound by what a call costs.
+    fits = more == (0, 0) or (more[0] < max(strides[0], dilations[0]) and more[1] < max(strides[1], dilations[1]))
     return window if fits else None
 
 
@@ -62,5 +63,8 @@ def cast(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ..
 
 
 def transposed_size(input, weight, stride, padding, output_padding, dilation) -> tuple[int, int]:
-    axes = zip(input.shape[-2:], weight.shape[-2:], stride, padding, output_padding, dilation, strict=True)
-    return tuple((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, more, d in axes)
+    (height, width), (kernel_h, kernel_w) = input.shape[-2:], weight.shape[-2:]
+    return (
+        (height - 1) * stride[0] - 2 * padding[0] + dilation[0] * (kernel_h - 1) + output_padding[0] + 1,
+        (width - 1) * stride[1] - 2 * padding[1] + dilation[1] * (kernel_w - 1) + output_padding[1] + 1,
+    )

@@ -238,7 +238,13 @@ def route(input, weight, bias, stride, padding, output_padding, groups, dilation
     """The call as other kernels than stock's take it, the faster ones or not; None where stock's, or errors, are to
     speak."""
     kind = _kind(input, weight, groups)
-    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation) if kind else None
+    if kind is None:
+        return None
+    return _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
+    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
     if window is None:
         return None
     stride, padding, output_padding, dilation = window
@@ -261,7 +267,7 @@ def faster_route(input, weight, bias, stride, padding, output_padding, groups, d
     kind, steps = _kind(input, weight, groups), pair(stride)
     if kind is None or steps is None or not kind.beats_stock(input, weight, max(steps), compute_dtype(input)):
         return None
-    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    call = _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
     # One pixel of input is no product if the kernel is dilated.
     wins = type(call) is kind or (call is not None and call.beats_stock(input, weight, max(steps), call.dtype))
     return call if wins else None

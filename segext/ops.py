@@ -165,7 +165,7 @@ def _differentiable(
     def call_eagerly(*args):
         if torch._C._are_functorch_transforms_active():
             return function.apply(*arguments(*args))
-        if (requires_grad(args) and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
+        if (torch.is_grad_enabled() and requires_grad(args)) or forward_ad._current_level >= 0:
             return apply_to_plain_tensors(*arguments(*args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
