@@ -29,7 +29,8 @@ class Gather {
         vectorises_(g_.bits <= kMaxByteBits && (g_.channels_last || has_strided_path(g_)) &&
                     (!only_winners_ || w_.kernel_h * w_.kernel_w <= kMostMarkedTaps)),
         packs_(vectorises_ && packs_pixels<T>(g_)),
-        merges_(vectorises_ && merges_rows<T>(g_)) {}
+        tiles_(vectorises_ && tiles_map(g_)),
+        merges_(tiles_ && merges_rows<T>(g_)) {}
 
   // Pooled rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
@@ -37,16 +38,7 @@ class Gather {
     for (int64_t r = begin; r < end;) {
       const T* map = static_cast<const T*>(p_.map) + plane * g_.height * rows_.row;
       T* out = static_cast<T*>(p_.values) + r * rows_.pooled_row;
-      int64_t count = 1;
-      if (merges_) {
-        unpacked_.make_ready(r, r);
-        count = larger(1, rows_to_merge<T>(g_, r, oh, smaller(end, unpacked_.end())));
-      }
-      if (count > 1) {
-        merged(map + oh * w_.stride_h * rows_.row, count, unpacked_[r], out);
-      } else {
-        row(map, r, oh, out);
-      }
+      const int64_t count = rows(map, r, oh, end - r, out);
       if (p_.relu_output != nullptr) mask(r * rows_.pooled_row, count * rows_.pooled_row, out);
       r += count;
       for (oh += count; oh >= g_.pooled_height; oh -= g_.pooled_height) ++plane;
@@ -54,6 +46,27 @@ class Gather {
   }
 
  private:
+  // Pooled rows from row `oh` of a plane on, at most `most`; that is row r of all planes. Returns how many were made.
+  int64_t rows(const T* map, int64_t r, int64_t oh, int64_t most, T* out) {
+    const int64_t whole = g_.height / w_.kernel_h;  // pooled rows of a tiled plane whose windows are inside
+    if (tiles_ && oh < whole) {
+      unpacked_.make_ready(r, r);
+      const T* lines = map + oh * w_.kernel_h * rows_.row;
+      most = smaller(most, unpacked_.end() - r);
+      if (merges_) {
+        const int64_t count = rows_to_merge<T>(g_, r, oh, r + most);
+        if (count > 1) {
+          merged(lines, count, unpacked_[r], out);
+          return count;
+        }
+      }
+      return w_.kernel_h == 2 ? tiled<2>(lines, r, oh, smaller(most, whole - oh), out)
+                              : tiled<3>(lines, r, oh, smaller(most, whole - oh), out);
+    }
+    row(map, r, oh, out);
+    return 1;
+  }
+
   void mask(int64_t first, int64_t count, T* out) const {
     with_floating_element(p_.type, [&](auto element) {
       using Raw = typename decltype(element)::Raw;
@@ -155,6 +168,18 @@ class Gather {
     });
   }
 
+  // `count` pooled rows of windows that tile the map, from its row `lines` on.
+  template <int Size>
+  int64_t tiled(const T* lines, int64_t r, int64_t oh, int64_t count, T* out) {
+    const Range whole{0, smaller(g_.pooled_width, g_.width / Size)};
+    for (int64_t k = 0; k < count; ++k, lines += Size * rows_.row, out += rows_.pooled_row) {
+      columns<Size, Size, true>(lines, rows_.row, whole, {0, Size}, unpacked_[r + k], out);
+      if (whole.end == g_.pooled_width) continue;
+      scalars(lines - (oh + k) * Size * rows_.row, r + k, oh + k, {whole.end, g_.pooled_width}, out);
+    }
+    return count;
+  }
+
   // `count` pooled rows of windows that tile the map, their lines laid end to end.
   void merged(const T* lines, int64_t count, const uint8_t* codes, T* out) {
     phases_.reserve(w_.kernel_h, count * g_.width);
@@ -248,6 +273,7 @@ class Gather {
   const bool only_winners_;  // only the last element that names a pixel reads it
   const bool vectorises_;
   const bool packs_;   // see packs_pixels
+  const bool tiles_;   // see tiles_map
   const bool merges_;  // see merges_rows
   Phases<T> phases_;
   TapRows<T> taps_;
