@@ -53,15 +53,10 @@ class Gather {
       unpacked_.make_ready(r, r);
       const T* lines = map + oh * w_.kernel_h * rows_.row;
       most = smaller(most, unpacked_.end() - r);
-      if (merges_) {
-        const int64_t count = rows_to_merge<T>(g_, r, oh, r + most);
-        if (count > 1) {
-          merged(lines, count, unpacked_[r], out);
-          return count;
-        }
-      }
-      return w_.kernel_h == 2 ? tiled<2>(lines, r, oh, smaller(most, whole - oh), out)
-                              : tiled<3>(lines, r, oh, smaller(most, whole - oh), out);
+      const int64_t merging = merges_ ? rows_to_merge<T>(g_, r, oh, r + most) : 0;
+      if (merging > 1) return merged(lines, merging, unpacked_[r], out);
+      const int64_t count = smaller(most, whole - oh);
+      return w_.kernel_h == 2 ? tiled<2>(lines, r, oh, count, out) : tiled<3>(lines, r, oh, count, out);
     }
     row(map, r, oh, out);
     return 1;
@@ -168,7 +163,7 @@ class Gather {
     });
   }
 
-  // `count` pooled rows of windows that tile the map, from its row `lines` on.
+  // `count` pooled rows of windows that tile the map, from its row `lines` on. Returns that.
   template <int Size>
   int64_t tiled(const T* lines, int64_t r, int64_t oh, int64_t count, T* out) {
     const Range whole{0, smaller(g_.pooled_width, g_.width / Size)};
@@ -180,8 +175,8 @@ class Gather {
     return count;
   }
 
-  // `count` pooled rows of windows that tile the map, their lines laid end to end.
-  void merged(const T* lines, int64_t count, const uint8_t* codes, T* out) {
+  // As above, of lines laid end to end.
+  int64_t merged(const T* lines, int64_t count, const uint8_t* codes, T* out) {
     phases_.reserve(w_.kernel_h, count * g_.width);
     phases_.split(lines, count * w_.kernel_h, g_.width, w_.kernel_h);
     const Range all{0, count * g_.pooled_width}, inside{0, w_.kernel_h};
@@ -190,6 +185,7 @@ class Gather {
     } else {
       columns<3, 3, false>(phases_[0], phases_.pitch(), all, inside, codes, out);
     }
+    return count;
   }
 
   // The interior of a row of channels_last pixels of few channels.

@@ -84,7 +84,8 @@ class Pool {
         vectorises_(g_.bits <= kMaxByteBits && w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps &&
                     (g_.channels_last || has_strided_path(g_))),
         packs_(vectorises_ && packs_pixels<Raw>(g_)),
-        merges_(vectorises_ && merges_rows<Raw>(g_)) {}
+        tiles_(vectorises_ && tiles_map(g_)),
+        merges_(tiles_ && merges_rows<Raw>(g_)) {}
 
   // Pooled rows [begin, end) of one sample; row `begin` starts on a byte of the codes.
   void run(int64_t sample, int64_t begin, int64_t end) {
@@ -94,20 +95,33 @@ class Pool {
     const Raw* plane = input + begin / g_.pooled_height * g_.height * rows_.row;
     int64_t oh = begin % g_.pooled_height;
     for (int64_t r = begin; r < end;) {
-      const int64_t count = merges_ ? larger(1, rows_to_merge<Raw>(g_, r, oh, end)) : 1;
-      rows(plane, oh, count, output + r * rows_.pooled_row, codes);
+      const int64_t count = rows(plane, r, oh, end - r, output + r * rows_.pooled_row, codes);
       r += count;
       for (oh += count; oh >= g_.pooled_height; oh -= g_.pooled_height) plane += g_.height * rows_.row;
     }
   }
 
  private:
-  // `count` pooled rows from row `oh` of a plane on; more than one only if they are to be merged.
-  void rows(const Raw* plane, int64_t oh, int64_t count, Raw* out, CodeWriter& codes) {
+  // Pooled rows from row `oh` of a plane on, at most `most`; that is row r of the sample. Returns how many were made.
+  int64_t rows(const Raw* plane, int64_t r, int64_t oh, int64_t most, Raw* out, CodeWriter& codes) {
+    if constexpr (E::kMaxVectorTaps > 0) {
+      const int64_t whole = g_.height / w_.kernel_h;  // pooled rows of a tiled plane whose windows are inside
+      if (tiles_ && oh < whole) {
+        const Raw* lines = plane + oh * w_.kernel_h * rows_.row;
+        const int64_t merging = merges_ ? rows_to_merge<Raw>(g_, r, oh, r + most) : 0;
+        if (merging > 1) return merged(lines, merging, out, codes);
+        const int64_t count = smaller(most, whole - oh);
+        return w_.kernel_h == 2 ? tiled<2>(lines, count, out, codes) : tiled<3>(lines, count, out, codes);
+      }
+    }
+    row(plane, oh, out, codes);
+    return 1;
+  }
+
+  void row(const Raw* plane, int64_t oh, Raw* out, CodeWriter& codes) {
     const int64_t top = oh * w_.stride_h - w_.padding_h;
     const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
     if constexpr (E::kMaxVectorTaps > 0) {
-      if (count > 1) return merged(plane + top * rows_.row, count, out, codes);
       if (packs_ || (vectorises_ && !g_.channels_last)) {
         scalars(plane, top, inside, {0, interior_.begin}, out, codes);
         if (packs_) {
@@ -154,8 +168,19 @@ class Pool {
     });
   }
 
-  // `count` pooled rows of windows that tile the map, their lines laid end to end.
-  void merged(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) {
+  // `count` pooled rows of windows that tile the map, from its row `lines` on. Returns that.
+  template <int Size>
+  int64_t tiled(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) const {
+    const Range whole{0, smaller(g_.pooled_width, g_.width / Size)};
+    for (int64_t k = 0; k < count; ++k, lines += Size * rows_.row, out += rows_.pooled_row) {
+      columns<Size, Size, true>(lines, rows_.row, whole, {0, Size}, out, codes);
+      if (whole.end < g_.pooled_width) scalars(lines, 0, {0, Size}, {whole.end, g_.pooled_width}, out, codes);
+    }
+    return count;
+  }
+
+  // As above, of lines laid end to end.
+  int64_t merged(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) {
     phases_.reserve(w_.kernel_h, count * g_.width);
     phases_.split(lines, count * w_.kernel_h, g_.width, w_.kernel_h);
     const Range all{0, count * g_.pooled_width}, inside{0, w_.kernel_h};
@@ -164,6 +189,7 @@ class Pool {
     } else {
       columns<3, 3, false>(phases_[0], phases_.pitch(), all, inside, out, codes);
     }
+    return count;
   }
 
   // The interior of a row of channels_last pixels of few channels.
@@ -237,6 +263,7 @@ class Pool {
   const Range interior_;
   const bool vectorises_;
   const bool packs_;   // see packs_pixels
+  const bool tiles_;   // see tiles_map
   const bool merges_;  // see merges_rows
   Phases<Raw> phases_;
   TapRows<Raw> taps_;
