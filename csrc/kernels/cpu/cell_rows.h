@@ -86,8 +86,8 @@ class CellSums {
   static constexpr int kTerms = 2 * kInputs;
 
  public:
-  // `inputs`: of the first element; `period` from one column to the next. `weights`: of the first row, a vector of
-  // which has `vector_size`; its terms begin at `first`.
+  // `near` and `far`: input rows, from the farther column that the first element sees on; the nearer one is a `period`
+  // on. `weights`: of the first row, whose vectors have `vector_size`, and their first term at `first`.
   SEGEXT_INLINE CellSums(const Sum* near, const Sum* far, int64_t period, const Sum* weights, int64_t row_size,
                          int64_t vector_size, int64_t first)
       : near_(near),
