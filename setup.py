@@ -28,6 +28,7 @@ STABLE_ABI = "0x020b000000000000"  # torch 2.11: the library runs under it and e
 DEFAULT_CUDA_ARCHS = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
 
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+# Processors that have AVX2 but no PREFETCHW take it for a no-op.
 AVX2 = ["-mavx2", "-mfma", "-mbmi2", "-mf16c", "-mprfchw"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 CPU_LEVELS = {"baseline": [], "avx2": AVX2, "avx512": AVX512} if IS_X86 else {"baseline": []}

@@ -17,12 +17,14 @@ from .value_checks import can_check, extremes
 
 _LARGE_STRIDE = 4
 _STOCK_UPSAMPLES = (100_000, 2_000_000)  # elements of channels_last maps between which stock may be faster
-_STOCK_CHANNELS = 512  # from which on that holds for bilinear kernels too
+_STOCK_CHANNELS = 512  # from which on stock may be faster for bilinear kernels too
 _LARGEST_REACH = 256  # of a kernel whose channels mix: the margin that its input is copied with grows with it
 _LARGEST_STRIDE = 256  # scratch grows with it, and beyond it most of the output is no tap of any input
 _MANY_PIXELS = 1024
 _FEW_CHANNELS = 64
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class _Route:
     why: ClassVar[str]
 
     @staticmethod
-    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
-        """Whether these kernels are faster than stock's, with the larger of the strides, done in a type."""
+    def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
+        """Whether these kernels are faster than stock's, done in a type."""
         raise NotImplementedError
 
 
@@ -49,23 +51,24 @@ class Depthwise(_Route):
     why = "segext: channels do not mix, so each output row is a sum of a few rows of input"
 
     @staticmethod
-    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
+    def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
         # Measured on CPUs with AVX-512. On CUDA a guess, never measured: these kernels move each byte once, and stock's
         # take depthwise transposed convolution for the gradient of a general convolution.
-        if stride == 1:
+        if max(stride) == 1:
             return False
         if input.is_cuda:
             return True
-        if dtype is not torch.float32 or stride >= _LARGE_STRIDE:
+        if dtype is not torch.float32 or max(stride) >= _LARGE_STRIDE:
             return True  # stock has fast paths for float32 alone
         if not prefers_channels_last(input):
             return True
         if weight.requires_grad and torch.is_grad_enabled():
             return True  # stock's gradient of the weight takes several times as long as all else
         kernel = tuple(weight.shape[-2:])
-        if kernel == (stride, stride):
+        if dilation == (1, 1) and kernel == stride:
             return True
-        if kernel == (2 * stride, 2 * stride) and weight.shape[0] < _STOCK_CHANNELS:
+        bilinear = dilation == (1, 1) and kernel == (2 * stride[0], 2 * stride[1])
+        if bilinear and weight.shape[0] < _STOCK_CHANNELS:
             return True
         least, most = _STOCK_UPSAMPLES
         return _known(input.numel() < least) or _known(input.numel() >= most)
@@ -188,14 +191,14 @@ class Dense(_Route):
     why = "segext: a sum of few taps for each phase of the stride, in the memory format of the input"
 
     @staticmethod
-    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
+    def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
         # Measured on a CPU with AVX-512 and AMX.
-        if stride == 1:
+        if max(stride) == 1:
             return False  # a plain convolution, at which stock's are at the machine's limit
         # Class scores, for one: stock's kernels are for multiples of 16.
         few = max(weight.shape[:2]) < _FEW_CHANNELS and weight.shape[1] % 16 != 0
         if has_fast_products(dtype):
-            return few and stride >= _LARGE_STRIDE
+            return few and max(stride) >= _LARGE_STRIDE
         if few or dtype is torch.float64:
             return True
         return not prefers_channels_last(input) and _known(input.shape[-2] * input.shape[-1] >= _MANY_PIXELS)
@@ -214,7 +217,7 @@ class Product(_Route):
     why = "matrix product: the input is one pixel, so each weight is used once"
 
     @staticmethod
-    def beats_stock(input: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
+    def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
         return True
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -264,12 +267,12 @@ def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups
 def faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
     """The call as the fastest kernels take it, if these are not stock's."""
     # Most calls that are stock's are seen to be at once: small maps are bound by what a call costs.
-    kind, steps = _kind(input, weight, groups), pair(stride)
-    if kind is None or steps is None or not kind.beats_stock(input, weight, max(steps), compute_dtype(input)):
+    kind, steps, gaps = _kind(input, weight, groups), pair(stride), pair(dilation)
+    if kind is None or steps is None or not kind.beats_stock(input, weight, steps, gaps, compute_dtype(input)):
         return None
     call = _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
     # One pixel of input is no product if the kernel is dilated.
-    wins = type(call) is kind or (call is not None and call.beats_stock(input, weight, max(steps), call.dtype))
+    wins = type(call) is kind or (call is not None and call.beats_stock(input, weight, steps, gaps, call.dtype))
     return call if wins else None
 
 

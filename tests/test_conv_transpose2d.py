@@ -201,6 +201,13 @@ def test_explains_where_stock_is_fast(kernel, channels, size, whose):
     check_choice(channels_last(normal((1, channels, size, size), torch.float32)), kernel, 2, whose)
 
 
+def test_dilated_kernels_are_not_bilinear():
+    x, weight = channels_last(normal((1, 64, 56, 56), torch.float32)), normal((64, 1, 4, 4), torch.float32)
+    assert explain(x, weight, stride=2, groups=64).startswith("segext: ")
+    assert explain(x, weight, stride=2, dilation=2, groups=64).startswith("torch: ")
+    assert explain(x, weight, stride=(2, 1), groups=64).startswith("torch: ")
+
+
 def check_choice(x, kernel, stride, whose):
     weight, groups = normal((x.shape[1], 1, kernel, kernel), x.dtype), x.shape[1]
     assert explain(x, weight, stride=stride, groups=groups).startswith(f"{whose}: ")

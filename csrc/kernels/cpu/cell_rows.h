@@ -13,7 +13,9 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
 // The weights of a plane in the order in which output rows read them: for each row of a cell, vector after vector of
-// the output row, the bias and the weights of the four terms.
+// the output row,
+//
+//   | bias | near row: farther column, nearer column | far row: farther column, nearer column |
 template <class E>
 class CellWeights {
   using Raw = typename E::Raw;
@@ -175,8 +177,8 @@ class CellRows {
   int64_t write(const Raw* input, int64_t depth, int64_t y, int64_t end, const MapRows<E>& map) {
     const int64_t at = y + g_.origin_h, cell = quick_div(at, g_.stride_h), phase = at - cell * g_.stride_h;
     const int64_t h = smaller(cell, g_.height - 1), behind = cell - h;
-    const auto input_row = [&](int64_t h) {
-      return inputs_.row(0, h, input + h * g_.width * depth, depth) + spread_.offset;
+    const auto input_row = [&](int64_t row) {
+      return inputs_.row(0, row, input + row * g_.width * depth, depth) + spread_.offset;
     };
     end = smaller(end, y + g_.stride_h - phase);
     if (h < 0 || behind > 1) {
@@ -200,7 +202,7 @@ class CellRows {
     }
   }
 
-  // `near` is the input row that is `behind` rows behind that of the cell.
+  // `behind` is 1 in the cell past the last input row, whose only input is the row before it: by the far row's terms.
   template <int kInputs, bool kHeld>
   SEGEXT_INLINE void write_cell(const Sum* near, const Sum* far, int64_t behind, int64_t phase, int64_t y, int64_t end,
                                 const MapRows<E>& map) const {

@@ -35,7 +35,7 @@ class MapRows {
   }
 
  private:
-  static constexpr int64_t kAheadBytes = 4096;
+  static constexpr int64_t kAheadBytes = 4096;  // more than the stores that a processor holds back
 
   template <int kRows, bool kAdds, class Sums>
   SEGEXT_INLINE void write(int64_t y, Sums& sums) const {
@@ -62,16 +62,18 @@ class MapRows {
         for (int r = 0; r < kRows; ++r) row[r] = narrow_products(E{}, low[r], high[r]);
       }
     };
-    // Lines are asked for before they are written: so memory has work to do while the next rows are looked up.
-    const int64_t ahead = smaller(kRows * elements, kAheadBytes / static_cast<int64_t>(sizeof(Raw)));
+    // Lines are asked for before they are written, those of the next rows too: so memory has work to do while these are
+    // looked up.
+    const int64_t ahead = smaller(elements, kAheadBytes / static_cast<int64_t>(sizeof(Raw)));
     int64_t k = 0;
     Vec<Raw> row[kRows];
     for (; k + kStored <= elements; k += kStored) {
       rounded(row, k, kStored);
+      const Raw* coming = out + k + ahead + (k + ahead < elements ? 0 : (kRows - 1) * elements);
 #pragma GCC unroll 2
       for (int r = 0; r < kRows; ++r) {
         store(out + r * elements + k, row[r]);
-        prefetch_for_write(out + r * elements + k + ahead);
+        prefetch_for_write(coming + r * elements);
       }
     }
     if (k < elements) {

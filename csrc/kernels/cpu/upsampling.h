@@ -53,7 +53,7 @@ class SpreadRows {
       : g_(g), spread_(spread), kept_(taps_per_phase(g.kernel_h, g.stride_h, g.dilation_h)) {
     constexpr int64_t kN = kLanes<Sum>;
     pitch_ = (ceil_div(spread.columns * spread.period, kN) + 2) * kN;
-    // What the first output element sees lies at the start of a vector.
+    // Two vectors beyond the columns: half types are made by twos. What the first output element sees is aligned.
     data_ = buffer_.reserve(planes * kept_ * pitch_ + kN) + (kN - spread.offset % kN) % kN;
     held_ = rows_.reserve(planes * kept_);
     for (int64_t k = 0; k < planes * kept_; ++k) held_[k] = nullptr;
@@ -90,7 +90,7 @@ class SpreadRows {
     if (spread_.depth > 1) {
       const int64_t readable = ceil_div(spread_.depth, kLanes<Sum>) * kLanes<Sum>;
       for (int64_t q = 0; q < count; ++q, pixel += step) {
-        // Straight from the input, unless vectors might reach past its end.
+        // Straight from the input, unless vectors might reach past the end of the run.
         if (g_.multiplier == 1 && (count - q) * step >= readable) {
           row = repeat_pixel(row, [&](int64_t c) SEGEXT_LAMBDA_INLINE { return widen_vector<E>(pixel + c); });
         } else {
@@ -123,7 +123,7 @@ class SpreadRows {
 
   // All output channels of a channels_last pixel.
   const Sum* widened(const Raw* pixel) {
-    Sum* values = line_.reserve(spread_.depth + kLanes<Sum>);
+    Sum* values = line_.reserve(spread_.depth);
     for (int64_t c = 0; c < spread_.depth; c += g_.multiplier, ++pixel) {
       for (int64_t k = 0; k < g_.multiplier; ++k) values[c + k] = E::rank(*pixel);
     }
