@@ -12,6 +12,10 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
+// Elements of the weights that a vector of an output row reads: the bias and four terms.
+template <class Sum>
+inline constexpr int64_t kCellVector = 5 * kLanes<Sum>;
+
 // The weights of a plane in the order in which output rows read them: for each row of a cell, vector after vector of
 // the output row,
 //
@@ -23,8 +27,6 @@ class CellWeights {
   static constexpr int64_t kN = kLanes<Sum>;
 
  public:
-  static constexpr int64_t kVectorSize = 5 * kN;
-
   CellWeights(const Upsampling& g, const Spread& spread)
       : g_(g),
         spread_(spread),
@@ -32,7 +34,7 @@ class CellWeights {
         data_(buffer_.reserve(g.stride_h * row_size())),
         pattern_(pattern_buffer_.reserve(spread.offset + vectors_ * kN + spread.period)) {}
 
-  int64_t row_size() const { return vectors_ * kVectorSize; }
+  int64_t row_size() const { return vectors_ * kCellVector<Sum>; }
   bool one_vector() const { return vectors_ == 1; }  // all vectors of a row have the same weights
   const Sum* row(int64_t phase) const { return data_ + phase * row_size(); }
 
@@ -69,7 +71,7 @@ class CellWeights {
 
   void put_pattern(int64_t phase, int64_t number) {
     Sum* out = data_ + phase * row_size() + number * kN;
-    for (int64_t v = 0; v < vectors_; ++v) store(out + v * kVectorSize, load(pattern_ + spread_.offset + v * kN));
+    for (int64_t v = 0; v < vectors_; ++v) store(out + v * kCellVector<Sum>, load(pattern_ + spread_.offset + v * kN));
   }
 
   const Upsampling& g_;
@@ -89,16 +91,15 @@ class CellSums {
 
  public:
   // `near` and `far`: input rows, from the farther column that the first element sees on; the nearer one is a `period`
-  // on. `weights`: of the first row, whose vectors have `vector_size`, and their first term at `first`.
+  // on. `weights`: of the first row, the first of whose terms are `first` elements into each vector's.
   SEGEXT_INLINE CellSums(const Sum* near, const Sum* far, int64_t period, const Sum* weights, int64_t row_size,
-                         int64_t vector_size, int64_t first)
+                         int64_t first)
       : near_(near),
         far_(far),
         period_(period),
         weights_(weights),
         end_(weights + row_size),
         row_size_(row_size),
-        vector_size_(vector_size),
         first_(first) {
     if constexpr (kHeld) {
       bias_ = load(weights);
@@ -125,7 +126,7 @@ class CellSums {
       sums[r] = sum;
     }
     if constexpr (!kHeld) {
-      weights_ += vector_size_;
+      weights_ += kCellVector<Sum>;
       if (weights_ == end_) weights_ = end_ - row_size_;
     }
   }
@@ -153,10 +154,11 @@ class CellSums {
   const Sum *near_, *far_;
   const int64_t period_;
   const Sum *weights_, *end_;
-  const int64_t row_size_, vector_size_, first_;
+  const int64_t row_size_, first_;
   Vec<Sum> bias_, held_[kHeld && kTerms > 0 ? kRows * kTerms : 1];
 };
 
+// Upsampling by these kernels, a cell of output rows at a time.
 template <class E>
 class CellRows {
   using Raw = typename E::Raw;
@@ -209,8 +211,8 @@ class CellRows {
     const int64_t size = weights_.row_size(), first = (1 + 2 * behind) * kLanes<Sum>;
     const Sum* weights = weights_.row(phase);
     const auto rows = [&](auto count) SEGEXT_LAMBDA_INLINE {
-      map.template write<count()>(y, CellSums<kInputs, count(), kHeld, Sum>(near, far, spread_.period, weights, size,
-                                                                            CellWeights<E>::kVectorSize, first));
+      map.template write<count()>(
+          y, CellSums<kInputs, count(), kHeld, Sum>(near, far, spread_.period, weights, size, first));
       y += count();
       weights += count() * size;
     };

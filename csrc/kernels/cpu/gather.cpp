@@ -48,8 +48,7 @@ class Gather {
  private:
   // Pooled rows from row `oh` of a plane on, at most `most`; that is row r of all planes. Returns how many were made.
   int64_t rows(const T* map, int64_t r, int64_t oh, int64_t most, T* out) {
-    const int64_t whole = g_.height / w_.kernel_h;  // pooled rows of a tiled plane whose windows are inside
-    if (tiles_ && oh < whole) {
+    if (const int64_t whole = tiles_ ? g_.height / w_.kernel_h : 0; oh < whole) {  // rows of windows inside the map
       unpacked_.make_ready(r, r);
       const T* lines = map + oh * w_.kernel_h * rows_.row;
       most = smaller(most, unpacked_.end() - r);

@@ -35,7 +35,7 @@ class MapRows {
   }
 
  private:
-  static constexpr int64_t kAheadBytes = 4096;  // more than the stores that a processor holds back
+  static constexpr int64_t kAheadBytes = 4096;  // a whole long row would leave the first-level cache unwritten
 
   template <int kRows, bool kAdds, class Sums>
   SEGEXT_INLINE void write(int64_t y, Sums& sums) const {

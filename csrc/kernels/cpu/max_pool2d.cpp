@@ -105,8 +105,7 @@ class Pool {
   // Pooled rows from row `oh` of a plane on, at most `most`; that is row r of the sample. Returns how many were made.
   int64_t rows(const Raw* plane, int64_t r, int64_t oh, int64_t most, Raw* out, CodeWriter& codes) {
     if constexpr (E::kMaxVectorTaps > 0) {
-      const int64_t whole = g_.height / w_.kernel_h;  // pooled rows of a tiled plane whose windows are inside
-      if (tiles_ && oh < whole) {
+      if (const int64_t whole = tiles_ ? g_.height / w_.kernel_h : 0; oh < whole) {  // rows of windows inside the map
         const Raw* lines = plane + oh * w_.kernel_h * rows_.row;
         const int64_t merging = merges_ ? rows_to_merge<Raw>(g_, r, oh, r + most) : 0;
         if (merging > 1) return merged(lines, merging, out, codes);

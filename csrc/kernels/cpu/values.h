@@ -50,8 +50,8 @@ SEGEXT_INLINE Vec<int16_t> narrow(BFloat16, Vec<float> low, Vec<float> high) {
   return deinterleave<2, 1>(words, LaneSequence<int16_t>{});  // the upper one of each pair
 }
 
-// As `narrow`, for sums of products of half types. Their NaNs, being those of half types or the processor's own, have
-// no low bits: rounding does not carry them away, and nothing has to look for them.
+// As `narrow`, for sums of half types and of products of two. Their NaNs, being those of half types or the processor's
+// own, have no low bits, so nothing looks for them: a NaN of low bits alone would become infinite.
 SEGEXT_INLINE Vec<int16_t> narrow_products(BFloat16, Vec<float> low, Vec<float> high) {
   using Words = Vec<uint16_t>;
   const Words pairs[] = {reinterpret_cast<Words>(low), reinterpret_cast<Words>(high)};
