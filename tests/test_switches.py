@@ -222,9 +222,11 @@ def saved_and_loaded(value):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize(
-    "trip", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), saved_and_loaded], ids=str
-)
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("trip", [copy.copy, copy.deepcopy, pickled, saved_and_loaded], ids=lambda trip: trip.__name__)
 def test_copies(trip, switches):
     assert fields(trip(switches)) == fields(switches)
     nested = trip({"level": [switches, torch.ones(2)]})

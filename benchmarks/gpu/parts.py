@@ -34,11 +34,11 @@ class Part:
     packages: tuple[str, ...] = ()
 
 
-BUILD = Part("build", 150, ("ninja", "numpy", "pybind11", "setuptools>=77", "torch"))
+BUILD = Part("build", 100, ("ninja", "numpy", "pybind11", "setuptools>=77", "torch"))
 PARTS = (
-    Part("test", 120, ("hypothesis", "numpy", "pytest")),
-    Part("sanitize", 75),
-    Part("bench", 135),
+    Part("test", 110, ("expecttest", "hypothesis", "numpy", "pytest")),
+    Part("sanitize", 100),
+    Part("bench", 170),
     Part("profile", 40),
 )
 BY_NAME = {part.name: part for part in (BUILD, *PARTS)}
