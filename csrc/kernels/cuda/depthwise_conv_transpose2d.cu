@@ -8,12 +8,6 @@ using Params = DepthwiseConvTranspose2dParams;
 
 constexpr int64_t kMostCells = 16;
 
-// Lanes of a vectorised store.
-constexpr int kVectorLanes = 4;
-
-// Elements of a pixel that lie side by side.
-int64_t depth_of(const Upsampling& g) { return g.channels_last ? g.channels : 1; }
-
 AddendSteps addend_steps(const Params& params) {
   const int64_t row = params.addend.width * depth_of(params.geometry);
   return {row, row * params.addend.height};
@@ -44,19 +38,21 @@ bool lanes_fit_addend(const Params& params, int lanes) {
 // Sets *launched where threads and kernel allow cells.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
-  constexpr int64_t kStagedRows = 2 * kPhases;
+  using Runs = LaneRuns<T, kLanes, kChannelsLast>;
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const int64_t shared_bytes = kChannelsLast ? Staging::bytes<T>(g, kStagedRows) : 0;
   const int64_t per_thread = cells_per_thread(g, planes, runs, kMostCells);
-  const auto cells = divide_cells(g, planes, runs, per_thread, shared_bytes > 0);
+  // Staging wants blocks of one unit, which little units would leave mostly idle.
+  const bool staged = unit_threads(g, runs, per_thread) >= Launch::kBlockThreads / 2 &&
+                      Runs::shared_bytes(g) <= Launch::kMaxSharedBytes;
+  const auto cells = divide_cells(g, planes, runs, per_thread, staged);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
-  return launch_with_shared_memory(
-      depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>, cells->threads, shared_bytes, stream,
-      arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells, Staging(g, shared_bytes > 0 ? kStagedRows : 0),
-      addend_steps(params), lanes_fit_addend<T>(params, kLanes));
+  return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,
+                                   cells->threads, staged ? Runs::shared_bytes(g) : 0, stream, arrays_of<T>(params),
+                                   UpsamplingShape<int32_t>(g), cells->cells, Runs(g, staged), addend_steps(params),
+                                   lanes_fit_addend<T>(params, kLanes));
 }
 
 template <typename T, int kLanes>
@@ -85,10 +81,11 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
     bool launched = false;
     CudaStatus status = cudaSuccess;
     if constexpr (kHasVectorKernels<T>) {
-      if (lanes_fit<T>(params, kVectorLanes)) {
-        status = launch_cells<T, kVectorLanes>(params, stream, &launched);
-        if (launched) return status;
-      }
+      const bool fit = lanes_fit<T>(params, 2);
+      if (fit)
+        status = lanes_fit<T>(params, 4) ? launch_cells<T, 4>(params, stream, &launched)
+                                         : launch_cells<T, 2>(params, stream, &launched);
+      if (launched) return status;
     }
     status = launch_cells<T, 1>(params, stream, &launched);
     if (launched) return status;

@@ -201,11 +201,22 @@ struct Cells {
   }
 };
 
-// Cells that a thread goes through. Fewer than four do not pay for its weights; many leave too few threads, of which a
-// large GPU has some 10^5 at once.
+// The rows of cells that the output has a part of: the first, and the one after the last.
+inline int64_t first_cell(const Upsampling& g) { return g.origin_h / g.stride_h; }
+inline int64_t end_cell(const Upsampling& g) { return (g.origin_h + g.output_height - 1) / g.stride_h + 1; }
+
+// Threads of a unit that has so many runs of elements in a row.
+inline int64_t unit_threads(const Upsampling& g, int64_t runs, int64_t per_thread) {
+  return (end_cell(g) - first_cell(g) + per_thread - 1) / per_thread * runs;
+}
+
+// Cells that a thread goes through, about `most`, alike for all threads. Fewer than four do not pay for its weights;
+// many leave too few threads, of which a large GPU has some 10^5 at once and wants a multiple.
 inline int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t most) {
-  constexpr int64_t kFewest = 4, kEnoughThreads = 1 << 16;
-  return std::clamp(planes * runs * g.output_height / kPhases / kEnoughThreads, kFewest, most);
+  constexpr int64_t kFewest = 4, kEnoughThreads = 1 << 18;
+  const int64_t wanted = std::clamp(planes * runs * g.output_height / kPhases / kEnoughThreads, kFewest, most);
+  const int64_t cells = end_cell(g) - first_cell(g), threads = std::max((cells + wanted / 2) / wanted, int64_t{1});
+  return (cells + threads - 1) / threads;
 }
 
 // Cells, and the threads to launch.
@@ -217,17 +228,17 @@ struct CellLaunch {
 // None for more threads than int32_t counts. `whole_blocks`: no block has threads of two units.
 inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t planes, int64_t runs, int64_t per_thread,
                                               bool whole_blocks) {
-  const int64_t first = g.origin_h / g.stride_h;
-  const int64_t end = (g.origin_h + g.output_height - 1) / g.stride_h + 1;
   const int64_t groups = (g.stride_h + kPhases - 1) / kPhases;
-  const int64_t unit_threads = (end - first + per_thread - 1) / per_thread * runs;
   const int64_t grain = whole_blocks ? Launch::kBlockThreads : 1;
-  const int64_t spread = (unit_threads + grain - 1) / grain * grain;
+  const int64_t spread = (unit_threads(g, runs, per_thread) + grain - 1) / grain * grain;
   const int64_t threads = planes * groups * spread;
   if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
-  const Cells cells{Divisor<int32_t>(spread),        Divisor<int32_t>(groups),
-                    Divisor<int32_t>(runs),          static_cast<int32_t>(planes * groups),
-                    static_cast<int32_t>(first),     static_cast<int32_t>(end),
+  const Cells cells{Divisor<int32_t>(spread),
+                    Divisor<int32_t>(groups),
+                    Divisor<int32_t>(runs),
+                    static_cast<int32_t>(planes * groups),
+                    static_cast<int32_t>(first_cell(g)),
+                    static_cast<int32_t>(end_cell(g)),
                     static_cast<int32_t>(per_thread)};
   return CellLaunch{cells, threads};
 }
