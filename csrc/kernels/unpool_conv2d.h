@@ -47,6 +47,14 @@ SEGEXT_INLINE int64_t cuda_panel_elements(int64_t channels, int64_t outputs) {
   return cuda_panel_outputs(outputs) * cuda_panel_channels(channels) * kPanelTaps;
 }
 
+// Bytes in which CUDA's kernels for half types can turn pooled values and codes to channels_last; 0: they would not.
+SEGEXT_INLINE int64_t cuda_turned_bytes(const UnpoolConv& g, ElementType type) {
+  constexpr int64_t kLanes = 8;
+  const bool by_vectors = element_size(type) == 2 && !g.pool.channels_last && g.pool.channels % kLanes == 0;
+  const int64_t elements = g.pool.channels * g.pool.pooled_height * g.pool.pooled_width;
+  return by_vectors ? g.pool.samples * (2 * elements + g.pool.sample_bytes) : 0;
+}
+
 // Between a weight and its panels. On the CPU, a unit is one channel.
 struct WeightPanelParams {
   WeightView weight;
@@ -70,6 +78,7 @@ struct UnpoolConv2dParams {
   const void* panels;    // of the weight, for the device; null only on the CPU
   const void* bias;      // [outputs], or null
   void* output;          // [N, outputs, output_height, output_width]
+  void* turned;          // scratch of cuda_turned_bytes, or null
   UnpoolConv geometry;
   ElementType type;  // float32, float64, float16 or bfloat16
 };

@@ -155,13 +155,19 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
   Tensor output = empty(input, call.output_sizes(), input.scalar_type(), channels_last);
   if (output.numel() > 0) {
     std::optional<Tensor> panels = packed_weight;
-    if (!input.is_cpu()) panels = call.kernels.packed();
+    std::optional<Tensor> turned;
+    if (!input.is_cpu()) {
+      panels = call.kernels.packed();
+      const int64_t bytes = cuda_turned_bytes(call.geometry, call.kernels.type);
+      if (bytes > 0) turned = empty(input, {bytes}, ScalarType::Byte);
+    }
     const UnpoolConv2dParams params{call.input.const_data_ptr(),
                                     code_data(call.codes),
                                     call.kernels.view(),
                                     panels.has_value() ? panels->const_data_ptr() : nullptr,
                                     added.has_value() ? added->const_data_ptr() : nullptr,
                                     output.mutable_data_ptr(),
+                                    turned.has_value() ? turned->mutable_data_ptr() : nullptr,
                                     call.geometry,
                                     call.kernels.type};
     run(output, SEGEXT_KERNEL(UnpoolConv2dParams, unpool_conv2d), params);

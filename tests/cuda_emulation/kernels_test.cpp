@@ -468,11 +468,21 @@ class Tester {
                              (mirrored ? ", mirrored" : "") + (special ? ", special" : "");
     const WeightPanelParams packing{view, g.pool.channels, g.outputs, panels.data(), type};
     expect_success(pack_weight_panels_cuda(packing, nullptr), "pack_weight_panels", what);
-    const UnpoolConv2dParams params{
-        input.data(), codes.bytes(), {}, panels.data(), has_bias ? bias.data() : nullptr, output.data(), g, type};
+    const int64_t turned_bytes = cuda_turned_bytes(g, type);
+    Array turned(turned_bytes, 1, false);
+    const UnpoolConv2dParams params{input.data(),
+                                    codes.bytes(),
+                                    {},
+                                    panels.data(),
+                                    has_bias ? bias.data() : nullptr,
+                                    output.data(),
+                                    turned_bytes > 0 ? turned.data() : nullptr,
+                                    g,
+                                    type};
     const int64_t before = launches_in_all();
     expect_success(unpool_conv2d_cuda(params, nullptr), "unpool_conv2d", what);
-    expect_one_launch(before, results, "unpool_conv2d", what);
+    const bool turns = turned_bytes > 0 && cuda_emulation::compute_capability() >= 8;
+    expect_launches(before, results == 0 ? 0 : turns ? 2 : 1, "unpool_conv2d", what);
     std::vector<double> expected(results);
     host_model::unpool_conv2d(params, view, codes.copy(), &expected);
     const double tolerance = type == ElementType::kFloat16    ? 1e-3
@@ -873,6 +883,7 @@ void test_unpool_conv2d(Tester* tester) {
   shapes.push_back({1, 24, 16, {9, 17}, {17, 33}, {1, 1}});
   shapes.push_back({1, 24, 21, {4, 5}, {8, 10}, {1, 1}});  // vectors of values alone, and of results alone
   shapes.push_back({1, 20, 24, {5, 4}, {10, 8}, {1, 1}});
+  shapes.push_back({2, 72, 9, {9, 8}, {18, 16}, {1, 1}});  // around the tiles of cells that are turned
   shapes.push_back({0, 8, 8, {4, 4}, {8, 8}, {1, 1}});
   for (const bool channels_last : {false, true}) {
     for (const UnpoolShape& shape : shapes) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "pooled_cells.cuh"
 #include "unpool_conv2d.cuh"
 #include "unpool_conv2d_cells.cuh"
 #include "unpool_conv2d_tiles.cuh"
@@ -23,14 +24,15 @@ UnpoolConvArrays<T> arrays_of(const Params& params) {
 // One block for each group of outputs of each tile of each sample.
 template <typename... Parameters, typename... Arguments>
 CudaStatus launch_tiles(void (*kernel)(Parameters...), const Params& params, int64_t rows, int64_t columns,
-                        int64_t groups, int64_t shared_bytes, CudaStream stream, const Arguments&... arguments) {
+                        int64_t groups, int64_t shared_bytes, CudaStream stream, bool channels_last,
+                        const Arguments&... arguments) {
   const int64_t samples = params.geometry.pool.samples, most = Launch::kMaxBlocks;
   const bool fits = params.geometry.pool.channels <= std::numeric_limits<int32_t>::max() && groups <= most / columns &&
                     rows <= most / (groups * columns) && samples <= most / (rows * groups * columns);
   if (!fits) return cudaErrorInvalidConfiguration;
   const BlockTiles tiles{Divisor<int32_t>(groups), Divisor<int32_t>(columns), Divisor<int32_t>(rows)};
   return launch_with_shared_memory(kernel, samples * rows * columns * groups * Launch::kBlockThreads, shared_bytes,
-                                   stream, UnpoolConvShape(params.geometry), tiles, arguments...);
+                                   stream, UnpoolConvShape(params.geometry, channels_last), tiles, arguments...);
 }
 
 template <typename T>
@@ -43,7 +45,8 @@ CudaStatus launch_cells(const Params& params, CudaStream stream) {
   };
   return launch_tiles(unpool_conv2d_cells_kernel<T>, params, tiles(g.output_height, g.padding_h),
                       tiles(g.output_width, g.padding_w), parts_of(g.outputs, Traits::kOutputs), cell_shared_bytes<T>(),
-                      stream, arrays_of<T>(params), static_cast<const typename Traits::Wide*>(params.panels),
+                      stream, g.pool.channels_last, arrays_of<T>(params),
+                      static_cast<const typename Traits::Wide*>(params.panels),
                       static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)));
 }
 
@@ -56,22 +59,44 @@ bool vectors_fit(const Params& params) {
 }
 
 template <typename T>
-bool wide_results_fit(const Params& params) {
+bool wide_results_fit(const Params& params, bool channels_last) {
   const UnpoolConv& g = params.geometry;
-  return g.pool.channels_last ? g.outputs % Vector<T>::kLanes == 0 && is_aligned(params.output, kVectorBytes)
-                              : g.output_width % 2 == 0 && is_aligned(params.output, 2 * sizeof(T));
+  return channels_last ? g.outputs % Vector<T>::kLanes == 0 && is_aligned(params.output, kVectorBytes)
+                       : g.output_width % 2 == 0 && is_aligned(params.output, 2 * sizeof(T));
 }
 
+// The same call, of values and codes that have been turned to channels_last.
+CudaStatus turn(const Params& params, CudaStream stream, Params* turned) {
+  const PoolGeometry& pool = params.geometry.pool;
+  const int64_t cells = pool.pooled_height * pool.pooled_width;
+  const int64_t cell_tiles = parts_of(cells, CellTile::kCells);
+  const int64_t channel_tiles = parts_of(pool.channels, CellTile::kChannels);
+  auto* values = static_cast<uint16_t*>(params.turned);
+  auto* codes = reinterpret_cast<uint8_t*>(values + pool.samples * pool.channels * cells);
+  *turned = params;
+  turned->input = values;
+  turned->codes = codes;
+  turned->geometry.pool.channels_last = true;
+  if (pool.samples > Launch::kMaxBlocks / (cell_tiles * channel_tiles)) return cudaErrorInvalidConfiguration;
+  return launch_with_shared_memory(pooled_to_channels_last_kernel,
+                                   pool.samples * channel_tiles * cell_tiles * Launch::kBlockThreads, sizeof(CellTile),
+                                   stream, static_cast<const uint16_t*>(params.input), params.codes, values, codes,
+                                   CellTiles{Divisor<int32_t>(cell_tiles), Divisor<int32_t>(channel_tiles),
+                                             pool.channels, cells, pool.sample_bytes});
+}
+
+// `channels_last`: of the result.
 template <typename T>
-CudaStatus launch_products(const Params& params, CudaStream stream) {
+CudaStatus launch_products(const Params& params, bool channels_last, CudaStream stream) {
   using Traits = TileTraits;
   const UnpoolConv& g = params.geometry;
   const auto kernel =
       vectors_fit<T>(params) ? unpool_conv2d_tiles_kernel<T, true> : unpool_conv2d_tiles_kernel<T, false>;
-  return launch_tiles(kernel, params, parts_of(g.output_height, Traits::kPixels),
-                      parts_of(g.output_width, Traits::kPixels), parts_of(g.outputs, Traits::kOutputs),
-                      Traits::kSharedBytes, stream, arrays_of<T>(params), static_cast<const Vector<T>*>(params.panels),
-                      static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)), wide_results_fit<T>(params));
+  return launch_tiles(
+      kernel, params, parts_of(g.output_height, Traits::kPixels), parts_of(g.output_width, Traits::kPixels),
+      parts_of(g.outputs, Traits::kOutputs), Traits::kSharedBytes, stream, channels_last, arrays_of<T>(params),
+      static_cast<const Vector<T>*>(params.panels), static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)),
+      wide_results_fit<T>(params, channels_last));
 }
 
 }  // namespace
@@ -82,7 +107,10 @@ CudaStatus unpool_conv2d_cuda(const Params& params, CudaStream stream) {
   return for_products(params.type, [&](auto type, auto by_tiles) {
     using T = typename decltype(type)::Type;
     if constexpr (decltype(by_tiles)::value) {
-      return launch_products<T>(params, stream);
+      if (params.turned == nullptr) return launch_products<T>(params, g.pool.channels_last, stream);
+      Params turned;
+      const CudaStatus status = turn(params, stream, &turned);
+      return status == cudaSuccess ? launch_products<T>(turned, g.pool.channels_last, stream) : status;
     } else {
       return launch_cells<T>(params, stream);
     }

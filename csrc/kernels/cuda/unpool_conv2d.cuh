@@ -39,7 +39,8 @@ struct MapSteps {
   }
 };
 
-// 64-bit, for a thread uses them only before and after its loops.
+// 64-bit, for a thread uses them only before and after its loops. The result may be in another format than the pooled
+// map.
 struct UnpoolConvShape {
   MapSteps pooled, output;
   int64_t channels, outputs, sample_bytes;
@@ -47,11 +48,11 @@ struct UnpoolConvShape {
   int64_t height, width;  // of the unpooled map
   int64_t padding_h, padding_w;
   int64_t output_height, output_width;
-  bool channels_last;
+  bool channels_last;  // of the result
 
-  explicit UnpoolConvShape(const UnpoolConv& g)
+  UnpoolConvShape(const UnpoolConv& g, bool channels_last)
       : pooled(g.pool.channels, g.pool.pooled_height, g.pool.pooled_width, g.pool.channels_last),
-        output(g.outputs, g.output_height, g.output_width, g.pool.channels_last),
+        output(g.outputs, g.output_height, g.output_width, channels_last),
         channels(g.pool.channels),
         outputs(g.outputs),
         sample_bytes(g.pool.sample_bytes),
@@ -63,7 +64,7 @@ struct UnpoolConvShape {
         padding_w(g.padding_w),
         output_height(g.output_height),
         output_width(g.output_width),
-        channels_last(g.pool.channels_last) {}
+        channels_last(channels_last) {}
 
   __device__ __forceinline__ bool has_cell(int64_t row, int64_t column) const {
     return row >= 0 && row < pooled_height && column >= 0 && column < pooled_width;
