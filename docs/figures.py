@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.tables import times
@@ -21,6 +21,7 @@ PICTURES = ROOT / "docs" / "pictures"
 
 OPS = "2026-11-26-cpu"  # of `make bench`
 NETWORKS = "2026-11-26-camvid-cpu"  # of `python -m benchmarks models`
+GPU = "2026-11-26-h200"  # of `make gpu`
 
 FORMATS = ("NCHW", "channels_last")
 
@@ -37,7 +38,8 @@ NAMES = {
     "unpool out=": "unpool, `out=`",
     "unpool, 3x3 deconv": "unpool, 3×3 transposed convolution",
     "unpool, 3x3 deconv, fwd+bwd": "unpool, 3×3 transposed convolution, with backward",
-    "bilinear x2": "upsampling ×2",
+    **{f"bilinear x{k}": f"upsampling ×{k}" for k in (2, 8, 32)},
+    "upsample x2, crop, add": "upsampling ×2, crop, sum",
     **{f"bilinear x{k}, fwd+bwd": f"upsampling ×{k}, with backward" for k in (2, 8, 32)},
     "upsample x8, crop, argmax": "upsampling ×8, crop, label map",
     "upsample x8, crop, loss, backward": "upsampling ×8, crop, loss, with backward",
@@ -46,15 +48,18 @@ NAMES = {
 
 @cache
 def results(folder: str) -> dict:
-    return json.loads((ROOT / "benchmarks" / "results" / folder / "results.json").read_text())
+    path = ROOT / "benchmarks" / "results" / folder
+    if folder == GPU:
+        return json.loads((path / "bench.json").read_text())["details"]
+    return json.loads((path / "results.json").read_text())
 
 
 # --- Reading results --------------------------------------------------------------------------------------------------
 
 
-def key_rows(dtype: str) -> dict[str, dict[str, dict]]:
+def key_rows(dtype: str, folder: str = OPS) -> dict[str, dict[str, dict]]:
     """Op to memory format to the row of the largest map of DeconvNet."""
-    return by_format(row for row in results(OPS)["throughput"] if row["suite"] == "key" and row["dtype"] == dtype)
+    return by_format(row for row in results(folder)["throughput"] if row["suite"] == "key" and row["dtype"] == dtype)
 
 
 def contest(op: str, dtype: str = "float32") -> dict[str, dict]:
@@ -63,8 +68,8 @@ def contest(op: str, dtype: str = "float32") -> dict[str, dict]:
     return by_format(row for row in rows if row["map"] == rows[0]["map"])[op]
 
 
-def contests() -> list[dict]:
-    return results(OPS)["upsampling"] + results(OPS)["decoding"]
+def contests(folder: str = OPS) -> list[dict]:
+    return results(folder)["upsampling"] + results(folder)["decoding"]
 
 
 def by_format(rows: Iterable[dict]) -> dict[str, dict[str, dict]]:
@@ -91,10 +96,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> 
 def source(folder: str, page: Path, brief: bool) -> str:
     """Where figures come from: the report and, unless ``brief``, machine and versions."""
     up = "../" * (len(page.relative_to(ROOT).parts) - 1)
-    report = f"From [{folder}]({up}benchmarks/results/{folder}/report.txt)"
+    name = "summary.txt" if folder == GPU else "report.txt"
+    report = f"From [{folder}]({up}benchmarks/results/{folder}/{name})"
     if brief:
         return f"{report}."
     e = results(folder)["environment"]
+    if folder == GPU:
+        cuda = f"torch {e['torch']}, CUDA {e['cuda']}, cuDNN {e['cudnn']}, driver {e['driver']}"
+        return f"{report}: {e['device']}, {cuda}, segext at {e['commit']}."
     machine = f"{e['processor'].replace('(R)', '')}, {e['threads']} threads"
     options = f", with `{e['options']}`" if e.get("options") else ""
     return f"{report}: {machine}, torch {e['torch']}, segext {e['segext']} at {e['commit']}{options}."
@@ -211,9 +220,9 @@ def new_sizes() -> str:
     return table(["what", "stock, first to second", "segext, first to second", "first, to stock"], rows)
 
 
-def stock_wins() -> str:
-    rows = [(f"{r['network']} {r['pool']}, batch {r['batch']}", r) for r in results(OPS)["throughput"]]
-    rows += [(r["map"], r) for r in contests()]
+def stock_wins(folder: str = OPS) -> str:
+    rows = [(f"{r['network']} {r['pool']}, batch {r['batch']}", r) for r in results(folder)["throughput"]]
+    rows += [(r["map"], r) for r in contests(folder)]
     lost = [(f"{NAMES.get(r['op'], r['op'])}, {where}", r) for where, r in rows if r["to_best"]["median"] < 1]
     count = f"{len(lost)} of {len(rows)} rows; small maps are in the table of calls.\n\n"
     return count + table(
@@ -281,6 +290,101 @@ def networks() -> str:
     return table(head, rows)
 
 
+# On the GPU, at batch 16 but for the pools.
+GPU_CONTESTS = (
+    "bilinear x2",
+    "bilinear x8",
+    "bilinear x32",
+    "upsample x2, crop, add",
+    "upsample x8, crop, argmax",
+    "upsample x8, crop, loss, backward",
+    "unpool, 3x3 deconv",
+    "unpool, 3x3 deconv, no TF32",
+)
+
+
+def gpu_rows(dtypes: Sequence[str] = ("float32", "bfloat16")) -> Iterator[tuple[str, str, str, dict[str, dict]]]:
+    """Op, map, type, and memory format to row: the pools' largest map, then every map of the others."""
+    for dtype in dtypes:
+        for op, formats in key_rows(dtype, GPU).items():
+            row = formats["NCHW"]
+            yield op, f"{row['batch']} × {row['channels']}@{row['height']}x{row['width']}", dtype, formats
+    for op in GPU_CONTESTS:
+        found: dict[tuple[str, str], dict[str, dict]] = {}
+        for row in contests(GPU):
+            if row["op"] == op and row["dtype"] in dtypes:
+                found.setdefault((row["map"], row["dtype"]), {})[row["format"]] = row
+        for (map, dtype), formats in found.items():
+            yield op, map, dtype, formats
+
+
+def gpu_gains() -> str:
+    first: dict[tuple[str, str], tuple[str, dict[str, dict]]] = {}
+    for op, map, dtype, formats in gpu_rows():
+        if op in NAMES:
+            first.setdefault((op, dtype), (map, formats))
+    return table(
+        ["what", "on", "type", "to stock, NCHW", "to stock, channels_last", "to the best stock way"],
+        [
+            [NAMES[op], map, dtype, *(marked(f[form]["to_stock"]["median"]) for form in FORMATS), marked(worst(f))]
+            for (op, dtype), (map, f) in first.items()
+        ],
+        left=3,
+    )
+
+
+def gpu_bandwidth() -> str:
+    rows = []
+    for op, map, dtype, formats in gpu_rows():
+        if all(row["to_copy"] for row in formats.values()) and not op.startswith("unpool, 3x3"):
+            shares = (f"{100 / formats[form]['to_copy']['median']:.0f} %" for form in FORMATS)
+            microseconds = (f"{formats[form]['times'][f'segext {form}']['median'] / 1e3:,.0f}" for form in FORMATS)
+            rows.append([NAMES.get(op, op), map, dtype, *shares, *microseconds])
+    head = ["op", "map", "type", "NCHW", "channels_last", "µs, NCHW", "µs, channels_last"]
+    return table(head, rows, left=3)
+
+
+def gpu_decoding() -> str:
+    rows = []
+    for op, map, dtype, formats in gpu_rows():
+        if op.startswith("unpool, 3x3"):
+            ratios = (marked(formats[form]["to_best"]["median"]) for form in FORMATS)
+            rows.append([map, dtype + ", no TF32" * op.endswith("TF32"), *ratios, formats["NCHW"]["best"]])
+    head = ["map", "type", "NCHW", "channels_last", "best stock way"]
+    return table(head, rows, left=2)
+
+
+def gpu_calls() -> str:
+    rows = [
+        [
+            NAMES[row["op"]],
+            " × ".join(map(str, row["shape"])),
+            "forward, backward" if row["trains"] else "inference",
+            row["way"],
+            *(f"{row[whose]['median'] / 1e3:.1f} µs" for whose in ("segext", "stock")),
+            marked(row["ratio"]["median"]),
+        ]
+        for row in results(GPU)["calls"]
+    ]
+    return table(["op", "map", "mode", "way", "segext", "stock", "to stock"], rows, left=4)
+
+
+def gpu_memory() -> str:
+    rows = []
+    for row in results(GPU)["memory"]:
+        own = row["bytes"].get("relu_pool", row["bytes"].get("segext"))
+        rows.append([row["what"], row["format"], megabytes(row["bytes"]["stock"]), megabytes(own)])
+    return table(["peak of", "format", "stock", "segext"], rows, left=2)
+
+
+def gpu_targets() -> str:
+    rows = [
+        [r["what"], r["target"], r["measured"], "" if r["met_by"] == r["count"] else "missed"]
+        for r in results(GPU)["targets"]
+    ]
+    return table(["what", "target", "measured, at worst", ""], rows)
+
+
 BLOCKS: dict[str, tuple[Callable[[], str], str]] = {
     "gains": (gains, OPS),
     "switches": (switches, OPS),
@@ -294,6 +398,13 @@ BLOCKS: dict[str, tuple[Callable[[], str], str]] = {
     "upsampling-memory": (upsampling_memory, OPS),
     "footprint": (footprint, OPS),
     "networks": (networks, NETWORKS),
+    "gpu-gains": (gpu_gains, GPU),
+    "gpu-bandwidth": (gpu_bandwidth, GPU),
+    "gpu-decoding": (gpu_decoding, GPU),
+    "gpu-calls": (gpu_calls, GPU),
+    "gpu-memory": (gpu_memory, GPU),
+    "gpu-targets": (gpu_targets, GPU),
+    "gpu-stock-wins": (partial(stock_wins, GPU), GPU),
 }
 
 

@@ -31,6 +31,8 @@ HOT = {
     r"depthwise_conv_transpose2d_cells_kernel<float, 4, \w+, true>": {"LDG.128": 2, "STG.128": 2},
     r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, false>": {"STG.64": 2},
     r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, true>": {"LDG.64": 2, "STG.64": 2},
+    r"depthwise_conv_transpose2d_cells_kernel<float, 2, \w+, \w+>": {"STG.64": 2},
+    r"depthwise_conv_transpose2d_cells_kernel<.*, 4, \w+, \w+>": {"LDS.128": 8},
     r"depthwise_argmax_cells_kernel": {"LDS.128": 2},
     r"depthwise_cross_entropy_cells_kernel": {"LDS.128": 2},
     r"max_pool2d_blocks_kernel": {"LDG.128": 4, "STG.128": 1},

@@ -213,6 +213,10 @@ class CellLanes {
   int32_t back_, row_step_;  // elements to the column before, and to the row below
 };
 
+// Blocks of a multiprocessor, as registers allow.
+template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
+inline constexpr int kMinCellBlocks = kLanes > 2 || sizeof(T) > sizeof(float) || (kChannelsLast && kAdds) ? 2 : 3;
+
 // A thread writes kLanes neighbouring elements of both rows of kPhases = 2 neighbouring phases, in some cells one below
 // the other:
 //
@@ -228,7 +232,7 @@ class CellLanes {
 //
 // In channels_last a row's elements are all channels of all its columns, and lanes may belong to two columns.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
-__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLanes, kChannelsLast, kAdds>)
     depthwise_conv_transpose2d_cells_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
                                             LaneRuns<T, kLanes, kChannelsLast> runs, AddendSteps addend_steps,
                                             bool addend_in_lanes) {
@@ -243,23 +247,23 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int32_t first_row = at.phase - shape.rows.padding;  // of cell 0
   const int64_t element = at.run * kLanes;
   const int64_t plane = kChannelsLast ? shape.output.elements : shape.output.channel_stride;
-  const int32_t row_step = shape.output.row_stride;
+  const int32_t row_step = shape.output.row_stride, addend_step = static_cast<int32_t>(addend_steps.row);
   int32_t h = at.cell;
   T* output = arrays.output + (at.plane * plane + (h * stride + first_row) * static_cast<int64_t>(row_step) + element);
   const T* addend = arrays.addend;
   if (kAdds) addend += at.plane * addend_steps.plane + (h * stride + first_row) * addend_steps.row + element;
 
-  const auto load_terms = [&](int64_t row) {
+  const auto load_terms = [&](int32_t row) {
     Lanes<T, kLanes> terms{};
     if constexpr (kAdds) {
-      const T* added = addend + row * addend_steps.row;
+      const T* added = addend + row * addend_step;
       if (addend_in_lanes) return load_vector<Lanes<T, kLanes>>(added);
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) terms.lane[lane] = added[lane];
     }
     return terms;
   };
-  const auto write = [&](int64_t row, const Wide(&sum)[kLanes], const Lanes<T, kLanes>& terms) {
+  const auto write = [&](int32_t row, const Wide(&sum)[kLanes], const Lanes<T, kLanes>& terms) {
     Lanes<T, kLanes> result;
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -270,13 +274,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const auto step = [&] {
     ++h;
     output += stride * static_cast<int64_t>(row_step);
-    if (kAdds) addend += stride * addend_steps.row;
+    if (kAdds) addend += stride * static_cast<int64_t>(addend_step);
   };
   using Row = InputRow<Wide, kLanes>;
-  const auto write_cell = [&](const Row& own, const Row& above) {
-    Lanes<T, kLanes> terms[kPhases];
-#pragma unroll
-    for (int p = 0; p < kPhases; ++p) terms[p] = load_terms(p);
+  using Terms = Lanes<T, kLanes>;
+  const auto write_cell = [&](const Row& own, const Row& above, const Terms(&terms)[kPhases]) {
 #pragma unroll
     for (int p = 0; p < kPhases; ++p) {
       Wide sum[kLanes];
@@ -308,10 +310,17 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     if (h >= first && h < last) {
 #pragma unroll 1
       while (h < last) {
+        // Both cells' terms are on their way before the first is needed: they come from far.
+        Terms terms[2][kPhases];
+#pragma unroll
+        for (int cell = 0; cell < 2; ++cell) {
+#pragma unroll
+          for (int p = 0; p < kPhases; ++p) terms[cell][p] = load_terms(cell * stride + p);
+        }
         const Row own = lanes.read();
-        write_cell(own, above);
+        write_cell(own, above, terms[0]);
         above = lanes.read();
-        write_cell(above, own);
+        write_cell(above, own, terms[1]);
       }
     } else {
       const Row own = lanes.read(shape, h);
