@@ -8,7 +8,14 @@ from . import ops
 from .conv_arguments import IntPair, compute_dtype, pair
 from .conv_routes import faster_route, route
 from .switches import Switches
-from .unpool_conv2d import MOST_CHANNELS, beats_stock, kernel_padding, multiplies_tiles, multiplies_what_counts
+from .unpool_conv2d import (
+    MOST_CHANNELS,
+    beats_stock,
+    kernel_padding,
+    multiplies_tf32,
+    multiplies_tiles,
+    multiplies_what_counts,
+)
 
 
 def explain(
@@ -49,6 +56,8 @@ def _why_composed(input: Tensor, fits: bool) -> str:
         return f"segext has no kernels for {input.device.type}"
     if not fits:
         return "the two in one have kernels for 2x2 windows and 3x3 kernels of stride 1, in one group and of one type"
+    if input.is_cuda and multiplies_tf32(input):
+        return "torch.backends.cudnn.allow_tf32 lets torch's products be TF32, which is faster than a quarter of them"
     if input.is_cuda and not multiplies_tiles(input.device):
         return f"the kernels of {compute_dtype(input)} need the tensor cores of compute capability 8.0"
     if input.is_cuda:

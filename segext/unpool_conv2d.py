@@ -42,9 +42,10 @@ def unpool_conv_transpose2d(
 
     For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, there are kernels that do not make the map at all:
     three of four of its pixels are zero, and so a quarter of the multiplications is left, forward and backward. CUDA
-    has them for the forward pass: in float32, which is never TF32, and float64; in half types they multiply the zeros
-    too, by tensor cores, and are taken for up to 128 channels from compute capability 8.0 on. Else the two follow each
-    other, and the map is made again for the backward pass. :func:`segext.explain` tells which.
+    has them for the forward pass: in float64, and in float32 where torch's convolutions may not be TF32
+    (``torch.backends.cudnn.allow_tf32``), which is faster; in half types they multiply the zeros too, by tensor cores,
+    and are taken for up to 128 channels from compute capability 8.0 on. Else the two follow each other, and the map is
+    made again for the backward pass. :func:`segext.explain` tells which.
 
     Args:
         input: the pooled map, (N, C, H, W) or (C, H, W).
@@ -166,19 +167,25 @@ def kernel_padding(input, switches, weight, bias, stride, padding, dilation, tra
 def beats_stock(input: Tensor, weight: Tensor) -> bool:
     """Whether the kernels are faster than unpooling and stock's convolution.
 
-    Measured on CPUs with AVX-512. On CUDA a guess that no GPU has confirmed: of half types, a map that is not stored
-    saves the less beside the products, the more channels there are.
+    Measured on CPUs with AVX-512, and on an H200. Of half types, a map that is not stored saves the less beside the
+    products, the more channels there are.
     """
+    if input.is_cuda and multiplies_what_counts(input):
+        return not multiplies_tf32(input)
     if input.is_cuda:
-        return multiplies_what_counts(input) or (
-            max(weight.shape[:2]) <= MOST_CHANNELS and multiplies_tiles(input.device)
-        )
+        return max(weight.shape[:2]) <= MOST_CHANNELS and multiplies_tiles(input.device)
     return not has_fast_products(compute_dtype(input))
 
 
 def multiplies_what_counts(input: Tensor) -> bool:
     """Whether the kernels leave out the products with zeros."""
     return not input.is_cuda or compute_dtype(input).itemsize > 2
+
+
+def multiplies_tf32(input: Tensor) -> bool:
+    """Whether torch's convolutions on a GPU round this type's operands to TF32, which its tensor cores multiply."""
+    rounds = compute_dtype(input) is torch.float32 and torch.backends.cudnn.allow_tf32
+    return rounds and multiplies_tiles(input.device)
 
 
 def multiplies_tiles(device: torch.device) -> bool:

@@ -270,10 +270,10 @@ def test_unpooling_and_convolution_is_stock_s_within_rounding(channels, transpos
     exact = [x.detach().double().requires_grad_() for x in (values, weight, bias)]
     leaves = [x.detach().to(cuda).requires_grad_() for x in (values, weight, bias)]
     expected = convolve(own.max_unpool2d(exact[0], switches), *exact[1:], 1, 1)
-    actual = fused(leaves[0], switches.to(cuda), *leaves[1:], padding=1)
-    assert type(actual.grad_fn).__name__ == "_UnpoolConv2dBackward"
     grad = layout(normal(expected.shape, dtype, seed=3))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        actual = fused(leaves[0], switches.to(cuda), *leaves[1:], padding=1)
+        assert type(actual.grad_fn).__name__ == "_UnpoolConv2dBackward"
         results = actual, *torch.autograd.grad(actual, leaves, grad.to(cuda))
     for one, other in zip(results, (expected, *torch.autograd.grad(expected, exact, grad.double())), strict=True):
         assert one.dtype == dtype

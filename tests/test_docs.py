@@ -24,15 +24,7 @@ COMMANDS = [shlex.split(line, comments=True) for line in SHELL.splitlines() if l
 
 # Figures that no result holds: limits and defaults that the code sets, targets, and shares that define something.
 DEFINITIONS = {
-    "docs/performance.md": (
-        "batch 16 where less than 32 GB",
-        "85 % of the copy's bandwidth",  # from here on targets
-        "pool 1.3x (float32) and\n1.7x (bfloat16)",
-        "unpool and pool backward 2x",
-        "channels_last unpool 4x stock",
-        "bfloat16 1.4x with 64 channels, 1.1x with 128",
-        "float32 1.5x where",
-    ),
+    "docs/performance.md": ("batch 16 where less than 32 GB",),
     "docs/training.md": ("within 0.75 % of the image's diagonal",),  # of boundary F1
     "docs/tuning.md": ("Above 32 MB",),  # from where on segext asks for huge pages
 }

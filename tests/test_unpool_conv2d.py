@@ -478,24 +478,27 @@ def test_tensor_cores_are_asked_for(capability, monkeypatch):
     assert unpool_conv2d.multiplies_tiles(torch.device("cuda", 0))
 
 
+@pytest.mark.parametrize("allows_tf32", [True, False], ids=["TF32", "no TF32"])
 @pytest.mark.parametrize("has_tiles", [True, False], ids=["8.0", "7.5"])
 @pytest.mark.parametrize("channels", [128, 129])
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
-def test_explains_its_choice_on_cuda(dtype, channels, has_tiles, monkeypatch):
-    """As it would be there: half types by tensor cores, zeros too, and only where the map that is saved counts."""
+def test_explains_its_choice_on_cuda(dtype, channels, has_tiles, allows_tf32, monkeypatch):
+    """As it would be there: half types by tensor cores, zeros too, and only where the map that is saved counts; float32
+    where torch's is not rounded for them."""
     monkeypatch.setattr(differentiable, "DEVICES", {"cpu", "cuda"})
     monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", True)  # whatever this CPU has
     for module in (unpool_conv2d, sys.modules["segext.explain"]):
         monkeypatch.setattr(module, "multiplies_tiles", lambda device: has_tiles)
     _, switches = own.max_pool2d(normal((1, channels, 8, 8)), 2, return_indices=True)
-    with FakeTensorMode():
+    with FakeTensorMode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=allows_tf32):
         values, weight = (
             torch.empty(size, dtype=dtype, device="cuda") for size in (switches.shape, (channels, 3, 3, 3))
         )
         why = explain(values, weight, padding=1, switches=switches)
         other = explain(values, weight, padding=1, stride=2, switches=switches)
     of_half = "never stored" if channels == 128 else "more than 128 channels"
-    reason = "quarter" if dtype.itemsize > 2 else of_half if has_tiles else "need the tensor cores"
+    of_single = "TF32" if dtype is torch.float32 and has_tiles and allows_tf32 else "so a quarter"
+    reason = of_single if dtype.itemsize > 2 else of_half if has_tiles else "need the tensor cores"
     assert reason in why
     assert "kernels for 2x2 windows" in other
 

@@ -54,7 +54,9 @@ def plan(rehearsal: bool, device_memory: int) -> list[Work]:
         overlapping = Network("rehearsal 3x3", (Pool("stem", 8, 16, 16, kernel=3, padding=1),))
     key = network.only("pool1")
     works = [Work(key, key.pools[0], key_batch, dtype, FRESH, "key", key=True) for dtype in DTYPES]
-    works += [Work(network, pool, batch, dtype, FRESH, "deconvnet") for pool in network.pools for dtype in NETWORK_DTYPES]
+    works += [
+        Work(network, pool, batch, dtype, FRESH, "deconvnet") for pool in network.pools for dtype in NETWORK_DTYPES
+    ]
     # No network unpools where windows overlap.
     ops = (POOL, RELU_POOL, POOL_BACKWARD)
     return works + [Work(overlapping, overlapping.pools[0], batch, dtype, ops, "odd") for dtype in NETWORK_DTYPES]
