@@ -40,11 +40,14 @@ HOT = {
     r"max_pool2d_channels_last_kernel<.*Windows\)1>": {"LDG.128": 4, "STG.128": 1},
     r"max_pool2d_channels_last_kernel<.*Windows\)2>": {"LDG.128": 9, "STG.128": 1},
     r"max_pool2d_channels_last_kernel<.*Windows\)3>": {"LDG.128": 1, "STG.128": 1},
+    r"max_pool2d_overlaps_kernel": {"LDG.128": 6, "STG.128": 1},
     r"gather_blocks_kernel": {"LDG.128": 4, "STG.128": 1},
     r"gather_channels_last_blocks_kernel": {"LDG.128": 4, "STG.128": 1},
     r"scatter_blocks_kernel": {"STG.128": 2},
     r"scatter_channels_last_blocks_kernel": {"LDG.128": 1, "STG.128": 4},
     r"scatter_channels_last_windows_kernel": {"LDG.128": 1, "STG.128": 1},
+    r"scatter_overlaps_kernel<.*, [24]>": {"LDG.64": 3, "STG.128": 4},
+    r"scatter_channels_last_overlaps_kernel": {"LDG.128": 4, "STG.128": 4},
     r"scatter_channels_last_kernel": {"LDG.128": 1, "STG.128": 1},
     r"unpool_conv2d_cells_kernel": {"LDS.128": 2},
 }
@@ -66,6 +69,7 @@ MORE_REGISTERS = {
     r"depthwise_(cross_entropy|input_gradient)_kernel<.*\blong\b": 128,
     r"depthwise_\w+_kernel<.*\blong\b": 96,
     r"depthwise_\w+_kernel": 80,
+    r"scatter_channels_last_overlaps_kernel<segext::": 80,  # their launch bounds'
     r"unpool_conv2d_cells_kernel<double": 224,  # an eighth of the threads: sums of 64 bits
     r"unpool_conv2d_\w+_kernel": 128,  # their launch bounds': what would take more spills, and fails for that
 }

@@ -642,6 +642,24 @@ std::vector<Shape> shapes_of_2x2_blocks() {
   return shapes;
 }
 
+// The same for 3x3 windows two pixels apart.
+std::vector<Shape> shapes_of_3x3_overlaps() {
+  std::vector<Shape> shapes;
+  for (const int64_t width : {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 30, 32, 48}) {
+    for (const int64_t height : {1, 2, 5, 8}) {
+      shapes.push_back({2, 3, height, width, square(3, 2, 1)});
+      shapes.push_back({3, 1, height, width, {3, 3, 2, 2, height % 2, 1 - height % 2, 1, 1}, width % 2 == 0});
+    }
+  }
+  for (const int64_t channels : {4, 8, 12, 16, 24}) {
+    shapes.push_back({2, channels, 4, 6, square(3, 2, 1)});
+    shapes.push_back({2, channels, 5, 7, square(3, 2), true});
+    shapes.push_back({1, channels, 8, 8, square(3, 2), true});
+  }
+  shapes.push_back({1, 2, 57, 64, square(3, 2, 1)});
+  return shapes;
+}
+
 std::vector<Shape> shapes_of_any_windows() {
   std::vector<Shape> shapes;
   const Window windows[] = {
@@ -699,6 +717,15 @@ void test_max_pool2d(Tester* tester) {
         tester->max_pool2d(g, type, false, true, true);
       }
     }
+    for (const Shape& shape : shapes_of_3x3_overlaps()) {
+      const PoolGeometry g = geometry_of(shape, channels_last);
+      for (const ElementType type : kVectorTypes) {
+        tester->max_pool2d(g, type, false, true, false);
+        tester->max_pool2d(g, type, true, true, tester->random() % 4 == 0);
+        tester->max_pool2d(g, type, true, false, false, true);
+        tester->max_pool2d(g, type, false, false, false, true);
+      }
+    }
     for (const Shape& shape : shapes_of_any_windows()) {
       const PoolGeometry g = geometry_of(shape, channels_last);
       for (const ElementType type : kAllTypes) tester->max_pool2d(g, type, tester->random() % 2 == 0, true, false);
@@ -720,6 +747,15 @@ void test_scatter_and_gather(Tester* tester) {
       }
       tester->scatter_and_gather(g, ElementType::kFloat64, Overlap::kKeepLast, false, false);
     }
+    for (const Shape& shape : shapes_of_3x3_overlaps()) {
+      const PoolGeometry g = geometry_of(shape, channels_last);
+      for (const ElementType type : kVectorTypes) {
+        tester->scatter_and_gather(g, type, Overlap::kAdd, false, false);
+        tester->scatter_and_gather(g, type, Overlap::kAdd, true, tester->random() % 4 == 0);
+      }
+      tester->scatter_and_gather(g, ElementType::kFloat64, Overlap::kAdd, true, false);
+      tester->scatter_and_gather(g, ElementType::kBFloat16, Overlap::kKeepLast, true, false);
+    }
     for (const Shape& shape : shapes_of_any_windows()) {
       const PoolGeometry g = geometry_of(shape, channels_last);
       for (const ElementType type : kFloatTypes) {
@@ -737,6 +773,10 @@ void test_scatter_and_gather(Tester* tester) {
         g.height = size + 1;
         g.width = size;
         tester->scatter_and_gather(g, type, Overlap::kKeepLast, false, false);
+        g = geometry_of({2, 8, 12, 16, square(3, 2, 1)}, channels_last);
+        g.height = size + 1;
+        g.width = size;
+        tester->scatter_and_gather(g, type, Overlap::kAdd, true, false);
       }
     }
   }

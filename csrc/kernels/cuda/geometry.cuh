@@ -216,6 +216,14 @@ inline bool windows_are_2x2_tiles(const PoolGeometry& g) {
          w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1 && g.bits == code_bits(4);
 }
 
+// Whether windows are 3x3, two pixels apart and undilated, so that neighbours share one row or column, and begin with
+// the map's first pixel or one before it.
+inline bool windows_are_3x3_overlaps(const PoolGeometry& g) {
+  const Window& w = g.window;
+  return w.kernel_h == 3 && w.kernel_w == 3 && w.stride_h == 2 && w.stride_w == 2 && w.padding_h <= 1 &&
+         w.padding_w <= 1 && w.dilation_h == 1 && w.dilation_w == 1 && g.bits == code_bits(9);
+}
+
 inline Windows windows_of(const PoolGeometry& g) {
   const Window& w = g.window;
   if (w.kernel_h != w.kernel_w || g.bits != code_bits(w.kernel_h * w.kernel_w)) return Windows::kAny;

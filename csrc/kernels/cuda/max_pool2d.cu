@@ -3,6 +3,7 @@
 
 #include "../max_pool2d.h"
 #include "max_pool2d.cuh"
+#include "max_pool2d_overlaps.cuh"
 
 namespace segext {
 namespace {
@@ -26,6 +27,23 @@ bool vectors_fit(const MaxPool2dParams& params) {
          is_aligned(params.codes, run_bits / 8);
 }
 
+// Whether the kernels for 3x3 windows two pixels apart may run: windows that begin inside the map or in the padding
+// before it.
+bool overlaps_fit(const PoolGeometry& g) {
+  return windows_are_3x3_overlaps(g) && 2 * (g.pooled_height - 1) < g.height + g.window.padding_h &&
+         2 * (g.pooled_width - 1) < g.width + g.window.padding_w && fits_int32(g) &&
+         g.samples * pooled_elements(g) < std::numeric_limits<int32_t>::max();
+}
+
+template <typename T>
+CudaStatus launch_overlap_pairs(const MaxPool2dParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  const int64_t pairs = (pooled_elements(g) + 1) / 2;
+  return launch(max_pool2d_overlap_pairs_kernel<T>, g.samples * pairs, stream, static_cast<const T*>(params.input),
+                static_cast<T*>(params.output), params.codes, PoolShape<int32_t>(g), Divisor<int32_t>(pairs),
+                static_cast<int32_t>(g.samples * pairs), max_limits<T>(params.relu));
+}
+
 template <typename T>
 CudaStatus launch_vectors(const MaxPool2dParams& params, CudaStream stream, bool* launched) {
   const PoolGeometry& g = params.geometry;
@@ -39,6 +57,10 @@ CudaStatus launch_vectors(const MaxPool2dParams& params, CudaStream stream, bool
   };
   *launched = false;
   if (!vectors_fit<T>(params)) return cudaSuccess;
+  if (!g.channels_last && overlaps_fit(g)) {
+    if (g.window.padding_w != 1 || g.width != 2 * g.pooled_width || g.pooled_width % kLanes != 0) return cudaSuccess;
+    return run(max_pool2d_overlaps_kernel<T>, g.pooled_width / kLanes);
+  }
   if (!g.channels_last) {
     if (windows_of(g) != Windows::kBlocks || g.pooled_width % kLanes != 0 || g.width % kLanes != 0) return cudaSuccess;
     return run(max_pool2d_blocks_kernel<T>, g.pooled_width / kLanes);
@@ -76,6 +98,7 @@ CudaStatus max_pool2d_cuda(const MaxPool2dParams& params, CudaStream stream) {
       bool launched;
       const CudaStatus status = launch_vectors<T>(params, stream, &launched);
       if (launched) return status;
+      if (!g.channels_last && overlaps_fit(g)) return launch_overlap_pairs<T>(params, stream);
       switch (fits_int32(g) ? windows_of(g) : Windows::kAny) {
         case Windows::kBlocks:
           return launch_elements<T, int32_t, Windows::kBlocks>(params, stream);

@@ -4,6 +4,8 @@
 //   max_pool2d_blocks_kernel         NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
 //   max_pool2d_channels_last_kernel  channels_last, any window, channels that 16-byte vectors fill
 //   max_pool2d_kernel                everything else: one element a thread, coalesced along the pooled map
+//
+// Those of max_pool2d_overlaps.cuh come before the last.
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,7 @@
 
 #include "../scatter.h"
 #include "scatter.cuh"
+#include "scatter_overlaps.cuh"
 
 namespace segext {
 namespace {
@@ -98,6 +99,42 @@ CudaStatus launch_disjoint(const ScatterParams& params, CudaStream stream, bool*
   return cudaSuccess;
 }
 
+template <typename T, int kTiles>
+CudaStatus launch_overlap_rows(const ScatterParams& params, CudaStream stream) {
+  const PoolGeometry& g = params.geometry;
+  const int64_t per_row = ceil_divide(overlap_tiles(g.width, g.window.padding_w), kTiles);
+  const int64_t per_column = ceil_divide(overlap_tiles(g.height, g.window.padding_h), kOverlapTileRows);
+  const int64_t threads = g.samples * g.channels * per_row * per_column;
+  return launch(scatter_overlaps_kernel<T, kTiles>, threads, stream, arrays_of<T>(params), PoolShape<int32_t>(g),
+                Divisor<int32_t>(per_row), Divisor<int32_t>(per_column), Divisor<int32_t>(g.channels),
+                static_cast<int32_t>(threads));
+}
+
+// Sums over windows_are_3x3_overlaps. Sets *launched where there is a kernel for them.
+template <typename T>
+CudaStatus launch_overlaps(const ScatterParams& params, CudaStream stream, bool* launched) {
+  const PoolGeometry& g = params.geometry;
+  *launched = true;
+  if (g.channels_last) {
+    if (channels_fit_vectors<T>(params)) {
+      const int64_t vectors = g.channels / Vector<T>::kLanes;
+      const int64_t tile_rows = overlap_tiles(g.height, g.window.padding_h);
+      const int64_t tile_columns = overlap_tiles(g.width, g.window.padding_w);
+      const int64_t threads = g.samples * tile_rows * tile_columns * vectors;
+      return launch(scatter_channels_last_overlaps_kernel<T>, threads, stream, arrays_of<T>(params),
+                    PoolShape<int32_t>(g), Divisor<int32_t>(vectors), Divisor<int32_t>(tile_rows),
+                    Divisor<int32_t>(tile_columns), static_cast<int32_t>(threads));
+    }
+  } else if (fits_int32(g) && g.samples * map_elements(g) < kMaxThreads) {
+    constexpr int kTiles = Vector<T>::kLanes / 2;
+    const bool vectors =
+        g.window.padding_w == 1 && rows_fit_vectors<T>(params) && is_aligned(params.codes, kTiles * g.bits / 8);
+    return vectors ? launch_overlap_rows<T, kTiles>(params, stream) : launch_overlap_rows<T, 1>(params, stream);
+  }
+  *launched = false;
+  return cudaSuccess;
+}
+
 // Any windows. T is the type for sums, else the bits of an element.
 template <typename T, Overlap kOverlap>
 CudaStatus launch_any(const ScatterParams& params, CudaStream stream) {
@@ -126,7 +163,14 @@ CudaStatus scatter_cuda(const ScatterParams& params, CudaStream stream) {
   const bool disjoint = windows_are_disjoint(g.window);
   if (params.overlap == Overlap::kAdd && !disjoint) {
     return for_float(params.type, [&](auto type) {
-      return launch_any<typename decltype(type)::Type, Overlap::kAdd>(params, stream);
+      using T = typename decltype(type)::Type;
+      if constexpr (kHasVectorKernels<T>) {
+        bool launched = false;
+        const bool overlaps = windows_are_3x3_overlaps(g) && pooled_elements(g) > 0;  // kernels read some window
+        const CudaStatus status = overlaps ? launch_overlaps<T>(params, stream, &launched) : cudaSuccess;
+        if (launched) return status;
+      }
+      return launch_any<T, Overlap::kAdd>(params, stream);
     });
   }
   return for_float_bits(params.type, [&](auto type) {

@@ -8,6 +8,8 @@
 //   scatter_channels_last_kernel          channels_last, any windows
 //   scatter_kernel                        everything else: one pixel a thread, coalesced along the full map
 //
+// Those of scatter_overlaps.cuh come before the last two.
+//
 // Where windows do not overlap, and where the last of overlapping ones is kept, values are only moved, and kernels are
 // compiled for the bits of an element. Sums need the type.
 #pragma once

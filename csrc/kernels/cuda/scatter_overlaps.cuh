@@ -1,0 +1,240 @@
+// Kernels of scatter's sums where 3x3 windows lie two pixels apart, as in the stems of ResNets, and share the row and
+// the column between them. Like those of scatter.cuh they write each pixel once, from what they look up.
+//
+//   scatter_overlaps_kernel                NCHW
+//   scatter_channels_last_overlaps_kernel  channels_last, channels that 16-byte vectors fill
+//
+// The map falls into tiles of 2x2 pixels under 2x2 windows each. Of one axis:
+//
+//     window c        0 1 2
+//     window c + 1        0 1 2     taps
+//     pixels            0 1
+//
+// A thread reads the windows of its tiles once and compares codes with constants. Sums are taken in row-major order of
+// the windows. The first tile may begin, and the last end, outside the map. In place of a window that does not exist
+// another is read, so that no load waits for a branch, and its codes are replaced by one that names no pixel.
+#pragma once
+
+#include <cstdint>
+
+#include "codes.cuh"
+#include "element.cuh"
+#include "geometry.cuh"
+#include "launch.cuh"
+#include "scatter.cuh"
+
+namespace segext {
+
+inline constexpr int kOverlapBits = 4;
+inline constexpr uint32_t kNoTap = (1u << kOverlapBits) - 1;
+
+// Along one axis, the tap of window 0 or 1 of a tile that lies on its pixel 0 or 1; negative if none does.
+__device__ constexpr int tap_in_tile(int window, int pixel) { return 1 + pixel - 2 * window; }
+
+// How many tiles an axis of the map has, and of tile `tile` the first window and the first pixel.
+inline int64_t overlap_tiles(int64_t size, int64_t padding) { return (size + 2 - padding) / 2; }
+
+__device__ __forceinline__ int32_t first_window_of_tile(const Axis<int32_t>& axis, int32_t tile) {
+  return tile - 1 + axis.padding;
+}
+
+__device__ __forceinline__ int32_t first_pixel_of_tile(const Axis<int32_t>& axis, int32_t tile) {
+  return 2 * tile - 1 + axis.padding;
+}
+
+// Along one axis, a window that may not exist, and one that does to read in its place.
+struct OverlapWindow {
+  bool exists;
+  int32_t read;
+
+  __device__ __forceinline__ OverlapWindow(const Axis<int32_t>& axis, int32_t window)
+      : exists(as_unsigned(window) < as_unsigned(axis.pooled_size)), read(exists ? window : 0) {}
+};
+
+// Pixel (i, j) of a tile. `code(a, b)` and `value(a, b)` are those of its window (a, b).
+template <typename T, typename Codes, typename Values>
+__device__ __forceinline__ T sum_in_tile(int i, int j, const Codes& code, const Values& value) {
+  using Wide = typename Element<T>::Wide;
+  Wide sum{};
+#pragma unroll
+  for (int a = 0; a < 2; ++a) {
+#pragma unroll
+    for (int b = 0; b < 2; ++b) {
+      const int row = tap_in_tile(a, i), column = tap_in_tile(b, j);
+      if (row < 0 || column < 0) continue;
+      sum += code(a, b) == static_cast<uint32_t>(3 * row + column) ? value(a, b) : Wide{};
+    }
+  }
+  return Element<T>::narrow(sum);
+}
+
+// The codes of the elements from `element` on that a pool's fused ReLU lets through, others as kNoTap.
+template <typename V, typename Bits>
+__device__ __forceinline__ void drop_blocked(const ReluMask<Bits>& relu, int64_t element, uint32_t* codes) {
+  const auto outputs = load_vector<V>(relu.output + element);
+#pragma unroll
+  for (int k = 0; k < V::kLanes; ++k) *codes |= relu.passes_bits(outputs.lane[k]) ? 0 : kNoTap << k * kOverlapBits;
+}
+
+// Neighbours in a row, moved by one access.
+template <typename T, int kCount>
+struct alignas(kCount * sizeof(T)) Neighbours {
+  static constexpr int kLanes = kCount;
+  T lane[kCount];
+};
+
+// A row of windows above or below kTiles neighbouring tiles: one more than these are.
+template <typename T, int kTiles>
+struct OverlapWindows {
+  Neighbours<T, kTiles> values;
+  T last;
+  uint32_t codes, last_code;
+
+  __device__ __forceinline__ typename Element<T>::Wide value(int k) const {
+    return Element<T>::widen(k < kTiles ? values.lane[k] : last);
+  }
+
+  __device__ __forceinline__ uint32_t code(int k) const {
+    return k < kTiles ? take_code(codes, k, kOverlapBits) : last_code;
+  }
+};
+
+// Of a thread's tiles in a column.
+inline constexpr int kOverlapTileRows = 2;
+
+// A thread writes kOverlapTileRows rows of kTiles neighbouring tiles. The 2 * kTiles pixels of a row are one vector,
+// which the rows of the map begin with, or kTiles is one and each pixel is a store. There are `threads` threads; their
+// rows of tiles are counted through all planes.
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    scatter_overlaps_kernel(ScatterArrays<T> arrays, PoolShape<int32_t> shape, Divisor<int32_t> threads_per_row,
+                            Divisor<int32_t> threads_per_column, Divisor<int32_t> channels, int32_t threads) {
+  static_assert(kTiles == 1 || 2 * kTiles == Vector<T>::kLanes, "a tile, or as many as fill a vector");
+  using Bits = RawBitsOf<T>;
+  const int64_t thread = thread_number();
+  if (thread >= threads) return;
+
+  int32_t in_row, in_column, channel;
+  const int32_t plane =
+      threads_per_column.divide(threads_per_row.divide(static_cast<int32_t>(thread), &in_row), &in_column);
+  const int64_t sample = channels.divide(plane, &channel);
+  const int32_t tile_row = in_column * kOverlapTileRows, tile_column = in_row * kTiles;
+  const int32_t first_column = first_window_of_tile(shape.columns, tile_column);
+  const OverlapWindow column(shape.columns, first_column), last_column(shape.columns, first_column + kTiles);
+  const int32_t to_last = last_column.exists ? last_column.read - column.read : 0;
+  const uint8_t* codes = arrays.codes + sample * shape.sample_bytes;
+
+  OverlapWindows<T, kTiles> windows[kOverlapTileRows + 1];
+  int64_t elements[kOverlapTileRows + 1];
+#pragma unroll
+  for (int a = 0; a <= kOverlapTileRows; ++a) {
+    const OverlapWindow row(shape.rows, first_window_of_tile(shape.rows, tile_row) + a);
+    const int32_t in_sample = shape.pooled.element({channel, row.read, column.read});
+    elements[a] = sample * shape.pooled.elements + in_sample;
+    OverlapWindows<T, kTiles>& of_row = windows[a];
+    of_row.values = load_vector<Neighbours<T, kTiles>>(arrays.values + elements[a]);
+    of_row.last = arrays.values[elements[a] + to_last];
+    if constexpr (kTiles == 1) {
+      of_row.codes = load_code(codes, as_unsigned(in_sample), kOverlapBits);
+    } else {
+      const auto run = as_unsigned(in_sample) / kTiles;
+      of_row.codes = static_cast<uint32_t>(load_run(codes, run, kTiles * kOverlapBits / 8));
+    }
+    of_row.last_code = load_code(codes, as_unsigned(in_sample + to_last), kOverlapBits);
+    of_row.codes = row.exists && column.exists ? of_row.codes : ~0u;
+    of_row.last_code = row.exists && last_column.exists ? of_row.last_code : kNoTap;
+  }
+  if (arrays.relu.output != nullptr) {
+#pragma unroll
+    for (int a = 0; a <= kOverlapTileRows; ++a) {
+      drop_blocked<Neighbours<Bits, kTiles>>(arrays.relu, elements[a], &windows[a].codes);
+      drop_blocked<Neighbours<Bits, 1>>(arrays.relu, elements[a] + to_last, &windows[a].last_code);
+    }
+  }
+
+  const int32_t x = first_pixel_of_tile(shape.columns, tile_column);
+  T* map = arrays.map + static_cast<int64_t>(plane) * shape.map.channel_stride + x;
+#pragma unroll
+  for (int i = 0; i < 2 * kOverlapTileRows; ++i) {
+    const int32_t y = first_pixel_of_tile(shape.rows, tile_row) + i;
+    if (!shape.rows.contains(y)) continue;
+    Neighbours<T, 2 * kTiles> pixels;
+#pragma unroll
+    for (int j = 0; j < 2 * kTiles; ++j) {
+      pixels.lane[j] = sum_in_tile<T>(
+          i % 2, j % 2, [&](int a, int b) { return windows[i / 2 + a].code(j / 2 + b); },
+          [&](int a, int b) { return windows[i / 2 + a].value(j / 2 + b); });
+    }
+    T* row = map + y * shape.map.row_stride;
+    if constexpr (kTiles > 1) {
+      store_vector(row, pixels);
+    } else {
+      if (shape.columns.contains(x)) row[0] = pixels.lane[0];
+      if (shape.columns.contains(x + 1)) row[1] = pixels.lane[1];
+    }
+  }
+}
+
+// Of one multiprocessor. A thread of half types would take more registers than three allow; with four, some spill.
+inline constexpr int kOverlapMinBlocks = 3;
+
+// A thread writes V = 4 or 8 channels of one tile: four 16-byte stores, from four 16-byte loads and their codes.
+// Neighbouring threads hold neighbouring channels, then neighbouring tiles.
+template <typename T>
+__global__ void __launch_bounds__(Launch::kBlockThreads, kOverlapMinBlocks)
+    scatter_channels_last_overlaps_kernel(ScatterArrays<T> arrays, PoolShape<int32_t> shape,
+                                          Divisor<int32_t> vectors_per_pixel, Divisor<int32_t> tile_rows,
+                                          Divisor<int32_t> tile_columns, int32_t threads) {
+  using Bits = RawBitsOf<T>;
+  constexpr int kLanes = Vector<T>::kLanes;
+  const int64_t thread = thread_number();
+  if (thread >= threads) return;
+
+  int32_t vector, tile_row, tile_column;
+  const int32_t tile = vectors_per_pixel.divide(static_cast<int32_t>(thread), &vector);
+  const int64_t sample = tile_rows.divide(tile_columns.divide(tile, &tile_column), &tile_row);
+  Vector<T> values[2][2];
+  uint32_t codes[2][2];
+  int64_t elements[2][2];
+#pragma unroll
+  for (int a = 0; a < 2; ++a) {
+#pragma unroll
+    for (int b = 0; b < 2; ++b) {
+      const OverlapWindow row(shape.rows, first_window_of_tile(shape.rows, tile_row) + a);
+      const OverlapWindow column(shape.columns, first_window_of_tile(shape.columns, tile_column) + b);
+      elements[a][b] = sample * shape.pooled.elements + shape.pooled.element({vector * kLanes, row.read, column.read});
+      values[a][b] = load_vector<Vector<T>>(arrays.values + elements[a][b]);
+      const uint64_t run = load_run(arrays.codes, elements[a][b] / kLanes, kLanes * kOverlapBits / 8);
+      codes[a][b] = row.exists && column.exists ? static_cast<uint32_t>(run) : ~0u;
+    }
+  }
+  if (arrays.relu.output != nullptr) {
+#pragma unroll
+    for (int w = 0; w < 4; ++w) drop_blocked<Vector<Bits>>(arrays.relu, elements[w / 2][w % 2], &codes[w / 2][w % 2]);
+  }
+
+  // Lane by lane, so that few values are wide at a time.
+  Vector<T> pixels[2][2];
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      pixels[p / 2][p % 2].lane[k] = sum_in_tile<T>(
+          p / 2, p % 2, [&](int a, int b) { return take_code(codes[a][b], k, kOverlapBits); },
+          [&](int a, int b) { return widen_lane(values[a][b], k); });
+    }
+  }
+
+  const int32_t y = first_pixel_of_tile(shape.rows, tile_row), x = first_pixel_of_tile(shape.columns, tile_column);
+  T* map = arrays.map + sample * shape.map.elements + vector * kLanes;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      if (!shape.rows.contains(y + i) || !shape.columns.contains(x + j)) continue;
+      store_vector(map + ((y + i) * shape.map.row_stride + (x + j) * shape.map.column_stride), pixels[i][j]);
+    }
+  }
+}
+
+}  // namespace segext
