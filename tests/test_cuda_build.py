@@ -49,7 +49,7 @@ HOT = {
     r"scatter_overlaps_kernel<.*, [24]>": {"LDG.64": 3, "STG.128": 4},
     r"scatter_channels_last_overlaps_kernel": {"LDG.128": 4, "STG.128": 4},
     r"scatter_channels_last_kernel": {"LDG.128": 1, "STG.128": 1},
-    r"unpool_conv2d_cells_kernel": {"LDS.128": 2},
+    r"unpool_conv2d_cells_kernel": {"LDS.64": 9, "LDS.128": 1},
 }
 # Kernels that multiply by tensor cores. Before an architecture has the instructions, they have no body.
 TILED = {
@@ -70,7 +70,7 @@ MORE_REGISTERS = {
     r"depthwise_\w+_kernel<.*\blong\b": 96,
     r"depthwise_\w+_kernel": 80,
     r"scatter_channels_last_overlaps_kernel<segext::": 80,  # their launch bounds'
-    r"unpool_conv2d_cells_kernel<double": 224,  # an eighth of the threads: sums of 64 bits
+    r"unpool_conv2d_cells_kernel<double": 144,  # its bounds ask for one block
     r"unpool_conv2d_\w+_kernel": 128,  # their launch bounds': what would take more spills, and fails for that
 }
 # Of general kernels, whose loops the compiler unrolls further for this architecture than for those before it.

@@ -906,7 +906,9 @@ UnpoolConv geometry_of(const UnpoolShape& s, bool channels_last) {
   return g;
 }
 
-// Sizes around the tiles of either kernel: 16x16 pixels of 64 outputs, or 14x14 of 32; steps of 16 channels, or 8.
+// Sizes around the tiles of either kernel: 16x16 pixels of 64 outputs and steps of 16 channels; or strips of 30 columns
+// and 6 rows, with two more of each where they begin the map, of 64 outputs, or 32 of float64, and steps of 8. Where
+// there are blocks enough, strips have 14 or 30 rows.
 void test_unpool_conv2d(Tester* tester) {
   std::vector<UnpoolShape> shapes;
   shapes.push_back({1, 16, 64, {8, 8}, {16, 16}, {1, 1}});
@@ -924,8 +926,17 @@ void test_unpool_conv2d(Tester* tester) {
   shapes.push_back({1, 24, 21, {4, 5}, {8, 10}, {1, 1}});  // vectors of values alone, and of results alone
   shapes.push_back({1, 20, 24, {5, 4}, {10, 8}, {1, 1}});
   shapes.push_back({2, 72, 9, {9, 8}, {18, 16}, {1, 1}});  // around the tiles of cells that are turned
+  shapes.push_back({1, 10, 63, {4, 16}, {7, 32}, {1, 1}});
+  shapes.push_back({1, 5, 3, {5, 31}, {9, 62}, {0, 2}});
+  shapes.push_back({1, 2, 34, {6, 31}, {12, 62}, {2, 0}});
   shapes.push_back({0, 8, 8, {4, 4}, {8, 8}, {1, 1}});
+  const UnpoolShape long_strips[] = {{128, 1, 1, {15, 1}, {29, 2}, {1, 1}},
+                                     {128, 9, 1, {17, 1}, {33, 1}, {1, 1}},
+                                     {256, 1, 2, {5, 2}, {10, 4}, {0, 1}}};
   for (const bool channels_last : {false, true}) {
+    for (const UnpoolShape& shape : long_strips) {
+      tester->unpool_conv2d(geometry_of(shape, channels_last), ElementType::kFloat32, false, false, true, true, false);
+    }
     for (const UnpoolShape& shape : shapes) {
       const UnpoolConv g = geometry_of(shape, channels_last);
       for (const ElementType type : kFloatTypes) {

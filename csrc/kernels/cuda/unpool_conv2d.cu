@@ -35,19 +35,25 @@ CudaStatus launch_tiles(void (*kernel)(Parameters...), const Params& params, int
                                    stream, UnpoolConvShape(params.geometry, channels_last), tiles, arguments...);
 }
 
+// The longer strips are, the fewer rows of cells are two strips'; but a large GPU has room for some 256 blocks.
 template <typename T>
 CudaStatus launch_cells(const Params& params, CudaStream stream) {
   using Traits = CellTraits<T>;
+  constexpr int32_t kFewestTiles = 2, kMostTiles = 8;
+  constexpr int64_t kEnoughBlocks = 256;
   const UnpoolConv& g = params.geometry;
-  constexpr int64_t kStep = Traits::kPixels - Traits::kOverlap;
-  const auto tiles = [](int64_t size, int64_t padding) {
-    return std::max<int64_t>(1, parts_of(size + padding - Traits::kOverlap, kStep));
+  const auto strips = [](int64_t size, int64_t padding, int64_t pixels) {
+    return std::max<int64_t>(1, parts_of(size + padding - Traits::kOverlap, pixels - Traits::kOverlap));
   };
-  return launch_tiles(unpool_conv2d_cells_kernel<T>, params, tiles(g.output_height, g.padding_h),
-                      tiles(g.output_width, g.padding_w), parts_of(g.outputs, Traits::kOutputs), cell_shared_bytes<T>(),
-                      stream, g.pool.channels_last, arrays_of<T>(params),
+  const int64_t columns = strips(g.output_width, g.padding_w, Traits::kColumns);
+  const int64_t groups = parts_of(g.outputs, Traits::Layout::kOutputs);
+  int32_t tiles = kMostTiles;
+  const auto rows = [&] { return strips(g.output_height, g.padding_h, int64_t{tiles} * Traits::kRows); };
+  while (tiles > kFewestTiles && g.pool.samples * rows() * columns * groups < kEnoughBlocks) tiles /= 2;
+  return launch_tiles(unpool_conv2d_cells_kernel<T>, params, rows(), columns, groups, cell_shared_bytes<T>(), stream,
+                      g.pool.channels_last, arrays_of<T>(params),
                       static_cast<const typename Traits::Wide*>(params.panels),
-                      static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)));
+                      static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)), tiles);
 }
 
 // Whether cells can be loaded as vectors: neighbouring channels, and runs of codes that are whole bytes.

@@ -1,25 +1,27 @@
 // Unpooling and 3x3 convolution on the cores of each type: every value is multiplied by its nine weights and added
 // where they reach, so a quarter of the multiplications is left, and a pixel without a value takes part in none.
 //
-// Lanes of a warp are outputs. All else, the code too, is the same for a whole warp: a branch on the code costs no
-// divergence, and within it the sums that a value feeds are known registers. A warp has 2x4 cells, which share each
-// weight that it loads; their sums are a patch of 6x10 pixels:
+// Lanes of a warp are outputs, two each, or one of float64. All else, the code too, is the same for a whole warp: a
+// branch on the code costs no divergence, and within it the sums that a value feeds are known registers. A warp has 2x2
+// cells, which share each weight that it loads; their sums are a patch of 6x6 pixels:
 //
-//     cells    a b c d        code 3 (bottom right) of a    . . . . . . . . . .
-//              e f g h        feeds the patch here          . x x x . . . . . .
-//                                                           . x x x . . . . . .
-//                                                           . x x x . . . . . .
-//                                                           . . . . . . . . . .
-//                                                           . . . . . . . . . .
+//     cells    a b        code 3 (bottom right) of a    . . . . . .
+//              c d        feeds the patch here          . x x x . .
+//                                                       . x x x . .
+//                                                       . x x x . .
+//                                                       . . . . . .
+//                                                       . . . . . .
 //
-// A block has 4x2 such warps and 8x8 cells. In the end they add their patches up in shared memory, those that share no
-// pixel at a time, with a barrier between: a sum has one order. The first two rows and columns of pixels lack what the
-// cells before feed, so the next tile begins a cell before this one's end and makes them:
+// A block has eight such warps side by side, a tile of 2x16 cells, and goes down a strip of such tiles. What a tile's
+// cells feed below it stays in the warps' registers, where the next tile adds to it; what a warp's cells feed to their
+// right, the next warp adds to its own by way of shared memory. So a sum has one order, which depends on where strips
+// begin. The first two rows and columns of a strip's pixels lack what the cells before feed, so the next strip begins a
+// cell before this one's end and makes them:
 //
-//     cells of tile 0     0 1 2 3 4 5 6 7
-//     cells of tile 1                   7 8 9 ...
-//     pixels of tile 0    0 1 ........ 15           its first two are whole: nothing lies before them
-//     pixels of tile 1                    16 ...    after the two that tile 0 has whole
+//     cells of strip 0     0 1 2 ... 15
+//     cells of strip 1               15 16 17 ...
+//     pixels of strip 0    0 1 ......... 31           its first two are whole: nothing lies before them
+//     pixels of strip 1                     32 ...    after the two that strip 0 has whole
 #pragma once
 
 #include <cstdint>
@@ -32,256 +34,421 @@ namespace segext {
 template <typename T>
 struct CellTraits {
   using Wide = typename Element<T>::Wide;
-  static constexpr int kTile = 8;                // cells along either axis of a block
-  static constexpr int kRows = 2, kColumns = 4;  // of a warp
-  static constexpr int kWarpCells = kRows * kColumns;
-  static constexpr int kWarpColumns = kTile / kColumns;
-  static constexpr int kPatchRows = 2 * kRows + 2, kPatchColumns = 2 * kColumns + 2;
-  static constexpr int kPixels = 2 * kTile;  // along either axis of a block; what reaches beyond is the next tile's
-  static constexpr int kOverlap = 2;         // pixels along either axis that the tile before makes
-  static constexpr int kOutputs = LaneWeights::kOutputs;
-  static constexpr int kChannels = 8;      // of a step
-  static constexpr uint32_t kNothing = 4;  // in place of the code of a cell that is none, or names no pixel
-  static constexpr int kItems = kTile * kTile * kChannels / Launch::kBlockThreads;  // values that a thread loads a step
-  // Outputs whose sums shared memory holds at a time, and elements between pixels: odd, against bank conflicts.
-  static constexpr int kPassOutputs = kOutputs * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Wide));
-  static constexpr int kPitch = kPassOutputs + 1;
-  // Sums of 64 bits take two registers each.
+  using Layout = LaneWeights<Wide>;
+  using Outputs = typename Layout::Outputs;
+  // Cells: along either axis of a warp, in all of it, and in a block's tile.
+  static constexpr int kSide = 2, kWarpCells = kSide * kSide, kCells = kWarpCells * Launch::kBlockWarps;
+  // Pixels: along either axis of a patch, and of a tile, whose last two are the next one's.
+  static constexpr int kPatch = 2 * kSide + 2, kRows = 2 * kSide, kColumns = kRows * Launch::kBlockWarps;
+  static constexpr int kOverlap = 2;  // pixels along either axis that the strip before makes
+  static constexpr int kChannels = Launch::kBlockThreads / kCells;  // of a step, in which a thread loads one value
+  static constexpr int kStagedCells = kCells + 4;  // of a channel: threads that store neighbours use different banks
+  // Results that shared memory holds at a time to be written in rows: some rows of one output a lane.
+  static constexpr int kPassRows = kRows * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Wide));
+  static constexpr int kPasses = kRows / kPassRows * Outputs::kLanes;
+  static constexpr int kPitch = kPassRows * kColumns + 1;  // between outputs: odd, against bank conflicts
+  // For two blocks of float64, ptxas would spill a register.
   static constexpr int kMinBlocks = sizeof(Wide) == sizeof(float) ? Launch::kMinBlocks : 1;
-  static_assert(kWarpCells * Launch::kBlockWarps == kTile * kTile, "each cell once");
-  static_assert(kItems * Launch::kBlockThreads == kTile * kTile * kChannels, "each value once");
+  static_assert(kCells * kChannels == Launch::kBlockThreads, "each value once");
 };
 
-// What a block has of a step's channels. The odd ends keep threads that store neighbouring channels in different banks.
+// What stands for a cell's code in shared memory: a bit for each branch, so that testing it is one instruction.
+struct CellBranches {
+  static constexpr uint32_t kLower = 2, kLowerRight = 4, kUpperRight = 8;
+  static constexpr uint32_t kNothing = 16;  // the cell is none, or its code names no pixel
+
+  __device__ __forceinline__ static uint32_t of_code(uint32_t code) {
+    constexpr uint32_t kOfCodes = kUpperRight << 4 | kLower << 8 | (kLower | kLowerRight) << 12;
+    return kOfCodes >> 4 * code & 15;
+  }
+};
+
+// What a block has of a step's channels. Cells are in order of their warps.
 template <typename T>
 struct CellStage {
   using Traits = CellTraits<T>;
   using Wide = typename Traits::Wide;
-  alignas(kVectorBytes) Wide weights[Traits::kChannels][kPanelTaps][Traits::kOutputs];
-  alignas(kVectorBytes) Wide values[Traits::kChannels][Traits::kTile * Traits::kTile + 4];  // warp by warp
-  alignas(kVectorBytes) uint8_t codes[Traits::kChannels][Traits::kTile * Traits::kTile + 8];
+  alignas(kVectorBytes) typename Traits::Outputs weights[Traits::kChannels][kPanelTaps][Launch::kWarpThreads];
+  alignas(kVectorBytes) Wide values[Traits::kChannels][Traits::kStagedCells];
+  alignas(kVectorBytes) uint8_t branches[Traits::kChannels][Traits::kStagedCells];
 };
 
 template <typename T>
 constexpr int64_t cell_shared_bytes() {
   using Traits = CellTraits<T>;
-  constexpr int64_t kStages = 2 * sizeof(CellStage<T>);
-  constexpr int64_t kSums = sizeof(typename Traits::Wide) * Traits::kPixels * Traits::kPixels * Traits::kPitch;
-  static_assert(kStages <= Launch::kMaxSharedBytes && kSums <= Launch::kMaxSharedBytes, "fits");
-  return kStages > kSums ? kStages : kSums;
+  constexpr int64_t kStage = sizeof(CellStage<T>);
+  constexpr int64_t kPass = sizeof(typename Traits::Wide) * Launch::kWarpThreads * Traits::kPitch;
+  constexpr int64_t kEdges =
+      sizeof(typename Traits::Outputs) * Traits::kRows * Traits::kOverlap * Launch::kBlockThreads;
+  static_assert(2 * kStage <= Launch::kMaxSharedBytes, "fits");
+  static_assert(kPass <= kStage && kEdges <= kStage, "a stage that has been read has room for results");
+  return 2 * kStage;
 }
 
-// The values that a thread loads for its block: of one cell, or two, and one channel of each step, or two.
+// A block's strip, and where its maps and weights begin. In shared memory, to leave registers to sums.
 template <typename T>
-class StagedCells {
+struct CellStrip {
+  using Traits = CellTraits<T>;
+  using Layout = typename Traits::Layout;
+  int64_t input, code_bytes, output, weights;
+  int64_t first_output;
+  int64_t first_row, first_column;  // of cells
+  int32_t tiles;
+  typename Traits::Outputs bias[Launch::kWarpThreads];
+
+  // Strips have at most so many tiles; the last below others has those that the result reaches.
+  __device__ __forceinline__ void find(const UnpoolConvShape& shape, const BlockTiles::Place& place,
+                                       int32_t most_tiles) {
+    input = place.sample * shape.pooled.sample;
+    code_bytes = place.sample * shape.sample_bytes;
+    output = place.sample * shape.output.sample;
+    // Panels are filled up to whole steps, and more: a group's channels are cuda_panel_channels.
+    weights = place.group * cuda_panel_channels(shape.channels) * Layout::kChannel;
+    first_output = place.group * int64_t{Layout::kOutputs};
+    first_row = place.row * (int64_t{most_tiles} * Traits::kSide - 1);
+    first_column = place.column * int64_t{Traits::kColumns / 2 - 1};
+    const int64_t rows = shape.output_height + shape.padding_h - 2 * first_row;
+    const int64_t reached = (rows + Traits::kRows - 1) / Traits::kRows;
+    tiles = reached < most_tiles ? static_cast<int32_t>(reached) : most_tiles;
+  }
+
+  __device__ __forceinline__ int64_t row_of(int32_t tile) const { return first_row + tile * int64_t{Traits::kSide}; }
+};
+
+// The value that a thread loads for its block: of one cell and one channel of each step.
+template <typename T>
+class StagedCell {
   using Traits = CellTraits<T>;
   using Wide = typename Traits::Wide;
 
  public:
-  __device__ __forceinline__ StagedCells(const UnpoolConvArrays<T>& arrays, const UnpoolConvShape& shape,
-                                         const BlockTiles::Place& tile)
-      : input_(arrays.input + tile.sample * shape.pooled.sample),
-        codes_(arrays.codes + tile.sample * shape.sample_bytes),
-        channels_(shape.channels),
-        channel_step_(shape.pooled.channel) {
-#pragma unroll
-    for (int k = 0; k < Traits::kItems; ++k) {
-      constexpr int kCells = Traits::kTile * Traits::kTile;
-      // Neighbouring threads load what lies side by side.
-      const int number = static_cast<int>(threadIdx.x) + k * Launch::kBlockThreads;
-      const int cell = shape.channels_last ? number / Traits::kChannels : number % kCells;
-      const int row = cell / Traits::kTile, column = cell % Traits::kTile;
-      channel_[k] = shape.channels_last ? number % Traits::kChannels : number / kCells;
-      const int warp = row / Traits::kRows * Traits::kWarpColumns + column / Traits::kColumns;
-      slot_[k] = warp * Traits::kWarpCells + row % Traits::kRows * Traits::kColumns + column % Traits::kColumns;
-      const int64_t map_row = tile.row * int64_t{Traits::kTile - 1} + row;
-      const int64_t map_column = tile.column * int64_t{Traits::kTile - 1} + column;
-      element_[k] = shape.pooled.element(channel_[k], map_row, map_column);
-      named_[k] = 0;
-      if (!shape.has_cell(map_row, map_column)) continue;
-      for (int code = 0; code < 4; ++code) {
-        const bool inside = 2 * map_row + code / 2 < shape.height && 2 * map_column + code % 2 < shape.width;
-        named_[k] |= static_cast<uint32_t>(inside) << code;
-      }
+  __device__ __forceinline__ void begin_tile(const UnpoolConvShape& shape, const CellStrip<T>& strip, int32_t tile) {
+    // Neighbouring threads load what lies side by side.
+    const int number = static_cast<int>(threadIdx.x);
+    const int cell = shape.channels_last ? number / Traits::kChannels : number % Traits::kCells;
+    const int in_warp = cell % Traits::kWarpCells, warp = cell / Traits::kWarpCells;
+    const int64_t row = strip.row_of(tile) + in_warp / Traits::kSide;
+    const int64_t column = strip.first_column + warp * Traits::kSide + in_warp % Traits::kSide;
+    channel_ = shape.channels_last ? number % Traits::kChannels : number / Traits::kCells;
+    place_ = static_cast<int>(channel_) * Traits::kStagedCells + cell;
+    element_ = shape.pooled.element(channel_, row, column);
+    named_ = 0;
+    if (!shape.has_cell(row, column)) return;
+    for (int code = 0; code < 4; ++code) {
+      const bool inside = 2 * row + code / 2 < shape.height && 2 * column + code % 2 < shape.width;
+      named_ |= static_cast<uint32_t>(inside) << code;
     }
   }
 
-  __device__ __forceinline__ void load(int64_t first_channel) {
-#pragma unroll
-    for (int k = 0; k < Traits::kItems; ++k) {
-      value_[k] = T{};
-      code_[k] = Traits::kNothing;
-      if (named_[k] == 0 || first_channel + channel_[k] >= channels_) continue;
-      const int64_t element = element_[k] + first_channel * channel_step_;
-      const uint32_t code = load_code(codes_, element, code_bits(4));
-      value_[k] = input_[element];
-      if ((named_[k] >> code & 1) != 0) code_[k] = code;
+  // From the next step's channel. Nothing here waits for what it loads.
+  __device__ __forceinline__ void load(const UnpoolConvArrays<T>& arrays, const UnpoolConvShape& shape,
+                                       const CellStrip<T>& strip) {
+    value_ = T{};
+    if (named_ != 0 && channel_ < shape.channels) {
+      value_ = arrays.input[strip.input + element_];
+      byte_ = arrays.codes[strip.code_bytes + element_ / kByteCodes];
     }
+    channel_ += Traits::kChannels;
+    element_ += Traits::kChannels * shape.pooled.channel;
   }
 
-  __device__ __forceinline__ void store(CellStage<T>* stage) const {
-#pragma unroll
-    for (int k = 0; k < Traits::kItems; ++k) {
-      stage->values[channel_[k]][slot_[k]] = Element<T>::widen(value_[k]);
-      stage->codes[channel_[k]][slot_[k]] = static_cast<uint8_t>(code_[k]);
-    }
+  // What was loaded last.
+  __device__ __forceinline__ void store(const UnpoolConvShape& shape, CellStage<T>* stage) const {
+    // From one step to the next, a code's place in its byte stays.
+    static_assert(Traits::kChannels % kByteCodes == 0, "whole bytes");
+    const uint32_t code = take_code(byte_, static_cast<int>(element_ % kByteCodes), kBits);
+    const bool is_there = channel_ - Traits::kChannels < shape.channels && (named_ >> code & 1) != 0;
+    (&stage->values[0][0])[place_] = Element<T>::widen(value_);
+    (&stage->branches[0][0])[place_] =
+        static_cast<uint8_t>(is_there ? CellBranches::of_code(code) : CellBranches::kNothing);
   }
 
  private:
-  const T* input_;
-  const uint8_t* codes_;
-  int64_t channels_, channel_step_;
-  int64_t element_[Traits::kItems];
-  int channel_[Traits::kItems], slot_[Traits::kItems];
-  uint32_t named_[Traits::kItems];  // a bit for each code that names a pixel
-  T value_[Traits::kItems];
-  uint32_t code_[Traits::kItems];
+  static constexpr int kBits = 2, kByteCodes = 8 / kBits;  // of codes of 2x2 windows
+  int place_;
+  uint32_t channel_;
+  int64_t element_;
+  uint32_t named_;  // a bit for each code that names a pixel
+  T value_;
+  uint32_t byte_ = 0;  // with the code
 };
 
-// A lane's sums: one output of its warp's patch.
+// A lane's sums: its outputs of its warp's patch.
 template <typename T>
 struct CellPatch {
   using Traits = CellTraits<T>;
   using Wide = typename Traits::Wide;
-  Wide sums[Traits::kPatchRows][Traits::kPatchColumns] = {};
+  using Outputs = typename Traits::Outputs;
+  Outputs sums[Traits::kPatch][Traits::kPatch];
+
+  // The bias is added by the warp that has a pixel's cell.
+  __device__ __forceinline__ void begin_rows(int first, const Outputs& bias) {
+#pragma unroll
+    for (int row = first; row < Traits::kPatch; ++row) {
+#pragma unroll
+      for (int column = 0; column < Traits::kPatch; ++column) {
+        sums[row][column] = column < Traits::kRows ? bias : Outputs{};
+      }
+    }
+  }
+
+  // The rows below a tile are the first of the next.
+  __device__ __forceinline__ void go_down(const Outputs& bias) {
+#pragma unroll
+    for (int row = 0; row < Traits::kOverlap; ++row) {
+#pragma unroll
+      for (int column = 0; column < Traits::kPatch; ++column) sums[row][column] = sums[row + Traits::kRows][column];
+    }
+    begin_rows(Traits::kOverlap, bias);
+  }
 
   // What a value at this pixel of the warp's cells feeds.
-  __device__ __forceinline__ void feed(int row, int column, Wide value, const Wide (&weights)[kPanelTaps]) {
+  __device__ __forceinline__ void feed(int row, int column, Wide value, const Outputs (&weights)[kPanelTaps]) {
 #pragma unroll
     for (int tap = 0; tap < kPanelTaps; ++tap) {
-      Wide& sum = sums[row + tap / 3][column + tap % 3];
-      sum = multiply_add(value, weights[tap], sum);
+      Outputs& sum = sums[row + tap / 3][column + tap % 3];
+#pragma unroll
+      for (int k = 0; k < Outputs::kLanes; ++k) {
+        sum.lane[k] = multiply_add(value, weights[tap].lane[k], sum.lane[k]);
+      }
     }
   }
 
   // What a warp's cells feed over a step's channels.
   __device__ __forceinline__ void add(const CellStage<T>& stage, int warp, int lane) {
+    const int first_cell = warp * Traits::kWarpCells;
+    // Lane c has those of channel c. What comes from a shuffle is known to be the same for all lanes, which branches on
+    // it then need not bring together.
+    const uint32_t of_lane = *reinterpret_cast<const uint32_t*>(&stage.branches[lane % Traits::kChannels][first_cell]);
+    const Outputs* of_channel = &stage.weights[0][0][lane];
+    const Wide* cells = &stage.values[0][first_cell];
 #pragma unroll 1
     for (int c = 0; c < Traits::kChannels; ++c) {
-      Wide weights[kPanelTaps];
+      const uint32_t branches = __shfl_sync(0xffffffffu, of_lane, c);
+      Outputs weights[kPanelTaps];
 #pragma unroll
-      for (int tap = 0; tap < kPanelTaps; ++tap) weights[tap] = stage.weights[c][tap][lane];
-      // What comes from a shuffle is known to be the same for all lanes: branches on it need not bring lanes together.
-      const uint2 loaded = *reinterpret_cast<const uint2*>(&stage.codes[c][warp * Traits::kWarpCells]);
-      const uint32_t codes[] = {__shfl_sync(0xffffffffu, loaded.x, 0), __shfl_sync(0xffffffffu, loaded.y, 0)};
+      for (int tap = 0; tap < kPanelTaps; ++tap) weights[tap] = of_channel[tap * Launch::kWarpThreads];
       Vector<Wide> values[Traits::kWarpCells / Vector<Wide>::kLanes];
 #pragma unroll
       for (int k = 0; k < Traits::kWarpCells; k += Vector<Wide>::kLanes) {
-        values[k / Vector<Wide>::kLanes] = load_vector<Vector<Wide>>(&stage.values[c][warp * Traits::kWarpCells + k]);
+        values[k / Vector<Wide>::kLanes] = load_vector<Vector<Wide>>(cells + k);
       }
+      of_channel += kPanelTaps * Launch::kWarpThreads;
+      cells += Traits::kStagedCells;
 #pragma unroll
       for (int k = 0; k < Traits::kWarpCells; ++k) {
-        const int row = k / Traits::kColumns * 2, column = k % Traits::kColumns * 2;
+        const int row = k / Traits::kSide * 2, column = k % Traits::kSide * 2;
         const Wide value = values[k / Vector<Wide>::kLanes].lane[k % Vector<Wide>::kLanes];
-        // 2: the lower row of the window, 1: the right column.
-        const auto has = [&](uint32_t bit) { return (codes[k / 4] & bit << 8 * (k % 4)) != 0; };
-        if (has(Traits::kNothing)) continue;
-        if (has(2)) {
-          if (has(1)) {
+        const auto has = [&](uint32_t bit) { return (branches & bit << 8 * k) != 0; };
+        if (has(CellBranches::kLower)) {
+          if (has(CellBranches::kLowerRight)) {
             feed(row + 1, column + 1, value, weights);
           } else {
             feed(row + 1, column, value, weights);
           }
-        } else if (has(1)) {
+        } else if (has(CellBranches::kUpperRight)) {
           feed(row, column + 1, value, weights);
-        } else {
+        } else if (!has(CellBranches::kNothing)) {
           feed(row, column, value, weights);
         }
       }
     }
   }
+
+  // Adds what each warp's cells feed to their right to the patch of the next one.
+  __device__ __forceinline__ void pass_edges(void* shared, int warp, int lane) {
+    auto* edges = static_cast<Outputs*>(shared);  // [warps, kRows, kOverlap, lanes]
+    const auto at = [&](int of_warp, int row, int column) {
+      return ((of_warp * Traits::kRows + row) * Traits::kOverlap + column) * Launch::kWarpThreads + lane;
+    };
+#pragma unroll
+    for (int row = 0; row < Traits::kRows; ++row) {
+#pragma unroll
+      for (int column = 0; column < Traits::kOverlap; ++column) {
+        edges[at(warp, row, column)] = sums[row][Traits::kRows + column];
+      }
+    }
+    __syncthreads();
+    if (warp == 0) return;
+#pragma unroll
+    for (int row = 0; row < Traits::kRows; ++row) {
+#pragma unroll
+      for (int column = 0; column < Traits::kOverlap; ++column) {
+        const Outputs edge = edges[at(warp - 1, row, column)];
+#pragma unroll
+        for (int k = 0; k < Outputs::kLanes; ++k) sums[row][column].lane[k] += edge.lane[k];
+      }
+    }
+  }
 };
 
-// Adds up the block's patches of outputs [first, first + kPassOutputs) of its group, and writes what is whole.
+// Of a tile's pixels along an axis, those to be written: whole ones that the result has.
+struct WholePixels {
+  int begin, end;
+
+  // The tile's first pixel is this one of `size`; `lacking` are not whole.
+  __device__ __forceinline__ WholePixels(int64_t first, int64_t size, int pixels, int lacking)
+      : begin(first + lacking < 0 ? static_cast<int>(-first) : lacking),
+        end(size - first < pixels ? static_cast<int>(size - first) : pixels) {}
+
+  __device__ __forceinline__ bool contain(int pixel) const { return pixel >= begin && pixel < end; }
+};
+
+// Where a tile's results go.
 template <typename T>
-__device__ __forceinline__ void write_patches(const CellPatch<T>& patch, const UnpoolConvArrays<T>& arrays,
-                                              const UnpoolConvShape& shape, const BlockTiles::Place& tile, int first) {
+class CellResults {
   using Traits = CellTraits<T>;
   using Wide = typename Traits::Wide;
-  constexpr int kSide = Traits::kPixels, kOutputs = Traits::kPassOutputs, kCount = kSide * kSide * kOutputs;
-  auto* sums = dynamic_shared_memory<Wide>();  // [kSide, kSide, kPitch]
-  const int warp = static_cast<int>(threadIdx.x) / Launch::kWarpThreads;
-  const int lane = static_cast<int>(threadIdx.x) % Launch::kWarpThreads;
-  const int64_t group = tile.group * int64_t{Traits::kOutputs} + first;
 
-  __syncthreads();  // nobody uses the shared memory for anything else any more
-  for (int e = static_cast<int>(threadIdx.x); e < kCount; e += Launch::kBlockThreads) {
-    sums[e / kOutputs * Traits::kPitch + e % kOutputs] = arrays.bias_of(group + e % kOutputs, shape.outputs);
-  }
-  const int warp_row = warp / Traits::kWarpColumns, warp_column = warp % Traits::kWarpColumns;
-  for (int turn = 0; turn < 4; ++turn) {
-    __syncthreads();
-    if (turn != warp_row % 2 * 2 + warp_column || lane < first || lane >= first + kOutputs) continue;
+ public:
+  __device__ __forceinline__ CellResults(const UnpoolConvArrays<T>& arrays, const UnpoolConvShape& shape,
+                                         const CellStrip<T>& strip, int32_t tile)
+      : output_(arrays.output + strip.output),
+        steps_(shape.output),
+        outputs_(shape.outputs),
+        first_output_(strip.first_output),
+        top_(2 * strip.row_of(tile) - shape.padding_h),
+        left_(2 * strip.first_column - shape.padding_w),
+        rows_(top_, shape.output_height, Traits::kRows, strip.first_row == 0 || tile != 0 ? 0 : Traits::kOverlap),
+        columns_(left_, shape.output_width, Traits::kColumns, strip.first_column == 0 ? 0 : Traits::kOverlap) {}
+
+  // Lanes are neighbouring outputs.
+  __device__ __forceinline__ void write_channels_last(const CellPatch<T>& patch, int warp, int lane) const {
+    const int first_column = warp * Traits::kRows;
+    const int64_t left = outputs_ - first_output_ - lane;  // from the lane's first one on
+    const int64_t corner = steps_.element(first_output_ + lane, top_, left_ + first_column);
 #pragma unroll
-    for (int r = 0; r < Traits::kPatchRows; ++r) {
+    for (int row = 0; row < Traits::kRows; ++row) {
+      if (!rows_.contain(row)) continue;
 #pragma unroll
-      for (int c = 0; c < Traits::kPatchColumns; ++c) {
-        const int row = 2 * Traits::kRows * warp_row + r, column = 2 * Traits::kColumns * warp_column + c;
-        if (row < kSide && column < kSide) {
-          sums[(row * kSide + column) * Traits::kPitch + lane - first] += patch.sums[r][c];
+      for (int column = 0; column < Traits::kRows; ++column) {
+        if (!columns_.contain(first_column + column)) continue;
+        const int64_t pixel = corner + row * steps_.row + column * steps_.column;
+#pragma unroll
+        for (int k = 0; k < Traits::Outputs::kLanes; ++k) {
+          if (k * Launch::kWarpThreads >= left) continue;
+          output_[pixel + k * Launch::kWarpThreads] = Element<T>::narrow(patch.sums[row][column].lane[k]);
         }
       }
     }
   }
-  __syncthreads();
 
-  constexpr int kStep = kSide - Traits::kOverlap;
-  const int64_t top = tile.row * int64_t{kStep} - shape.padding_h;
-  const int64_t left = tile.column * int64_t{kStep} - shape.padding_w;
-  const int first_row = tile.row == 0 ? 0 : Traits::kOverlap, first_column = tile.column == 0 ? 0 : Traits::kOverlap;
-  T* output = arrays.output + tile.sample * shape.output.sample;
-  for (int e = static_cast<int>(threadIdx.x); e < kCount; e += Launch::kBlockThreads) {
-    const int pixel = shape.channels_last ? e / kOutputs : e % (kSide * kSide);
-    const int number = shape.channels_last ? e % kOutputs : e / (kSide * kSide);
-    const int row = pixel / kSide, column = pixel % kSide;
-    const int64_t y = top + row, x = left + column;
-    if (row < first_row || column < first_column || y < 0 || y >= shape.output_height || x < 0 ||
-        x >= shape.output_width || group + number >= shape.outputs) {
-      continue;
+  // Lanes turn to neighbouring pixels, by shared memory.
+  __device__ __forceinline__ void write_rows(const CellPatch<T>& patch, void* shared, int warp, int lane) const {
+    auto* results = static_cast<Wide*>(shared);  // [lanes, kPitch]
+    Wide* to = results + lane * Traits::kPitch + warp * Traits::kRows;
+#pragma unroll
+    for (int pass = 0; pass < Traits::kPasses; ++pass) {
+      const int k = pass % Traits::Outputs::kLanes, first_row = pass / Traits::Outputs::kLanes * Traits::kPassRows;
+      __syncthreads();  // nobody reads anything else there any more
+#pragma unroll
+      for (int row = 0; row < Traits::kPassRows; ++row) {
+#pragma unroll
+        for (int column = 0; column < Traits::kRows; ++column) {
+          to[row * Traits::kColumns + column] = patch.sums[first_row + row][column].lane[k];
+        }
+      }
+      __syncthreads();
+      if (columns_.contain(lane)) write_pass(results, k, first_row, warp, lane);
     }
-    output[shape.output.element(group + number, y, x)] = Element<T>::narrow(sums[pixel * Traits::kPitch + number]);
   }
-}
 
-// While a block works on the channels of one step, those of the next are on their way into the other stage.
+ private:
+  T* output_;
+  const MapSteps& steps_;
+  int64_t outputs_, first_output_, top_, left_;
+  WholePixels rows_, columns_;
+
+  __device__ __forceinline__ void write_pass(const Wide* results, int k, int first_row, int warp, int lane) const {
+    const Wide* from = results + warp * Traits::kPitch + lane;
+    const int64_t first = first_output_ + k * Launch::kWarpThreads + warp;
+    T* to = output_ + steps_.element(first, top_ + first_row, left_ + lane);
+    int64_t left = outputs_ - first;
+#pragma unroll 1
+    for (int number = warp; number < Launch::kWarpThreads && left > 0; number += Launch::kBlockWarps) {
+#pragma unroll
+      for (int row = 0; row < Traits::kPassRows; ++row) {
+        if (!rows_.contain(first_row + row)) continue;
+        to[row * steps_.row] = Element<T>::narrow(from[row * Traits::kColumns]);
+      }
+      from += Launch::kBlockWarps * Traits::kPitch;
+      to += Launch::kBlockWarps * steps_.channel;
+      left -= Launch::kBlockWarps;
+    }
+  }
+};
+
+// While a block works on the channels of one step, those of the next, be it the next tile's, are on their way into the
+// other stage.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, CellTraits<T>::kMinBlocks)
     unpool_conv2d_cells_kernel(UnpoolConvShape shape, BlockTiles tiles, UnpoolConvArrays<T> arrays,
-                               const typename Element<T>::Wide* __restrict__ panels, int32_t steps) {
+                               const typename Element<T>::Wide* __restrict__ panels, int32_t steps,
+                               int32_t strip_tiles) {
   using Traits = CellTraits<T>;
   using Wide = typename Traits::Wide;
-  constexpr int kWeights = Traits::kChannels * LaneWeights::kChannel;
+  using Layout = typename Traits::Layout;
+  using Outputs = typename Traits::Outputs;
+  constexpr int kWeights = Traits::kChannels * Layout::kChannel;
+  __shared__ CellStrip<T> strip;
   auto* stages = dynamic_shared_memory<CellStage<T>>();
-  const auto tile = tiles.place();
   const int warp = static_cast<int>(threadIdx.x) / Launch::kWarpThreads;
   const int lane = static_cast<int>(threadIdx.x) % Launch::kWarpThreads;
-  // Panels are filled up to whole steps, and more: a group's channels are cuda_panel_channels.
-  const Wide* weights = panels + tile.group * cuda_panel_channels(shape.channels) * LaneWeights::kChannel;
-  StagedCells<T> cells(arrays, shape, tile);
-
-  const auto begin_step = [&](int32_t step) {
-    Wide* to = &stages[step % 2].weights[0][0][0];
-    const Wide* from = weights + step * int64_t{kWeights};
-    constexpr int kLanes = Vector<Wide>::kLanes;
+  const auto place = tiles.place();
+  if (threadIdx.x == 0) strip.find(shape, place, strip_tiles);
+  if (warp == 0) {
 #pragma unroll
-    for (int first = 0; first < kWeights; first += Launch::kBlockThreads * kLanes) {
-      const int e = first + static_cast<int>(threadIdx.x) * kLanes;
-      if (e < kWeights) ptx::copy_async(to + e, from + e);
+    for (int k = 0; k < Outputs::kLanes; ++k) {
+      const int64_t output = place.group * int64_t{Layout::kOutputs} + k * Launch::kWarpThreads + lane;
+      strip.bias[lane].lane[k] = arrays.bias_of(output, shape.outputs);
     }
-    cells.load(step * int64_t{Traits::kChannels});
+  }
+  __syncthreads();
+  StagedCell<T> cell;
+
+  const auto begin_step = [&](int32_t step, CellStage<T>* stage) {
+    constexpr int kLanes = Vector<Wide>::kLanes, kBlockLanes = Launch::kBlockThreads * kLanes;
+    const int of_thread = static_cast<int>(threadIdx.x) * kLanes;
+    Wide* to = &stage->weights[0][0][0].lane[0] + of_thread;
+    const Wide* from = panels + strip.weights + step * int64_t{kWeights} + of_thread;
+#pragma unroll
+    for (int first = 0; first < kWeights; first += kBlockLanes) {
+      const bool all = first + kBlockLanes <= kWeights;
+      if (all || first + of_thread < kWeights) ptx::copy_async(to + first, from + first);
+    }
+    cell.load(arrays, shape, strip);
   };
 
   CellPatch<T> patch;
-  begin_step(0);
-  for (int32_t step = 0; step < steps; ++step) {
-    cells.store(&stages[step % 2]);
-    ptx::wait_for_copies();
-    __syncthreads();  // the stage is complete, and nobody reads the other one any more
-    if (step + 1 < steps) begin_step(step + 1);
-    patch.add(stages[step % 2], warp, lane);
-  }
-  for (int first = 0; first < Traits::kOutputs; first += Traits::kPassOutputs) {
-    write_patches(patch, arrays, shape, tile, first);
+  patch.begin_rows(0, strip.bias[lane]);
+  CellStage<T>*stage = &stages[0], *next = &stages[1];
+  cell.begin_tile(shape, strip, 0);
+  begin_step(0, stage);
+  for (int32_t tile = 0; tile < strip.tiles; ++tile) {
+    const bool has_cells = shape.has_cell(strip.row_of(tile), strip.first_column + warp * Traits::kSide);
+    const bool works = __any_sync(0xffffffffu, has_cells);  // so that it is known to be the same for all lanes
+    for (int32_t step = 0; step < steps; ++step) {
+      cell.store(shape, stage);
+      ptx::wait_for_copies();
+      __syncthreads();  // the stage is complete, and nobody reads the other one any more
+      const bool is_last = step + 1 == steps;
+      if (is_last) cell.begin_tile(shape, strip, tile + 1);
+      if (!is_last || tile + 1 < strip.tiles) begin_step(is_last ? 0 : step + 1, next);
+      if (works) patch.add(*stage, warp, lane);
+      CellStage<T>* read = stage;
+      stage = next;
+      next = read;
+    }
+    // The stage that was read last has room until the barrier after which the next but one step's copies begin.
+    __syncthreads();  // nobody reads it any more
+    patch.pass_edges(next, warp, lane);
+    const CellResults<T> results(arrays, shape, strip, tile);
+    if (shape.channels_last) {
+      results.write_channels_last(patch, warp, lane);
+    } else {
+      results.write_rows(patch, next, warp, lane);
+    }
+    patch.go_down(strip.bias[lane]);
   }
 }
 

@@ -46,7 +46,8 @@ CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream s
     if constexpr (decltype(by_tiles)::value) {
       return launch_layout<T, T, FragmentWeights>(params, stream);
     } else {
-      return launch_layout<T, typename Element<T>::Wide, LaneWeights>(params, stream);
+      using Wide = typename Element<T>::Wide;
+      return launch_layout<T, Wide, LaneWeights<Wide>>(params, stream);
     }
   });
 }

@@ -35,9 +35,12 @@ struct WeightPlace {
   int tap;
 };
 
-// [groups of 32 outputs, channels, 9 taps, 32 outputs]: a lane has an output.
+// [groups, channels, 9 taps, 32 lanes, outputs of a lane]: a lane has 8 bytes, two outputs of float32 or one of
+// float64, and those of a lane are 32 apart, so that lanes have neighbours.
+template <typename Wide>
 struct LaneWeights {
-  static constexpr int kOutputs = Launch::kWarpThreads;  // of a group
+  using Outputs = HalfVector<Wide>;
+  static constexpr int kOutputs = Launch::kWarpThreads * Outputs::kLanes;  // of a group
   static constexpr int kChannel = kPanelTaps * kOutputs;
 
   Divisor<int64_t> by_channels;
@@ -46,8 +49,9 @@ struct LaneWeights {
 
   __device__ __forceinline__ WeightPlace place(int64_t element) const {
     WeightPlace place;
-    const int in_channel = static_cast<int>(element % kChannel);
-    place.output = by_channels.divide(element / kChannel, &place.channel) * kOutputs + in_channel % kOutputs;
+    const int in_channel = static_cast<int>(element % kChannel), in_tap = in_channel % kOutputs;
+    place.output = by_channels.divide(element / kChannel, &place.channel) * kOutputs + in_tap / Outputs::kLanes +
+                   in_tap % Outputs::kLanes * Launch::kWarpThreads;
     place.tap = in_channel / kOutputs;
     return place;
   }
