@@ -243,6 +243,14 @@ inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
+// Each digit of the selector names a byte of b : a. Digits above 7 are not emulated.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  unsigned result = 0;
+  for (int k = 0; k < 4; ++k) result |= static_cast<unsigned>(bytes >> (selector >> 4 * k & 7) * 8 & 0xff) << 8 * k;
+  return result;
+}
+
 inline float __uint_as_float(unsigned bits) { return cuda_emulation::bit_cast<float>(bits); }
 
 inline unsigned __float_as_uint(float value) { return cuda_emulation::bit_cast<unsigned>(value); }
@@ -265,11 +273,35 @@ inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
 inline float __bfloat162float(__nv_bfloat16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {cuda_emulation::float_to_bfloat16(value)}; }
 
+struct __half2 {
+  __half x, y;
+};
+
+struct __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
+
+inline unsigned lane_masks(bool x, bool y) { return (x ? 0xffffu : 0) | (y ? 0xffff0000u : 0); }
+
+inline unsigned __hgt2_mask(__half2 a, __half2 b) {
+  return lane_masks(__half2float(a.x) > __half2float(b.x), __half2float(a.y) > __half2float(b.y));
+}
+inline unsigned __hneu2_mask(__half2 a, __half2 b) {
+  return lane_masks(__half2float(a.x) != __half2float(b.x), __half2float(a.y) != __half2float(b.y));
+}
+inline unsigned __hgt2_mask(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return lane_masks(__bfloat162float(a.x) > __bfloat162float(b.x), __bfloat162float(a.y) > __bfloat162float(b.y));
+}
+inline unsigned __hneu2_mask(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return lane_masks(__bfloat162float(a.x) != __bfloat162float(b.x), __bfloat162float(a.y) != __bfloat162float(b.y));
+}
+
 // The instructions of csrc/kernels/cuda/ptx.cuh, which says what a lane gives and gets.
 
 namespace ptx {
 
 inline constexpr bool kMultipliesTiles = true;
+inline constexpr bool kComparesBFloat16Pairs = false;  // float16 takes the path of architectures that do
 
 inline void load_matrices(uint32_t (&matrices)[4], const void* shared_row, int line = __builtin_LINE()) {
   cuda_emulation::expect_shared(shared_row, sizeof(uint4), "ldmatrix", line);

@@ -85,6 +85,41 @@ __device__ __forceinline__ float widen_lane(const Vector<BFloat16>& vector, int 
   return __uint_as_float(lane % 2 != 0 ? word & 0xffff0000u : word << 16);
 }
 
+// Comparisons of both elements of a word at once, where the architecture has them: masks of their bits.
+template <typename T>
+struct WordCompare {
+  static constexpr bool kExists = false;
+};
+
+template <typename Pair>
+__device__ __forceinline__ Pair pair_of(uint32_t word) {
+  Pair pair;
+  memcpy(&pair, &word, sizeof(pair));
+  return pair;
+}
+
+template <>
+struct WordCompare<Float16> {
+  static constexpr bool kExists = true;
+  __device__ __forceinline__ static uint32_t greater(uint32_t a, uint32_t b) {
+    return __hgt2_mask(pair_of<__half2>(a), pair_of<__half2>(b));
+  }
+  __device__ __forceinline__ static uint32_t is_nan(uint32_t a) {
+    return __hneu2_mask(pair_of<__half2>(a), pair_of<__half2>(a));
+  }
+};
+
+template <>
+struct WordCompare<BFloat16> {
+  static constexpr bool kExists = ptx::kComparesBFloat16Pairs;
+  __device__ __forceinline__ static uint32_t greater(uint32_t a, uint32_t b) {
+    return __hgt2_mask(pair_of<__nv_bfloat162>(a), pair_of<__nv_bfloat162>(b));
+  }
+  __device__ __forceinline__ static uint32_t is_nan(uint32_t a) {
+    return __hneu2_mask(pair_of<__nv_bfloat162>(a), pair_of<__nv_bfloat162>(a));
+  }
+};
+
 // Half of it, for the pooled map's side of a 2x2 block.
 template <typename T>
 struct alignas(kVectorBytes / 2) HalfVector {

@@ -14,28 +14,9 @@
 #include "element.cuh"
 #include "geometry.cuh"
 #include "launch.cuh"
+#include "maxima.cuh"
 
 namespace segext {
-
-// `floor`: what a window with a tap inside the map is at least, zero with ReLU, else the lowest value. `lowest`: the
-// value of a window without one.
-template <typename Wide>
-struct MaxLimits {
-  Wide floor, lowest;
-};
-
-// The running maximum of one window, whose taps come in row-major order: of equals the first stays, of NaNs the last.
-template <typename Wide>
-struct Maximum {
-  Wide value;
-  uint32_t code;
-
-  __device__ __forceinline__ void take(Wide tap_value, uint32_t tap) {
-    const bool wins = tap_value > value || tap_value != tap_value;
-    value = wins ? tap_value : value;
-    code = wins ? tap : code;
-  }
-};
 
 // The first tap inside the map of the window at a pooled pixel. It starts as the window's maximum, at the floor.
 template <typename Index>
@@ -153,7 +134,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_channels_last_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
                                     PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_pixel, int32_t threads,
                                     MaxLimits<typename Element<T>::Wide> limits) {
-  using Wide = typename Element<T>::Wide;
   constexpr int kLanes = Vector<T>::kLanes;
   constexpr int kKernel = kSquareKernel<kWindows>;
   const int bits = kKernel > 0 ? code_bits(kKernel * kKernel) : shape.bits;
@@ -165,50 +145,37 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int32_t row_of_windows = shape.columns.by_pooled_size.divide(pixel, &window_column);
   const int32_t sample = shape.rows.by_pooled_size.divide(row_of_windows, &window_row);
 
-  Maximum<Wide> maxima[kLanes];
+  VectorMaxima<T> maxima;
   if constexpr (kKernel > 0) {
     const SquareTaps<int32_t, kWindows> taps(shape, sample, {vector * kLanes, window_row, window_column});
-#pragma unroll
-    for (int k = 0; k < kLanes; ++k) maxima[k] = taps.start(limits);
+    maxima.start(taps.start(limits));
+    const auto outside = as_words(fill_vector<T>(Element<T>::narrow(limits.lowest)));
 #pragma unroll
     for (int i = 0; i < kKernel; ++i) {
-      Vector<T> values[kKernel];
+      Vector<uint32_t> values[kKernel];  // as words, of which compilers would take halves apart
 #pragma unroll
       for (int j = 0; j < kKernel; ++j) {
-        values[j] = fill_vector<T>(Element<T>::narrow(limits.lowest));
-        if (taps.inside(i, j)) values[j] = load_vector<Vector<T>>(input + taps.element(i, j));
+        values[j] = outside;
+        if (taps.inside(i, j)) values[j] = as_words(load_vector<Vector<T>>(input + taps.element(i, j)));
       }
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) {
-#pragma unroll
-        for (int j = 0; j < kKernel; ++j) maxima[k].take(widen_lane(values[j], k), i * kKernel + j);
-      }
+      for (int j = 0; j < kKernel; ++j) maxima.take(from_words<T>(values[j]), i * kKernel + j);
     }
   } else {
     const T* channels = input + static_cast<int64_t>(sample) * shape.map.elements + vector * kLanes;
     const FirstTap<int32_t> first(shape, window_row, window_column);
     const int32_t kernel_w = shape.columns.kernel;
-#pragma unroll
-    for (int k = 0; k < kLanes; ++k) maxima[k] = first.start(kernel_w, limits);
+    maxima.start(first.start(kernel_w, limits));
     for (int32_t i = first.row; shape.rows.has_tap(window_row, i); ++i) {
       for (int32_t j = first.column; shape.columns.has_tap(window_column, j); ++j) {
         const Place<int32_t> at{0, shape.rows.pixel(window_row, i), shape.columns.pixel(window_column, j)};
-        const auto values = load_vector<Vector<T>>(channels + shape.map.element(at));
-#pragma unroll
-        for (int k = 0; k < kLanes; ++k) maxima[k].take(widen_lane(values, k), i * kernel_w + j);
+        maxima.take(load_vector<Vector<T>>(channels + shape.map.element(at)), i * kernel_w + j);
       }
     }
   }
 
-  Vector<T> result;
-  uint64_t run = 0;
-#pragma unroll
-  for (int k = 0; k < kLanes; ++k) {
-    result.lane[k] = Element<T>::narrow(maxima[k].value);
-    run |= place_code(maxima[k].code, k, bits);
-  }
-  store_vector(output + thread * kLanes, result);
-  store_run(codes, thread, kLanes * bits / 8, run);
+  store_vector(output + thread * kLanes, maxima.values());
+  store_run(codes, thread, kLanes * bits / 8, maxima.codes(bits));
 }
 
 // A thread makes one element, a warp 32 neighbours of one sample in memory order and, together, the bytes of their

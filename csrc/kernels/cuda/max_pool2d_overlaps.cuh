@@ -11,7 +11,7 @@
 #include "element.cuh"
 #include "geometry.cuh"
 #include "launch.cuh"
-#include "max_pool2d.cuh"
+#include "maxima.cuh"
 
 namespace segext {
 
@@ -20,6 +20,34 @@ template <typename Wide>
 __device__ __forceinline__ Maximum<Wide> start_overlap(bool row_inside, bool column_inside, Wide floor) {
   return {floor, (row_inside ? 0u : 3u) + (column_inside ? 0u : 1u)};
 }
+
+// A row of V windows reads two vectors of its map and the word before them.
+struct OverlapRow {
+  uint32_t before;
+  Vector<uint32_t> words[2];
+
+  __device__ __forceinline__ uint32_t word(int n) const {
+    return n < 0 ? before : words[n / Vector<uint32_t>::kLanes].lane[n % Vector<uint32_t>::kLanes];
+  }
+
+  // Column j of each window: every other element, from the last one of the word before on.
+  template <typename T>
+  __device__ __forceinline__ Vector<T> taps(int j) const {
+    Vector<uint32_t> taps;
+#pragma unroll
+    for (int w = 0; w < Vector<uint32_t>::kLanes; ++w) {
+      if constexpr (sizeof(T) == 4) {
+        taps.lane[w] = word(2 * w - 1 + j);
+      } else if (j == 1) {
+        taps.lane[w] = __byte_perm(word(2 * w), word(2 * w + 1), 0x5410);  // the lower halves
+      } else {
+        const int first = 2 * w - 1 + j / 2;
+        taps.lane[w] = __byte_perm(word(first), word(first + 1), 0x7632);  // the upper halves
+      }
+    }
+    return from_words<T>(taps);
+  }
+};
 
 // A thread makes V = 4 (float32) or 8 (half types) outputs of one row, and their two or four bytes of codes:
 //
@@ -36,7 +64,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_overlaps_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
                                PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row, int32_t threads,
                                MaxLimits<typename Element<T>::Wide> limits) {
-  using Wide = typename Element<T>::Wide;
   constexpr int kLanes = Vector<T>::kLanes;
   const int bits = code_bits(9);
   const int64_t thread = thread_number();
@@ -49,37 +76,26 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const bool has_left = vector > 0;
   const T* corner =
       input + (plane * shape.rows.size + first_row) * shape.columns.size + 2 * kLanes * static_cast<int64_t>(vector);
-  const T lowest = Element<T>::narrow(limits.lowest);
-  T left[3];
-  Vector<T> taps[3][2];
+  const auto lowest = as_words(fill_vector<T>(Element<T>::narrow(limits.lowest)));
+  OverlapRow rows[3];
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
-    const T* row = corner + i * shape.columns.size;
-    left[i] = lowest;
-    taps[i][0] = taps[i][1] = fill_vector<T>(lowest);
+    const auto* row = reinterpret_cast<const uint32_t*>(corner + i * shape.columns.size);
+    rows[i] = {lowest.lane[0], {lowest, lowest}};
     if (!shape.rows.contains(first_row + i)) continue;
-    if (has_left) left[i] = row[-1];
-    taps[i][0] = load_vector<Vector<T>>(row);
-    taps[i][1] = load_vector<Vector<T>>(row + kLanes);
+    if (has_left) rows[i].before = row[-1];
+    rows[i].words[0] = load_vector<Vector<uint32_t>>(row);
+    rows[i].words[1] = load_vector<Vector<uint32_t>>(row + Vector<uint32_t>::kLanes);
   }
 
-  Vector<T> maxima;
-  uint64_t run = 0;
+  VectorMaxima<T> maxima;
+  const bool row_inside = shape.rows.contains(first_row);
+  maxima.start(start_overlap(row_inside, true, limits.floor));
+  maxima.set_first_code(start_overlap(row_inside, has_left, limits.floor).code);
 #pragma unroll
-  for (int k = 0; k < kLanes; ++k) {
-    auto maximum = start_overlap(shape.rows.contains(first_row), k > 0 || has_left, limits.floor);
-#pragma unroll
-    for (int tap = 0; tap < 9; ++tap) {
-      const int i = tap / 3, column = 2 * k - 1 + tap % 3;
-      const Wide value =
-          column < 0 ? Element<T>::widen(left[i]) : widen_lane(taps[i][column / kLanes], column % kLanes);
-      maximum.take(value, tap);
-    }
-    maxima.lane[k] = Element<T>::narrow(maximum.value);
-    run |= place_code(maximum.code, k, bits);
-  }
-  store_vector(output + thread * kLanes, maxima);
-  store_run(codes, thread, kLanes * bits / 8, run);
+  for (int tap = 0; tap < 9; ++tap) maxima.take(rows[tap / 3].template taps<T>(tap % 3), tap);
+  store_vector(output + thread * kLanes, maxima.values());
+  store_run(codes, thread, kLanes * bits / 8, maxima.codes(bits));
 }
 
 // A thread makes two neighbours of one sample in memory order, which share a byte of codes. The second may be of the

@@ -12,6 +12,13 @@ inline constexpr bool kMultipliesTiles = false;
 inline constexpr bool kMultipliesTiles = true;
 #endif
 
+// Whether it compares the two bfloat16 of a word at once, as all do the two float16.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool kComparesBFloat16Pairs = false;
+#else
+inline constexpr bool kComparesBFloat16Pairs = true;
+#endif
+
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }

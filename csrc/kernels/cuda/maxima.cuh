@@ -1,0 +1,124 @@
+// The running maxima of windows, of one or of a vector of them, and the codes of the taps that hold them.
+#pragma once
+
+#include <cstdint>
+
+#include "codes.cuh"
+#include "element.cuh"
+#include "runtime.cuh"
+
+namespace segext {
+
+// `floor`: what a window with a tap inside the map is at least, zero with ReLU, else the lowest value. `lowest`: the
+// value of a window without one.
+template <typename Wide>
+struct MaxLimits {
+  Wide floor, lowest;
+};
+
+// The running maximum of one window, whose taps come in row-major order: of equals the first stays, of NaNs the last.
+template <typename Wide>
+struct Maximum {
+  Wide value;
+  uint32_t code;
+
+  __device__ __forceinline__ void take(Wide tap_value, uint32_t tap) {
+    const bool wins = tap_value > value || tap_value != tap_value;
+    value = wins ? tap_value : value;
+    code = wins ? tap : code;
+  }
+};
+
+// As many maxima as a vector has lanes. Taps of all windows come together.
+template <typename T, bool kPairs = WordCompare<T>::kExists>
+class VectorMaxima {
+  static constexpr int kLanes = Vector<T>::kLanes;
+  using Wide = typename Element<T>::Wide;
+
+ public:
+  __device__ __forceinline__ void start(const Maximum<Wide>& maximum) {
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) maxima_[k] = maximum;
+  }
+
+  // Another first tap for the first window.
+  __device__ __forceinline__ void set_first_code(uint32_t code) { maxima_[0].code = code; }
+
+  __device__ __forceinline__ void take(const Vector<T>& taps, uint32_t tap) {
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) maxima_[k].take(widen_lane(taps, k), tap);
+  }
+
+  __device__ __forceinline__ Vector<T> values() const {
+    Vector<T> values;
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) values.lane[k] = Element<T>::narrow(maxima_[k].value);
+    return values;
+  }
+
+  __device__ __forceinline__ uint64_t codes(int bits) const {
+    uint64_t run = 0;
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) run |= place_code(maxima_[k].code, k, bits);
+    return run;
+  }
+
+ private:
+  Maximum<Wide> maxima_[kLanes];
+};
+
+// Of half types, two to a word. Codes have up to 8 bits and are kept in halves of words.
+template <typename T>
+class VectorMaxima<T, true> {
+  static constexpr int kWords = kVectorBytes / 4;
+  static constexpr uint32_t kBoth = 0x00010001u, kNaN = 0x7fffu * kBoth;  // as narrowing gives it
+
+ public:
+  __device__ __forceinline__ void start(const Maximum<float>& maximum) {
+    const uint32_t value = Element<T>::narrow(maximum.value).bits;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      values_.lane[w] = value * kBoth;
+      codes_[w] = maximum.code * kBoth;
+    }
+  }
+
+  __device__ __forceinline__ void set_first_code(uint32_t code) { codes_[0] = (codes_[0] & 0xffff0000u) | code; }
+
+  __device__ __forceinline__ void take(const Vector<T>& taps, uint32_t tap) {
+    const auto words = as_words(taps);
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      const uint32_t word = words.lane[w];
+      const uint32_t wins = WordCompare<T>::greater(word, values_.lane[w]) | WordCompare<T>::is_nan(word);
+      values_.lane[w] = (word & wins) | (values_.lane[w] & ~wins);
+      codes_[w] = (tap * kBoth & wins) | (codes_[w] & ~wins);
+    }
+  }
+
+  __device__ __forceinline__ Vector<T> values() const {
+    Vector<uint32_t> words;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      const uint32_t nan = WordCompare<T>::is_nan(values_.lane[w]);
+      words.lane[w] = (kNaN & nan) | (values_.lane[w] & ~nan);
+    }
+    return from_words<T>(words);
+  }
+
+  __device__ __forceinline__ uint64_t codes(int bits) const {
+    uint64_t run = 0;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      const uint32_t two = (codes_[w] & 0xffffu) | codes_[w] >> (16 - bits);
+      run |= place_code(two, w, 2 * bits);
+    }
+    return run;
+  }
+
+ private:
+  Vector<uint32_t> values_;
+  uint32_t codes_[kWords];
+};
+
+}  // namespace segext
