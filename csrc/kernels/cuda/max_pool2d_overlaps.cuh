@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 }
 
 // A thread makes two neighbours of one sample in memory order, which share a byte of codes. The second may be of the
-// next row, or not exist.
+// next row, or not exist; then it is the first again. The loads of both are issued before the first is used.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_overlap_pairs_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
@@ -111,36 +111,40 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
   int32_t pair;
   const int64_t sample = pairs_per_sample.divide(static_cast<int32_t>(thread), &pair);
-  int32_t row, column;
-  int32_t plane = shape.rows.by_pooled_size.divide(shape.columns.by_pooled_size.divide(2 * pair, &column), &row);
-  input += sample * shape.map.elements;
-  output += sample * shape.pooled.elements + 2 * pair;
+  const bool has_second = 2 * pair + 1 < shape.pooled.elements;
+  const T* map = input + sample * shape.map.elements;
+  Wide values[2][9];
+  Maximum<Wide> maxima[2];
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    int32_t row, column;
+    const int32_t element = 2 * pair + (has_second ? k : 0);
+    const int32_t plane = shape.rows.by_pooled_size.divide(shape.columns.by_pooled_size.divide(element, &column), &row);
+    const int32_t first_row = 2 * row - shape.rows.padding, first_column = 2 * column - shape.columns.padding;
+    const T* corner = map + (plane * shape.map.channel_stride + first_row * shape.map.row_stride + first_column);
+    bool row_inside[3], column_inside[3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      row_inside[i] = shape.rows.contains(first_row + i);
+      column_inside[i] = shape.columns.contains(first_column + i);
+    }
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+      const int i = tap / 3, j = tap % 3;
+      const bool inside = row_inside[i] && column_inside[j];
+      values[k][tap] = inside ? Element<T>::widen(corner[i * shape.map.row_stride + j]) : limits.lowest;
+    }
+    maxima[k] = start_overlap(row_inside[0], column_inside[0], limits.floor);
+  }
+
   uint32_t byte = 0;
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    if (2 * pair + k >= shape.pooled.elements) break;
-    const int32_t first_row = 2 * row - shape.rows.padding, first_column = 2 * column - shape.columns.padding;
-    const T* corner = input + (plane * shape.map.channel_stride + first_row * shape.map.row_stride + first_column);
-    Wide values[3][3];
 #pragma unroll
-    for (int i = 0; i < 3; ++i) {
-      const bool row_inside = shape.rows.contains(first_row + i);
-#pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        const bool inside = row_inside && shape.columns.contains(first_column + j);
-        values[i][j] = inside ? Element<T>::widen(corner[i * shape.map.row_stride + j]) : limits.lowest;
-      }
-    }
-    auto maximum = start_overlap(shape.rows.contains(first_row), shape.columns.contains(first_column), limits.floor);
-#pragma unroll
-    for (int tap = 0; tap < 9; ++tap) maximum.take(values[tap / 3][tap % 3], tap);
-    output[k] = Element<T>::narrow(maximum.value);
-    byte |= static_cast<uint32_t>(place_code(maximum.code, k, code_bits(9)));
-    if (++column < shape.columns.pooled_size) continue;
-    column = 0;
-    if (++row < shape.rows.pooled_size) continue;
-    row = 0;
-    ++plane;
+    for (int tap = 0; tap < 9; ++tap) maxima[k].take(values[k][tap], tap);
+    if (k == 1 && !has_second) break;
+    output[sample * shape.pooled.elements + 2 * pair + k] = Element<T>::narrow(maxima[k].value);
+    byte |= static_cast<uint32_t>(place_code(maxima[k].code, k, code_bits(9)));
   }
   codes[sample * shape.sample_bytes + pair] = static_cast<uint8_t>(byte);
 }
