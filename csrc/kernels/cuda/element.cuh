@@ -85,18 +85,19 @@ __device__ __forceinline__ float widen_lane(const Vector<BFloat16>& vector, int 
   return __uint_as_float(lane % 2 != 0 ? word & 0xffff0000u : word << 16);
 }
 
-// Comparisons of both elements of a word at once, where the architecture has them: masks of their bits.
-template <typename T>
-struct WordCompare {
-  static constexpr bool kExists = false;
-};
-
+// A word as CUDA's type of two elements.
 template <typename Pair>
 __device__ __forceinline__ Pair pair_of(uint32_t word) {
   Pair pair;
   memcpy(&pair, &word, sizeof(pair));
   return pair;
 }
+
+// Comparisons of both elements of a word at once, where the architecture has them: masks of their bits.
+template <typename T>
+struct WordCompare {
+  static constexpr bool kExists = false;
+};
 
 template <>
 struct WordCompare<Float16> {

@@ -51,7 +51,7 @@ struct OverlapRow {
 
 // A thread makes V = 4 (float32) or 8 (half types) outputs of one row, and their two or four bytes of codes:
 //
-//     input    a a           row 2r - 1: two 16-byte loads, and the element before them
+//     input    a a           row 2r - 1: two 16-byte loads, and the word before them
 //              . a a b b
 //                  b b c c
 //                      c c d d
