@@ -73,18 +73,6 @@ struct CellStage {
   alignas(kVectorBytes) uint8_t branches[Traits::kChannels][Traits::kStagedCells];
 };
 
-template <typename T>
-constexpr int64_t cell_shared_bytes() {
-  using Traits = CellTraits<T>;
-  constexpr int64_t kStage = sizeof(CellStage<T>);
-  constexpr int64_t kPass = sizeof(typename Traits::Wide) * Launch::kWarpThreads * Traits::kPitch;
-  constexpr int64_t kEdges =
-      sizeof(typename Traits::Outputs) * Traits::kRows * Traits::kOverlap * Launch::kBlockThreads;
-  static_assert(2 * kStage <= Launch::kMaxSharedBytes, "fits");
-  static_assert(kPass <= kStage && kEdges <= kStage, "a stage that has been read has room for results");
-  return 2 * kStage;
-}
-
 // A block's strip, and where its maps and weights begin. In shared memory, to leave registers to sums.
 template <typename T>
 struct CellStrip {
@@ -114,6 +102,18 @@ struct CellStrip {
 
   __device__ __forceinline__ int64_t row_of(int32_t tile) const { return first_row + tile * int64_t{Traits::kSide}; }
 };
+
+template <typename T>
+constexpr int64_t cell_shared_bytes() {
+  using Traits = CellTraits<T>;
+  constexpr int64_t kStage = sizeof(CellStage<T>);
+  constexpr int64_t kPass = sizeof(typename Traits::Wide) * Launch::kWarpThreads * Traits::kPitch;
+  constexpr int64_t kEdges =
+      sizeof(typename Traits::Outputs) * Traits::kRows * Traits::kOverlap * Launch::kBlockThreads;
+  static_assert(2 * kStage + int64_t{sizeof(CellStrip<T>)} <= Launch::kMaxSharedBytes, "fits");
+  static_assert(kPass <= kStage && kEdges <= kStage, "a stage that has been read has room for results");
+  return 2 * kStage;
+}
 
 // The value that a thread loads for its block: of one cell and one channel of each step.
 template <typename T>
@@ -146,7 +146,7 @@ class StagedCell {
     value_ = T{};
     if (named_ != 0 && channel_ < shape.channels) {
       value_ = arrays.input[strip.input + element_];
-      byte_ = arrays.codes[strip.code_bytes + element_ / kByteCodes];
+      byte_ = arrays.codes[strip.code_bytes + static_cast<int64_t>(as_unsigned(element_) / kByteCodes)];
     }
     channel_ += Traits::kChannels;
     element_ += Traits::kChannels * shape.pooled.channel;
@@ -156,7 +156,7 @@ class StagedCell {
   __device__ __forceinline__ void store(const UnpoolConvShape& shape, CellStage<T>* stage) const {
     // From one step to the next, a code's place in its byte stays.
     static_assert(Traits::kChannels % kByteCodes == 0, "whole bytes");
-    const uint32_t code = take_code(byte_, static_cast<int>(element_ % kByteCodes), kBits);
+    const uint32_t code = take_code(byte_, static_cast<int>(as_unsigned(element_) % kByteCodes), kBits);
     const bool is_there = channel_ - Traits::kChannels < shape.channels && (named_ >> code & 1) != 0;
     (&stage->values[0][0])[place_] = Element<T>::widen(value_);
     (&stage->branches[0][0])[place_] =
