@@ -10,10 +10,12 @@
 // blocks, clusters.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #define __global__
@@ -241,6 +243,15 @@ inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
 }
 
+// The product of two floats is exact in double.
+inline float __fmul_rd(float a, float b) {
+  const double product = static_cast<double>(a) * b;
+  const float nearest = static_cast<float>(product);
+  return nearest > product ? std::nextafter(nearest, -std::numeric_limits<float>::infinity()) : nearest;
+}
+
+inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // zero of NaN
+
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 // Each digit of the selector names a byte of b : a. Digits above 7 are not emulated.
@@ -353,6 +364,11 @@ inline void multiply_float16(float (&sums)[4], const uint32_t (&a)[4], const uin
 inline void multiply_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                               int line = __builtin_LINE()) {
   multiply(sums, a, b, [](uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }, line);
+}
+
+inline float power_of_two(float x) {
+  const float power = std::exp2(x);
+  return power < std::numeric_limits<float>::min() ? 0 : power;
 }
 
 inline void copy_async(void* shared, const void* global, int line = __builtin_LINE()) {

@@ -860,8 +860,9 @@ void test_upsampling(Tester* tester) {
   }
 }
 
-// Also sizes around the tiles whose gradients a block makes: eight rows of input, or four of float64, and one column
-// less than 256 columns of output are cells.
+// Also sizes around the tiles whose gradients a block makes: four to sixteen rows of input, columns of input whose
+// output is 256 columns or somewhat more, and more than one block has. Of strides, how many columns make groups, and
+// how rows are taken four and two at once.
 void test_gradients(Tester* tester) {
   std::vector<Upsample> shapes = upsamplings();
   const Upsample around_tiles[] = {
@@ -870,8 +871,15 @@ void test_gradients(Tester* tester) {
       {1, 2, 1, 8, 31, {16, 16}, {8, 8}, {4, 4}},
       {1, 1, 1, 17, 32, {16, 16}, {8, 8}, {4, 4}},
       {1, 1, 1, 2, 8, {64, 64}, {32, 32}, {16, 16}},
-      {1, 2, 1, 3, 3, {2, 256}, {1, 128}, {0, 64}},  // the widest stride with tiles
-      {1, 1, 1, 2, 3, {2, 200}, {1, 129}},
+      {1, 2, 1, 3, 3, {2, 256}, {1, 128}, {0, 64}},
+      {1, 1, 1, 2, 3, {2, 1024}, {1, 512}, {0, 256}},  // the widest stride with tiles
+      {1, 1, 1, 2, 3, {2, 200}, {1, 513}},
+      {1, 1, 1, 5, 600, {4, 4}, {2, 2}, {1, 1}},
+      {1, 2, 1, 6, 100, {6, 6}, {3, 3}, {1, 1}},
+      {16, 8, 1, 64, 2, {4, 2}, {2, 1}, {1, 0}},  // eight rows
+      {1, 2, 1, 5, 9, {6, 12}, {3, 6}, {1, 2}},
+      {1, 2, 1, 5, 5, {10, 24}, {5, 12}, {2, 5}},
+      {1, 2, 1, 7, 3, {12, 8}, {6, 4}, {3, 2}},
       {2, 2, 2, 17, 5, {3, 3}, {2, 2}, {1, 1}},
   };
   shapes.insert(shapes.end(), std::begin(around_tiles), std::end(around_tiles));

@@ -14,7 +14,7 @@ CudaStatus depthwise_conv_transpose2d_backward_cuda(const DepthwiseConvTranspose
                                                     CudaStream stream) {
   return for_float(params.call.type, [&](auto type) {
     using T = typename decltype(type)::Type;
-    const StoredGradients<T> gradients(params.grad_output, params.call.geometry);
+    const StoredGradients<T> gradients{static_cast<const T*>(params.grad_output)};
     return launch_gradients<T>(params.call, params.gradients, gradients, stream);
   });
 }

@@ -13,28 +13,29 @@ namespace segext {
 template <typename T>
 struct StoredGradients {
   const T* __restrict__ data;
-  int64_t sample_step;  // elements from a sample to the next, but for what its pixels make of them
-  int64_t channel_step, pixel_step;
 
-  StoredGradients(const void* data, const Upsampling& g)
-      : data(static_cast<const T*>(data)),
-        sample_step(g.channels_last ? 0 : (g.channels - 1) * g.output_height * g.output_width),
-        channel_step(g.channels_last ? 1 : g.output_height * g.output_width),
-        pixel_step(g.channels_last ? g.channels : 1) {}
+  template <typename Index>
+  struct Column {
+    static constexpr bool plain = true;
+    const T* next;
+    Index row_step;
 
-  struct Plane {
-    const T* first;
-    int64_t pixel_step;
-
-    template <typename Score>
-    __device__ __forceinline__ typename Element<T>::Wide at(int64_t pixel, const Score&) const {
-      return Element<T>::widen(first[pixel * pixel_step]);
+    template <int kRows, typename Score>
+    __device__ __forceinline__ void read(const Score&, typename Element<T>::Wide (&gradients)[kRows]) const {
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) gradients[k] = Element<T>::widen(next[k * row_step]);
     }
+
+    __device__ __forceinline__ void advance(Index rows) { next += rows * static_cast<int64_t>(row_step); }
   };
 
   template <typename Index>
-  __device__ __forceinline__ Plane plane(Index sample, Index c) const {
-    return {data + sample * sample_step + c * channel_step, pixel_step};
+  __device__ __forceinline__ Column<Index> column(const UpsamplingShape<Index>& shape, Index sample, Index c, Index y,
+                                                  Index x) const {
+    const Order<Index>& output = shape.output;
+    return {data + sample * static_cast<int64_t>(output.elements) + c * static_cast<int64_t>(output.channel_stride) +
+                y * static_cast<int64_t>(output.row_stride) + x * static_cast<int64_t>(output.column_stride),
+            output.row_stride};
   }
 };
 

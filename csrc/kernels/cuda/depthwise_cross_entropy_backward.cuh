@@ -18,25 +18,62 @@ struct ScoreGradients {
 
   // By the scores of a class.
   template <typename Index>
-  struct Plane {
+  struct Column {
     const ScoreGradients& all;
-    Index c;
-    Wide of_target, of_other;  // what g is multiplied by, where the class is the target and where it is not
+    const Normalizer<Wide>* normalizers;  // of the next row
+    const int64_t* labels;                // likewise
+    Index c, width;
+    // Where classes that are not the target have no share, and all pixels have one g: the target's, if it counts.
+    bool plain, counts;
+    Wide share;
 
-    template <typename Score>
-    __device__ __forceinline__ Wide at(int64_t pixel, const Score& score) const {
-      const Normalizer<Wide> normalizer = all.normalizers[pixel];
-      const Index label = all.criterion.template label_at<Index>(pixel);
-      const Wide factor = label == c ? of_target : label < 0 ? Wide{0} : of_other;
-      const Wide gradient = exponential(score() - normalizer.largest) * normalizer.scale;
-      return factor == 0 ? gradient : gradient - all.grad_loss.at(pixel) * factor;
+    template <int kRows, typename Score>
+    __device__ __forceinline__ void read(const Score& score, Wide (&gradients)[kRows]) const {
+      Normalizer<Wide> normalizer[kRows];
+      int64_t label[kRows];
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) {
+        normalizer[k] = normalizers[k * width];
+        label[k] = __ldg(labels + k * width);
+      }
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) {
+        gradients[k] = exponential(score(k) - normalizer[k].largest) * normalizer[k].scale;
+      }
+      if constexpr (kRows > 1) {
+#pragma unroll
+        for (int k = 0; k < kRows; ++k) {
+          if (label[k] == c && counts) gradients[k] -= share;
+        }
+        return;
+      }
+      const int64_t pixel = labels - all.criterion.target;  // of all samples'
+      const Wide weight = all.criterion.weight_of(c), of_other = all.criterion.each * weight,
+                 of_target = all.criterion.of_target(weight);
+      const Index t = all.criterion.template label_of<Index>(label[0]);
+      const Wide factor = t == c ? of_target : t < 0 ? Wide{0} : of_other;
+      if (factor != 0) gradients[0] -= all.grad_loss.at(pixel) * factor;
+    }
+
+    __device__ __forceinline__ void advance(Index rows) {
+      normalizers += rows * static_cast<int64_t>(width);
+      labels += rows * static_cast<int64_t>(width);
     }
   };
 
   template <typename Index>
-  __device__ __forceinline__ Plane<Index> plane(Index, Index c) const {
-    const Wide weight = criterion.weight_of(c), of_other = criterion.each * weight;
-    return {*this, c, (1 - criterion.smoothing) * weight + of_other, of_other};
+  __device__ __forceinline__ Column<Index> column(const UpsamplingShape<Index>& shape, Index sample, Index c, Index y,
+                                                  Index x) const {
+    const int64_t first = (sample * static_cast<int64_t>(shape.rows.size) + y) * shape.columns.size + x;
+    const Wide of_target = criterion.of_target(criterion.weight_of(c));
+    return {*this,
+            normalizers + first,
+            criterion.target + first,
+            c,
+            shape.columns.size,
+            grad_loss.one_value && !(criterion.smoothing > 0),
+            of_target != 0 && c != criterion.ignored,
+            grad_loss.at(0) * of_target};
   }
 };
 

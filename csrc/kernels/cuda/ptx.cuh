@@ -53,6 +53,13 @@ __device__ __forceinline__ void multiply_bfloat16(float (&sums)[4], const uint32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// 2 to the x, with a relative error of 2^-22; zero where that is denormal.
+__device__ __forceinline__ float power_of_two(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 // Copies 16 bytes to shared memory, both ends aligned to them, without waiting where the architecture can.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800

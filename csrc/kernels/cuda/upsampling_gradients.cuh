@@ -7,9 +7,13 @@
 //   depthwise_weight_gradient_kernel         likewise: one weight a block
 //   depthwise_bias_gradient_kernel           likewise
 //
-// A Source has the output's gradients: plane(sample, c).at(pixel, score) is that of one element. `pixel` counts through
-// all samples; score() makes the element itself, for a source whose gradients depend on it.
+// A Source has the output's gradients: column(shape, sample, c, y, x) is a place in a column of one channel, whose
+// advance(rows) goes down it. It may be where there is no row, but for read(score, gradients), of as many rows from
+// there on as `gradients` has; more than one only where the source is plain. score(k) makes the k-th element itself,
+// for a source whose gradients depend on it.
 #pragma once
+
+#include <type_traits>
 
 #include "../depthwise_conv_transpose2d_backward.h"
 #include "block_sum.cuh"
@@ -43,8 +47,12 @@ struct ClassColumn {
         has_left(left_j >= 0 && w >= 1 && w - 1 < shape.columns.pooled_size) {}
 
   __device__ __forceinline__ InputPair<Wide> read(const UpsamplingShape<int32_t>& shape, int32_t h) const {
+    return read(shape, h, h >= 0 && h < shape.rows.pooled_size);
+  }
+
+  __device__ __forceinline__ InputPair<Wide> read(const UpsamplingShape<int32_t>& shape, int32_t h, bool exists) const {
     InputPair<Wide> pair;
-    pair.exists = h >= 0 && h < shape.rows.pooled_size;
+    pair.exists = exists;
     const T* pixel = own + h * static_cast<int64_t>(shape.input.row_stride);
     if (pair.exists && has_own) pair.own = Element<T>::widen(*pixel);
     if (pair.exists && has_left) pair.left = Element<T>::widen(*(pixel - shape.input.column_stride));
@@ -82,12 +90,15 @@ struct alignas(kVectorBytes) PixelWeights {
   }
 };
 
-// The division of an input among blocks: each has a tile of one plane, rows by cells - 1. Its threads have a column of
-// output each and go down the tile's cells, of which neighbouring tiles share the last row and column.
+// The division of an input among blocks: each has a tile of one plane, rows by cells - 1. Its threads have columns of
+// output and go down the tile's cells, of which neighbouring tiles share the last row and column.
+//
+// `group`: the most neighbouring columns, a power of two, that always lie in one cell and one warp, whose threads add
+// up what they found; a cell has so many `groups`. `pitch`: of their sums, odd, so that threads that add up
+// neighbouring cells do not collide.
 struct GradientTiles {
-  int32_t rows;
-  int32_t cells;  // columns of cells
-  int32_t pitch;  // of the sums of a cell's columns: odd, so that threads that add up neighbouring cells do not collide
+  int32_t rows, cells, group, groups, pitch;
+  bool whole_taps;  // rows of every phase see two rows of input
   Divisor<int32_t> by_strips, by_segments, by_inputs, by_columns;
 
   struct Tile {
@@ -103,7 +114,36 @@ struct GradientTiles {
     tile.column = strip * (cells - 1);
     return tile;
   }
+
+  // Adds what a group's threads have for the pixels of two columns of input to sums `side` apart; null of a group that
+  // is not the tile's. All threads of the warp call; the group's first two do the work for one column each.
+  template <typename Wide>
+  __device__ __forceinline__ void add(Wide own, Wide left, Wide* sums, int32_t side) const {
+    const int32_t in_group = static_cast<int32_t>(threadIdx.x) & (group - 1);
+    if (group == 1) {
+      if (sums == nullptr) return;
+      sums[0] += own;
+      sums[side] += left;
+      return;
+    }
+    const bool is_left = (in_group & 1) != 0;
+    Wide sum = is_left ? left : own;
+    sum += __shfl_xor_sync(0xffffffffu, is_left ? own : left, 1);
+    for (int32_t step = 2; step < group; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (in_group < 2 && sums != nullptr) sums[is_left ? side : 0] += sum;
+  }
 };
+
+// Whether threads have the gradients of several pixels at once, so that what one waits for the others do too. float64
+// has no registers for that.
+template <typename Wide>
+inline constexpr bool kManyAtOnce = sizeof(Wide) == sizeof(float);
+
+// Blocks of a multiprocessor that registers leave room for: else ptxas takes a few more for some architectures.
+inline constexpr int kGradientBlocks = 3;
+
+template <int kValue>
+using IntTag = std::integral_constant<int, kValue>;
 
 // Gradients of a tile of the input. A pixel of a cell sends to four pixels of input:
 //
@@ -114,7 +154,7 @@ struct GradientTiles {
 // former, with what the cells above sent, is complete. Then threads add up the columns of two neighbouring cells for
 // each pixel of the tile.
 template <typename T, typename Source>
-__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
     depthwise_input_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients, T* __restrict__ grad_input,
                                           UpsamplingShape<int32_t> shape, GradientTiles tiles) {
   using Wide = typename Element<T>::Wide;
@@ -122,22 +162,20 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int32_t stride_h = shape.rows.stride, stride_w = shape.columns.stride, cell_pixels = stride_h * stride_w;
   Wide* sums = reinterpret_cast<Wide*>(weights + cell_pixels);  // [rows, 2, cells, pitch]; own, left
   const int32_t side = tiles.cells * tiles.pitch;
-
-  const auto tile = tiles.tile();
-  int32_t phase;
-  const int32_t cell = shape.columns.by_stride.divide(static_cast<int32_t>(threadIdx.x), &phase);
-  const int32_t w = tile.column + cell, x = w * stride_w - shape.columns.padding + phase;
-  const bool works = cell < tiles.cells && shape.columns.contains(x);
-  Wide* own_sums = sums + cell * tiles.pitch + phase;
-  if (cell < tiles.cells) {
-    for (int r = 0; r < 2 * tiles.rows; ++r) own_sums[r * side] = 0;
+  for (int32_t e = static_cast<int32_t>(threadIdx.x); e < 2 * tiles.rows * side; e += Launch::kBlockThreads) {
+    sums[e] = 0;
   }
 
+  const auto tile = tiles.tile();
   const int64_t sample_input = tile.sample * static_cast<int64_t>(shape.input.elements);
   const T* plane = operands.input + sample_input + tile.input * static_cast<int64_t>(shape.input.channel_stride);
-  const int64_t column_pixel = tile.sample * static_cast<int64_t>(shape.rows.size) * shape.columns.size + x;
-  const ClassColumn<T> column(plane, shape, w, phase);
   const WeightsInMemory<T, int32_t> in_memory{operands.weight, shape.rows.kernel, shape.columns.kernel};
+  // Columns are counted from the tile's first, which need not exist.
+  const int32_t origin = tile.column * stride_w - shape.columns.padding;
+  const int32_t first = origin < 0 ? -origin & ~(tiles.group - 1) : 0;
+  const int32_t in_cells = tiles.cells * stride_w, to_edge = shape.columns.size - origin;
+  const int32_t end = in_cells < to_edge ? in_cells : to_edge;
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) % Launch::kWarpThreads;
   for (int32_t k = 0; k < shape.multiplier; ++k) {
     const int32_t c = tile.input * shape.multiplier + k;
     __syncthreads();  // nobody reads the weights before
@@ -147,39 +185,82 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
       weights[e] = PixelWeights<Wide>::load(in_memory, shape, c, e_row, e_column);
     }
     __syncthreads();
-    if (!works) continue;
 
-    const auto plane_gradients = gradients.plane(tile.sample, c);
     const Wide bias = operands.bias_of(c);
-    Wide to_row[2] = {};
-    InputPair<Wide> above = column.read(shape, tile.row - 1);
-    for (int32_t r = 0; r <= tiles.rows && tile.row + r <= shape.rows.pooled_size; ++r) {
-      const InputPair<Wide> row = column.read(shape, tile.row + r);
-      Wide to_above[2] = {to_row[0], to_row[1]};
-      to_row[0] = to_row[1] = 0;
-      for (int32_t p = 0; p < stride_h; ++p) {
-        const int32_t y = (tile.row + r) * stride_h - shape.rows.padding + p;
-        if (!shape.rows.contains(y)) continue;
-        const bool has_row = tap_row(shape.rows, p, 0) >= 0, has_above = tap_row(shape.rows, p, 1) >= 0;
-        const PixelWeights<Wide> weight = weights[p * stride_w + phase];
-        const auto score = [&] {
-          return weight.score(bias, row, has_row && row.exists, above, has_above && above.exists);
-        };
-        const Wide gradient = plane_gradients.at(column_pixel + y * static_cast<int64_t>(shape.columns.size), score);
+    for (int32_t warp = first + static_cast<int32_t>(threadIdx.x) - lane; warp < end; warp += Launch::kBlockThreads) {
+      int32_t phase;
+      const int32_t cell = shape.columns.by_stride.divide(warp + lane, &phase), x = origin + warp + lane;
+      const bool works = warp + lane < end && x >= 0;
+      const ClassColumn<T> column(plane, shape, tile.column + cell, phase);
+      auto source = gradients.column(shape, tile.sample, c, tile.row * stride_h - shape.rows.padding, x);
+      Wide* group_sums = sums + cell * tiles.pitch + phase / tiles.group;
+      Wide to_row[2] = {};
+      InputPair<Wide> above;
+      if (works) above = column.read(shape, tile.row - 1);
+      for (int32_t r = 0; r <= tiles.rows && tile.row + r <= shape.rows.pooled_size; ++r) {
+        Wide to_above[2] = {to_row[0], to_row[1]};
+        to_row[0] = to_row[1] = 0;
+        if (works) {
+          const InputPair<Wide> row = column.read(shape, tile.row + r);
+          const int32_t y = (tile.row + r) * stride_h - shape.rows.padding;
+          // What rows send that see two rows of input.
+          const auto send = [&](auto count, int32_t p) {
+            constexpr int kRows = decltype(count)::value;
+            PixelWeights<Wide> weight[kRows];
 #pragma unroll
-        for (int s = 0; s < 2; ++s) {
-          if (has_row) to_row[s] = multiply_add(gradient, weight.tap[0][s], to_row[s]);
-          if (has_above) to_above[s] = multiply_add(gradient, weight.tap[1][s], to_above[s]);
+            for (int q = 0; q < kRows; ++q) weight[q] = weights[(p + q) * stride_w + phase];
+            Wide gradient[kRows];
+            source.read([&](int q) { return weight[q].score(bias, row, true, above, true); }, gradient);
+            source.advance(kRows);
+#pragma unroll
+            for (int q = 0; q < kRows; ++q) {
+#pragma unroll
+              for (int s = 0; s < 2; ++s) {
+                to_row[s] = multiply_add(gradient[q], weight[q].tap[0][s], to_row[s]);
+                to_above[s] = multiply_add(gradient[q], weight[q].tap[1][s], to_above[s]);
+              }
+            }
+          };
+          if (tiles.whole_taps && row.exists && above.exists && y >= 0 && y + stride_h <= shape.rows.size) {
+            int32_t p = 0;
+            if (kManyAtOnce<Wide> && source.plain) {
+#pragma unroll 1
+              for (; p + 4 <= stride_h; p += 4) send(IntTag<4>{}, p);
+#pragma unroll 1
+              for (; p + 2 <= stride_h; p += 2) send(IntTag<2>{}, p);
+            }
+#pragma unroll 1
+            for (; p < stride_h; ++p) send(IntTag<1>{}, p);
+          } else {
+#pragma unroll 1
+            for (int32_t p = 0; p < stride_h; ++p, source.advance(1)) {
+              if (!shape.rows.contains(y + p)) continue;
+              const bool has_row = tap_row(shape.rows, p, 0) >= 0, has_above = tap_row(shape.rows, p, 1) >= 0;
+              const PixelWeights<Wide> weight = weights[p * stride_w + phase];
+              const auto score = [&](int) {
+                return weight.score(bias, row, has_row && row.exists, above, has_above && above.exists);
+              };
+              Wide gradient[1];
+              source.read(score, gradient);
+#pragma unroll
+              for (int s = 0; s < 2; ++s) {
+                if (has_row) to_row[s] = multiply_add(gradient[0], weight.tap[0][s], to_row[s]);
+                if (has_above) to_above[s] = multiply_add(gradient[0], weight.tap[1][s], to_above[s]);
+              }
+            }
+          }
+          above = row;
         }
+        if (r == 0) continue;
+        tiles.add(column.own_j >= 0 ? to_above[0] : Wide{0}, column.left_j >= 0 ? to_above[1] : Wide{0},
+                  cell < tiles.cells ? group_sums + (2 * r - 2) * side : nullptr, side);
       }
-      if (r > 0 && column.own_j >= 0) own_sums[(2 * r - 2) * side] += to_above[0];
-      if (r > 0 && column.left_j >= 0) own_sums[(2 * r - 1) * side] += to_above[1];
-      above = row;
     }
   }
   __syncthreads();
 
-  const int32_t columns = tiles.cells - 1;
+  const int32_t columns = tiles.cells - 1, groups = tiles.groups;
+#pragma unroll 1
   for (int32_t e = static_cast<int32_t>(threadIdx.x); e < tiles.rows * columns; e += Launch::kBlockThreads) {
     int32_t in_tile;
     const int32_t r = tiles.by_columns.divide(e, &in_tile);
@@ -188,8 +269,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const Wide* own = sums + 2 * r * side + in_tile * tiles.pitch;
     const Wide* left = own + side + tiles.pitch;
     Wide sum = 0;
-    for (int32_t p = 0; p < stride_w; ++p) sum += own[p];
-    for (int32_t p = 0; p < stride_w; ++p) sum += left[p];
+#pragma unroll 1
+    for (int32_t p = 0; p < groups; ++p) sum += own[p];
+#pragma unroll 1
+    for (int32_t p = 0; p < groups; ++p) sum += left[p];
     grad_input[sample_input + shape.input.element(at)] = Element<T>::narrow(sum);
   }
 }
@@ -212,11 +295,13 @@ struct PartArrays {
 // Columns are counted from the first cell's first, whether the output has it or not: so a phase's columns are the
 // stride apart in every block, whose threads then add up each tap's.
 template <typename T, typename Source>
-__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+__global__ void __launch_bounds__(Launch::kBlockThreads,
+                                  kManyAtOnce<typename Element<T>::Wide> ? kGradientBlocks : Launch::kMinBlocks)
     depthwise_weight_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients,
                                            PartArrays<typename Element<T>::Wide> parts, UpsamplingShape<int32_t> shape,
                                            Cells cells) {
   using Wide = typename Element<T>::Wide;
+  constexpr int kCells = 2;               // at once
   constexpr int kSums = kPhases * 2 * 2;  // by phase, by row of input: the cell's, the one above; by column: own, left
   const int32_t stride_w = shape.columns.stride;
   const auto at = cells.thread();
@@ -236,28 +321,62 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     }
     const T* plane = operands.input + sample * static_cast<int64_t>(shape.input.elements) +
                      shape.by_multiplier.quotient(c) * static_cast<int64_t>(shape.input.channel_stride);
-    const int64_t column_pixel = sample * static_cast<int64_t>(shape.rows.size) * shape.columns.size + x;
     const ClassColumn<T> column(plane, shape, w, phase);
-    const auto plane_gradients = gradients.plane(sample, c);
+    auto source = gradients.column(shape, sample, c, at.cell * shape.rows.stride - shape.rows.padding + at.phase, x);
     const Wide bias = operands.bias_of(c);
+    // Cells whose pixels of these phases all exist, and all input that they see.
+    const bool whole = kManyAtOnce<Wide> && source.plain && rows.complete && at.phase + kPhases <= shape.rows.stride;
+    const int32_t before = shape.rows.padding - at.phase, behind = before + shape.rows.size - kPhases;
+    const int32_t first_whole = before <= shape.rows.stride ? 1 : shape.rows.by_stride.quotient(before - 1) + 1;
+    const int32_t ends[] = {at.cell + cells.per_thread, cells.end};
+    const int32_t end = ends[0] < ends[1] ? ends[0] : ends[1];
+    int32_t end_whole = whole && behind >= 0 ? shape.rows.by_stride.quotient(behind) + 1 : 0;
+    end_whole = end_whole < shape.rows.pooled_size ? end_whole : shape.rows.pooled_size;
+    end_whole = end_whole < end ? end_whole : end;
+    const auto add = [&](int p, Wide gradient, const InputPair<Wide>& row, bool sees_row, const InputPair<Wide>& above,
+                         bool sees_above) {
+      bias_sum += gradient;
+      if (sees_row && column.has_own) sum[4 * p] = multiply_add(gradient, row.own, sum[4 * p]);
+      if (sees_row && column.has_left) sum[4 * p + 1] = multiply_add(gradient, row.left, sum[4 * p + 1]);
+      if (sees_above && column.has_own) sum[4 * p + 2] = multiply_add(gradient, above.own, sum[4 * p + 2]);
+      if (sees_above && column.has_left) sum[4 * p + 3] = multiply_add(gradient, above.left, sum[4 * p + 3]);
+    };
     InputPair<Wide> above = column.read(shape, at.cell - 1);
-    const int32_t end = at.cell + cells.per_thread < cells.end ? at.cell + cells.per_thread : cells.end;
-    for (int32_t h = at.cell; h < end; ++h) {
+    int32_t h = at.cell;
+    while (h < end) {
+      if (kManyAtOnce<Wide> && h >= first_whole && h + kCells <= end_whole) {
+        InputPair<Wide> row[kCells + 1] = {above};
+        Wide gradient[kCells][kPhases];
+#pragma unroll
+        for (int k = 0; k < kCells; ++k) {
+          row[k + 1] = column.read(shape, h + k, true);
+          const auto score = [&](int p) { return weights[p].score(bias, row[k + 1], true, row[k], true); };
+          source.read(score, gradient[k]);
+          source.advance(shape.rows.stride);
+        }
+#pragma unroll
+        for (int k = 0; k < kCells; ++k) {
+#pragma unroll
+          for (int p = 0; p < kPhases; ++p) add(p, gradient[k][p], row[k + 1], true, row[k], true);
+        }
+        above = row[kCells];
+        h += kCells;
+        continue;
+      }
       const InputPair<Wide> row = column.read(shape, h);
+      const int32_t y = h * shape.rows.stride - shape.rows.padding + at.phase;
 #pragma unroll
       for (int p = 0; p < kPhases; ++p) {
-        const int32_t y = h * shape.rows.stride - shape.rows.padding + at.phase + p;
-        if (at.phase + p >= shape.rows.stride || !shape.rows.contains(y)) continue;
+        if (at.phase + p >= shape.rows.stride || !shape.rows.contains(y + p)) continue;
         const bool sees_row = row.exists && rows.tap[p][0] >= 0, sees_above = above.exists && rows.tap[p][1] >= 0;
-        const auto score = [&] { return weights[p].score(bias, row, sees_row, above, sees_above); };
-        const Wide gradient = plane_gradients.at(column_pixel + y * static_cast<int64_t>(shape.columns.size), score);
-        bias_sum += gradient;
-        if (sees_row && column.has_own) sum[4 * p] = multiply_add(gradient, row.own, sum[4 * p]);
-        if (sees_row && column.has_left) sum[4 * p + 1] = multiply_add(gradient, row.left, sum[4 * p + 1]);
-        if (sees_above && column.has_own) sum[4 * p + 2] = multiply_add(gradient, above.own, sum[4 * p + 2]);
-        if (sees_above && column.has_left) sum[4 * p + 3] = multiply_add(gradient, above.left, sum[4 * p + 3]);
+        const auto score = [&](int) { return weights[p].score(bias, row, sees_row, above, sees_above); };
+        Wide gradient[1];
+        gradients.column(shape, sample, c, y + p, x).read(score, gradient);
+        add(p, gradient[0], row, sees_row, above, sees_above);
       }
       above = row;
+      source.advance(shape.rows.stride);
+      ++h;
     }
   }
 
@@ -305,12 +424,13 @@ struct AnyScoreGradients {
   }
 
   __device__ __forceinline__ Wide at(Index sample, const Place<Index>& place) const {
-    const auto score = [&] {
+    const auto score = [&](int) {
       const T* input = operands.input + sample * static_cast<int64_t>(shape.input.elements);
       return sum_of_taps(shape, input, weights(), place, operands.bias_of(place.channel));
     };
-    const int64_t row = sample * static_cast<int64_t>(shape.rows.size) + place.row;
-    return gradients.plane(sample, place.channel).at(row * shape.columns.size + place.column, score);
+    Wide gradient[1];
+    gradients.column(shape, sample, place.channel, place.row, place.column).read(score, gradient);
+    return gradient[0];
   }
 };
 
@@ -390,9 +510,17 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 // Cells that a thread adds up the gradients of weights over: the more, the fewer parts there are.
 inline constexpr int64_t kMostCells = 64;
 
-// Of a tile: what the sums of 8 rows of float32 take leaves room for a few blocks on a multiprocessor.
-template <typename Wide>
-inline constexpr int64_t kTileRows = 32 / static_cast<int64_t>(sizeof(Wide));
+// Of a tile. A thread goes down a column for each 256 of them.
+inline constexpr int64_t kTileColumns = 1024;
+
+// What a tile's sums may take: so that a multiprocessor has room for a few blocks.
+inline constexpr int64_t kTileBytes = 16 * 1024;
+
+// Rows of a tile, which makes one more of cells. Few where there would be too few tiles.
+inline int64_t tile_rows(const Upsampling& g) {
+  constexpr int64_t kFewest = 4, kMost = 16, kEnoughTiles = 1024;
+  return std::clamp(g.samples * (g.channels / g.multiplier) * g.height / kEnoughTiles, kFewest, kMost);
+}
 
 // Tiles, and what launching a block for each of them takes.
 struct TileLaunch {
@@ -404,22 +532,25 @@ struct TileLaunch {
 template <typename T>
 std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
   using Wide = typename Element<T>::Wide;
-  const int64_t cells = Launch::kBlockThreads / g.stride_w;
-  if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || cells < 2) return std::nullopt;
-  const int64_t pitch = g.stride_w | 1;
-  const int64_t shared_bytes = g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(PixelWeights<Wide>)) +
-                               kTileRows<Wide> * 2 * cells * pitch * static_cast<int64_t>(sizeof(Wide));
-  const int64_t strips = (g.width + cells - 2) / (cells - 1);
-  const int64_t segments = (g.height + kTileRows<Wide> - 1) / kTileRows<Wide>;
+  if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || g.stride_w > kTileColumns / 2) return std::nullopt;
+  int64_t group = 1;
+  while (group < Launch::kWarpThreads && g.stride_w % (2 * group) == 0) group *= 2;
+  const int64_t groups = g.stride_w / group, pitch = groups | 1, rows = tile_rows(g);
+  const int64_t cell_bytes = rows * 2 * pitch * static_cast<int64_t>(sizeof(Wide));
+  const int64_t most = std::max<int64_t>(std::min(kTileColumns / g.stride_w, kTileBytes / cell_bytes), 2);
+  const int64_t strips = std::max<int64_t>((g.width + most - 2) / (most - 1), 1),
+                columns = (g.width + strips - 1) / strips;
+  const int64_t cells = columns + 1;
+  const int64_t shared_bytes =
+      g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(PixelWeights<Wide>)) + cells * cell_bytes;
+  const int64_t segments = (g.height + rows - 1) / rows;
   const int64_t inputs = g.channels / g.multiplier, blocks = g.samples * inputs * segments * strips;
   if (shared_bytes > Launch::kMaxSharedBytes || blocks > std::numeric_limits<int32_t>::max()) return std::nullopt;
-  const GradientTiles tiles{static_cast<int32_t>(kTileRows<Wide>),
-                            static_cast<int32_t>(cells),
-                            static_cast<int32_t>(pitch),
-                            Divisor<int32_t>(strips),
-                            Divisor<int32_t>(segments),
-                            Divisor<int32_t>(inputs),
-                            Divisor<int32_t>(cells - 1)};
+  const bool whole_taps = g.kernel_h == 2 * g.stride_h && g.dilation_h == 1;
+  const GradientTiles tiles{static_cast<int32_t>(rows),   static_cast<int32_t>(cells), static_cast<int32_t>(group),
+                            static_cast<int32_t>(groups), static_cast<int32_t>(pitch), whole_taps,
+                            Divisor<int32_t>(strips),     Divisor<int32_t>(segments),  Divisor<int32_t>(inputs),
+                            Divisor<int32_t>(columns)};
   return TileLaunch{tiles, blocks * Launch::kBlockThreads, shared_bytes};
 }
 
