@@ -110,8 +110,7 @@ class VectorMaxima<T, true> {
     uint64_t run = 0;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
-      const uint32_t two = (codes_[w] & 0xffffu) | codes_[w] >> (16 - bits);
-      run |= place_code(two, w, 2 * bits);
+      run |= place_code(codes_[w] & 0xffffu, 2 * w, bits) | place_code(codes_[w] >> 16, 2 * w + 1, bits);
     }
     return run;
   }

@@ -73,7 +73,10 @@ template <typename V, typename Bits>
 __device__ __forceinline__ void drop_blocked(const ReluMask<Bits>& relu, int64_t element, uint32_t* codes) {
   const auto outputs = load_vector<V>(relu.output + element);
 #pragma unroll
-  for (int k = 0; k < V::kLanes; ++k) *codes |= relu.passes_bits(outputs.lane[k]) ? 0 : kNoTap << k * kOverlapBits;
+  for (int k = 0; k < V::kLanes; ++k) {
+    const bool passes = relu.passes_bits(outputs.lane[k]);
+    *codes |= passes ? 0 : static_cast<uint32_t>(place_code(kNoTap, k, kOverlapBits));
+  }
 }
 
 // Neighbours in a row, moved by one access.
