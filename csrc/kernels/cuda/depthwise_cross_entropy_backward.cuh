@@ -23,36 +23,41 @@ struct ScoreGradients {
     const Normalizer<Wide>* normalizers;  // of the next row
     const int64_t* labels;                // likewise
     Index c, width;
-    // Where classes that are not the target have no share, and all pixels have one g: the target's, if it counts.
+    // Plain: classes that are not the target have no share, and all pixels have one g. Then the target's `share` is
+    // what its gradient is less by, if the class counts.
     bool plain, counts;
     Wide share;
 
     template <int kRows, typename Score>
     __device__ __forceinline__ void read(const Score& score, Wide (&gradients)[kRows]) const {
-      Normalizer<Wide> normalizer[kRows];
-      int64_t label[kRows];
-#pragma unroll
-      for (int k = 0; k < kRows; ++k) {
-        normalizer[k] = normalizers[k * width];
-        label[k] = __ldg(labels + k * width);
-      }
-#pragma unroll
-      for (int k = 0; k < kRows; ++k) {
-        gradients[k] = exponential(score(k) - normalizer[k].largest) * normalizer[k].scale;
-      }
-      if constexpr (kRows > 1) {
+      if constexpr (kRows == 1) {
+        gradients[0] = read_any(score);
+      } else {
+        Normalizer<Wide> normalizer[kRows];
+        int64_t label[kRows];
 #pragma unroll
         for (int k = 0; k < kRows; ++k) {
+          normalizer[k] = normalizers[k * width];
+          label[k] = __ldg(labels + k * width);
+        }
+#pragma unroll
+        for (int k = 0; k < kRows; ++k) {
+          gradients[k] = exponential(score(k) - normalizer[k].largest) * normalizer[k].scale;
           if (label[k] == c && counts) gradients[k] -= share;
         }
-        return;
       }
+    }
+
+    // Of one row, whether the source is plain or not.
+    template <typename Score>
+    __device__ __forceinline__ Wide read_any(const Score& score) const {
+      const Normalizer<Wide> normalizer = *normalizers;
+      const Index t = all.criterion.template label_of<Index>(__ldg(labels));
+      const Wide gradient = exponential(score(0) - normalizer.largest) * normalizer.scale;
+      const Wide weight = all.criterion.weight_of(c), of_other = all.criterion.each * weight;
+      const Wide factor = t == c ? all.criterion.of_target(weight) : t < 0 ? Wide{0} : of_other;
       const int64_t pixel = labels - all.criterion.target;  // of all samples'
-      const Wide weight = all.criterion.weight_of(c), of_other = all.criterion.each * weight,
-                 of_target = all.criterion.of_target(weight);
-      const Index t = all.criterion.template label_of<Index>(label[0]);
-      const Wide factor = t == c ? of_target : t < 0 ? Wide{0} : of_other;
-      if (factor != 0) gradients[0] -= all.grad_loss.at(pixel) * factor;
+      return factor == 0 ? gradient : gradient - all.grad_loss.at(pixel) * factor;
     }
 
     __device__ __forceinline__ void advance(Index rows) {

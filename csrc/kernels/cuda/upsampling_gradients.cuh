@@ -343,6 +343,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads,
     };
     InputPair<Wide> above = column.read(shape, at.cell - 1);
     int32_t h = at.cell;
+#pragma unroll 1
     while (h < end) {
       if (kManyAtOnce<Wide> && h >= first_whole && h + kCells <= end_whole) {
         InputPair<Wide> row[kCells + 1] = {above};
