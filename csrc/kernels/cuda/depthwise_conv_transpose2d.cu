@@ -6,7 +6,13 @@ namespace {
 
 using Params = DepthwiseConvTranspose2dParams;
 
-constexpr int64_t kMostCells = 16;
+// Rows of output that a thread writes: fewer do not pay for what it sets up, more leave too few threads.
+constexpr int64_t kFewestRows = 8, kMostRows = 64;
+
+// What a block stages of weights, if phases are as small: so much lets as many blocks be there as registers do.
+constexpr int64_t kStagedBytes = 24 * 1024;
+
+int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
 AddendSteps addend_steps(const Params& params) {
   const int64_t row = params.addend.width * depth_of(params.geometry);
@@ -40,18 +46,21 @@ template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
   using Runs = LaneRuns<T, kLanes, kChannelsLast>;
   const Upsampling& g = params.geometry;
+  const int64_t phase_bytes = Runs::phase_bytes(g);
+  *launched = phase_bytes <= Launch::kMaxSharedBytes;
+  if (!*launched) return cudaSuccess;
+  const int64_t fit = std::clamp<int64_t>(kStagedBytes / phase_bytes, 1, g.stride_h);
+  const int64_t phases = parts_of(g.stride_h, parts_of(g.stride_h, fit));
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const int64_t per_thread = cells_per_thread(g, planes, runs, kMostCells);
-  // Staging wants blocks of one unit, which little units would leave mostly idle.
-  const bool staged = unit_threads(g, runs, per_thread) >= Launch::kBlockThreads / 2 &&
-                      Runs::shared_bytes(g) <= Launch::kMaxSharedBytes;
-  const auto cells = divide_cells(g, planes, runs, per_thread, staged);
+  const int64_t per_thread =
+      cells_per_thread(g, planes, runs, phases, parts_of(kFewestRows, phases), parts_of(kMostRows, phases));
+  const auto cells = divide_cells(g, planes, runs, per_thread, phases);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
   return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,
-                                   cells->threads, staged ? Runs::shared_bytes(g) : 0, stream, arrays_of<T>(params),
-                                   UpsamplingShape<int32_t>(g), cells->cells, Runs(g, staged), addend_steps(params),
+                                   cells->threads, phases * phase_bytes, stream, arrays_of<T>(params),
+                                   UpsamplingShape<int32_t>(g), cells->cells, Runs(g), addend_steps(params),
                                    lanes_fit_addend<T>(params, kLanes));
 }
 

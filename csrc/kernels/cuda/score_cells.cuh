@@ -195,7 +195,7 @@ template <typename T>
 std::optional<ScoreCellLaunch> divide_score_cells(const Upsampling& g, int64_t cells_per_thread, int64_t shared_limit) {
   const int64_t class_bytes = g.kernel_w * static_cast<int64_t>(sizeof(ColumnWeights<typename Element<T>::Wide>));
   if (!spans_two_strides(g) || class_bytes > shared_limit) return std::nullopt;
-  const auto cells = divide_cells(g, g.samples, g.output_width, cells_per_thread, true);
+  const auto cells = divide_cells(g, g.samples, g.output_width, cells_per_thread, kPhases);
   if (!cells) return std::nullopt;
   const int64_t fit = shared_limit / class_bytes, classes = g.channels < fit ? g.channels : fit;
   const ClassChunk chunk{static_cast<int32_t>(classes), Divisor<int32_t>(g.kernel_w)};

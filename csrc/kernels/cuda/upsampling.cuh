@@ -163,7 +163,8 @@ __device__ __forceinline__ typename Element<T>::Wide sum_of_taps(const Upsamplin
 
 // ---- Kernels that span at most two strides --------------------------------------------------------------------------
 
-// A thread has this many neighbouring phases of its cells, which share what it reads of the input.
+// Where a thread keeps what belongs to phases in registers, it has so many neighbouring ones, which share what it reads
+// of the input.
 inline constexpr int kPhases = 2;
 
 // Strides so large that threads would outnumber the rows of the output are better off with an element a thread.
@@ -174,13 +175,14 @@ inline bool spans_two_strides(const Upsampling& g) {
          (g.kernel_w - 1) <= (2 * g.stride_w - 1) / g.dilation_w && g.stride_h <= kMaxCellStride;
 }
 
-// The division of planes (of one channel, or of all in channels_last) among threads. A *unit* is kPhases phases of all
+// The division of planes (of one channel, or of all in channels_last) among threads. A *unit* is some phases of all
 // cells of a plane; its threads have a run of neighbouring elements each, and some cells, one below the other.
 struct Cells {
   Divisor<int32_t> by_unit_threads, by_groups, by_runs;
   int32_t units;
   int32_t first, end;  // rows of cells that the output has a part of
   int32_t per_thread;
+  int32_t phases;  // of a unit
 
   // What a thread works on: these phases of the cells from `cell` on. Of an odd stride, the last has one phase too
   // many.
@@ -194,7 +196,7 @@ struct Cells {
     int32_t in_unit, group;
     const int32_t unit = by_unit_threads.divide(static_cast<int32_t>(thread_number()), &in_unit);
     thread.plane = by_groups.divide(unit, &group);
-    thread.phase = group * kPhases;
+    thread.phase = group * phases;
     thread.cell = first + by_runs.divide(in_unit, &thread.run) * per_thread;
     thread.present = unit < units && thread.cell < end;
     return thread;
@@ -205,16 +207,12 @@ struct Cells {
 inline int64_t first_cell(const Upsampling& g) { return g.origin_h / g.stride_h; }
 inline int64_t end_cell(const Upsampling& g) { return (g.origin_h + g.output_height - 1) / g.stride_h + 1; }
 
-// Threads of a unit that has so many runs of elements in a row.
-inline int64_t unit_threads(const Upsampling& g, int64_t runs, int64_t per_thread) {
-  return (end_cell(g) - first_cell(g) + per_thread - 1) / per_thread * runs;
-}
-
-// Cells that a thread goes through, about `most`, alike for all threads. Fewer than four do not pay for its weights;
-// many leave too few threads, of which a large GPU has some 10^5 at once and wants a multiple.
-inline int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t most) {
-  constexpr int64_t kFewest = 4, kEnoughThreads = 1 << 18;
-  const int64_t wanted = std::clamp(planes * runs * g.output_height / kPhases / kEnoughThreads, kFewest, most);
+// Cells that a thread goes through, alike for all threads of units of so many phases: about `most`, or down to `fewest`
+// where that leaves too few threads, of which a large GPU has some 10^5 at once and wants a multiple.
+inline int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t phases, int64_t fewest,
+                                int64_t most) {
+  constexpr int64_t kEnoughThreads = 1 << 18;
+  const int64_t wanted = std::clamp(planes * runs * g.output_height / phases / kEnoughThreads, fewest, most);
   const int64_t cells = end_cell(g) - first_cell(g), threads = std::max((cells + wanted / 2) / wanted, int64_t{1});
   return (cells + threads - 1) / threads;
 }
@@ -225,21 +223,22 @@ struct CellLaunch {
   int64_t threads;
 };
 
-// None for more threads than int32_t counts. `whole_blocks`: no block has threads of two units.
+// No block has threads of two units. None for more threads than int32_t counts.
 inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t planes, int64_t runs, int64_t per_thread,
-                                              bool whole_blocks) {
-  const int64_t groups = (g.stride_h + kPhases - 1) / kPhases;
-  const int64_t grain = whole_blocks ? Launch::kBlockThreads : 1;
-  const int64_t spread = (unit_threads(g, runs, per_thread) + grain - 1) / grain * grain;
-  const int64_t threads = planes * groups * spread;
+                                              int64_t phases) {
+  const int64_t groups = (g.stride_h + phases - 1) / phases;
+  const int64_t cell_rows = (end_cell(g) - first_cell(g) + per_thread - 1) / per_thread;
+  const int64_t unit_threads = launch_blocks(cell_rows * runs) * Launch::kBlockThreads;
+  const int64_t threads = planes * groups * unit_threads;
   if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
-  const Cells cells{Divisor<int32_t>(spread),
+  const Cells cells{Divisor<int32_t>(unit_threads),
                     Divisor<int32_t>(groups),
                     Divisor<int32_t>(runs),
                     static_cast<int32_t>(planes * groups),
                     static_cast<int32_t>(first_cell(g)),
                     static_cast<int32_t>(end_cell(g)),
-                    static_cast<int32_t>(per_thread)};
+                    static_cast<int32_t>(per_thread),
+                    static_cast<int32_t>(phases)};
   return CellLaunch{cells, threads};
 }
 

@@ -509,7 +509,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 // ---- Launches -------------------------------------------------------------------------------------------------------
 
 // Cells that a thread adds up the gradients of weights over: the more, the fewer parts there are.
-inline constexpr int64_t kMostCells = 64;
+inline constexpr int64_t kFewestCells = 4, kMostCells = 64;
 
 // Of a tile. A thread goes down a column for each 256 of them.
 inline constexpr int64_t kTileColumns = 1024;
@@ -561,7 +561,7 @@ inline std::optional<CellLaunch> divide_parts(const Upsampling& g) {
   if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || g.stride_w > kMaxCellStride) return std::nullopt;
   const int64_t columns = g.origin_w % g.stride_w + g.output_width;
   const int64_t runs = (columns + g.stride_w - 1) / g.stride_w * g.stride_w, planes = g.samples * g.channels;
-  return divide_cells(g, planes, runs, cells_per_thread(g, planes, runs, kMostCells), true);
+  return divide_cells(g, planes, runs, cells_per_thread(g, planes, runs, kPhases, kFewestCells, kMostCells), kPhases);
 }
 
 inline int64_t units_of(const Upsampling& g) { return (g.stride_h + kPhases - 1) / kPhases; }
