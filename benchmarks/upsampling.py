@@ -198,7 +198,7 @@ def _loss(scale: int, size: int, crop: int, dtype: torch.dtype, setting: Setting
 
 
 def _unchecked(case: Case) -> Case:
-    """Without the check of targets, for which a call on CUDA waits."""
+    """Without the check of targets, a reduction before the loss on CUDA, for which the call waits."""
 
     def call(x: Tensor) -> Tensor:
         own.set_index_check(False)

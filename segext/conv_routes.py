@@ -13,7 +13,7 @@ from torch import Tensor
 from . import ops
 from .conv_arguments import autocasts, cast, compute_dtype, pair, plain_window, transposed_size
 from .switches import prefers_channels_last
-from .value_checks import can_check, extremes
+from .value_checks import LateCheck, can_check
 
 _LARGE_STRIDE = 4
 _STOCK_UPSAMPLES = (100_000, 2_000_000)  # elements of channels_last maps between which stock may be faster
@@ -103,8 +103,13 @@ class Depthwise(_Route):
         return labels[0], scores[0] if return_scores else scores
 
     def cross_entropy(self, input, weight, bias, target, crop, criterion: Criterion) -> Tensor:
-        if target.is_cuda:
-            criterion.check_values(target, weight.shape[0] * weight.shape[1])
+        call = input, weight, bias, target, crop, criterion
+        if not target.is_cuda or not can_check(target):
+            return self._cross_entropy(*call)
+        with criterion.check_of(target, weight.shape[0] * weight.shape[1]):
+            return self._cross_entropy(*call)
+
+    def _cross_entropy(self, input, weight, bias, target, crop, criterion: Criterion) -> Tensor:
         sum_dtype = torch.promote_types(self.dtype, torch.float32)
         result_dtype = sum_dtype if autocasts(input) else self.dtype
         input, weight, bias = cast(self.dtype, input, weight, bias)
@@ -173,16 +178,17 @@ class Criterion:
         fits = given.dtype in ops.FLOATS - {torch.float64} if autocasts(input) else given.dtype == call.dtype
         return fits and given.shape == (weight.shape[0] * weight.shape[1],)
 
-    def check_values(self, target: Tensor, classes: int) -> None:
-        """Raises stock's error for a target that is neither a class nor ignored, if values are to be checked.
+    def check_of(self, target: Tensor, classes: int) -> LateCheck:
+        """Raises stock's error for a target that is neither a class nor ignored.
 
-        The op does so itself on the CPU; on CUDA it does not wait for values, and ignores such a target.
+        For CUDA, where the op does not wait for values and ignores such a target. On the CPU it raises an error itself.
         """
-        if not can_check(target):
-            return
-        low, high = extremes(target.where(target != self.ignore_index, 0))
-        if low < 0 or high >= classes:
-            raise IndexError(f"Target {low if low < 0 else high} is out of bounds.")
+
+        def check(low: int, high: int) -> None:
+            if low < 0 or high >= classes:
+                raise IndexError(f"Target {low if low < 0 else high} is out of bounds.")
+
+        return LateCheck(target.where(target != self.ignore_index, 0), check)
 
 
 class Dense(_Route):

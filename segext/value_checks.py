@@ -1,6 +1,8 @@
-"""Whether values that say where something belongs, int64 indices and classes, are checked before kernels read them."""
+"""Whether and how values that say where something belongs, int64 indices and classes, are checked."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,11 +13,13 @@ _enabled = True
 
 
 def set_index_check(enabled: bool) -> None:
-    """Whether int64 indices and, on CUDA, class targets are checked before they are used; on by default.
+    """Whether int64 indices and, on CUDA, class targets are checked; on by default.
 
-    The check is one reduction and, on CUDA, one synchronisation. Without it, and while a CUDA graph is captured or a
-    graph compiled, an index out of range places and gathers nothing, and a target out of range counts as ignored.
-    Switches are never checked: they need not be.
+    The check is one reduction. On CUDA the host waits for its result: for that of indices before it launches anything
+    else, for that of targets once the loss is queued, so that the device does not idle meanwhile. The second wait is
+    for an event, which :func:`torch.cuda.set_sync_debug_mode` does not tell of. Without the check, and while a CUDA
+    graph is captured or a graph compiled, an index out of range places and gathers nothing, and a target out of range
+    counts as ignored. Switches are never checked: they need not be.
     """
     global _enabled
     _enabled = enabled
@@ -30,5 +34,31 @@ def can_check(values: Tensor) -> bool:
 
 def extremes(values: Tensor) -> tuple[int, int]:
     """The least and the largest."""
-    low, high = torch.stack(torch.aminmax(values)).tolist()
+    low, high = _extremes(values).tolist()
     return low, high
+
+
+class LateCheck:
+    """Around the launch of CUDA kernels: calls ``check`` with the least and the largest of values that they read.
+
+    The device finds the two before it runs the kernels, and the host waits for them after it has queued these: it then
+    queues what follows while they run. So the kernels must do no harm whatever the values are. What ``check`` raises
+    comes before an error of the launch.
+    """
+
+    def __init__(self, values: Tensor, check: Callable[[int, int], None]) -> None:
+        self._check = check
+        self._extremes = _extremes(values).to("cpu", non_blocking=True)  # which is pinned memory
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(values.device))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._arrived.synchronize()
+        self._check(*self._extremes.tolist())
+
+
+def _extremes(values: Tensor) -> Tensor:
+    return torch.stack(torch.aminmax(values))

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import segext.functional as own
-from segext import nn, reference
+from segext import nn, ops, reference
 from segext.conv_routes import Criterion
 from segext.memory import saved_bytes
 
@@ -363,22 +363,81 @@ def test_targets_out_of_range(invalid):
     own.conv_transpose2d_cross_entropy(x, weight, target, **options)
 
 
+class OnCuda(torch.Tensor):
+    """Says that it is on CUDA."""
+
+    is_cuda = True
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What is done in which order: CUDA's events, as far as the check uses them, and launches of the op."""
+    steps, op = [], ops.depthwise_conv_transpose2d_cross_entropy
+
+    class Event:
+        def record(self, stream):
+            steps.append("record")
+
+        def synchronize(self):
+            steps.append("wait")
+
+    def launch(*arguments):
+        steps.append("launch")
+        return op(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(ops, "depthwise_conv_transpose2d_cross_entropy", launch)
+    return steps
+
+
 @pytest.mark.parametrize(("ignored", "invalid"), [(255, 5), (255, -1), (-100, 255), (3, 2**40), (-100, -(2**63))])
-def test_the_check_before_calls_on_cuda(ignored, invalid):
-    """There the op cannot tell. The check itself runs anywhere."""
+def test_the_check_of_calls_on_cuda(ignored, invalid, steps):
+    """There the op cannot tell: the check is begun before it is launched and waited for after. It runs anywhere."""
     criterion = Criterion(None, ignored, "mean", 0.0)
     target = torch.randint(0, 5, (2, 3, 4), generator=torch.Generator().manual_seed(0))
     target[0, 1, :2] = ignored
-    criterion.check_values(target, 5)
-    criterion.check_values(target[:0], 5)
+    of_launch = RuntimeError("of the launch")
+
+    def call(error=None):
+        steps.clear()
+        with criterion.check_of(target, 5):
+            steps.append("launch")
+            if error is not None:
+                raise error
+
+    call()
+    assert steps == ["record", "launch", "wait"]
+    with pytest.raises(RuntimeError, match="of the launch"):
+        call(of_launch)
     target[1, 2, 3] = invalid
-    with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
-        criterion.check_values(target, 5)
-    own.set_index_check(False)
-    try:
-        criterion.check_values(target, 5)
-    finally:
-        own.set_index_check(True)
+    for error in (None, of_launch):
+        with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
+            call(error)
+        assert steps == ["record", "launch", "wait"]
+
+
+def test_calls_on_cuda_are_checked(steps):
+    x, weight, _, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5)
+    options = {"groups": 5, "stride": 2, "ignore_index": IGNORED}
+    expected = own.conv_transpose2d_cross_entropy(x, weight, target, **options)
+    assert steps == ["launch"]
+    target = target.as_subclass(OnCuda)
+    for values, enabled, done in (
+        (target, True, ["record", "launch", "wait"]),
+        (target, False, ["launch"]),
+        (target[:0], True, ["launch"]),
+    ):
+        steps.clear()
+        own.set_index_check(enabled)
+        try:
+            actual = own.conv_transpose2d_cross_entropy(x[: len(values)], weight, values, **options)
+        finally:
+            own.set_index_check(True)
+        assert steps == done
+        if len(values) > 0:
+            assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -473,12 +532,12 @@ def test_the_ops_turn_away_what_does_not_fit(where, change, message):
     window = ((2, 2), (1, 1), (1, 1), 255, 0.0, False)
     grad_loss, tensors = change.get("grad_loss", torch.ones(())).to(where), tensors | change
     arguments = [tensors[name].to(where) for name in ("input", "weight", "bias", "target", "class_weight")]
-    ops = torch.ops.segext
+    registered = torch.ops.segext
     with pytest.raises(RuntimeError, match=message):
-        ops.depthwise_conv_transpose2d_cross_entropy_backward(grad_loss, *arguments, *window, True, True, True)
+        registered.depthwise_conv_transpose2d_cross_entropy_backward(grad_loss, *arguments, *window, True, True, True)
     if "grad_loss" not in change:
         with pytest.raises(RuntimeError, match=message):
-            ops.depthwise_conv_transpose2d_cross_entropy(*arguments, *window, True)
+            registered.depthwise_conv_transpose2d_cross_entropy(*arguments, *window, True)
 
 
 @pytest.mark.parametrize("groups", [5, 1])

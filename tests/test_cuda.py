@@ -340,6 +340,56 @@ def test_targets_out_of_range(cuda):
         assert_all_same(result, expected)
 
 
+@pytest.mark.parametrize("invalid", [None, 21])
+def test_the_check_of_targets_waits_while_the_loss_runs(invalid, cuda, monkeypatch):
+    """Targets arrive late, on a side stream: the loss is queued before they do, and its end is not waited for."""
+    (x, weight, target, bias), options = loss_call(cuda)
+    arriving = target.clone()
+    if invalid is not None:
+        arriving[0, 3, 5] = invalid
+    launch, before, after = ops.depthwise_conv_transpose2d_cross_entropy, torch.cuda.Event(), torch.cuda.Event()
+    arrived_at_launch = []
+
+    def late_launch(*arguments):
+        results = launch(*arguments)
+        arrived_at_launch.append(before.query())
+        torch.cuda._sleep(CYCLES)
+        after.record()
+        return results
+
+    def loss():
+        return own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        loss()  # so that what is loaded and allocated once is there
+        target.fill_(-1)
+    monkeypatch.setattr(ops, "depthwise_conv_transpose2d_cross_entropy", late_launch)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(CYCLES)
+        target.copy_(arriving)
+        before.record()
+        torch.cuda.set_sync_debug_mode("error")  # tells of every wait but that for an event
+        try:
+            if invalid is None:
+                actual = loss()
+            else:
+                with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
+                    loss()
+            arrived, done = before.query(), after.query()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert arrived_at_launch == [False]
+    assert arrived
+    assert not done
+    stream.synchronize()
+    if invalid is None:
+        monkeypatch.undo()
+        assert_same(actual, loss())
+
+
 def test_a_graph_captures_the_loss(cuda):
     """Without the check of targets: a capture cannot wait for values."""
     (x, weight, target, bias), options = loss_call(cuda)
