@@ -56,7 +56,8 @@ def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
             yield _unchecked(_loss(8, 70, 31, dtype, setting))
     if dtype is torch.float32 and not quick:
         yield _loss(2, 250, 1, dtype, setting)
-        yield _loss(32, 17, 19, dtype, setting)
+        if setting.device == "cpu":  # cuDNN's choice among its ways of the dense filters takes a minute
+            yield _loss(32, 17, 19, dtype, setting)
         yield _fully_connected(setting)
 
 

@@ -108,6 +108,7 @@ OPS = (
     "unpool_conv2d_backward",
     "unpool_conv2d_pack",
 )
+SECOND_DERIVATIVES_BY_STOCK = ("depthwise_conv_transpose2d_cross_entropy_backward",)
 CPU_ALONE = ("dense_conv_transpose2d", "unpool_conv2d_backward", "unpool_conv2d_pack")
 
 
@@ -126,7 +127,10 @@ def test_opcheck(op, layout, device):
         with pytest.raises(NotImplementedError, match="CUDA"):
             getattr(ops, op)(*arguments)
         return
-    torch.library.opcheck(getattr(ops, op).default, arguments)
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    # In torch 2.11, stock's second derivative of a convolution knows no symbolic sizes.
+    knows_no_symbols = op in SECOND_DERIVATIVES_BY_STOCK and torch.__version__.startswith("2.11.")
+    torch.library.opcheck(getattr(ops, op).default, arguments, test_utils=utils[: 3 if knows_no_symbols else 4])
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)

@@ -7,7 +7,18 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as stock
-from samples import FORMATS, Pool, assert_same, channels_last, contiguous, hard_values, name, normal, random_codes
+from samples import (
+    FORMATS,
+    Pool,
+    assert_same,
+    channels_last,
+    contiguous,
+    hard_values,
+    like_stock_s_unpooling,
+    name,
+    normal,
+    random_codes,
+)
 from torch.utils import _pytree as pytree
 
 import segext.functional as own
@@ -197,8 +208,10 @@ def test_stock_s_unpool_takes_switches(switches, layout, device):
     """Unchanged foreign code: the switches stand for their indices."""
     x = layout(normal((2, 3, 8, 10)).to(device))
     values, switches = own.max_pool2d(x, 2, return_indices=True)
-    assert_same(stock.max_unpool2d(values, switches, 2), own.max_unpool2d(values, switches), strides=True)
-    assert_same(torch.nn.MaxUnpool2d(2)(values, switches), own.max_unpool2d(values, switches), strides=True)
+    expected = own.max_unpool2d(values, switches)
+    for unpool in (stock.max_unpool2d, torch.nn.MaxUnpool2d(2)):
+        arguments = (2,) if unpool is stock.max_unpool2d else ()
+        assert_same(like_stock_s_unpooling(unpool(values, switches, *arguments), values), expected, strides=True)
     assert torch.equal(torch.gather(x.flatten(-2), -1, torch.flatten(switches, -2)), values.flatten(-2))
 
 

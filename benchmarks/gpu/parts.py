@@ -36,7 +36,7 @@ class Part:
 
 BUILD = Part("build", 100, ("ninja", "numpy", "pybind11", "setuptools>=77", "torch"))
 PARTS = (
-    Part("test", 110, ("expecttest", "hypothesis", "numpy", "pytest")),
+    Part("test", 130, ("expecttest", "hypothesis", "numpy", "pytest")),
     Part("sanitize", 100),
     Part("bench", 170),
     Part("profile", 40),

@@ -76,7 +76,7 @@ void check_spatial_size(const char* op, const char* name, const Ints& size) {
 
 void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
   STD_TORCH_CHECK(tensor.device() == other.device(), op, ": ", name, " and ", other_name,
-                  " should be on the same device");
+                  " should be on the same device, but got ", text(tensor.device()), " and ", text(other.device()));
 }
 
 void check_like(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {

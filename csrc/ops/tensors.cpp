@@ -52,6 +52,12 @@ std::string text(const Ints& values) {
   return out + "]";
 }
 
+std::string text(const torch::stable::Device& device) {
+  if (device.is_cpu()) return "cpu";
+  const std::string type = device.is_cuda() ? "cuda" : "device type " + std::to_string(static_cast<int>(device.type()));
+  return type + ":" + std::to_string(static_cast<int>(device.index()));
+}
+
 bool is_dense(const Tensor& tensor, bool channels_last) {
   const Ints sizes = sizes_of(tensor);
   const auto strides = tensor.strides();

@@ -21,6 +21,8 @@ Ints sizes_of(const Tensor& tensor);
 
 // "[2, 3, 4, 4]"
 std::string text(const Ints& values);
+// "cuda:0"
+std::string text(const torch::stable::Device& device);
 
 // The tensor itself where it is dense in NCHW or, with channels_last, in NHWC order; else a copy that is.
 Tensor dense(const Tensor& tensor, bool channels_last);

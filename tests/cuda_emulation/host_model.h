@@ -159,7 +159,7 @@ inline void max_pool2d(const MaxPool2dParams& p, void* output, std::vector<uint8
         int64_t h, w;
         if (!tap_pixel(g, r, col, i, j, &h, &w)) continue;
         double value = load(p.input, p.type, map_element(g, n, c, h, w));
-        if (p.relu && value <= 0) value = 0;
+        if (p.relu && value < 0) value = 0;
         if (first || value > best || std::isnan(value)) {
           best = value;
           code = i * g.window.kernel_w + j;

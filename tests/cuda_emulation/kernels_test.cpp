@@ -223,7 +223,7 @@ class Tester {
                     const std::string& what) {
     for (int64_t k = 0; k < got.size() / element_size(type); ++k) {
       const double a = host_model::load(got.data(), type, k), b = host_model::load(expected.data(), type, k);
-      if (a == b || (std::isnan(a) && std::isnan(b))) continue;
+      if ((a == b && std::signbit(a) == std::signbit(b)) || (std::isnan(a) && std::isnan(b))) continue;
       std::fprintf(stderr, "%s: element %ld is %g instead of %g: %s\n", op, k, a, b, what.c_str());
       std::exit(1);
     }

@@ -59,6 +59,11 @@ struct SquareTaps {
 
   __device__ __forceinline__ bool inside(int i, int j) const { return row_inside[i] && column_inside[j]; }
 
+  // Of a window that lies inside the map as a whole, it is tap (0, 0).
+  __device__ __forceinline__ static constexpr bool may_be_first(int i, int j) {
+    return !kAllInside || (i == 0 && j == 0);
+  }
+
   __device__ __forceinline__ int64_t element(int i, int j) const { return corner + (i * row_step + j * column_step); }
 
   template <typename Wide>
@@ -111,7 +116,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const Vector<T>& lower = taps[1][2 * k / kLanes];
     const int left = 2 * k % kLanes;
     const Wide first = widen_lane(upper, left);
-    Maximum<Wide> maximum{first <= limits.floor ? limits.floor : first, 0};  // keeps a NaN
+    Maximum<Wide> maximum{first < limits.floor ? limits.floor : first, 0};  // keeps a NaN
     maximum.take(widen_lane(upper, left + 1), 1);
     maximum.take(widen_lane(lower, left), 2);
     maximum.take(widen_lane(lower, left + 1), 3);
@@ -146,9 +151,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int32_t sample = shape.rows.by_pooled_size.divide(row_of_windows, &window_row);
 
   VectorMaxima<T> maxima;
+  Vector<T> first_taps = fill_vector<T>(Element<T>::narrow(limits.lowest));
   if constexpr (kKernel > 0) {
     const SquareTaps<int32_t, kWindows> taps(shape, sample, {vector * kLanes, window_row, window_column});
-    maxima.start(taps.start(limits));
+    const auto start = taps.start(limits);
+    maxima.start(start);
     const auto outside = as_words(fill_vector<T>(Element<T>::narrow(limits.lowest)));
 #pragma unroll
     for (int i = 0; i < kKernel; ++i) {
@@ -159,13 +166,22 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
         if (taps.inside(i, j)) values[j] = as_words(load_vector<Vector<T>>(input + taps.element(i, j)));
       }
 #pragma unroll
-      for (int j = 0; j < kKernel; ++j) maxima.take(from_words<T>(values[j]), i * kKernel + j);
+      for (int j = 0; j < kKernel; ++j) {
+        const auto vector = from_words<T>(values[j]);
+        if (taps.may_be_first(i, j) && start.code == static_cast<uint32_t>(i * kKernel + j)) first_taps = vector;
+        maxima.take(vector, i * kKernel + j);
+      }
     }
   } else {
     const T* channels = input + static_cast<int64_t>(sample) * shape.map.elements + vector * kLanes;
     const FirstTap<int32_t> first(shape, window_row, window_column);
     const int32_t kernel_w = shape.columns.kernel;
     maxima.start(first.start(kernel_w, limits));
+    if (first.exists) {
+      const Place<int32_t> at{0, shape.rows.pixel(window_row, first.row),
+                              shape.columns.pixel(window_column, first.column)};
+      first_taps = load_vector<Vector<T>>(channels + shape.map.element(at));
+    }
     for (int32_t i = first.row; shape.rows.has_tap(window_row, i); ++i) {
       for (int32_t j = first.column; shape.columns.has_tap(window_column, j); ++j) {
         const Place<int32_t> at{0, shape.rows.pixel(window_row, i), shape.columns.pixel(window_column, j)};
@@ -174,7 +190,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     }
   }
 
-  store_vector(output + thread * kLanes, maxima.values());
+  store_vector(output + thread * kLanes, maxima.values(first_taps));
   store_run(codes, thread, kLanes * bits / 8, maxima.codes(bits));
 }
 
@@ -193,6 +209,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   Maximum<Wide> maximum{limits.lowest, 0};
   if (lane.present) {
     const Place<Index> window = shape.pooled.place(lane.element);
+    Wide first_tap = limits.lowest;
     if constexpr (kKernel > 0) {
       const SquareTaps<Index, kWindows> taps(shape, lane.sample, window);
       Wide values[kKernel][kKernel];
@@ -204,13 +221,23 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
         }
       }
       maximum = taps.start(limits);
+      const uint32_t first = maximum.code;
 #pragma unroll
-      for (int tap = 0; tap < kKernel * kKernel; ++tap) maximum.take(values[tap / kKernel][tap % kKernel], tap);
+      for (int tap = 0; tap < kKernel * kKernel; ++tap) {
+        const Wide value = values[tap / kKernel][tap % kKernel];
+        if (taps.may_be_first(tap / kKernel, tap % kKernel) && first == static_cast<uint32_t>(tap)) first_tap = value;
+        maximum.take(value, tap);
+      }
     } else {
       const T* sample = input + static_cast<int64_t>(lane.sample) * shape.map.elements;
       const FirstTap<Index> first(shape, window.row, window.column);
       const Index kernel_w = shape.columns.kernel;
       maximum = first.start(kernel_w, limits);
+      if (first.exists) {
+        const Place<Index> at{window.channel, shape.rows.pixel(window.row, first.row),
+                              shape.columns.pixel(window.column, first.column)};
+        first_tap = Element<T>::widen(sample[shape.map.element(at)]);
+      }
       for (Index i = first.row; shape.rows.has_tap(window.row, i); ++i) {
         for (Index j = first.column; shape.columns.has_tap(window.column, j); ++j) {
           const Place<Index> at{window.channel, shape.rows.pixel(window.row, i), shape.columns.pixel(window.column, j)};
@@ -218,7 +245,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
         }
       }
     }
-    output[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] = Element<T>::narrow(maximum.value);
+    output[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] =
+        Element<T>::narrow(with_sign_of_first(maximum.value, first_tap));
   }
   store_warp_codes(codes + lane.sample * shape.sample_bytes, lane.element, lane.present, bits, maximum.code);
 }

@@ -92,9 +92,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const bool row_inside = shape.rows.contains(first_row);
   maxima.start(start_overlap(row_inside, true, limits.floor));
   maxima.set_first_code(start_overlap(row_inside, has_left, limits.floor).code);
+  Vector<T> first_taps = row_inside ? rows[0].template taps<T>(0) : rows[1].template taps<T>(0);
+  if (!has_left) first_taps.lane[0] = (row_inside ? rows[0].template taps<T>(1) : rows[1].template taps<T>(1)).lane[0];
 #pragma unroll
   for (int tap = 0; tap < 9; ++tap) maxima.take(rows[tap / 3].template taps<T>(tap % 3), tap);
-  store_vector(output + thread * kLanes, maxima.values());
+  store_vector(output + thread * kLanes, maxima.values(first_taps));
   store_run(codes, thread, kLanes * bits / 8, maxima.codes(bits));
 }
 
@@ -115,6 +117,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const T* map = input + sample * shape.map.elements;
   Wide values[2][9];
   Maximum<Wide> maxima[2];
+  Wide first_taps[2];
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
     int32_t row, column;
@@ -135,6 +138,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
       values[k][tap] = inside ? Element<T>::widen(corner[i * shape.map.row_stride + j]) : limits.lowest;
     }
     maxima[k] = start_overlap(row_inside[0], column_inside[0], limits.floor);
+    first_taps[k] = row_inside[0]      ? column_inside[0] ? values[k][0] : values[k][1]
+                    : column_inside[0] ? values[k][3]
+                                       : values[k][4];
   }
 
   uint32_t byte = 0;
@@ -142,8 +148,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   for (int k = 0; k < 2; ++k) {
 #pragma unroll
     for (int tap = 0; tap < 9; ++tap) maxima[k].take(values[k][tap], tap);
+    const Wide maximum = with_sign_of_first(maxima[k].value, first_taps[k]);
     if (k == 1 && !has_second) break;
-    output[sample * shape.pooled.elements + 2 * pair + k] = Element<T>::narrow(maxima[k].value);
+    output[sample * shape.pooled.elements + 2 * pair + k] = Element<T>::narrow(maximum);
     byte |= static_cast<uint32_t>(place_code(maxima[k].code, k, code_bits(9)));
   }
   codes[sample * shape.sample_bytes + pair] = static_cast<uint8_t>(byte);

@@ -29,6 +29,13 @@ struct Maximum {
   }
 };
 
+// A maximum of zero has the sign of the window's first tap where that is zero too: of equals the first stays, also of
+// those that a ReLU makes equal.
+template <typename Wide>
+__device__ __forceinline__ Wide with_sign_of_first(Wide maximum, Wide first) {
+  return maximum == 0 && first == 0 ? first : maximum;
+}
+
 // As many maxima as a vector has lanes. Taps of all windows come together.
 template <typename T, bool kPairs = WordCompare<T>::kExists>
 class VectorMaxima {
@@ -49,10 +56,13 @@ class VectorMaxima {
     for (int k = 0; k < kLanes; ++k) maxima_[k].take(widen_lane(taps, k), tap);
   }
 
-  __device__ __forceinline__ Vector<T> values() const {
+  // `first`: each window's first tap.
+  __device__ __forceinline__ Vector<T> values(const Vector<T>& first) const {
     Vector<T> values;
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) values.lane[k] = Element<T>::narrow(maxima_[k].value);
+    for (int k = 0; k < kLanes; ++k) {
+      values.lane[k] = Element<T>::narrow(with_sign_of_first(maxima_[k].value, widen_lane(first, k)));
+    }
     return values;
   }
 
@@ -96,12 +106,14 @@ class VectorMaxima<T, true> {
     }
   }
 
-  __device__ __forceinline__ Vector<T> values() const {
+  __device__ __forceinline__ Vector<T> values(const Vector<T>& first) const {
+    const auto first_words = as_words(first);
     Vector<uint32_t> words;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       const uint32_t nan = WordCompare<T>::is_nan(values_.lane[w]);
-      words.lane[w] = (kNaN & nan) | (values_.lane[w] & ~nan);
+      const uint32_t zeros = zero_halves(values_.lane[w]) & zero_halves(first_words.lane[w]);
+      words.lane[w] = (kNaN & nan) | (first_words.lane[w] & zeros) | (values_.lane[w] & ~(nan | zeros));
     }
     return from_words<T>(words);
   }
@@ -116,6 +128,12 @@ class VectorMaxima<T, true> {
   }
 
  private:
+  // All ones where a half of the word is zero, of either sign.
+  __device__ __forceinline__ static uint32_t zero_halves(uint32_t word) {
+    const uint32_t not_zero = ((word & 0x7fff7fffu) + 0x7fff7fffu) >> 15 & kBoth;
+    return ~(not_zero * 0xffffu);
+  }
+
   Vector<uint32_t> values_;
   uint32_t codes_[kWords];
 };
