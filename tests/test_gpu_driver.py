@@ -531,7 +531,7 @@ def test_the_plan_holds_what_the_targets_name():
     assert {(work.batch, work.pool.channels, work.pool.height, work.pool.width) for work in key} == {(64, 64, 224, 224)}
     assert {work.dtype for work in key} == {"float32", "bfloat16", "float16"}
     assert {(work.batch, work.pool.name) for work in works if work.suite == "deconvnet"} == {
-        (16, f"pool{n}") for n in range(1, 6)
+        (16, f"pool{n}") for n in (1, 3, 5)
     }
     assert {work.batch for work in timing.plan(False, 12_000_000_000) if work.key} == {16}
 

@@ -36,9 +36,9 @@ class Part:
 
 BUILD = Part("build", 100, ("ninja", "numpy", "pybind11", "setuptools>=77", "torch"))
 PARTS = (
-    Part("test", 130, ("expecttest", "hypothesis", "numpy", "pytest")),
-    Part("sanitize", 100),
-    Part("bench", 170),
+    Part("test", 120, ("expecttest", "hypothesis", "numpy", "pytest")),
+    Part("sanitize", 95),
+    Part("bench", 165),
     Part("profile", 40),
 )
 BY_NAME = {part.name: part for part in (BUILD, *PARTS)}

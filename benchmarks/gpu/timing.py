@@ -46,17 +46,16 @@ class CallRow:
 
 
 def plan(rehearsal: bool, device_memory: int) -> list[Work]:
-    """The maps the targets name first, then the pools of DeconvNet and a pool whose windows overlap."""
-    network, overlapping, batch = DECONVNET, RESNET, BATCH
+    """The maps the targets name first, then pools of DeconvNet and a pool whose windows overlap."""
+    network, overlapping, batch = DECONVNET.only("pool1", "pool3", "pool5"), RESNET, BATCH
     key_batch = KEY_BATCH if device_memory >= KEY_MEMORY else BATCH
     if rehearsal:
         network, key_batch, batch = vgg16("rehearsal", 32, 32).only("pool1", "pool5"), 2, 1
         overlapping = Network("rehearsal 3x3", (Pool("stem", 8, 16, 16, kernel=3, padding=1),))
     key = network.only("pool1")
     works = [Work(key, key.pools[0], key_batch, dtype, FRESH, "key", key=True) for dtype in DTYPES]
-    works += [
-        Work(network, pool, batch, dtype, FRESH, "deconvnet") for pool in network.pools for dtype in NETWORK_DTYPES
-    ]
+    maps = [(pool, dtype) for pool in network.pools for dtype in NETWORK_DTYPES]
+    works += [Work(network, pool, batch, dtype, FRESH, "deconvnet") for pool, dtype in maps]
     # No network unpools where windows overlap.
     ops = (POOL, RELU_POOL, POOL_BACKWARD)
     return works + [Work(overlapping, overlapping.pools[0], batch, dtype, ops, "odd") for dtype in NETWORK_DTYPES]
@@ -228,10 +227,10 @@ def run(job: Job) -> Outcome:
     )
     for what, rows, measured in (
         ("throughput", results.throughput, throughput_rows),
-        ("upsampling", results.upsampling, upsampled),
         ("decoding", results.decoding, decoded),
-        ("memory", found.memory, memory_rows(device, job.rehearsal)),
+        ("upsampling", results.upsampling, upsampled),
         ("calls", found.calls, call_rows(CALLS * job.seconds, device, waiting, progress)),
+        ("memory", found.memory, memory_rows(device, job.rehearsal)),
     ):
         progress.step(what)
         try:
