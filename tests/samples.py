@@ -184,11 +184,6 @@ def stock_unpool(values, indices, output_size):
         return torch._C._nn.max_unpool2d(values, indices, output_size)
 
 
-def like_stock_s_unpooling(unpooled, values):
-    """What stock unpools, in the format of the values: on CUDA it is always NCHW."""
-    return unpooled.contiguous(memory_format=suggest_memory_format(values)) if unpooled.is_cuda else unpooled
-
-
 def own_pool(relu):
     return own.relu_max_pool2d if relu else own.max_pool2d
 
