@@ -59,8 +59,10 @@ struct LaneRuns {
 
   static int64_t elements(const Upsampling& g) { return std::lcm(g.stride_w * depth_of(g), int64_t{kLanes}); }
 
+  // Of shared memory; 0 for more than a block has.
   static int64_t phase_bytes(const Upsampling& g) {
-    return kWeights * elements(g) * static_cast<int64_t>(sizeof(Wide));
+    constexpr int64_t kElementBytes = kWeights * static_cast<int64_t>(sizeof(Wide));
+    return elements(g) <= Launch::kMaxSharedBytes / kElementBytes ? elements(g) * kElementBytes : 0;
   }
 
   // The place of an element of a row of output.
@@ -260,7 +262,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
     store_vector(output + p * static_cast<int64_t>(row_step), result);
   };
 
-  constexpr int kTogether = kAdds || kLanes < 4 ? 2 : 1;
+  constexpr int kTogether = kAdds || kLanes < 4 ? 2 : 1;  // rows of output, as registers allow
   // Cells first..last - 1 lack nothing: neither taps, nor rows of input, nor of output.
   const int32_t end = at.cell + cells.per_thread < cells.end ? at.cell + cells.per_thread : cells.end;
   int32_t first = end, last = end;
@@ -281,7 +283,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
 #pragma unroll 1
       for (int32_t p = 0; p < phases; p += kTogether) {
         Lanes<T, kLanes> terms[kTogether]{};
-        if constexpr (kAdds) {  // both are on their way before the first is needed: they come from far
+        if constexpr (kAdds) {  // all are on their way before the first is needed: they come from far
 #pragma unroll
           for (int k = 0; k < kTogether; ++k) terms[k] = load_terms(p + k);
         }
