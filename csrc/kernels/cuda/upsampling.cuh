@@ -9,8 +9,8 @@
 //                            phase 0    tap 2    tap 0
 //                            phase 1    tap 3    tap 1
 //
-// So a thread that goes down its column from cell to cell needs the weights of few phases, which stay in registers or in
-// shared memory, and each row of input that it has read serves the cell and the next one.
+// So a thread that goes down its column from cell to cell needs the weights of few phases, which stay in registers or
+// in shared memory, and each row of input that it has read serves the cell and the next one.
 //
 // Every sum is taken in one order, from the lowest input row to the highest of the image and in a row from left to
 // right, each product added with one rounding, as the CPU kernels with FMA do.
