@@ -67,7 +67,7 @@ MORE_REGISTERS = {
     r"depthwise_cross_entropy_cells_kernel<double": 128,
     r"depthwise_cross_entropy_cells_kernel": 96,
     r"depthwise_(cross_entropy|input_gradient)_kernel<.*\blong\b": 128,
-    r"depthwise_weight_gradient_cells_kernel<double": 104,  # sums, weights and scores of 64 bits
+    r"depthwise_weight_gradient_cells_kernel<double": 88,  # sums, weights and scores of 64 bits
     r"depthwise_\w+_kernel<.*\blong\b": 96,
     r"depthwise_\w+_kernel": 80,
     r"scatter_channels_last_overlaps_kernel<segext::": 80,  # their launch bounds'
@@ -76,6 +76,7 @@ MORE_REGISTERS = {
 }
 # Of general kernels, whose loops the compiler unrolls further for this architecture than for those before it.
 UNROLLED_REGISTERS = {
+    ("sm_120", r"depthwise_weight_gradient_cells_kernel<double"): 100,
     ("sm_120", r"(depthwise_\w+(?<!_cells)|scatter)_kernel"): 128,
 }
 ATOMIC = {"index_unpool_bid_kernel", "codes_from_indices_kernel"}

@@ -217,6 +217,7 @@ def test_strides_of_maps_that_are_in_both_formats(layout, shape, device):
     expected, indices = stock.max_pool2d(x, pool, return_indices=True)
     assert_same(output, expected, strides=True)
     unpooled = own.max_unpool2d(output, switches)
+    assert unpooled.stride() == x.stride()
     # On CUDA, stock's unpooling is always NCHW.
     assert_same(unpooled, stock.max_unpool2d(expected, indices, pool), strides=device.type == "cpu")
 

@@ -7,17 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as stock
-from samples import (
-    FORMATS,
-    Pool,
-    assert_same,
-    channels_last,
-    contiguous,
-    hard_values,
-    name,
-    normal,
-    random_codes,
-)
+from samples import FORMATS, Pool, assert_same, channels_last, contiguous, hard_values, name, normal, random_codes
 from torch.utils import _pytree as pytree
 
 import segext.functional as own
@@ -208,6 +198,7 @@ def test_stock_s_unpool_takes_switches(switches, layout, device):
     x = layout(normal((2, 3, 8, 10)).to(device))
     values, switches = own.max_pool2d(x, 2, return_indices=True)
     expected = own.max_unpool2d(values, switches)
+    assert expected.stride() == x.stride()
     on_cpu = device.type == "cpu"  # on CUDA, stock's unpooling is always NCHW
     assert_same(stock.max_unpool2d(values, switches, 2), expected, strides=on_cpu)
     assert_same(torch.nn.MaxUnpool2d(2)(values, switches), expected, strides=on_cpu)

@@ -13,8 +13,8 @@ from ..harness import Call, Clock, cpu_clock
 
 # Reading this many times the L2 leaves nothing of what was there.
 FLUSHED_CACHES = 4
-# The device idles this long before each call, so that all of the call is queued when it starts: some 900 us, for what
-# autograd calls from Python takes three times what the rest does.
+# The device idles this long before each call, so that all of the call is queued when it starts: some 900 us, for a
+# backward pass through Python may take more than 300.
 SLEEP_CYCLES = 1_600_000
 
 

@@ -12,8 +12,6 @@ constexpr int64_t kFewestRows = 8, kMostRows = 64;
 // What a block stages of weights, if phases are as small: so much lets as many blocks be there as registers do.
 constexpr int64_t kStagedBytes = 24 * 1024;
 
-int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
-
 AddendSteps addend_steps(const Params& params) {
   const int64_t row = params.addend.width * depth_of(params.geometry);
   return {row, row * params.addend.height};
@@ -50,11 +48,11 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   *launched = phase_bytes > 0;
   if (!*launched) return cudaSuccess;
   const int64_t fit = std::clamp<int64_t>(kStagedBytes / phase_bytes, 1, g.stride_h);
-  const int64_t phases = parts_of(g.stride_h, parts_of(g.stride_h, fit));
+  const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
   const int64_t per_thread =
-      cells_per_thread(g, planes, runs, phases, parts_of(kFewestRows, phases), parts_of(kMostRows, phases));
+      cells_per_thread(g, planes, runs, phases, ceil_divide(kFewestRows, phases), ceil_divide(kMostRows, phases));
   const auto cells = divide_cells(g, planes, runs, per_thread, phases);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
@@ -76,10 +74,10 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
 template <typename T, typename Index, bool kStaged>
 CudaStatus launch_elements(const Params& params, CudaStream stream, int64_t shared_bytes) {
   const Upsampling& g = params.geometry;
-  return launch_with_shared_memory(
-      depthwise_conv_transpose2d_kernel<T, Index, kStaged>, warp_run_threads(g.samples, output_elements(g)),
-      shared_bytes, stream, arrays_of<T>(params), UpsamplingShape<Index>(g),
-      warp_runs<Index>(g.samples, output_elements(g)), Staging(g, kStaged ? g.kernel_h : 0), addend_steps(params));
+  return launch_with_shared_memory(depthwise_conv_transpose2d_kernel<T, Index, kStaged>,
+                                   warp_run_threads(g.samples, output_elements(g)), shared_bytes, stream,
+                                   arrays_of<T>(params), UpsamplingShape<Index>(g),
+                                   warp_runs<Index>(g.samples, output_elements(g)), Staging(g), addend_steps(params));
 }
 
 template <typename T>
@@ -99,7 +97,7 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
     status = launch_cells<T, 1>(params, stream, &launched);
     if (launched) return status;
   }
-  const int64_t shared_bytes = g.channels_last ? Staging::bytes<T>(g, g.kernel_h) : 0;
+  const int64_t shared_bytes = g.channels_last ? Staging::bytes<T>(g) : 0;
   return shared_bytes > 0 ? launch_elements<T, int32_t, true>(params, stream, shared_bytes)
                           : launch_elements<T, int32_t, false>(params, stream, 0);
 }

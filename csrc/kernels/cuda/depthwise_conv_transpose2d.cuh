@@ -263,23 +263,16 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   };
 
   constexpr int kTogether = kAdds || kLanes < 4 ? 2 : 1;  // rows of output, as registers allow
-  // Cells first..last - 1 lack nothing: neither taps, nor rows of input, nor of output.
-  const int32_t end = at.cell + cells.per_thread < cells.end ? at.cell + cells.per_thread : cells.end;
-  int32_t first = end, last = end;
-  const int32_t first_row = at.phase - shape.rows.padding;    // of cell 0, in the output
-  const int32_t room = shape.rows.size - phases - first_row;  // for the cell's rows, above the output's end
-  const int32_t far_tap = at.phase + phases - 1 + stride;
-  if (shape.rows.dilation == 1 && far_tap < shape.rows.kernel && room >= 0 && phases % kTogether == 0) {
-    first = first_row < 0 ? shape.rows.by_stride.quotient(stride - 1 - first_row) : 0;
-    first = first > 1 ? first : 1;
-    last = shape.rows.by_stride.quotient(room) + 1;
-    last = last < shape.rows.pooled_size ? last : shape.rows.pooled_size;
-  }
+  const bool all_taps = shape.rows.dilation == 1 && at.phase + phases - 1 + stride < shape.rows.kernel;
+  const WholeCells whole(shape.rows, at.phase, phases);
+  // Cells before this one lack nothing, from whole.first on.
+  const int32_t whole_end = all_taps && phases % kTogether == 0 ? whole.end : 0;
 
   Row above = columns.read(shape, at.cell - 1);
+  const int32_t end = cells.end_of(at);
   for (int32_t h = at.cell; h < end; ++h) {
     const Row own = columns.read(shape, h);
-    if (h >= first && h < last) {
+    if (h >= whole.first && h < whole_end) {
 #pragma unroll 1
       for (int32_t p = 0; p < phases; p += kTogether) {
         Lanes<T, kLanes> terms[kTogether]{};
@@ -293,7 +286,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
     } else {
 #pragma unroll 1
       for (int32_t p = 0; p < phases; ++p) {
-        if (!shape.rows.contains(h * stride + first_row + p)) continue;
+        if (!shape.rows.contains(y + (h - at.cell) * stride + p)) continue;
         const bool sees_own = columns.row_exists(shape, h) && tap_row(shape.rows, at.phase + p, 0) >= 0;
         const bool sees_above = columns.row_exists(shape, h - 1) && tap_row(shape.rows, at.phase + p, 1) >= 0;
         Lanes<T, kLanes> terms{};
@@ -317,7 +310,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const WeightsInMemory<T, Index> in_memory{arrays.weight, shape.rows.kernel, shape.columns.kernel};
   const auto weights = [&] {
     if constexpr (kStaged) {
-      return staging.stage<T>(in_memory, [](int32_t row) { return row; });
+      return staging.stage<T>(in_memory);
     } else {
       return in_memory;
     }

@@ -29,7 +29,9 @@ __device__ __forceinline__ int64_t thread_number() {
   return static_cast<int64_t>(blockIdx.x) * Launch::kBlockThreads + threadIdx.x;
 }
 
-inline int64_t launch_blocks(int64_t threads) { return (threads + Launch::kBlockThreads - 1) / Launch::kBlockThreads; }
+inline int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
+
+inline int64_t launch_blocks(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
 
 // Runs `kernel` on at least `threads` threads of `stream`, with so much dynamic shared memory a block. No threads: no
 // launch, success. An error is returned and forgotten, so that nobody meets it again.

@@ -22,8 +22,6 @@ ScatterArrays<T> arrays_of(const ScatterParams& params) {
           {static_cast<const Bits*>(params.relu_output), static_cast<Bits>(infinity_bits(params.type))}};
 }
 
-int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
-
 // NCHW blocks: vectors fill the rows of the full map and half vectors those of the pooled map.
 template <typename Bits>
 bool rows_fit_vectors(const ScatterParams& params) {

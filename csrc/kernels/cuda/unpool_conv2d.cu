@@ -13,8 +13,6 @@ namespace {
 
 using Params = UnpoolConv2dParams;
 
-int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
-
 template <typename T>
 UnpoolConvArrays<T> arrays_of(const Params& params) {
   return {static_cast<const T*>(params.input), params.codes, static_cast<const T*>(params.bias),
@@ -43,17 +41,17 @@ CudaStatus launch_cells(const Params& params, CudaStream stream) {
   constexpr int64_t kEnoughBlocks = 256;
   const UnpoolConv& g = params.geometry;
   const auto strips = [](int64_t size, int64_t padding, int64_t pixels) {
-    return std::max<int64_t>(1, parts_of(size + padding - Traits::kOverlap, pixels - Traits::kOverlap));
+    return std::max<int64_t>(1, ceil_divide(size + padding - Traits::kOverlap, pixels - Traits::kOverlap));
   };
   const int64_t columns = strips(g.output_width, g.padding_w, Traits::kColumns);
-  const int64_t groups = parts_of(g.outputs, Traits::Layout::kOutputs);
+  const int64_t groups = ceil_divide(g.outputs, Traits::Layout::kOutputs);
   int32_t tiles = kMostTiles;
   const auto rows = [&] { return strips(g.output_height, g.padding_h, int64_t{tiles} * Traits::kRows); };
   while (tiles > kFewestTiles && g.pool.samples * rows() * columns * groups < kEnoughBlocks) tiles /= 2;
   return launch_tiles(unpool_conv2d_cells_kernel<T>, params, rows(), columns, groups, cell_shared_bytes<T>(), stream,
                       g.pool.channels_last, arrays_of<T>(params),
                       static_cast<const typename Traits::Wide*>(params.panels),
-                      static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)), tiles);
+                      static_cast<int32_t>(ceil_divide(g.pool.channels, Traits::kChannels)), tiles);
 }
 
 // Whether cells can be loaded as vectors: neighbouring channels, and runs of codes that are whole bytes.
@@ -75,8 +73,8 @@ bool wide_results_fit(const Params& params, bool channels_last) {
 CudaStatus turn(const Params& params, CudaStream stream, Params* turned) {
   const PoolGeometry& pool = params.geometry.pool;
   const int64_t cells = pool.pooled_height * pool.pooled_width;
-  const int64_t cell_tiles = parts_of(cells, CellTile::kCells);
-  const int64_t channel_tiles = parts_of(pool.channels, CellTile::kChannels);
+  const int64_t cell_tiles = ceil_divide(cells, CellTile::kCells);
+  const int64_t channel_tiles = ceil_divide(pool.channels, CellTile::kChannels);
   auto* values = static_cast<uint16_t*>(params.turned);
   auto* codes = reinterpret_cast<uint8_t*>(values + pool.samples * pool.channels * cells);
   *turned = params;
@@ -98,11 +96,12 @@ CudaStatus launch_products(const Params& params, bool channels_last, CudaStream 
   const UnpoolConv& g = params.geometry;
   const auto kernel =
       vectors_fit<T>(params) ? unpool_conv2d_tiles_kernel<T, true> : unpool_conv2d_tiles_kernel<T, false>;
-  return launch_tiles(
-      kernel, params, parts_of(g.output_height, Traits::kPixels), parts_of(g.output_width, Traits::kPixels),
-      parts_of(g.outputs, Traits::kOutputs), Traits::kSharedBytes, stream, channels_last, arrays_of<T>(params),
-      static_cast<const Vector<T>*>(params.panels), static_cast<int32_t>(parts_of(g.pool.channels, Traits::kChannels)),
-      wide_results_fit<T>(params, channels_last));
+  return launch_tiles(kernel, params, ceil_divide(g.output_height, Traits::kPixels),
+                      ceil_divide(g.output_width, Traits::kPixels), ceil_divide(g.outputs, Traits::kOutputs),
+                      Traits::kSharedBytes, stream, channels_last, arrays_of<T>(params),
+                      static_cast<const Vector<T>*>(params.panels),
+                      static_cast<int32_t>(ceil_divide(g.pool.channels, Traits::kChannels)),
+                      wide_results_fit<T>(params, channels_last));
 }
 
 }  // namespace

@@ -85,7 +85,7 @@ struct WeightsInMemory {
   }
 };
 
-// Some kernel rows of all channels, [rows, kernel_w, pitch], channels innermost: for channels_last, where neighbouring
+// The kernels of all channels, [kernel_h, kernel_w, pitch], channels innermost: for channels_last, where neighbouring
 // threads have neighbouring channels, whose weights lie a whole kernel apart in memory. An odd pitch keeps the threads
 // that fill it, which have neighbouring columns, on different banks.
 template <typename Wide>
@@ -98,29 +98,29 @@ struct WeightsInShared {
   }
 };
 
-// The division of staging among a block's threads. No rows: weights stay in memory.
+// The division of staging them among a block's threads.
 struct Staging {
-  int32_t rows, kernel_w, channels, pitch;
-  Divisor<int32_t> by_kernel_w, by_rows;
+  int32_t kernel_h, kernel_w, channels, pitch;
+  Divisor<int32_t> by_kernel_w, by_kernel_h;
 
-  explicit Staging(const Upsampling& g, int64_t rows)
-      : rows(static_cast<int32_t>(rows)),
+  explicit Staging(const Upsampling& g)
+      : kernel_h(static_cast<int32_t>(g.kernel_h)),
         kernel_w(static_cast<int32_t>(g.kernel_w)),
         channels(static_cast<int32_t>(g.channels)),
         pitch(channels | 1),
         by_kernel_w(g.kernel_w),
-        by_rows(rows) {}
+        by_kernel_h(g.kernel_h) {}
 
-  // Stages kernel row `row_of(r)` as row r, unless it is negative. All threads of the block call.
-  template <typename T, typename RowOf>
-  __device__ __forceinline__ WeightsInShared<typename Element<T>::Wide> stage(const WeightsInMemory<T, int32_t>& from,
-                                                                              const RowOf& row_of) const {
+  // All threads of the block call.
+  template <typename T>
+  __device__ __forceinline__ WeightsInShared<typename Element<T>::Wide> stage(
+      const WeightsInMemory<T, int32_t>& from) const {
     auto* staged = dynamic_shared_memory<typename Element<T>::Wide>();
-    for (int32_t k = static_cast<int32_t>(threadIdx.x); k < channels * rows * kernel_w; k += Launch::kBlockThreads) {
-      int32_t j, row;
-      const int32_t channel = by_rows.divide(by_kernel_w.divide(k, &j), &row);
-      const int32_t i = row_of(row);
-      if (i >= 0) staged[(row * kernel_w + j) * pitch + channel] = from.at(channel, i, j);
+    const int32_t count = channels * kernel_h * kernel_w;
+    for (int32_t k = static_cast<int32_t>(threadIdx.x); k < count; k += Launch::kBlockThreads) {
+      int32_t i, j;
+      const int32_t channel = by_kernel_h.divide(by_kernel_w.divide(k, &j), &i);
+      staged[(i * kernel_w + j) * pitch + channel] = from.at(channel, i, j);
     }
     __syncthreads();
     return {staged, kernel_w, pitch};
@@ -128,10 +128,10 @@ struct Staging {
 
   // 0 for more than a block has: then there is no staging.
   template <typename T>
-  static int64_t bytes(const Upsampling& g, int64_t rows) {
+  static int64_t bytes(const Upsampling& g) {
     const int64_t limit = Launch::kMaxSharedBytes / static_cast<int64_t>(sizeof(typename Element<T>::Wide));
-    if (g.kernel_w > limit || rows > limit / g.kernel_w) return 0;
-    const int64_t columns = rows * g.kernel_w, pitch = g.channels | 1;
+    if (g.kernel_w > limit || g.kernel_h > limit / g.kernel_w) return 0;
+    const int64_t columns = g.kernel_h * g.kernel_w, pitch = g.channels | 1;
     return pitch > limit / columns ? 0 : columns * pitch * static_cast<int64_t>(sizeof(typename Element<T>::Wide));
   }
 };
@@ -200,6 +200,25 @@ struct Cells {
     thread.cell = first + by_runs.divide(in_unit, &thread.run) * per_thread;
     thread.present = unit < units && thread.cell < end;
     return thread;
+  }
+
+  // The cell after the thread's last.
+  __device__ __forceinline__ int32_t end_of(const Thread& thread) const {
+    return thread.cell + per_thread < end ? thread.cell + per_thread : end;
+  }
+};
+
+// Of the cells one below the other, those whose rows of so many phases, from one on, all exist, as do the rows of input
+// that they see. Whether there are all taps is not looked at.
+struct WholeCells {
+  int32_t first, end;
+
+  __device__ __forceinline__ WholeCells(const Axis<int32_t>& rows, int32_t phase, int32_t phases) {
+    const int32_t before = rows.padding - phase;       // rows of cell 0 that come before the output's first
+    const int32_t room = rows.size - phases + before;  // where the last cell's first row may lie, from cell 0's on
+    first = before <= rows.stride ? 1 : rows.by_stride.quotient(before - 1) + 1;
+    end = room < 0 ? 0 : rows.by_stride.quotient(room) + 1;
+    end = end < rows.pooled_size ? end : rows.pooled_size;
   }
 };
 

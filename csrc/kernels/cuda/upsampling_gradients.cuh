@@ -325,14 +325,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads,
     auto source = gradients.column(shape, sample, c, at.cell * shape.rows.stride - shape.rows.padding + at.phase, x);
     const Wide bias = operands.bias_of(c);
     // Cells whose pixels of these phases all exist, and all input that they see.
-    const bool whole = kManyAtOnce<Wide> && source.plain && rows.complete && at.phase + kPhases <= shape.rows.stride;
-    const int32_t before = shape.rows.padding - at.phase, behind = before + shape.rows.size - kPhases;
-    const int32_t first_whole = before <= shape.rows.stride ? 1 : shape.rows.by_stride.quotient(before - 1) + 1;
-    const int32_t ends[] = {at.cell + cells.per_thread, cells.end};
-    const int32_t end = ends[0] < ends[1] ? ends[0] : ends[1];
-    int32_t end_whole = whole && behind >= 0 ? shape.rows.by_stride.quotient(behind) + 1 : 0;
-    end_whole = end_whole < shape.rows.pooled_size ? end_whole : shape.rows.pooled_size;
-    end_whole = end_whole < end ? end_whole : end;
+    const bool many = kManyAtOnce<Wide> && source.plain && rows.complete && at.phase + kPhases <= shape.rows.stride;
+    const WholeCells whole(shape.rows, at.phase, kPhases);
+    const int32_t end = cells.end_of(at), end_whole = !many ? 0 : whole.end < end ? whole.end : end;
     const auto add = [&](int p, Wide gradient, const InputPair<Wide>& row, bool sees_row, const InputPair<Wide>& above,
                          bool sees_above) {
       bias_sum += gradient;
@@ -345,7 +340,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads,
     int32_t h = at.cell;
 #pragma unroll 1
     while (h < end) {
-      if (kManyAtOnce<Wide> && h >= first_whole && h + kCells <= end_whole) {
+      if (kManyAtOnce<Wide> && h >= whole.first && h + kCells <= end_whole) {
         InputPair<Wide> row[kCells + 1] = {above};
         Wide gradient[kCells][kPhases];
 #pragma unroll
