@@ -48,6 +48,10 @@ STABLE_TORCH_LIBRARY(segext, library) {
       "int[2] padding, int[2] dilation, bool channels_last) -> (Tensor codes, Tensor invalid)");
   library.def("switches_repack(Tensor codes, SymInt[] size, int[2] kernel_size, bool channels_last) -> Tensor");
 
+  // Of int64 values that say where something belongs: the least and the largest of zero and those that are not
+  // `ignored`, in each of so many parts, [parts, 2].
+  library.def("extremes(Tensor values, SymInt ignored) -> Tensor");
+
   // Transposed convolutions whose channels do not mix: weight [C, M, kh, kw] makes M output channels of each input
   // channel. `origin` is padding and the offset of a crop, `output_size` what is made from there; `addend`, from
   // `addend_origin` on, is added to it.

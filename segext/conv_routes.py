@@ -188,7 +188,7 @@ class Criterion:
             if low < 0 or high >= classes:
                 raise IndexError(f"Target {low if low < 0 else high} is out of bounds.")
 
-        return LateCheck(target.where(target != self.ignore_index, 0), check)
+        return LateCheck(target, self.ignore_index, check)
 
 
 class Dense(_Route):

@@ -303,6 +303,11 @@ def _fake_unpool_conv2d_backward(
     return grad_input, input.new_empty(weight.shape if wants_weight else (0,))
 
 
+def _fake_extremes(values, _ignored):
+    torch._check(values.dtype == torch.int64, lambda: f"values should be int64, but are {values.dtype}")
+    return values.new_empty((values.numel() + ops.EXTREMES_PART - 1) // ops.EXTREMES_PART, 2)
+
+
 _FAKES = {
     "max_pool2d": _fake_pool,
     "relu_max_pool2d": _fake_pool,
@@ -325,6 +330,7 @@ _FAKES = {
     "unpool_conv2d": _fake_unpool_conv2d,
     "unpool_conv2d_backward": _fake_unpool_conv2d_backward,
     "unpool_conv2d_pack": _fake_unpool_conv2d_pack,
+    "extremes": _fake_extremes,
     "switches_repack": lambda codes, *_: torch.empty_like(codes),
 }
 for _name, _fake in _FAKES.items():

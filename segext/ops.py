@@ -34,6 +34,9 @@ UNPOOLED_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))
 # Output channels that unpool_conv2d's packed weights are filled up to a multiple of.
 WEIGHT_PANEL = 16
 
+# Values that one pair of extremes stands for.
+EXTREMES_PART = 8192
+
 # What gives a pooled map and its codes.
 POOLS = (_ops.max_pool2d.default, _ops.relu_max_pool2d.default)
 
@@ -561,13 +564,14 @@ unpool_conv2d = _differentiable(
     _any_requires_grad,
 )
 
-# Not differentiable: conversions of codes, forms that write into a caller's tensor, and backwards that give way to
-# compositions of other ops where they are differentiated.
+# Not differentiable: conversions of codes, checks, forms that write into a caller's tensor, and backwards that give way
+# to compositions of other ops where they are differentiated.
 max_pool2d_backward_out = _ops.max_pool2d_backward_out.default
 max_unpool2d_out = _ops.max_unpool2d_out.default
 switches_to_indices = _ops.switches_to_indices.default
 switches_from_indices = _ops.switches_from_indices.default
 switches_repack = _ops.switches_repack.default
+extremes = _ops.extremes.default
 depthwise_conv_transpose2d_argmax = _ops.depthwise_conv_transpose2d_argmax.default
 depthwise_conv_transpose2d_backward = _ops.depthwise_conv_transpose2d_backward.default
 unpool_conv2d_backward = _ops.unpool_conv2d_backward.default

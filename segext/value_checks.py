@@ -15,7 +15,7 @@ _enabled = True
 def set_index_check(enabled: bool) -> None:
     """Whether int64 indices and, on CUDA, class targets are checked; on by default.
 
-    The check is one reduction. On CUDA the host waits for its result: for that of indices before it launches anything
+    The check reads them once. On CUDA the host waits for its result: for that of indices before it launches anything
     else, for that of targets once the loss is queued, so that the device does not idle meanwhile. The second wait is
     for an event, which :func:`torch.cuda.set_sync_debug_mode` does not tell of. Without the check, and while a CUDA
     graph is captured or a graph compiled, an index out of range places and gathers nothing, and a target out of range
@@ -33,22 +33,22 @@ def can_check(values: Tensor) -> bool:
 
 
 def extremes(values: Tensor) -> tuple[int, int]:
-    """The least and the largest."""
-    low, high = _extremes(values).tolist()
-    return low, high
+    """The least and the largest of zero and the values."""
+    return _of_all(ops.extremes(values, 0).cpu())
 
 
 class LateCheck:
-    """Around the launch of CUDA kernels: calls ``check`` with the least and the largest of values that they read.
+    """Around the launch of CUDA kernels: calls ``check`` with the least and the largest of zero and those values, of
+    what the kernels read, that are not ``ignored``.
 
     The device finds the two before it runs the kernels, and the host waits for them after it has queued these: it then
     queues what follows while they run. So the kernels must do no harm whatever the values are. What ``check`` raises
     comes before an error of the launch.
     """
 
-    def __init__(self, values: Tensor, check: Callable[[int, int], None]) -> None:
+    def __init__(self, values: Tensor, ignored: int, check: Callable[[int, int], None]) -> None:
         self._check = check
-        self._extremes = _extremes(values).to("cpu", non_blocking=True)  # which is pinned memory
+        self._parts = ops.extremes(values, ignored).to("cpu", non_blocking=True)  # which is pinned memory
         self._arrived = torch.cuda.Event()
         self._arrived.record(torch.cuda.current_stream(values.device))
 
@@ -57,8 +57,9 @@ class LateCheck:
 
     def __exit__(self, *_: object) -> None:
         self._arrived.synchronize()
-        self._check(*self._extremes.tolist())
+        self._check(*_of_all(self._parts))
 
 
-def _extremes(values: Tensor) -> Tensor:
-    return torch.stack(torch.aminmax(values))
+def _of_all(parts: Tensor) -> tuple[int, int]:
+    low, high = torch.aminmax(parts)
+    return int(low), int(high)

@@ -50,6 +50,7 @@ OPS = (
     "switches_to_indices",
     "switches_from_indices",
     "switches_repack",
+    "extremes",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_backward",
     "depthwise_conv_transpose2d_argmax",
@@ -132,6 +133,7 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
         ),
         "switches_from_indices": (indices, lambda indices: ops.switches_from_indices(indices, size, *window, last)),
         "switches_repack": (codes, lambda codes: ops.switches_repack(codes, pooled.shape, window[0], last)),
+        "extremes": (indices, lambda indices: ops.extremes(indices, 40)),
         "depthwise_conv_transpose2d": (
             map,
             lambda x: ops.depthwise_conv_transpose2d(x, weight, bias, addend, *upsampling, (4, 3), last),

@@ -2,6 +2,7 @@
 // bit at a time, as slow and plain as can be. Shares no code with the kernels but the structs they take.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -12,6 +13,7 @@
 
 #include "cuda_emulation.h"
 #include "depthwise_cross_entropy.h"
+#include "extremes.h"
 #include "gather.h"
 #include "indices.h"
 #include "max_pool2d.h"
@@ -229,6 +231,16 @@ inline void indices_from_codes(const PoolGeometry& g, const std::vector<uint8_t>
     const bool names = i < g.window.kernel_h && tap_pixel(g, r, col, i, j, &h, &w);
     indices[pooled_element(g, n, c, r, col)] = names ? h * g.width + w : -1;
   });
+}
+
+inline void extremes(const int64_t* values, int64_t count, int64_t ignored, int64_t* parts) {
+  std::fill(parts, parts + 2 * extremes_parts(count), 0);
+  for (int64_t k = 0; k < count; ++k) {
+    int64_t* part = parts + 2 * (k / kExtremesPart);
+    if (values[k] == ignored) continue;
+    part[0] = std::min(part[0], values[k]);
+    part[1] = std::max(part[1], values[k]);
+  }
 }
 
 inline int64_t codes_from_indices(const PoolGeometry& g, const int64_t* indices, std::vector<uint8_t>* codes) {

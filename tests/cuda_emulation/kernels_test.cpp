@@ -299,6 +299,19 @@ class Tester {
     }
   }
 
+  void extremes(int64_t count, int64_t ignored) {
+    if (!takes_next()) return;
+    ++cases_;
+    const std::string what = std::to_string(count) + " values, ignored " + std::to_string(ignored);
+    Array values(count, 8, true), parts(2 * extremes_parts(count), 8, false), expected(parts.size() / 8, 8, false);
+    for (int64_t k = 0; k < count; ++k) {
+      values.int64s()[k] = random_() % 4 == 0 ? ignored : static_cast<int64_t>(random_()) - (int64_t{1} << 30);
+    }
+    host_model::extremes(values.int64s(), count, ignored, expected.int64s());
+    expect_success(extremes_cuda({values.int64s(), count, ignored, parts.int64s()}, nullptr), "extremes", what);
+    expect_equal(parts, expected, ElementType::kInt64, "extremes", what);
+  }
+
   void conversions(const PoolGeometry& g) {
     if (!takes_next()) return;
     ++cases_;
@@ -783,6 +796,9 @@ void test_scatter_and_gather(Tester* tester) {
 }
 
 void test_indices(Tester* tester) {
+  for (const int64_t count : {0, 1, 255, 257, 8191, 8192, 8193, 20000}) {
+    for (const int64_t ignored : {0, 255, -100}) tester->extremes(count, ignored);
+  }
   for (const bool channels_last : {false, true}) {
     for (const Shape& shape : shapes_of_2x2_blocks()) tester->conversions(geometry_of(shape, channels_last));
     for (const Shape& shape : shapes_of_any_windows()) tester->conversions(geometry_of(shape, channels_last));

@@ -2,6 +2,7 @@
 #include "../dense_conv_transpose2d.h"
 #include "../depthwise_conv_transpose2d_backward.h"
 #include "../depthwise_cross_entropy.h"
+#include "../extremes.h"
 #include "../gather.h"
 #include "../indices.h"
 #include "../max_pool2d.h"
@@ -34,6 +35,7 @@
   void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                          \
   void depthwise_cross_entropy(const DepthwiseCrossEntropyParams&, int64_t begin, int64_t end);                        \
   void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams&, int64_t begin, int64_t end);       \
+  void extremes(const ExtremesParams&, int64_t begin, int64_t end);                                                    \
   }
 
 SEGEXT_DECLARE_KERNELS(baseline)
@@ -255,6 +257,13 @@ void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardPar
 
 GradientParts depthwise_cross_entropy_backward_cpu_parts(const Upsampling& geometry) {
   return gradient_parts(geometry, true);
+}
+
+Work extremes_work(const ExtremesParams& params) { return {extremes_parts(params.count), kExtremesPart}; }
+
+void extremes_cpu(const ExtremesParams& params, int64_t begin, int64_t end) {
+  static const auto kernel = SEGEXT_PICK(extremes);
+  kernel(params, begin, end);
 }
 
 }  // namespace segext

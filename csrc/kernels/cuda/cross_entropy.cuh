@@ -9,7 +9,7 @@
 #pragma once
 
 #include "../depthwise_cross_entropy.h"
-#include "block_sum.cuh"
+#include "block_reduce.cuh"
 #include "score_cells.cuh"
 
 namespace segext {
@@ -233,7 +233,7 @@ inline int64_t output_pixels(const Upsampling& g) { return g.output_height * g.o
 template <typename T>
 std::optional<ScoreCellLaunch> divide_softmax(const Upsampling& g) {
   if (!fits_int32(g, Addend{})) return std::nullopt;
-  return divide_score_cells<T>(g, kSoftmaxCells, Launch::kMaxSharedBytes - kBlockSumBytes);
+  return divide_score_cells<T>(g, kSoftmaxCells, Launch::kMaxSharedBytes - kBlockReduceBytes);
 }
 
 // Blocks that take the softmax of every pixel.

@@ -16,7 +16,7 @@
 #include <type_traits>
 
 #include "../depthwise_conv_transpose2d_backward.h"
-#include "block_sum.cuh"
+#include "block_reduce.cuh"
 #include "score_cells.cuh"
 
 namespace segext {

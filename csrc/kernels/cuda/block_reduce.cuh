@@ -1,0 +1,34 @@
+// Sums, and whatever else is combined pair by pair, over the threads of a block.
+#pragma once
+
+#include "launch.cuh"
+
+namespace segext {
+
+// Static shared memory of block_reduce, of types of 64 bits.
+inline constexpr int64_t kBlockReduceBytes = Launch::kBlockWarps * sizeof(double);
+
+// The values of a block's threads combined, always in the same order; the result is thread 0's. All threads of the
+// block call.
+template <typename T, typename Combine>
+__device__ __forceinline__ T block_reduce(T value, const Combine& combine) {
+  __shared__ T of_warp[Launch::kBlockWarps];
+#pragma unroll
+  for (int step = Launch::kWarpThreads / 2; step > 0; step /= 2) {
+    value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
+  }
+  __syncthreads();  // nobody reads those of the call before
+  if (threadIdx.x % Launch::kWarpThreads == 0) of_warp[threadIdx.x / Launch::kWarpThreads] = value;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int warp = 1; warp < Launch::kBlockWarps; ++warp) value = combine(value, of_warp[warp]);
+  }
+  return value;
+}
+
+__device__ __forceinline__ double block_sum(double value) {
+  return block_reduce(value, [](double a, double b) { return a + b; });
+}
+
+}  // namespace segext

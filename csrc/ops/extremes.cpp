@@ -1,0 +1,27 @@
+// The extremes of int64 values, for every device that has kernels.
+#include "../kernels/extremes.h"
+
+#include "pooling.h"
+
+namespace segext::ops {
+namespace {
+
+Tensor extremes(const Tensor& values, int64_t ignored) {
+  STD_TORCH_CHECK(values.scalar_type() == ScalarType::Long, "extremes: values should be int64, but are ",
+                  torch::headeronly::toString(values.scalar_type()));
+  const Tensor all = dense(values, is_dense(values, true));
+  Tensor parts = empty(all, {extremes_parts(all.numel()), 2}, ScalarType::Long);
+  if (parts.numel() > 0) {
+    const ExtremesParams params{static_cast<const int64_t*>(all.const_data_ptr()), all.numel(), ignored,
+                                static_cast<int64_t*>(parts.mutable_data_ptr())};
+    run(all, SEGEXT_KERNEL(ExtremesParams, extremes), params);
+  }
+  return parts;
+}
+
+void register_kernels(torch::stable::detail::StableLibrary& library) { library.impl("extremes", TORCH_BOX(&extremes)); }
+
+SEGEXT_REGISTER(register_kernels)
+
+}  // namespace
+}  // namespace segext::ops
