@@ -6,8 +6,8 @@ namespace {
 
 using Params = DepthwiseConvTranspose2dParams;
 
-// Rows of output that a thread writes: fewer do not pay for what it sets up, more leave too few threads.
-constexpr int64_t kFewestRows = 8, kMostRows = 64;
+// Rows of output that a thread writes: fewer do not pay for what it sets up, which costs about kSetUpRows.
+constexpr int64_t kFewestRows = 8, kMostRows = 128, kSetUpRows = 16;
 
 // What a block stages of weights, if phases are as small: so much lets as many blocks be there as registers do.
 constexpr int64_t kStagedBytes = 24 * 1024;
@@ -39,6 +39,24 @@ bool lanes_fit_addend(const Params& params, int lanes) {
   return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
 }
 
+// Cells that a thread goes through. Of the numbers that leave a large GPU enough threads, the one at which a unit's
+// blocks, whole ones, do the least.
+int64_t best_cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t phases) {
+  constexpr int64_t kEnoughThreads = 1 << 17;
+  const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
+  int64_t best = fewest, least_work = std::numeric_limits<int64_t>::max();
+  for (int64_t some = fewest; some <= std::max(ceil_divide(kMostRows, phases), fewest); ++some) {
+    const int64_t unit_threads = ceil_divide(cells, some) * runs;
+    if (some > fewest && planes * ceil_divide(g.stride_h, phases) * unit_threads < kEnoughThreads) break;
+    const int64_t work = launch_blocks(unit_threads) * (kSetUpRows + some * phases);
+    if (work < least_work) {
+      best = some;
+      least_work = work;
+    }
+  }
+  return best;
+}
+
 // Sets *launched where threads and kernel allow cells.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
@@ -51,9 +69,7 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const int64_t per_thread =
-      cells_per_thread(g, planes, runs, phases, ceil_divide(kFewestRows, phases), ceil_divide(kMostRows, phases));
-  const auto cells = divide_cells(g, planes, runs, per_thread, phases);
+  const auto cells = divide_cells(g, planes, runs, best_cells_per_thread(g, planes, runs, phases), phases);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
   return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,

@@ -114,19 +114,19 @@ struct LaneRuns {
   }
 };
 
-// What a thread's lanes read of the input, row by row.
+// What a thread's lanes read of the input: of each row, their own columns and those left of them.
 template <typename T, int kLanes, bool kChannelsLast>
 class InputColumns {
   using Wide = typename Element<T>::Wide;
   using Column = typename LaneRuns<T, kLanes, kChannelsLast>::Column;
 
  public:
-  // Before the row above the thread's first cell.
+  // Before the row of the thread's first cell.
   __device__ __forceinline__ InputColumns(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                           const Cells::Thread& at)
       : back_(kChannelsLast ? shape.input.column_stride : 1), row_step_(shape.input.row_stride) {
     Column column(shape, at.run * kLanes, at.plane);
-    next_ = arrays.input + (at.cell - 1) * static_cast<int64_t>(row_step_);
+    next_ = arrays.input + at.cell * static_cast<int64_t>(row_step_);
     next_ += kChannelsLast ? at.plane * static_cast<int64_t>(shape.input.elements)
                            : shape.by_multiplier.quotient(at.plane) * static_cast<int64_t>(shape.input.channel_stride);
     int32_t first = 0;
@@ -156,44 +156,43 @@ class InputColumns {
     next_ += first;
   }
 
-  __device__ __forceinline__ static bool row_exists(const UpsamplingShape<int32_t>& shape, int32_t h) {
-    return h >= 0 && h < shape.rows.pooled_size;
-  }
-
-  // Reads row h, the next one. What does not exist is zero.
-  __device__ __forceinline__ InputRow<Wide, kLanes> read(const UpsamplingShape<int32_t>& shape, int32_t h) {
-    InputRow<Wide, kLanes> row{};
-    const bool exists = row_exists(shape, h);
-    if (exists && present_ == (1u << 2 * kLanes) - 1) {
+  // Reads the next row. All is zero unless it exists. Without a branch, so that rows which are read one after the other
+  // are on their way together.
+  __device__ __forceinline__ InputRow<Wide, kLanes> read(bool exists) {
+    InputRow<Wide, kLanes> row;
+    const uint32_t present = exists ? present_ : 0;
 #pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) {
-        row.own[lane] = Element<T>::widen(next_[offset_[lane]]);
-        row.left[lane] = Element<T>::widen(next_[offset_[lane] - back_]);
-      }
-    } else if (exists) {
-#pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if ((present_ >> 2 * lane & 1) != 0) row.own[lane] = Element<T>::widen(next_[offset_[lane]]);
-        if ((present_ >> 2 * lane & 2) != 0) row.left[lane] = Element<T>::widen(next_[offset_[lane] - back_]);
-      }
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const T* own = next_ + offset_[lane];
+      T own_value{}, left_value{};
+      if ((present >> 2 * lane & 1) != 0) own_value = *own;
+      if ((present >> 2 * lane & 2) != 0) left_value = *(own - back_);
+      row.own[lane] = Element<T>::widen(own_value);
+      row.left[lane] = Element<T>::widen(left_value);
     }
     next_ += row_step_;
     return row;
   }
 
+  // Goes back over so many rows.
+  __device__ __forceinline__ void step_back(int32_t rows) { next_ -= rows * static_cast<int64_t>(row_step_); }
+
   __device__ __forceinline__ Wide bias(int lane) const { return bias_[kChannelsLast ? lane : 0]; }
 
  private:
   Wide bias_[kChannelsLast ? kLanes : 1];
-  const T* next_;            // the first lane's own column in the row of input that is read next
+  const T* next_;            // the first lane's own column in the row that is read next
   int32_t offset_[kLanes];   // from there to each lane's
   uint32_t present_ = 0;     // bits 2 * lane and 2 * lane + 1: whether own and left column exist, and are a tap's
   int32_t back_, row_step_;  // elements to the column before, and to the row below
 };
 
-// Blocks of a multiprocessor, as registers allow.
-template <typename T, int kLanes, bool kAdds>
-inline constexpr int kMinCellBlocks = (kLanes > 2 || sizeof(T) > sizeof(float) ? 3 : 4) - kAdds;
+// Cells, one below the other, whose rows of a phase a thread writes together, and blocks of a multiprocessor: as many
+// as registers allow.
+template <int kLanes, bool kAdds>
+inline constexpr int kCellsTogether = kAdds && kLanes > 2 ? 3 : 4;
+template <int kLanes>
+inline constexpr int kMinCellBlocks = kLanes > 2 ? 2 : 3;
 
 // A thread writes kLanes neighbouring elements of the rows of its unit's phases, in some cells one below the other:
 //
@@ -203,100 +202,139 @@ inline constexpr int kMinCellBlocks = (kLanes > 2 || sizeof(T) > sizeof(float) ?
 //                     h + 1   . e f .                  B B B B     row (h + 1) * s + phase
 //
 // A cell costs it the values of one new row of input, two for each lane, which neighbours share through the L1 cache; a
-// row of output its weights, four vectors from shared memory. So little is kept that many threads are there to wait for
-// the input. With 4 lanes a store has 16 bytes (float32) or 8; 32 threads in line write whole sectors either way.
+// phase its weights, four vectors from shared memory, once for all cells that are written together. The rows of input
+// of these are on their way at once, and so is what is added to a row of each. With 4 lanes a store has 16 bytes
+// (float32) or 8; 32 threads in line write whole sectors either way.
 //
 // In channels_last a row's elements are all channels of all its columns, and lanes may belong to two columns.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
-__global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLanes, kAdds>)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
     depthwise_conv_transpose2d_cells_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
                                             LaneRuns<T, kLanes, kChannelsLast> runs, AddendSteps addend_steps,
                                             bool addend_in_lanes) {
   using Wide = typename Element<T>::Wide;
+  using Weights = Lanes<Wide, kLanes>;
   using Row = InputRow<Wide, kLanes>;
+  constexpr int kTogether = kCellsTogether<kLanes, kAdds>;
   const auto at = cells.thread();
   runs.stage(arrays, shape, at, cells.phases);
   if (!at.present) return;
 
   InputColumns<T, kLanes, kChannelsLast> columns(arrays, shape, at);
   const Wide* const weights = runs.weights_of(at.run);
-  const int32_t stride = shape.rows.stride, row_step = shape.output.row_stride;
+  const int32_t stride = shape.rows.stride;
   const int32_t phases = at.phase + cells.phases < stride ? cells.phases : stride - at.phase;
   const int32_t y = at.cell * stride + at.phase - shape.rows.padding;  // of the first phase
-  const int64_t element = at.run * kLanes;
+  const int64_t element = at.run * kLanes, row_step = shape.output.row_stride, cell_step = stride * row_step;
   const int64_t plane = kChannelsLast ? shape.output.elements : shape.output.channel_stride;
-  T* output = arrays.output + (at.plane * plane + y * static_cast<int64_t>(row_step) + element);
-  const T* addend = arrays.addend;
+  T* output = arrays.output + (at.plane * plane + y * row_step + element);  // the cell's first row
+  const T* addend = arrays.addend;                                          // likewise
   if (kAdds) addend += at.plane * addend_steps.plane + y * addend_steps.row + element;
 
-  const auto add_products = [&](const Wide* of_row, const Row& row, Wide(&sum)[kLanes]) {
-    const auto own = load_vector<Lanes<Wide, kLanes>>(of_row);
-    const auto left = load_vector<Lanes<Wide, kLanes>>(of_row + runs.class_elements);
+  const auto row_exists = [&](int32_t h) { return h >= 0 && h < shape.rows.pooled_size; };
+  const auto load_added = [&](int32_t row) {
+    Lanes<T, kLanes> added{};
+    if constexpr (kAdds) {
+      const T* from = addend + row * addend_steps.row;
+      if (addend_in_lanes) return load_vector<Lanes<T, kLanes>>(from);
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) added.lane[lane] = from[lane];
+    }
+    return added;
+  };
+  const auto load_weights = [&](int32_t p, int number) {
+    return load_vector<Weights>(weights + (runs.kWeights * p + number) * runs.class_elements);
+  };
+  const auto start_sum = [&](Wide(&sum)[kLanes]) {
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) sum[lane] = columns.bias(lane);
+  };
+  const auto add_products = [](const Row& row, const Weights& own, const Weights& left, Wide(&sum)[kLanes]) {
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       sum[lane] = multiply_add(row.left[lane], left.lane[lane], sum[lane]);
       sum[lane] = multiply_add(row.own[lane], own.lane[lane], sum[lane]);
     }
   };
-  const auto load_terms = [&](int32_t p) {
-    Lanes<T, kLanes> terms{};
-    const T* added = addend + p * addend_steps.row;
-    if (addend_in_lanes) return load_vector<Lanes<T, kLanes>>(added);
-#pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) terms.lane[lane] = added[lane];
-    return terms;
-  };
-  const auto write_row = [&](int32_t p, const Row& own, bool sees_own, const Row& above, bool sees_above,
-                             const Lanes<T, kLanes>& terms) {
-    const Wide* of_phase = weights + p * runs.kWeights * runs.class_elements;
-    Wide sum[kLanes];
-#pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) sum[lane] = columns.bias(lane);
-    if (sees_own) add_products(of_phase, own, sum);
-    if (sees_above) add_products(of_phase + 2 * runs.class_elements, above, sum);
+  const auto write = [](const Wide(&sum)[kLanes], const Lanes<T, kLanes>& added, T* to) {
     Lanes<T, kLanes> result;
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
-      result.lane[lane] = Element<T>::narrow(kAdds ? sum[lane] + Element<T>::widen(terms.lane[lane]) : sum[lane]);
+      result.lane[lane] = Element<T>::narrow(kAdds ? sum[lane] + Element<T>::widen(added.lane[lane]) : sum[lane]);
     }
-    store_vector(output + p * static_cast<int64_t>(row_step), result);
+    store_vector(to, result);
   };
 
-  constexpr int kTogether = kAdds || kLanes < 4 ? 2 : 1;  // rows of output, as registers allow
-  const bool all_taps = shape.rows.dilation == 1 && at.phase + phases - 1 + stride < shape.rows.kernel;
-  const WholeCells whole(shape.rows, at.phase, phases);
-  // Cells before this one lack nothing, from whole.first on.
-  const int32_t whole_end = all_taps && phases % kTogether == 0 ? whole.end : 0;
+  Row rows[kTogether + 1];  // of input: the one above the next cell, and those of the cells
 
-  Row above = columns.read(shape, at.cell - 1);
-  const int32_t end = cells.end_of(at);
-  for (int32_t h = at.cell; h < end; ++h) {
-    const Row own = columns.read(shape, h);
-    if (h >= whole.first && h < whole_end) {
-#pragma unroll 1
-      for (int32_t p = 0; p < phases; p += kTogether) {
-        Lanes<T, kLanes> terms[kTogether]{};
-        if constexpr (kAdds) {  // all are on their way before the first is needed: they come from far
+  // The next cells, which lack nothing.
+  const auto write_cells = [&](int32_t count) {
+    Lanes<T, kLanes> added[kTogether];
 #pragma unroll
-          for (int k = 0; k < kTogether; ++k) terms[k] = load_terms(p + k);
-        }
+    for (int k = 0; k < kTogether; ++k) rows[k + 1] = columns.read(k < count);
+    columns.step_back(kTogether - count);
 #pragma unroll
-        for (int k = 0; k < kTogether; ++k) write_row(p + k, own, true, above, true, terms[k]);
-      }
-    } else {
+    for (int k = 0; k < kTogether; ++k) {
+      if (k < count) added[k] = load_added(k * stride);
+    }
 #pragma unroll 1
-      for (int32_t p = 0; p < phases; ++p) {
-        if (!shape.rows.contains(y + (h - at.cell) * stride + p)) continue;
-        const bool sees_own = columns.row_exists(shape, h) && tap_row(shape.rows, at.phase + p, 0) >= 0;
-        const bool sees_above = columns.row_exists(shape, h - 1) && tap_row(shape.rows, at.phase + p, 1) >= 0;
-        Lanes<T, kLanes> terms{};
-        if constexpr (kAdds) terms = load_terms(p);
-        write_row(p, own, sees_own, above, sees_above, terms);
+    for (int32_t p = 0; p < phases; ++p) {
+      const Weights own = load_weights(p, 0), left = load_weights(p, 1);
+      const Weights own_above = load_weights(p, 2), left_above = load_weights(p, 3);
+      T* to = output + p * row_step;
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k, to += cell_step) {
+        if (k >= count) break;
+        Wide sum[kLanes];
+        start_sum(sum);
+        add_products(rows[k + 1], own, left, sum);
+        add_products(rows[k], own_above, left_above, sum);
+        write(sum, added[k], to);
+        if (p + 1 < phases) added[k] = load_added(k * stride + p + 1);
       }
     }
-    above = own;
-    output += stride * static_cast<int64_t>(row_step);
-    if (kAdds) addend += stride * addend_steps.row;
+  };
+
+  // The next cell, h, at a border of either map, or of a kernel that spans less than two strides.
+  const auto write_cell = [&](int32_t h) {
+    rows[1] = columns.read(row_exists(h));
+#pragma unroll 1
+    for (int32_t p = 0; p < phases; ++p) {
+      if (!shape.rows.contains(y + (h - at.cell) * stride + p)) continue;
+      Wide sum[kLanes];
+      start_sum(sum);
+#pragma unroll
+      for (int above = 0; above < 2; ++above) {
+        if (!row_exists(h - above) || tap_row(shape.rows, at.phase + p, above) < 0) continue;
+        add_products(rows[1 - above], load_weights(p, 2 * above), load_weights(p, 2 * above + 1), sum);
+      }
+      write(sum, load_added(p), output + p * row_step);
+    }
+  };
+
+  const bool all_taps = shape.rows.dilation == 1 && at.phase + phases - 1 + stride < shape.rows.kernel;
+  const WholeCells whole(shape.rows, at.phase, phases);
+  const int32_t end = cells.end_of(at);
+  // Cells before this one lack nothing, from whole.first on.
+  const int32_t whole_end = !all_taps ? 0 : whole.end < end ? whole.end : end;
+  bool has_above = false;
+  for (int32_t h = at.cell; h < end;) {
+    if (!has_above) {
+      columns.step_back(1);
+      rows[0] = columns.read(row_exists(h - 1));
+    }
+    int32_t count = 1;
+    if (h >= whole.first && h < whole_end) {
+      count = whole_end - h < kTogether ? whole_end - h : kTogether;
+      write_cells(count);
+    } else {
+      write_cell(h);
+    }
+    has_above = count == kTogether;
+    rows[0] = rows[kTogether];
+    h += count;
+    output += count * cell_step;
+    if (kAdds) addend += count * stride * addend_steps.row;
   }
 }
 
