@@ -64,8 +64,9 @@ class Gather {
   void mask(int64_t first, int64_t count, T* out) const {
     with_floating_element(p_.type, [&](auto element) {
       using Raw = typename decltype(element)::Raw;
-      Raw* values = reinterpret_cast<Raw*>(out);
-      mask_by_relu<decltype(element)>(values, static_cast<const Raw*>(p_.relu_output) + first, count, values);
+      if constexpr (sizeof(T) == sizeof(Raw)) {
+        mask_by_relu<decltype(element)>(out, static_cast<const Raw*>(p_.relu_output) + first, count, out);
+      }
     });
   }
 

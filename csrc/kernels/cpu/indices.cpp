@@ -2,6 +2,7 @@
 // time. These run where stock's format meets segext's, not in the inner loop of a network.
 #include "../indices.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <vector>
@@ -100,6 +101,10 @@ struct Lanes {
   }
 };
 
+// A bit for each of the neighbouring channels.
+using LaneSet = uint16_t;
+static_assert(8 * sizeof(LaneSet) == Lanes::kChannels);
+
 // Calls f(T) with an integer as wide as the element: unpooling only moves values.
 template <class F>
 void with_width(ElementType type, F&& f) {
@@ -177,21 +182,22 @@ void index_unpool_backward_cpu(const IndexUnpoolParams& params, int64_t begin, i
   with_width(params.type, [&](auto zero) {
     using T = decltype(zero);
     T* grad_values = static_cast<T*>(params.grad_values);
-    // Last element that names each pixel. Only entries that some element names are read, after it has written them.
-    std::vector<int64_t> winners(params.pixels * Lanes::kChannels);
+    // From the last element to the first: of those that name a pixel, the first to come alone gets the gradient.
+    std::vector<LaneSet> taken(params.pixels);
     for (int64_t unit = begin; unit < end; ++unit) {
       const Lanes lanes(params, unit);
       const T* grad_map = static_cast<const T*>(params.grad_map) + lanes.full_offset;
-      for (int64_t k = 0; k < params.pooled_pixels; ++k) {
-        std::memset(grad_values + lanes.pooled_offset + k * lanes.pixel_stride, 0, lanes.count * sizeof(T));
-      }
-      lanes.for_each_element(
-          params, [&](int64_t element, int64_t c, int64_t index) { winners[index * Lanes::kChannels + c] = element; });
-      lanes.for_each_element(params, [&](int64_t element, int64_t c, int64_t index) {
-        if (winners[index * Lanes::kChannels + c] == element) {
+      std::fill(taken.begin(), taken.end(), LaneSet{0});
+      for (int64_t k = params.pooled_pixels; k-- > 0;) {
+        for (int64_t c = 0; c < lanes.count; ++c) {
+          const int64_t element = lanes.pooled_offset + k * lanes.pixel_stride + c, index = params.indices[element];
+          const LaneSet lane = static_cast<LaneSet>(1 << c);
+          grad_values[element] = T{0};
+          if (index < 0 || index >= params.pixels || (taken[index] & lane) != 0) continue;
+          taken[index] |= lane;
           grad_values[element] = grad_map[index * lanes.pixel_stride + c];
         }
-      });
+      }
     }
   });
 }

@@ -190,9 +190,9 @@ class Scatter {
 
   // Values [first, first + count) of the pooled map, masked and widened where asked.
   const T* prepared_values(int64_t first, int64_t count) {
-    const Raw* v = static_cast<const Raw*>(p_.values) + first;
+    const Moved* v = static_cast<const Moved*>(p_.values) + first;
     if (p_.relu_output != nullptr) {
-      Raw* masked = masked_.reserve(count);
+      Moved* masked = masked_.reserve(count);
       mask_by_relu<E>(v, static_cast<const Raw*>(p_.relu_output) + first, count, masked);
       v = masked;
     }
@@ -201,7 +201,7 @@ class Scatter {
       widen(E{}, v, count, wide);
       return wide;
     } else {
-      return reinterpret_cast<const T*>(v);
+      return v;
     }
   }
 
@@ -232,7 +232,7 @@ class Scatter {
   const bool merges_;          // see merges_rows
   const bool walks_pixels_;    // channels_last windows that share no pixel, and whose pixels are not packed
   const T* values_ = nullptr;  // of the rows that are unpacked
-  Buffer<Raw> masked_;
+  Buffer<Moved> masked_;
   Buffer<T> wide_;
   Buffer<T> sums_;  // the full row at hand, before it is narrowed
   Phases<T> lines_;

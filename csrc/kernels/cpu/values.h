@@ -5,12 +5,12 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// Zeroes the values whose ReLU output was not positive; NaN counts as positive, as in torch's threshold_backward.
-template <class E>
-SEGEXT_INLINE void mask_by_relu(const typename E::Raw* values, const typename E::Raw* relu_output, int64_t count,
-                                typename E::Raw* masked) {
-  using Raw = typename E::Raw;
-  for (int64_t k = 0; k < count; ++k) masked[k] = E::rank(relu_output[k]) <= 0 ? Raw{0} : values[k];
+// Zeroes the values whose ReLU output was not positive; NaN counts as positive, as in torch's threshold_backward. T is
+// E's type, or the integer as wide that a kernel moves.
+template <class E, class T>
+SEGEXT_INLINE void mask_by_relu(const T* values, const typename E::Raw* relu_output, int64_t count, T* masked) {
+  static_assert(sizeof(T) == sizeof(typename E::Raw));
+  for (int64_t k = 0; k < count; ++k) masked[k] = E::rank(relu_output[k]) <= 0 ? T{0} : values[k];
 }
 
 // A vector of half types, widened.
