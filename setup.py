@@ -53,10 +53,12 @@ PER_LEVEL = [
 ]
 ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch", "indices")]
 OPS = (
+    "checks",
     "conv_transpose2d",
     "cross_entropy",
     "dense_conv_transpose2d",
     "extremes",
+    "kernel",
     "max_pool2d",
     "max_unpool2d",
     "pooling",

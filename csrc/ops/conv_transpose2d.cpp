@@ -4,7 +4,6 @@
 
 #include <tuple>
 
-#include "pooling.h"
 #include "upsampling.h"
 
 namespace segext::ops {
@@ -14,13 +13,13 @@ namespace {
 Addend make_addend(const char* op, const Tensor& addend, const Tensor& input, const Ints& sizes, const Ints& origin) {
   check_pair(op, "addend_origin", origin, 0);
   check_device(op, "addend", addend, "input", input);
-  STD_TORCH_CHECK(addend.scalar_type() == input.scalar_type(), op, ": addend should be ",
-                  torch::headeronly::toString(input.scalar_type()), " as input, but is ",
-                  torch::headeronly::toString(addend.scalar_type()));
+  SEGEXT_CHECK(addend.scalar_type() == input.scalar_type(), op, ": addend should be ",
+               torch::headeronly::toString(input.scalar_type()), " as input, but is ",
+               torch::headeronly::toString(addend.scalar_type()));
   const Ints given = sizes_of(addend);
-  STD_TORCH_CHECK(given.size() == 4 && given[0] == sizes[0] && given[1] == sizes[1] &&
-                      given[2] >= origin[0] + sizes[2] && given[3] >= origin[1] + sizes[3],
-                  op, ": addend of size ", text(given), " does not hold ", text(sizes), " from ", text(origin), " on");
+  SEGEXT_CHECK(given.size() == 4 && given[0] == sizes[0] && given[1] == sizes[1] && given[2] >= origin[0] + sizes[2] &&
+                   given[3] >= origin[1] + sizes[3],
+               op, ": addend of size ", text(given), " does not hold ", text(sizes), " from ", text(origin), " on");
   return {addend.const_data_ptr(), given[2], given[3], origin[0], origin[1]};
 }
 
@@ -54,7 +53,7 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_argmax(const Tensor& input
   constexpr const char* op = "depthwise_conv_transpose2d_argmax";
   const Upsampling geometry =
       make_upsampling(op, input, weight, bias, output_size, stride, origin, dilation, channels_last);
-  STD_TORCH_CHECK(geometry.channels <= 256, op, ": labels are uint8, but there are ", geometry.channels, " classes");
+  SEGEXT_CHECK(geometry.channels <= 256, op, ": labels are uint8, but there are ", geometry.channels, " classes");
   const Operands operands(input, weight, bias, channels_last);
   const Ints sizes{geometry.samples, geometry.output_height, geometry.output_width};
   Tensor labels = empty(input, sizes, ScalarType::Byte);
@@ -75,13 +74,12 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Ten
                                                                        bool needs_weight, bool needs_bias) {
   constexpr const char* op = "depthwise_conv_transpose2d_backward";
   check_like(op, "grad_output", grad_output, "input", input);
-  STD_TORCH_CHECK(grad_output.dim() == 4, op, ": grad_output should be 4D, but is of size ",
-                  text(sizes_of(grad_output)));
+  SEGEXT_CHECK(grad_output.dim() == 4, op, ": grad_output should be 4D, but is of size ", text(sizes_of(grad_output)));
   const Upsampling g = make_upsampling(op, input, weight, std::nullopt, spatial_size(grad_output), stride, origin,
                                        dilation, channels_last);
-  STD_TORCH_CHECK(grad_output.size(0) == g.samples && grad_output.size(1) == g.channels, op, ": grad_output of size ",
-                  text(sizes_of(grad_output)), " does not fit input of size ", text(sizes_of(input)),
-                  " and weight of size ", text(sizes_of(weight)));
+  SEGEXT_CHECK(grad_output.size(0) == g.samples && grad_output.size(1) == g.channels, op, ": grad_output of size ",
+               text(sizes_of(grad_output)), " does not fit input of size ", text(sizes_of(input)),
+               " and weight of size ", text(sizes_of(weight)));
   const Tensor grad = dense(grad_output, channels_last);
   const Operands operands(input, weight, std::nullopt, channels_last);
   const Tensor grad_input =

@@ -4,7 +4,6 @@
 #include <tuple>
 
 #include "../kernels/depthwise_cross_entropy.h"
-#include "pooling.h"
 #include "upsampling.h"
 
 namespace segext::ops {
@@ -30,21 +29,20 @@ Call make_call(const char* op, const Tensor& input, const Tensor& weight, const 
                const Tensor& target, const std::optional<Tensor>& class_weight, const Ints& stride, const Ints& origin,
                const Ints& dilation, int64_t ignore_index, double label_smoothing, bool channels_last) {
   check_device(op, "target", target, "input", input);
-  STD_TORCH_CHECK(target.scalar_type() == ScalarType::Long, op, ": target should be int64, but is ",
-                  torch::headeronly::toString(target.scalar_type()));
-  STD_TORCH_CHECK(target.dim() == 3 && input.dim() == 4 && target.size(0) == input.size(0), op, ": target of size ",
-                  text(sizes_of(target)), " does not fit input of size ", text(sizes_of(input)));
+  SEGEXT_CHECK(target.scalar_type() == ScalarType::Long, op, ": target should be int64, but is ",
+               torch::headeronly::toString(target.scalar_type()));
+  SEGEXT_CHECK(target.dim() == 3 && input.dim() == 4 && target.size(0) == input.size(0), op, ": target of size ",
+               text(sizes_of(target)), " does not fit input of size ", text(sizes_of(input)));
   const Upsampling geometry =
       make_upsampling(op, input, weight, bias, spatial_size(target), stride, origin, dilation, channels_last);
   if (class_weight.has_value()) {
     check_device(op, "class_weight", *class_weight, "input", input);
-    STD_TORCH_CHECK(
-        class_weight->scalar_type() == sum_type(input) && sizes_of(*class_weight) == Ints{geometry.channels}, op,
-        ": class_weight should be ", torch::headeronly::toString(sum_type(input)), " of size ",
-        text({geometry.channels}), ", but is ", torch::headeronly::toString(class_weight->scalar_type()), " of ",
-        text(sizes_of(*class_weight)));
+    SEGEXT_CHECK(class_weight->scalar_type() == sum_type(input) && sizes_of(*class_weight) == Ints{geometry.channels},
+                 op, ": class_weight should be ", torch::headeronly::toString(sum_type(input)), " of size ",
+                 text({geometry.channels}), ", but is ", torch::headeronly::toString(class_weight->scalar_type()),
+                 " of ", text(sizes_of(*class_weight)));
   }
-  STD_TORCH_CHECK(label_smoothing <= 1, op, ": label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
+  SEGEXT_CHECK(label_smoothing <= 1, op, ": label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
   Call call{
       geometry,       Operands(input, weight, bias, channels_last), dense(target, false), std::nullopt, ignore_index,
       label_smoothing};
@@ -87,8 +85,8 @@ void run_on_cpu(const char* op, const Call& call, Losses* out) {
   run(call.target, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
   double loss = 0, weight = 0;
   for (size_t r = 0; r < rows.size(); ++r) {
-    STD_TORCH_CHECK(rows[r].invalid < 0, "Target ", call.criterion().target[r * g.output_width + rows[r].invalid],
-                    " is out of bounds.");
+    SEGEXT_CHECK(rows[r].invalid < 0, "Target ", call.criterion().target[r * g.output_width + rows[r].invalid],
+                 " is out of bounds.");
     loss += rows[r].loss;
     weight += rows[r].weight;
   }
@@ -132,10 +130,10 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
   const Call call = make_call(op, input, weight, bias, target, class_weight, stride, origin, dilation, ignore_index,
                               label_smoothing, channels_last);
   const bool one_value = grad_loss.dim() == 0;
-  STD_TORCH_CHECK(grad_loss.scalar_type() == sum_type(input) && (one_value || sizes_of(grad_loss) == sizes_of(target)),
-                  op, ": grad_loss should be ", torch::headeronly::toString(sum_type(input)), ", one value or of size ",
-                  text(sizes_of(target)), ", but is ", torch::headeronly::toString(grad_loss.scalar_type()), " of ",
-                  text(sizes_of(grad_loss)));
+  SEGEXT_CHECK(grad_loss.scalar_type() == sum_type(input) && (one_value || sizes_of(grad_loss) == sizes_of(target)), op,
+               ": grad_loss should be ", torch::headeronly::toString(sum_type(input)), ", one value or of size ",
+               text(sizes_of(target)), ", but is ", torch::headeronly::toString(grad_loss.scalar_type()), " of ",
+               text(sizes_of(grad_loss)));
   check_device(op, "grad_loss", grad_loss, "input", input);
   const Upsampling& g = call.geometry;
   const bool any = target.numel() > 0;

@@ -3,7 +3,6 @@
 
 #include <optional>
 
-#include "pooling.h"
 #include "upsampling.h"
 
 namespace segext::ops {

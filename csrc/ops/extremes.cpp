@@ -1,14 +1,15 @@
 // The extremes of int64 values, for every device that has kernels.
 #include "../kernels/extremes.h"
 
-#include "pooling.h"
+#include "checks.h"
+#include "kernel.h"
 
 namespace segext::ops {
 namespace {
 
 Tensor extremes(const Tensor& values, int64_t ignored) {
-  STD_TORCH_CHECK(values.scalar_type() == ScalarType::Long, "extremes: values should be int64, but are ",
-                  torch::headeronly::toString(values.scalar_type()));
+  SEGEXT_CHECK(values.scalar_type() == ScalarType::Long, "extremes: values should be int64, but are ",
+               torch::headeronly::toString(values.scalar_type()));
   const Tensor all = dense(values, is_dense(values, true));
   Tensor parts = empty(all, {extremes_parts(all.numel()), 2}, ScalarType::Long);
   if (parts.numel() > 0) {

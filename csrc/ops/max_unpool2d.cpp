@@ -80,8 +80,8 @@ IndexUnpoolParams index_params(const char* op, const Tensor& tensor, const Tenso
 }
 
 void check_indices(const char* op, const Tensor& indices, const Tensor& tensor) {
-  STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Long, op, ": elements in indices should be type int64 but got: ",
-                  torch::headeronly::toString(indices.scalar_type()));
+  SEGEXT_CHECK(indices.scalar_type() == ScalarType::Long, op, ": elements in indices should be type int64 but got: ",
+               torch::headeronly::toString(indices.scalar_type()));
   check_device(op, "indices", indices, "the values", tensor);
 }
 
@@ -95,9 +95,9 @@ Tensor max_unpool2d_indices(const Tensor& input, const Tensor& indices, const In
   check_map(op, "input", input);
   check_spatial_size(op, "output_size", output_size);
   check_indices(op, indices, input);
-  STD_TORCH_CHECK(sizes_of(input) == sizes_of(indices), op,
-                  ": Expected shape of indices to be same as that of the input tensor (", text(sizes_of(input)),
-                  ") but got indices tensor with shape: ", text(sizes_of(indices)));
+  SEGEXT_CHECK(sizes_of(input) == sizes_of(indices), op,
+               ": Expected shape of indices to be same as that of the input tensor (", text(sizes_of(input)),
+               ") but got indices tensor with shape: ", text(sizes_of(indices)));
   const Tensor values = dense(input, channels_last);
   const Tensor places = dense(indices, channels_last);
   const Ints sizes = with_spatial_size(input, output_size);
@@ -117,13 +117,13 @@ Tensor max_unpool2d_indices_backward(const Tensor& grad_output, const Tensor& in
                                      bool channels_last) {
   constexpr const char* op = "max_unpool2d_indices_backward";
   check_map(op, "indices", indices);
-  STD_TORCH_CHECK(input_size == spatial_size(indices), op, ": input_size should be ", text(spatial_size(indices)),
-                  ", that of indices, but got ", text(input_size));
+  SEGEXT_CHECK(input_size == spatial_size(indices), op, ": input_size should be ", text(spatial_size(indices)),
+               ", that of indices, but got ", text(input_size));
   check_indices(op, indices, grad_output);
   const Tensor places = dense(indices, channels_last);
   const Tensor map = dense(grad_output, channels_last);
-  STD_TORCH_CHECK(sizes_of(map) == with_spatial_size(places, spatial_size(map)), op, ": grad_output of shape ",
-                  text(sizes_of(map)), " does not belong to indices of shape ", text(sizes_of(places)));
+  SEGEXT_CHECK(sizes_of(map) == with_spatial_size(places, spatial_size(map)), op, ": grad_output of shape ",
+               text(sizes_of(map)), " does not belong to indices of shape ", text(sizes_of(places)));
   Tensor grad_input = empty(map, sizes_of(places), map.scalar_type(), channels_last);
   IndexUnpoolParams params =
       index_params(op, map, places, map.size(map.dim() - 2) * map.size(map.dim() - 1), channels_last);

@@ -1,10 +1,5 @@
-// Checks, geometry and kernel launches that every pooling op shares: see pooling.h.
+// Checks and geometry of pooling ops: see pooling.h.
 #include "pooling.h"
-
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <limits>
@@ -12,31 +7,22 @@
 namespace segext::ops {
 namespace {
 
-// Elements of the larger map that make a thread worth waking: torch's own grain size.
-constexpr int64_t kGrainElements = 32768;
-
 // Larger outputs whose pages are resident are written around the caches: they would not fit anyway, and the lines they
 // would evict are worth more.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
 
 // One or two values of a window argument; an empty stride stands for the kernel size.
 Ints pair(const char* op, const char* name, const Ints& values, int64_t least) {
-  STD_TORCH_CHECK(values.size() == 1 || values.size() == 2, op, ": ", name,
-                  " must either be a single int, or a tuple of two ints, but got ", text(values));
+  SEGEXT_CHECK(values.size() == 1 || values.size() == 2, op, ": ", name,
+               " must either be a single int, or a tuple of two ints, but got ", text(values));
   const Ints pair{values.front(), values.back()};
   for (int64_t v : pair) {
-    STD_TORCH_CHECK(v >= least, op, ": ", name,
-                    least > 0 ? " should be greater than zero, but got " : " should not be negative, but got ",
-                    text(values));
-    STD_TORCH_CHECK(v <= std::numeric_limits<int32_t>::max(), op, ": ", name, " is out of range: ", text(values));
+    SEGEXT_CHECK(v >= least, op, ": ", name,
+                 least > 0 ? " should be greater than zero, but got " : " should not be negative, but got ",
+                 text(values));
+    SEGEXT_CHECK(v <= std::numeric_limits<int32_t>::max(), op, ": ", name, " is out of range: ", text(values));
   }
   return pair;
-}
-
-void check_dtype(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
-  STD_TORCH_CHECK(tensor.scalar_type() == other.scalar_type(), op, ": ", name, " and ", other_name,
-                  " should have the same dtype, but got ", torch::headeronly::toString(tensor.scalar_type()), " and ",
-                  torch::headeronly::toString(other.scalar_type()));
 }
 
 int64_t pooled_extent(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
@@ -47,6 +33,16 @@ int64_t pooled_extent(int64_t size, int64_t kernel, int64_t stride, int64_t padd
   return extent;
 }
 
+// Sizes may come from anywhere, a file for one: 64 bits must count the bits of all codes, also of an empty batch's.
+void check_elements(const Ints& sizes, const Ints& size) {
+  int64_t bits = 32;  // of the widest code
+  bool fits = true;
+  const auto multiply = [&](int64_t by) { fits = fits && !__builtin_mul_overflow(bits, by > 0 ? by : 1, &bits); };
+  for (size_t k = 0; k < sizes.size() - 2; ++k) multiply(sizes[k]);
+  for (int64_t s : size) multiply(s);
+  SEGEXT_CHECK(fits, "a map of ", text(sizes), " by ", text(size), " has more elements than 64 bits count");
+}
+
 }  // namespace
 
 Window make_window(const char* op, const Ints& kernel_size, const Ints& stride, const Ints& padding,
@@ -55,9 +51,9 @@ Window make_window(const char* op, const Ints& kernel_size, const Ints& stride, 
   const Ints s = stride.empty() ? k : pair(op, "stride", stride, 1);
   const Ints p = pair(op, "padding", padding, 0);
   const Ints d = pair(op, "dilation", dilation, 1);
-  STD_TORCH_CHECK(p[0] <= k[0] / 2 && p[1] <= k[1] / 2, op, ": padding should be at most half of kernel_size, but got ",
-                  "padding=", text(p), " and kernel_size=", text(k));
-  STD_TORCH_CHECK(k[0] <= std::numeric_limits<int32_t>::max() / k[1], op, ": kernel_size is out of range: ", text(k));
+  SEGEXT_CHECK(p[0] <= k[0] / 2 && p[1] <= k[1] / 2, op, ": padding should be at most half of kernel_size, but got ",
+               "padding=", text(p), " and kernel_size=", text(k));
+  SEGEXT_CHECK(k[0] <= std::numeric_limits<int32_t>::max() / k[1], op, ": kernel_size is out of range: ", text(k));
   return {k[0], k[1], s[0], s[1], p[0], p[1], d[0], d[1]};
 }
 
@@ -65,64 +61,30 @@ void check_map(const char* op, const char* name, const Tensor& tensor) {
   const Ints sizes = sizes_of(tensor);
   bool valid = sizes.size() == 3 || sizes.size() == 4;
   for (size_t dim = sizes.size() - 3; valid && dim < sizes.size(); ++dim) valid = sizes[dim] > 0;
-  STD_TORCH_CHECK(valid, op, ": Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for ", name,
-                  ", but got: ", text(sizes));
+  SEGEXT_CHECK(valid, op, ": Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for ", name,
+               ", but got: ", text(sizes));
 }
 
 void check_spatial_size(const char* op, const char* name, const Ints& size) {
-  STD_TORCH_CHECK(size.size() == 2 && size[0] >= 0 && size[1] >= 0, op, ": ", name,
-                  " must be two sizes (height, width), none negative, but got ", text(size));
-}
-
-void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
-  STD_TORCH_CHECK(tensor.device() == other.device(), op, ": ", name, " and ", other_name,
-                  " should be on the same device, but got ", text(tensor.device()), " and ", text(other.device()));
-}
-
-void check_like(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
-  check_device(op, name, tensor, other_name, other);
-  check_dtype(op, name, tensor, other_name, other);
-}
-
-void check_same(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
-  check_device(op, name, tensor, other_name, other);
-  STD_TORCH_CHECK(sizes_of(tensor) == sizes_of(other), op, ": ", name, " and ", other_name,
-                  " should have the same shape, but got ", text(sizes_of(tensor)), " and ", text(sizes_of(other)));
-  check_dtype(op, name, tensor, other_name, other);
+  SEGEXT_CHECK(size.size() == 2 && size[0] >= 0 && size[1] >= 0, op, ": ", name,
+               " must be two sizes (height, width), none negative, but got ", text(size));
 }
 
 void check_out(const char* op, const Tensor& out, const Tensor& input, const Ints& sizes, bool channels_last) {
-  check_device(op, "out", out, "input", input);
-  check_dtype(op, "out", out, "input", input);
-  STD_TORCH_CHECK(sizes_of(out) == sizes, op, ": out should have shape ", text(sizes), ", but got ",
-                  text(sizes_of(out)));
-  STD_TORCH_CHECK(is_dense(out, channels_last), op, ": out should be contiguous in the ",
-                  channels_last ? "channels_last" : "contiguous", " memory format");
+  check_like(op, "out", out, "input", input);
+  SEGEXT_CHECK(sizes_of(out) == sizes, op, ": out should have shape ", text(sizes), ", but got ", text(sizes_of(out)));
+  SEGEXT_CHECK(is_dense(out, channels_last), op, ": out should be contiguous in the ",
+               channels_last ? "channels_last" : "contiguous", " memory format");
 }
 
 bool streams_into(const Tensor& out) {
   return out.is_cpu() && out.numel() * static_cast<int64_t>(out.element_size()) >= kStreamBytes;
 }
 
-Ints with_spatial_size(const Tensor& tensor, const Ints& size) {
-  Ints sizes = sizes_of(tensor);
-  std::copy(size.begin(), size.end(), sizes.end() - 2);
-  return sizes;
-}
-
-// Sizes may come from anywhere, a file for one: their product must be a number of elements.
-static void check_elements(const Ints& sizes, const Ints& size) {
-  int64_t elements = 1;
-  bool fits = true;
-  for (size_t k = 0; k < sizes.size() - 2; ++k) fits = fits && !__builtin_mul_overflow(elements, sizes[k], &elements);
-  for (int64_t s : size) fits = fits && !__builtin_mul_overflow(elements, s, &elements);
-  STD_TORCH_CHECK(fits, "a map of ", text(sizes), " by ", text(size), " has more elements than 64 bits count");
-}
-
 PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& size, const Ints& pooled_size,
                            bool channels_last) {
-  STD_TORCH_CHECK(sizes.size() == 4 || !channels_last, "channels_last needs a batch, but got a map of shape ",
-                  text(sizes));
+  SEGEXT_CHECK(sizes.size() == 4 || !channels_last, "channels_last needs a batch, but got a map of shape ",
+               text(sizes));
   PoolGeometry g{};
   g.window = window;
   g.samples = sizes.size() == 4 ? sizes[0] : 1;
@@ -146,55 +108,26 @@ Ints pooled_size(const char* op, const Window& w, const Tensor& input, bool ceil
       pooled_extent(sizes[n - 2], w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, ceil_mode),
       pooled_extent(sizes[n - 1], w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, ceil_mode),
   };
-  STD_TORCH_CHECK(pooled[0] > 0 && pooled[1] > 0, op, ": Given input size: (", sizes[n - 3], "x", sizes[n - 2], "x",
-                  sizes[n - 1], "). Calculated output size: (", sizes[n - 3], "x", pooled[0], "x", pooled[1],
-                  "). Output size is too small");
+  SEGEXT_CHECK(pooled[0] > 0 && pooled[1] > 0, op, ": Given input size: (", sizes[n - 3], "x", sizes[n - 2], "x",
+               sizes[n - 1], "). Calculated output size: (", sizes[n - 3], "x", pooled[0], "x", pooled[1],
+               "). Output size is too small");
   return pooled;
 }
-
-Ints spatial_size(const Tensor& tensor) { return {tensor.size(tensor.dim() - 2), tensor.size(tensor.dim() - 1)}; }
 
 Tensor empty_codes(const Tensor& map, const PoolGeometry& g) {
   return empty(map, map.dim() == 4 ? Ints{g.samples, g.sample_bytes} : Ints{g.sample_bytes}, ScalarType::Byte);
 }
 
 Tensor checked_codes(const char* op, const Tensor& codes, bool batched, const PoolGeometry& g) {
-  STD_TORCH_CHECK(codes.scalar_type() == ScalarType::Byte, op, ": codes should be uint8, but got ",
-                  torch::headeronly::toString(codes.scalar_type()));
+  SEGEXT_CHECK(codes.scalar_type() == ScalarType::Byte, op, ": codes should be uint8, but got ",
+               torch::headeronly::toString(codes.scalar_type()));
   const Ints expected = batched ? Ints{g.samples, g.sample_bytes} : Ints{g.sample_bytes};
-  STD_TORCH_CHECK(sizes_of(codes) == expected, op, ": codes of a pooled map of ", g.samples, "x", g.channels, "x",
-                  g.pooled_height, "x", g.pooled_width, " and a ", g.window.kernel_h, "x", g.window.kernel_w,
-                  " window should have shape ", text(expected), ", but got ", text(sizes_of(codes)));
+  SEGEXT_CHECK(sizes_of(codes) == expected, op, ": codes of a pooled map of ", g.samples, "x", g.channels, "x",
+               g.pooled_height, "x", g.pooled_width, " and a ", g.window.kernel_h, "x", g.window.kernel_w,
+               " window should have shape ", text(expected), ", but got ", text(sizes_of(codes)));
   return dense(codes, false);
 }
 
 const uint8_t* code_data(const Tensor& codes) { return static_cast<const uint8_t*>(codes.const_data_ptr()); }
-
-void parallel(Work work, void (*body)(const void* task, int64_t begin, int64_t end), const void* task) {
-  const int64_t grain = work.elements > 0 ? kGrainElements / work.elements : kGrainElements;
-  if (work.units * work.elements <= kGrainElements) {
-    body(task, 0, work.units);
-    return;
-  }
-  torch::stable::parallel_for(0, work.units, grain > 0 ? grain : 1,
-                              [&](int64_t begin, int64_t end) { body(task, begin, end); });
-}
-
-void launch([[maybe_unused]] const Tensor& tensor, [[maybe_unused]] CudaStatus (*body)(const void* task, CudaStream),
-            [[maybe_unused]] const void* task) {
-#if defined(SEGEXT_WITH_CUDA)
-  STD_TORCH_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
-                  "segext was loaded without torch's CUDA library in sight; import torch before segext and rebuild "
-                  "segext with `pip install --no-build-isolation` against the torch in use");
-  const int32_t device = tensor.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  const CudaStatus status = body(task, static_cast<CudaStream>(stream));
-  STD_TORCH_CHECK(status == 0, "segext: CUDA error: ", cuda_status_text(status));
-#else
-  STD_TORCH_CHECK(false, "segext was built without CUDA; rebuild it with SEGEXT_CUDA=1 where nvcc is installed");
-#endif
-}
 
 }  // namespace segext::ops

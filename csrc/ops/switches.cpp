@@ -12,7 +12,7 @@ namespace {
 void check_pooled_size(const char* op, const Ints& size) {
   bool valid = size.size() == 3 || size.size() == 4;
   for (int64_t s : size) valid = valid && s >= 0;
-  STD_TORCH_CHECK(valid, op, ": size should be that of a 3D or 4D pooled map, but got ", text(size));
+  SEGEXT_CHECK(valid, op, ": size should be that of a 3D or 4D pooled map, but got ", text(size));
 }
 
 Ints last_two(const Ints& size) { return Ints(size.end() - 2, size.end()); }
@@ -40,8 +40,8 @@ std::tuple<Tensor, Tensor> switches_from_indices(const Tensor& indices, const In
   const Window window = make_window(op, kernel_size, stride, padding, dilation);
   check_map(op, "indices", indices);
   check_spatial_size(op, "input_size", input_size);
-  STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Long, op, ": elements in indices should be type int64 but got: ",
-                  torch::headeronly::toString(indices.scalar_type()));
+  SEGEXT_CHECK(indices.scalar_type() == ScalarType::Long, op, ": elements in indices should be type int64 but got: ",
+               torch::headeronly::toString(indices.scalar_type()));
   const Tensor places = dense(indices, channels_last);
   const PoolGeometry geometry =
       make_geometry(window, sizes_of(places), input_size, spatial_size(places), channels_last);

@@ -9,6 +9,10 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
+
+#include "checks.h"
+
 namespace segext::ops {
 namespace {
 
@@ -44,6 +48,14 @@ Ints dense_strides(const Ints& sizes, bool channels_last) {
 Ints sizes_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
   return Ints(sizes.begin(), sizes.end());
+}
+
+Ints spatial_size(const Tensor& tensor) { return {tensor.size(tensor.dim() - 2), tensor.size(tensor.dim() - 1)}; }
+
+Ints with_spatial_size(const Tensor& tensor, const Ints& size) {
+  Ints sizes = sizes_of(tensor);
+  std::copy(size.begin(), size.end(), sizes.end() - 2);
+  return sizes;
 }
 
 std::string text(const Ints& values) {
@@ -104,8 +116,7 @@ ElementType floating_element_type(const char* op, const Tensor& tensor) {
     case ScalarType::BFloat16:
       return ElementType::kBFloat16;
     default:
-      STD_TORCH_CHECK(false, "\"", op, "\" not implemented for '", torch::headeronly::toString(tensor.scalar_type()),
-                      "'");
+      fail("\"", op, "\" not implemented for '", torch::headeronly::toString(tensor.scalar_type()), "'");
   }
 }
 

@@ -3,7 +3,6 @@
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
 #include <string>
@@ -18,6 +17,9 @@ using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
 
 Ints sizes_of(const Tensor& tensor);
+// The last two of them, and all with these replaced.
+Ints spatial_size(const Tensor& tensor);
+Ints with_spatial_size(const Tensor& tensor, const Ints& size);
 
 // "[2, 3, 4, 4]"
 std::string text(const Ints& values);

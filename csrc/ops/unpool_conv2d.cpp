@@ -23,8 +23,8 @@ struct Kernels {
   Kernels(const char* op, const Tensor& weight, bool transposed)
       : weight(weight), type(floating_element_type(op, weight)), transposed(transposed) {
     const Ints sizes = sizes_of(weight);
-    STD_TORCH_CHECK(sizes.size() == 4 && sizes[2] == 3 && sizes[3] == 3 && sizes[0] > 0 && sizes[1] > 0, op,
-                    ": weight of size ", text(sizes), " is no 3x3 kernel");
+    SEGEXT_CHECK(sizes.size() == 4 && sizes[2] == 3 && sizes[3] == 3 && sizes[0] > 0 && sizes[1] > 0, op,
+                 ": weight of size ", text(sizes), " is no 3x3 kernel");
     channels = sizes[transposed ? 0 : 1];
     outputs = sizes[transposed ? 1 : 0];
   }
@@ -82,14 +82,14 @@ struct Kernels {
 
   void check_packed(const char* op, const Tensor& panels) const {
     check_device(op, "packed_weight", panels, "weight", weight);
-    STD_TORCH_CHECK(weight.is_cpu(), op, ": packed_weight is for the CPU's kernels alone");
-    STD_TORCH_CHECK(panels.dim() == 1 && panels.size(0) == panel_elements(channels, outputs) + 1 &&
-                        panels.scalar_type() == sums(0).scalar_type() && panels.stride(0) == 1,
-                    op, ": packed_weight of size ", text(sizes_of(panels)), " was not packed from a weight of size ",
-                    text(sizes_of(weight)), " and this type");
+    SEGEXT_CHECK(weight.is_cpu(), op, ": packed_weight is for the CPU's kernels alone");
+    SEGEXT_CHECK(panels.dim() == 1 && panels.size(0) == panel_elements(channels, outputs) + 1 &&
+                     panels.scalar_type() == sums(0).scalar_type() && panels.stride(0) == 1,
+                 op, ": packed_weight of size ", text(sizes_of(panels)), " was not packed from a weight of size ",
+                 text(sizes_of(weight)), " and this type");
     const bool marked = type == ElementType::kFloat64 ? is_marked<double>(panels) : is_marked<float>(panels);
-    STD_TORCH_CHECK(marked == transposed, op, ": packed_weight was packed for a ", transposed ? "plain" : "transposed",
-                    " convolution");
+    SEGEXT_CHECK(marked == transposed, op, ": packed_weight was packed for a ", transposed ? "plain" : "transposed",
+                 " convolution");
   }
 
  private:
@@ -113,15 +113,15 @@ struct Call {
   Call(const char* op, const Tensor& input, const Tensor& codes, const Tensor& weight, const Ints& unpooled_size,
        const Ints& padding, bool transposed, bool channels_last)
       : kernels(op, weight, transposed), input(dense(input, channels_last)) {
-    STD_TORCH_CHECK(input.dim() == 4, op, ": expected a 4D input, but got ", text(sizes_of(input)));
+    SEGEXT_CHECK(input.dim() == 4, op, ": expected a 4D input, but got ", text(sizes_of(input)));
     check_map(op, "input", input);
     check_spatial_size(op, "unpooled_size", unpooled_size);
     check_device(op, "codes", codes, "input", input);
     check_like(op, "weight", weight, "input", input);
-    STD_TORCH_CHECK(padding.size() == 2 && padding[0] >= 0 && padding[0] <= 2 && padding[1] >= 0 && padding[1] <= 2, op,
-                    ": padding should be two values from 0 to 2, but got ", text(padding));
-    STD_TORCH_CHECK(kernels.channels == input.size(1), op, ": weight of size ", text(sizes_of(weight)),
-                    " is no 3x3 kernel for input of size ", text(sizes_of(input)));
+    SEGEXT_CHECK(padding.size() == 2 && padding[0] >= 0 && padding[0] <= 2 && padding[1] >= 0 && padding[1] <= 2, op,
+                 ": padding should be two values from 0 to 2, but got ", text(padding));
+    SEGEXT_CHECK(kernels.channels == input.size(1), op, ": weight of size ", text(sizes_of(weight)),
+                 " is no 3x3 kernel for input of size ", text(sizes_of(input)));
     const Window window{2, 2, 2, 2, 0, 0, 1, 1};
     geometry.pool = make_geometry(window, sizes_of(input), unpooled_size, spatial_size(input), channels_last);
     geometry.outputs = kernels.outputs;
@@ -129,8 +129,8 @@ struct Call {
     geometry.padding_w = transposed ? padding[1] : 2 - padding[1];
     geometry.output_height = unpooled_size[0] + 2 - 2 * geometry.padding_h;
     geometry.output_width = unpooled_size[1] + 2 - 2 * geometry.padding_w;
-    STD_TORCH_CHECK(geometry.output_height > 0 && geometry.output_width > 0, op, ": an unpooled map of ",
-                    text(unpooled_size), " is too small for a 3x3 kernel with padding ", text(padding));
+    SEGEXT_CHECK(geometry.output_height > 0 && geometry.output_width > 0, op, ": an unpooled map of ",
+                 text(unpooled_size), " is too small for a 3x3 kernel with padding ", text(padding));
     this->codes = checked_codes(op, codes, true, geometry.pool);
   }
 
@@ -182,8 +182,8 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
   constexpr const char* op = "unpool_conv2d_backward";
   const Call call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   check_like(op, "grad_output", grad_output, "input", input);
-  STD_TORCH_CHECK(sizes_of(grad_output) == call.output_sizes(), op, ": grad_output of shape ",
-                  text(sizes_of(grad_output)), " should have shape ", text(call.output_sizes()));
+  SEGEXT_CHECK(sizes_of(grad_output) == call.output_sizes(), op, ": grad_output of shape ", text(sizes_of(grad_output)),
+               " should have shape ", text(call.output_sizes()));
   const UnpoolConv& geometry = call.geometry;
   const Kernels& kernels = call.kernels;
   const Tensor grad = dense(grad_output, channels_last);

@@ -1,24 +1,22 @@
 // Checks of upsampling calls, and sums of their gradients: see upsampling.h.
 #include "upsampling.h"
 
-#include "pooling.h"
-
 namespace segext::ops {
 
 void check_pair(const char* op, const char* name, const Ints& values, int64_t least) {
-  STD_TORCH_CHECK(values.size() == 2 && values[0] >= least && values[1] >= least, op, ": ", name,
-                  " should be two values of at least ", least, ", but got ", text(values));
+  SEGEXT_CHECK(values.size() == 2 && values[0] >= least && values[1] >= least, op, ": ", name,
+               " should be two values of at least ", least, ", but got ", text(values));
 }
 
 void check_kernel(const char* op, const Tensor& input, const Tensor& weight) {
-  STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4, op, ": expected 4D input and weight, but got ",
-                  text(sizes_of(input)), " and ", text(sizes_of(weight)));
+  SEGEXT_CHECK(input.dim() == 4 && weight.dim() == 4, op, ": expected 4D input and weight, but got ",
+               text(sizes_of(input)), " and ", text(sizes_of(weight)));
   const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
-  STD_TORCH_CHECK(kernel[0] == sizes[1], op, ": weight of size ", text(kernel), " expected input to have ", kernel[0],
-                  " channels, but got ", sizes[1], " channels instead");
+  SEGEXT_CHECK(kernel[0] == sizes[1], op, ": weight of size ", text(kernel), " expected input to have ", kernel[0],
+               " channels, but got ", sizes[1], " channels instead");
   for (int dim = 1; dim < 4; ++dim) {
-    STD_TORCH_CHECK(sizes[dim] > 0 && kernel[dim] > 0, op, ": input ", text(sizes), " and weight ", text(kernel),
-                    " should have no empty dimension but the batch");
+    SEGEXT_CHECK(sizes[dim] > 0 && kernel[dim] > 0, op, ": input ", text(sizes), " and weight ", text(kernel),
+                 " should have no empty dimension but the batch");
   }
   check_like(op, "weight", weight, "input", input);
 }
@@ -26,8 +24,8 @@ void check_kernel(const char* op, const Tensor& input, const Tensor& weight) {
 void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& input, int64_t outputs) {
   if (!bias.has_value()) return;
   check_like(op, "bias", *bias, "input", input);
-  STD_TORCH_CHECK(sizes_of(*bias) == Ints{outputs}, op, ": bias should be of size ", text({outputs}), ", but is of ",
-                  text(sizes_of(*bias)));
+  SEGEXT_CHECK(sizes_of(*bias) == Ints{outputs}, op, ": bias should be of size ", text({outputs}), ", but is of ",
+               text(sizes_of(*bias)));
 }
 
 Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,

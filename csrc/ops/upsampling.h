@@ -5,6 +5,8 @@
 #include <optional>
 
 #include "../kernels/depthwise_conv_transpose2d_backward.h"
+#include "checks.h"
+#include "kernel.h"
 #include "tensors.h"
 
 namespace segext::ops {

@@ -1,0 +1,32 @@
+// Checks that every op shares: see checks.h.
+#include "checks.h"
+
+namespace segext::ops {
+namespace {
+
+void check_dtype(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+  SEGEXT_CHECK(tensor.scalar_type() == other.scalar_type(), op, ": ", name, " and ", other_name,
+               " should have the same dtype, but got ", torch::headeronly::toString(tensor.scalar_type()), " and ",
+               torch::headeronly::toString(other.scalar_type()));
+}
+
+}  // namespace
+
+void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+  SEGEXT_CHECK(tensor.device() == other.device(), op, ": ", name, " and ", other_name,
+               " should be on the same device, but got ", text(tensor.device()), " and ", text(other.device()));
+}
+
+void check_like(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+  check_device(op, name, tensor, other_name, other);
+  check_dtype(op, name, tensor, other_name, other);
+}
+
+void check_same(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+  check_device(op, name, tensor, other_name, other);
+  SEGEXT_CHECK(sizes_of(tensor) == sizes_of(other), op, ": ", name, " and ", other_name,
+               " should have the same shape, but got ", text(sizes_of(tensor)), " and ", text(sizes_of(other)));
+  check_dtype(op, name, tensor, other_name, other);
+}
+
+}  // namespace segext::ops

@@ -1,0 +1,46 @@
+// Kernels on torch's threads and streams: see kernel.h.
+#include "kernel.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "checks.h"
+
+namespace segext::ops {
+namespace {
+
+// Elements of the larger map that make a thread worth waking: torch's own grain size.
+constexpr int64_t kGrainElements = 32768;
+
+}  // namespace
+
+void parallel(Work work, void (*body)(const void* task, int64_t begin, int64_t end), const void* task) {
+  const int64_t grain = work.elements > 0 ? kGrainElements / work.elements : kGrainElements;
+  if (work.units * work.elements <= kGrainElements) {
+    body(task, 0, work.units);
+    return;
+  }
+  torch::stable::parallel_for(0, work.units, grain > 0 ? grain : 1,
+                              [&](int64_t begin, int64_t end) { body(task, begin, end); });
+}
+
+void launch([[maybe_unused]] const Tensor& tensor, [[maybe_unused]] CudaStatus (*body)(const void* task, CudaStream),
+            [[maybe_unused]] const void* task) {
+#if defined(SEGEXT_WITH_CUDA)
+  SEGEXT_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
+               "segext was loaded without torch's CUDA library in sight; import torch before segext and rebuild "
+               "segext with `pip install --no-build-isolation` against the torch in use");
+  const int32_t device = tensor.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const CudaStatus status = body(task, static_cast<CudaStream>(stream));
+  SEGEXT_CHECK(status == 0, "segext: CUDA error: ", cuda_status_text(status));
+#else
+  SEGEXT_CHECK(false, "segext was built without CUDA; rebuild it with SEGEXT_CUDA=1 where nvcc is installed");
+#endif
+}
+
+}  // namespace segext::ops
