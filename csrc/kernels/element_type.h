@@ -1,4 +1,4 @@
-// The element types kernels take, and how a kernel is instantiated for one of them. Half types travel as raw bits.
+// The element types that kernels take. Half types travel as raw bits.
 #pragma once
 
 #include <cstdint>

@@ -25,7 +25,8 @@ struct UnpoolConv {
   int64_t output_height, output_width;  // height + 2 - 2 * padding_h
 };
 
-// A weight of one sign: element (channel, output, i, j) lies at the sum of index times stride from `data`.
+// A weight of a convolution, transposed or not: element (channel, output, i, j) lies at the sum of index times stride
+// from `data`. Strides of a mirrored one are negative.
 struct WeightView {
   void* data;
   int64_t channel_stride, output_stride, row_stride, column_stride;
@@ -70,7 +71,8 @@ CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream s
 Work unpack_weight_panels_work(const WeightPanelParams& params);
 void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
 
-// Sums are taken in one order, whatever the threads.
+// Sums are taken in one order, whatever the threads. On CUDA, the order of float32 and float64 depends on the sizes of
+// the batch and the maps.
 struct UnpoolConv2dParams {
   const void* input;     // pooled values, [N, C, pooled_height, pooled_width]
   const uint8_t* codes;  // [N, sample_bytes]

@@ -8,8 +8,8 @@ struct CUstream_st;
 
 namespace segext {
 
-// `units` pieces that may run in any order on any thread; `elements` of the larger map each, the measure for how many
-// make a thread worth waking.
+// `units` pieces that may run in any order on any thread. Each costs about as much as moving `elements` elements: the
+// measure for how many make a thread worth waking.
 struct Work {
   int64_t units;
   int64_t elements;

@@ -66,6 +66,10 @@ Kernel* pick([[maybe_unused]] Kernel* baseline, [[maybe_unused]] Kernel* avx2, [
 #define SEGEXT_PICK(kernel) pick(baseline::kernel, baseline::kernel, baseline::kernel)
 #endif
 
+// Products that take as long as moving an element, roughly: of all channels by all weights; and outputs for which the
+// nine products of a pooled value do, forward and backward.
+constexpr int64_t kProducts = 16, kUnpooledOutputs = 4, kUnpooledGradients = 2;
+
 Work gradient_work(const Upsampling& g, bool all_channels) {
   const GradientBands bands(g, all_channels);
   return {g.samples * bands.groups * bands.count, bands.rows * bands.elements};
@@ -82,7 +86,7 @@ Work max_pool2d_work(const MaxPool2dParams& params) {
   const PoolGeometry& g = params.geometry;
   const int64_t rows = Rows(g).planes * g.pooled_height;
   const int64_t group = rows_per_code_byte(g);
-  return {g.samples * ((rows + group - 1) / group), group * Rows(g).row * smaller(g.window.stride_h, g.height)};
+  return {g.samples * ceil_div(rows, group), group * Rows(g).row * smaller(g.window.stride_h, g.height)};
 }
 
 void max_pool2d_cpu(const MaxPool2dParams& params, int64_t begin, int64_t end) {
@@ -178,7 +182,7 @@ Work dense_conv_transpose2d_work(const DenseConvTranspose2dParams& params) {
   const DenseBands bands(g);
   const int64_t outputs = smaller(bands.panels, DenseBands::kGroup) * kPanel;
   return {bands.groups * g.samples * bands.count,
-          bands.rows * bands.columns * g.channels * outputs * g.kernel_h * g.kernel_w / 16};
+          bands.rows * bands.columns * g.channels * outputs * g.kernel_h * g.kernel_w / kProducts};
 }
 
 void dense_conv_transpose2d_cpu(const DenseConvTranspose2dParams& params, int64_t begin, int64_t end) {
@@ -207,7 +211,7 @@ Work unpool_conv2d_work(const UnpoolConv2dParams& params) {
   const UnpoolBands bands(g);
   const int64_t outputs = smaller(bands.panels, UnpoolBands::kGroup) * kPanel;
   return {bands.groups * g.pool.samples * bands.count,
-          bands.rows * g.pool.pooled_width * g.pool.channels * outputs / 4};
+          bands.rows * g.pool.pooled_width * g.pool.channels * outputs / kUnpooledOutputs};
 }
 
 void unpool_conv2d_cpu(const UnpoolConv2dParams& params, int64_t begin, int64_t end) {
@@ -227,7 +231,8 @@ void pack_grad_panels_cpu(const UnpoolConv2dBackwardParams& params, int64_t begi
 
 Work unpool_conv2d_backward_work(const UnpoolConv2dBackwardParams& params) {
   const UnpoolConv& g = params.geometry;
-  return {g.pool.channels, g.pool.pooled_height * g.pool.pooled_width * panels_of(g.outputs) * kPanel / 2};
+  return {g.pool.channels,
+          g.pool.pooled_height * g.pool.pooled_width * panels_of(g.outputs) * kPanel / kUnpooledGradients};
 }
 
 void unpool_conv2d_backward_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end) {

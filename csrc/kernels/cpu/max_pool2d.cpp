@@ -274,7 +274,7 @@ void max_pool2d(const MaxPool2dParams& params, int64_t begin, int64_t end) {
   const PoolGeometry& g = params.geometry;
   const int64_t rows = Rows(g).planes * g.pooled_height;
   const int64_t group = rows_per_code_byte(g);
-  const int64_t groups = (rows + group - 1) / group;
+  const int64_t groups = ceil_div(rows, group);
   const auto run = [&](auto&& pool) {
     while (begin < end) {
       const int64_t sample = begin / groups, first = begin % groups;

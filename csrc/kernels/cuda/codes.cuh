@@ -17,6 +17,9 @@ namespace segext {
 
 inline constexpr int kMaxRunBytes = 8;
 
+// Of codes of 2x2 windows: the bits of one, and how many a byte has.
+inline constexpr int kBlockBits = 2, kBlocksPerByte = 8 / kBlockBits;
+
 // Code k of a run.
 __device__ __forceinline__ uint64_t place_code(uint32_t code, int k, int bits) {
   return static_cast<uint64_t>(code) << (k * bits);
@@ -165,9 +168,7 @@ struct WarpRuns {
   }
 };
 
-inline int64_t warps_per_sample(int64_t elements) {
-  return (elements + Launch::kWarpThreads - 1) / Launch::kWarpThreads;
-}
+inline int64_t warps_per_sample(int64_t elements) { return ceil_divide(elements, Launch::kWarpThreads); }
 
 template <typename Index>
 WarpRuns<Index> warp_runs(int64_t samples, int64_t elements) {

@@ -29,12 +29,6 @@ struct AddendSteps {
   int64_t row, plane;
 };
 
-// kLanes elements in a row, read or written at once.
-template <typename T, int kCount>
-struct alignas(kCount * sizeof(T)) Lanes {
-  T lane[kCount];
-};
-
 // A row of input as a thread's lanes see it: each at its own column and at the one left of it.
 template <typename Wide, int kLanes>
 struct InputRow {

@@ -121,12 +121,16 @@ struct WordCompare<BFloat16> {
   }
 };
 
-// Half of it, for the pooled map's side of a 2x2 block.
-template <typename T>
-struct alignas(kVectorBytes / 2) HalfVector {
-  static constexpr int kLanes = kVectorBytes / 2 / sizeof(T);
-  T lane[kLanes];
+// So many neighbours in a row, moved by one access.
+template <typename T, int kCount>
+struct alignas(kCount * sizeof(T)) Lanes {
+  static constexpr int kLanes = kCount;
+  T lane[kCount];
 };
+
+// Half of a Vector, for the pooled map's side of a 2x2 block.
+template <typename T>
+using HalfVector = Lanes<T, kVectorBytes / 2 / sizeof(T)>;
 
 template <typename T>
 __device__ __forceinline__ Vector<T> fill_vector(T value) {

@@ -31,7 +31,10 @@ IndexUnpoolShape shape_of(const IndexUnpoolParams& params, int64_t elements) {
 // Fills `winners`: for each pixel the last pooled element that names it, or -1.
 CudaStatus find_winners(const IndexUnpoolParams& params, CudaStream stream) {
   const CudaStatus status = cudaMemsetAsync(params.winners, 0xff, map_elements(params) * sizeof(int64_t), stream);
-  if (status != cudaSuccess) return status;
+  if (status != cudaSuccess) {
+    cudaGetLastError();  // forgets it, as a launch does
+    return status;
+  }
   return launch(index_unpool_bid_kernel, pooled_elements(params), stream, params.indices, params.winners,
                 shape_of(params, pooled_elements(params)));
 }

@@ -79,17 +79,10 @@ __device__ __forceinline__ void drop_blocked(const ReluMask<Bits>& relu, int64_t
   }
 }
 
-// Neighbours in a row, moved by one access.
-template <typename T, int kCount>
-struct alignas(kCount * sizeof(T)) Neighbours {
-  static constexpr int kLanes = kCount;
-  T lane[kCount];
-};
-
 // A row of windows above or below kTiles neighbouring tiles: one more than these are.
 template <typename T, int kTiles>
 struct OverlapWindows {
-  Neighbours<T, kTiles> values;
+  Lanes<T, kTiles> values;
   T last;
   uint32_t codes, last_code;
 
@@ -135,7 +128,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const int32_t in_sample = shape.pooled.element({channel, row.read, column.read});
     elements[a] = sample * shape.pooled.elements + in_sample;
     OverlapWindows<T, kTiles>& of_row = windows[a];
-    of_row.values = load_vector<Neighbours<T, kTiles>>(arrays.values + elements[a]);
+    of_row.values = load_vector<Lanes<T, kTiles>>(arrays.values + elements[a]);
     of_row.last = arrays.values[elements[a] + to_last];
     if constexpr (kTiles == 1) {
       of_row.codes = load_code(codes, as_unsigned(in_sample), kOverlapBits);
@@ -150,8 +143,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   if (arrays.relu.output != nullptr) {
 #pragma unroll
     for (int a = 0; a <= kOverlapTileRows; ++a) {
-      drop_blocked<Neighbours<Bits, kTiles>>(arrays.relu, elements[a], &windows[a].codes);
-      drop_blocked<Neighbours<Bits, 1>>(arrays.relu, elements[a] + to_last, &windows[a].last_code);
+      drop_blocked<Lanes<Bits, kTiles>>(arrays.relu, elements[a], &windows[a].codes);
+      drop_blocked<Lanes<Bits, 1>>(arrays.relu, elements[a] + to_last, &windows[a].last_code);
     }
   }
 
@@ -161,7 +154,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   for (int i = 0; i < 2 * kOverlapTileRows; ++i) {
     const int32_t y = first_pixel_of_tile(shape.rows, tile_row) + i;
     if (!shape.rows.contains(y)) continue;
-    Neighbours<T, 2 * kTiles> pixels;
+    Lanes<T, 2 * kTiles> pixels;
 #pragma unroll
     for (int j = 0; j < 2 * kTiles; ++j) {
       pixels.lane[j] = sum_in_tile<T>(

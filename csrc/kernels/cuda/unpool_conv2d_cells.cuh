@@ -146,7 +146,7 @@ class StagedCell {
     value_ = T{};
     if (named_ != 0 && channel_ < shape.channels) {
       value_ = arrays.input[strip.input + element_];
-      byte_ = arrays.codes[strip.code_bytes + static_cast<int64_t>(as_unsigned(element_) / kByteCodes)];
+      byte_ = arrays.codes[strip.code_bytes + static_cast<int64_t>(as_unsigned(element_) / kBlocksPerByte)];
     }
     channel_ += Traits::kChannels;
     element_ += Traits::kChannels * shape.pooled.channel;
@@ -155,8 +155,8 @@ class StagedCell {
   // What was loaded last.
   __device__ __forceinline__ void store(const UnpoolConvShape& shape, CellStage<T>* stage) const {
     // From one step to the next, a code's place in its byte stays.
-    static_assert(Traits::kChannels % kByteCodes == 0, "whole bytes");
-    const uint32_t code = take_code(byte_, static_cast<int>(as_unsigned(element_) % kByteCodes), kBits);
+    static_assert(Traits::kChannels % kBlocksPerByte == 0, "whole bytes");
+    const uint32_t code = take_code(byte_, static_cast<int>(as_unsigned(element_) % kBlocksPerByte), kBlockBits);
     const bool is_there = channel_ - Traits::kChannels < shape.channels && (named_ >> code & 1) != 0;
     (&stage->values[0][0])[place_] = Element<T>::widen(value_);
     (&stage->branches[0][0])[place_] =
@@ -164,7 +164,6 @@ class StagedCell {
   }
 
  private:
-  static constexpr int kBits = 2, kByteCodes = 8 / kBits;  // of codes of 2x2 windows
   int place_;
   uint32_t channel_;
   int64_t element_;

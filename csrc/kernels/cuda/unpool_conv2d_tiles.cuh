@@ -33,7 +33,7 @@ struct TileTraits {
   static constexpr int kReadRows = kRows + 2;
   static constexpr int kLanes = 8;                    // channels of a vector
   static constexpr int kHalves = kChannels / kLanes;  // vectors of a cell
-  static constexpr int kRunBytes = kLanes * 2 / 8;
+  static constexpr int kRunBytes = kLanes / kBlocksPerByte;
   static constexpr int kHalo = kPixels + 2;         // pixels that are read, along either axis
   static constexpr int kHaloCells = kHalo / 2 + 1;  // whichever column a cell begins in
   static constexpr int kItems = kHaloCells * kHaloCells * kHalves;

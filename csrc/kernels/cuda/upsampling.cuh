@@ -12,8 +12,8 @@
 // So a thread that goes down its column from cell to cell needs the weights of few phases, which stay in registers or
 // in shared memory, and each row of input that it has read serves the cell and the next one.
 //
-// Every sum is taken in one order, from the lowest input row to the highest of the image and in a row from left to
-// right, each product added with one rounding, as the CPU kernels with FMA do.
+// Every sum is taken in one order, from the last input row to the first and in a row from left to right, each product
+// added with one rounding, as the CPU kernels with FMA do.
 #pragma once
 
 #include <algorithm>
@@ -233,7 +233,7 @@ inline int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t run
   constexpr int64_t kEnoughThreads = 1 << 18;
   const int64_t wanted = std::clamp(planes * runs * g.output_height / phases / kEnoughThreads, fewest, most);
   const int64_t cells = end_cell(g) - first_cell(g), threads = std::max((cells + wanted / 2) / wanted, int64_t{1});
-  return (cells + threads - 1) / threads;
+  return ceil_divide(cells, threads);
 }
 
 // Cells, and the threads to launch.
@@ -245,8 +245,8 @@ struct CellLaunch {
 // No block has threads of two units. None for more threads than int32_t counts.
 inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t planes, int64_t runs, int64_t per_thread,
                                               int64_t phases) {
-  const int64_t groups = (g.stride_h + phases - 1) / phases;
-  const int64_t cell_rows = (end_cell(g) - first_cell(g) + per_thread - 1) / per_thread;
+  const int64_t groups = ceil_divide(g.stride_h, phases);
+  const int64_t cell_rows = ceil_divide(end_cell(g) - first_cell(g), per_thread);
   const int64_t unit_threads = launch_blocks(cell_rows * runs) * Launch::kBlockThreads;
   const int64_t threads = planes * groups * unit_threads;
   if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;

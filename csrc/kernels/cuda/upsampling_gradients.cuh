@@ -535,11 +535,11 @@ std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
   const int64_t cell_bytes = rows * 2 * pitch * static_cast<int64_t>(sizeof(Wide));
   const int64_t most = std::max<int64_t>(std::min(kTileColumns / g.stride_w, kTileBytes / cell_bytes), 2);
   const int64_t strips = std::max<int64_t>((g.width + most - 2) / (most - 1), 1),
-                columns = (g.width + strips - 1) / strips;
+                columns = ceil_divide(g.width, strips);
   const int64_t cells = columns + 1;
   const int64_t shared_bytes =
       g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(PixelWeights<Wide>)) + cells * cell_bytes;
-  const int64_t segments = (g.height + rows - 1) / rows;
+  const int64_t segments = ceil_divide(g.height, rows);
   const int64_t inputs = g.channels / g.multiplier, blocks = g.samples * inputs * segments * strips;
   if (shared_bytes > Launch::kMaxSharedBytes || blocks > std::numeric_limits<int32_t>::max()) return std::nullopt;
   const bool whole_taps = g.kernel_h == 2 * g.stride_h && g.dilation_h == 1;
@@ -559,7 +559,7 @@ inline std::optional<CellLaunch> divide_parts(const Upsampling& g) {
   return divide_cells(g, planes, runs, cells_per_thread(g, planes, runs, kPhases, kFewestCells, kMostCells), kPhases);
 }
 
-inline int64_t units_of(const Upsampling& g) { return (g.stride_h + kPhases - 1) / kPhases; }
+inline int64_t units_of(const Upsampling& g) { return ceil_divide(g.stride_h, kPhases); }
 
 // Blocks that share a unit of cells.
 inline int64_t unit_blocks(const Upsampling& g, const CellLaunch& division) {

@@ -6,7 +6,7 @@ namespace {
 
 template <typename T, typename Packed, typename Layout>
 CudaStatus launch_layout(const WeightPanelParams& params, CudaStream stream) {
-  const int64_t groups = (params.outputs + Layout::kOutputs - 1) / Layout::kOutputs;
+  const int64_t groups = ceil_divide(params.outputs, Layout::kOutputs);
   const int64_t elements = groups * Layout::kOutputs * cuda_panel_channels(params.channels) * kPanelTaps;
   return launch(pack_weight_panels_kernel<T, Packed, Layout>, elements, stream, params.weight,
                 static_cast<Packed*>(params.panels), params.channels, params.outputs, elements,
