@@ -324,7 +324,7 @@ def gpu_gains() -> str:
         if op in NAMES:
             first.setdefault((op, dtype), (map, formats))
     return table(
-        ["what", "on", "type", "to stock, NCHW", "to stock, channels_last", "to the best stock way"],
+        ["what", "on", "type", "to stock, NCHW", "to stock, channels_last", "to the best eager stock way"],
         [
             [NAMES[op], map, dtype, *(marked(f[form]["to_stock"]["median"]) for form in FORMATS), marked(worst(f))]
             for (op, dtype), (map, f) in first.items()

@@ -52,8 +52,8 @@ class Depthwise(_Route):
 
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
-        # Measured on CPUs with AVX-512. On CUDA a guess, never measured: these kernels move each byte once, and stock's
-        # take depthwise transposed convolution for the gradient of a general convolution.
+        # Measured on CPUs with AVX-512 and, for strides above 1, on an H200, where stock's kernels take this for the
+        # gradient of a general convolution.
         if max(stride) == 1:
             return False
         if input.is_cuda:

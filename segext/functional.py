@@ -87,7 +87,7 @@ def relu_max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | tuple[Tensor, Switches]:
-    """``max_pool2d(relu(input), ...)`` in one pass that stores no rectified map.
+    """``max_pool2d(relu(input), ...)`` in one pass that does not store the ReLU's output.
 
     Equals the composition of :func:`torch.nn.functional.relu` and :func:`max_pool2d` bit for bit, forward and backward,
     and keeps only the switches and its own output, which must therefore not be changed in place before the backward
