@@ -1,5 +1,5 @@
-// Forced into every glue file of a build with CUDA: torch's CUDA entry point is weak, so that the same library also loads
-// under a CPU-only torch. launch() in kernel.cpp checks that it is there before each use.
+// Forced into every glue file of a build with CUDA: torch's CUDA entry point is weak, so that the same library also
+// loads under a CPU-only torch. launch() in kernel.cpp checks that it is there before each use.
 #pragma once
 
 extern "C" {

@@ -1,4 +1,5 @@
 // Launches gather.
+#include <algorithm>
 #include <limits>
 
 #include "../gather.h"
@@ -12,29 +13,44 @@ ReluMask<Bits> relu_mask(const GatherParams& params) {
   return {static_cast<const Bits*>(params.relu_output), static_cast<Bits>(infinity_bits(params.type))};
 }
 
-// Whether the kernels with 128-bit accesses may work in runs of one vector: vectors that fill what is innermost, and
-// aligned pointers.
+// Whether the kernels with 128-bit accesses may work in runs of so many elements: vectors that fill what is innermost
+// of the map, and aligned pointers.
 template <typename Bits>
-bool vectors_fit(const GatherParams& params) {
+bool vectors_fit(const GatherParams& params, int run) {
   const PoolGeometry& g = params.geometry;
   constexpr int kLanes = Vector<Bits>::kLanes;
+  const int64_t run_bytes = run * static_cast<int64_t>(sizeof(Bits));
   return windows_of(g) == Windows::kBlocks && codes_are_flat(g) && fits_int32(g) &&
-         (g.channels_last ? g.channels % kLanes == 0 : g.pooled_width % kLanes == 0 && g.width % kLanes == 0) &&
-         g.samples * pooled_elements(g) / kLanes < std::numeric_limits<int32_t>::max() &&
-         is_aligned(params.map, kVectorBytes) && is_aligned(params.values, kVectorBytes) &&
-         is_aligned(params.relu_output, kVectorBytes) && is_aligned(params.codes, kLanes * g.bits / 8);
+         (g.channels_last ? g.channels % run == 0 : g.pooled_width % run == 0 && g.width % kLanes == 0) &&
+         g.samples * pooled_elements(g) / run < std::numeric_limits<int32_t>::max() &&
+         is_aligned(params.map, kVectorBytes) && is_aligned(params.values, run_bytes) &&
+         is_aligned(params.relu_output, run_bytes) && is_aligned(params.codes, std::max(run * g.bits / 8, 1));
 }
 
-template <typename Bits>
-CudaStatus launch_vectors(const GatherParams& params, CudaStream stream) {
+template <typename Bits, typename Kernel>
+CudaStatus launch_vectors(Kernel kernel, const GatherParams& params, int run, CudaStream stream) {
   const PoolGeometry& g = params.geometry;
-  constexpr int kLanes = Vector<Bits>::kLanes;
-  const int64_t threads = g.samples * pooled_elements(g) / kLanes;
-  const auto kernel = g.channels_last ? gather_channels_last_blocks_kernel<Bits> : gather_blocks_kernel<Bits>;
-  const int64_t vectors = (g.channels_last ? g.channels : g.pooled_width) / kLanes;
+  const int64_t threads = g.samples * pooled_elements(g) / run;
   return launch(kernel, threads, stream, static_cast<const Bits*>(params.map), params.codes,
                 static_cast<Bits*>(params.values), relu_mask<Bits>(params), PoolShape<int32_t>(g),
-                Divisor<int32_t>(vectors), static_cast<int32_t>(threads));
+                Divisor<int32_t>((g.channels_last ? g.channels : g.pooled_width) / run), static_cast<int32_t>(threads));
+}
+
+// Sets *launched where vectors fit.
+template <typename Bits>
+CudaStatus launch_vectors(const GatherParams& params, CudaStream stream, bool* launched) {
+  constexpr int kLanes = Vector<Bits>::kLanes;
+  *launched = true;
+  if (vectors_fit<Bits>(params, kLanes)) {
+    const auto kernel =
+        params.geometry.channels_last ? gather_channels_last_blocks_kernel<Bits> : gather_blocks_kernel<Bits, kLanes>;
+    return launch_vectors<Bits>(kernel, params, kLanes, stream);
+  }
+  if (!params.geometry.channels_last && vectors_fit<Bits>(params, kLanes / 2)) {
+    return launch_vectors<Bits>(gather_blocks_kernel<Bits, kLanes / 2>, params, kLanes / 2, stream);
+  }
+  *launched = false;
+  return cudaSuccess;
 }
 
 }  // namespace
@@ -46,7 +62,9 @@ CudaStatus gather_cuda(const GatherParams& params, CudaStream stream) {
   return for_float_bits(params.type, [&](auto type) {
     using Bits = typename decltype(type)::Type;
     if constexpr (kHasVectorKernels<Bits>) {
-      if (vectors_fit<Bits>(params)) return launch_vectors<Bits>(params, stream);
+      bool launched = false;
+      const CudaStatus status = launch_vectors<Bits>(params, stream, &launched);
+      if (launched) return status;
     }
     return for_index(g, [&](auto index) {
       using Index = typename decltype(index)::Type;

@@ -1,7 +1,7 @@
 // Kernels of gather: each pooled element reads the pixel its switch names. Nothing is computed, so kernels are compiled
 // for the bits of an element, one for each size.
 //
-//   gather_blocks_kernel                NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
+//   gather_blocks_kernel                NCHW, 2x2 windows side by side, rows of the map that 16-byte vectors fill
 //   gather_channels_last_blocks_kernel  channels_last, the same windows, channels that 16-byte vectors fill
 //   gather_kernel                       everything else: one element a thread, coalesced along the pooled map
 #pragma once
@@ -15,38 +15,44 @@
 
 namespace segext {
 
-// A thread gathers V = 4 or 8 elements of one row. It reads their blocks whole, since some window of any 32 bytes names
-// some pixel there: four 16-byte loads that do not wait for the codes, one 16-byte store.
+// A thread gathers kCount elements of one row: as many as a vector has lanes or, in rows that such runs do not fill,
+// half as many. It reads their blocks whole, since some window of any 32 bytes names some pixel there: loads of 16
+// bytes that do not wait for the codes, one store.
 //
 //     codes    1 2 0 3
 //     map      . a . . c . . .   row 2r
 //              . . b . . . . d   row 2r + 1
 //     values   a b c d           row r
-template <typename Bits>
+template <typename Bits, int kCount>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     gather_blocks_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes, Bits* __restrict__ values,
-                         ReluMask<Bits> relu, PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row,
+                         ReluMask<Bits> relu, PoolShape<int32_t> shape, Divisor<int32_t> runs_per_row,
                          int32_t threads) {
-  constexpr int kLanes = Vector<Bits>::kLanes;
+  constexpr int kLanes = Vector<Bits>::kLanes, kVectors = 2 * kCount / kLanes;
   const int bits = code_bits(4);
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
-  int32_t vector_in_row;
-  const int32_t pooled_row = vectors_per_row.divide(static_cast<int32_t>(thread), &vector_in_row);
-  const Bits* top = map + block_row(shape, pooled_row) * shape.columns.size + 2 * kLanes * vector_in_row;
+  int32_t run_in_row;
+  const int32_t pooled_row = runs_per_row.divide(static_cast<int32_t>(thread), &run_in_row);
+  const Bits* top = map + block_row(shape, pooled_row) * shape.columns.size + 2 * kCount * run_in_row;
   const Bits* bottom = top + shape.columns.size;
-  Vector<Bits> pixels[2][2];
+  Vector<Bits> pixels[2][kVectors];
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    pixels[0][half] = load_vector<Vector<Bits>>(top + half * kLanes);
-    pixels[1][half] = load_vector<Vector<Bits>>(bottom + half * kLanes);
+  for (int v = 0; v < kVectors; ++v) {
+    pixels[0][v] = load_vector<Vector<Bits>>(top + v * kLanes);
+    pixels[1][v] = load_vector<Vector<Bits>>(bottom + v * kLanes);
   }
-  const uint64_t run = load_run(codes, thread, kLanes * bits / 8);
+  uint32_t run;
+  if constexpr (kCount > kBlocksPerByte) {
+    run = static_cast<uint32_t>(load_run(codes, thread, kCount / kBlocksPerByte));
+  } else {
+    run = load_code_run<kCount>(codes, thread * kCount, bits);
+  }
 
-  Vector<Bits> result;
+  Lanes<Bits, kCount> result;
 #pragma unroll
-  for (int k = 0; k < kLanes; ++k) {
+  for (int k = 0; k < kCount; ++k) {
     const Vector<Bits>& upper = pixels[0][2 * k / kLanes];
     const Vector<Bits>& lower = pixels[1][2 * k / kLanes];
     const int left = 2 * k % kLanes;
@@ -55,8 +61,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const Bits in_lower = (code & 1) != 0 ? lower.lane[left + 1] : lower.lane[left];
     result.lane[k] = (code & 2) != 0 ? in_lower : in_upper;
   }
-  relu.apply(thread * kLanes, &result);
-  store_vector(values + thread * kLanes, result);
+  relu.apply(thread * kCount, &result);
+  store_vector(values + thread * kCount, result);
 }
 
 // A thread gathers V = 4 or 8 channels of one pooled pixel from the four pixels of its block: four 16-byte loads, one
