@@ -62,8 +62,8 @@ OPS = (
 # the order of its kernel, filled up to 16 channels and 64 outputs.
 PIXELS = SHAPE[0] * SHAPE[1] * SHAPE[2] * SHAPE[3]
 SCRATCH = {
-    "max_unpool2d_indices": 8 * PIXELS,
-    "max_unpool2d_indices_backward": 8 * PIXELS,
+    "max_unpool2d_indices": 4 * PIXELS,
+    "max_unpool2d_indices_backward": 4 * PIXELS,
     "unpool_conv2d": 4 * 9 * 16 * 64,
 }
 # Sums that come in parts, and two numbers for each pixel: how many tensors, of fewer bytes than the scores.

@@ -32,6 +32,9 @@ struct RepackCodesParams {
   PoolGeometry geometry;
 };
 
+// Pooled pixels of a plane that have numbers of 32 bits, from 1 on.
+inline constexpr int64_t kMaxNumbered = int64_t{1} << 32;
+
 // Unpooling by indices and its adjoint. Out-of-range indices place and gather nothing.
 struct IndexUnpoolParams {
   const void* values;      // forward: pooled map, read. Backward: null
@@ -39,8 +42,8 @@ struct IndexUnpoolParams {
   const int64_t* indices;  // pooled map
   void* map;               // forward: full map, every element written
   const void* grad_map;    // backward: full map, read
-  int64_t* winners;        // CUDA: scratch, one per pixel of the full map: the last element that names it. CPU: null
-  int64_t samples, channels, pixels, pooled_pixels;
+  uint32_t* winners;       // CUDA: scratch, one per pixel of the full map: the last element that names it. CPU: null
+  int64_t samples, channels, pixels, pooled_pixels;  // of the last, on CUDA, fewer than kMaxNumbered
   bool channels_last;
   ElementType type;  // float32, float64, float16 or bfloat16
 };

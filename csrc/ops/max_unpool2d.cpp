@@ -74,6 +74,8 @@ IndexUnpoolParams index_params(const char* op, const Tensor& tensor, const Tenso
   params.channels = indices.size(batched ? 1 : 0);
   params.pixels = pixels;
   params.pooled_pixels = indices.size(indices.dim() - 2) * indices.size(indices.dim() - 1);
+  SEGEXT_CHECK(tensor.is_cpu() || params.pooled_pixels < kMaxNumbered, op, ": an image of ", params.pooled_pixels,
+               " pooled pixels is too large for indices");
   params.channels_last = channels_last;
   params.type = floating_element_type(op, tensor);
   return params;
@@ -87,7 +89,7 @@ void check_indices(const char* op, const Tensor& indices, const Tensor& tensor) 
 
 // Scratch for the last element that names each pixel; only CUDA needs it.
 Tensor winners_for(const Tensor& map, const Ints& sizes) {
-  return empty(map, map.is_cpu() ? Ints{0} : sizes, ScalarType::Long);
+  return empty(map, map.is_cpu() ? Ints{0} : sizes, ScalarType::Int);
 }
 
 Tensor max_unpool2d_indices(const Tensor& input, const Tensor& indices, const Ints output_size, bool channels_last) {
@@ -107,7 +109,7 @@ Tensor max_unpool2d_indices(const Tensor& input, const Tensor& indices, const In
     const Tensor winners = winners_for(output, sizes);
     params.values = values.const_data_ptr();
     params.map = output.mutable_data_ptr();
-    params.winners = static_cast<int64_t*>(winners.mutable_data_ptr());
+    params.winners = static_cast<uint32_t*>(winners.mutable_data_ptr());
     run(values, SEGEXT_KERNEL(IndexUnpoolParams, index_unpool), params);
   }
   return output;
@@ -131,7 +133,7 @@ Tensor max_unpool2d_indices_backward(const Tensor& grad_output, const Tensor& in
     const Tensor winners = winners_for(map, sizes_of(map));
     params.grad_map = map.const_data_ptr();
     params.grad_values = grad_input.mutable_data_ptr();
-    params.winners = static_cast<int64_t*>(winners.mutable_data_ptr());
+    params.winners = static_cast<uint32_t*>(winners.mutable_data_ptr());
     run(map, SEGEXT_KERNEL(IndexUnpoolParams, index_unpool_backward), params);
   }
   return grad_input;

@@ -357,7 +357,7 @@ class Tester {
     const int64_t map_count = samples * channels * pixels, pooled_count = samples * channels * pooled_pixels;
     Array values(pooled_count, size, false), map(map_count, size, false), expected_map(map_count, size, false),
         grad(pooled_count, size, false), expected_grad(pooled_count, size, false), indices(pooled_count, 8, false),
-        winners(map_count, 8, false);
+        winners(map_count, 4, false);
     fill(&values, type, false);
     for (int64_t k = 0; k < pooled_count; ++k) {
       const bool wild = random_() % 8 == 0;
@@ -369,7 +369,7 @@ class Tester {
                   channels_last ? "channels_last" : "NCHW", kTypeNames[static_cast<int>(type)]);
     IndexUnpoolParams params{};
     params.indices = indices.int64s();
-    params.winners = winners.int64s();
+    params.winners = static_cast<uint32_t*>(winners.data());
     params.samples = samples;
     params.channels = channels;
     params.pixels = pixels;

@@ -28,9 +28,9 @@ IndexUnpoolShape shape_of(const IndexUnpoolParams& params, int64_t elements) {
           elements};
 }
 
-// Fills `winners`: for each pixel the last pooled element that names it, or -1.
+// Fills `winners`: for each pixel the number in its plane of the last pooled element that names it, or 0.
 CudaStatus find_winners(const IndexUnpoolParams& params, CudaStream stream) {
-  const CudaStatus status = cudaMemsetAsync(params.winners, 0xff, map_elements(params) * sizeof(int64_t), stream);
+  const CudaStatus status = cudaMemsetAsync(params.winners, 0, map_elements(params) * sizeof(uint32_t), stream);
   if (status != cudaSuccess) {
     cudaGetLastError();  // forgets it, as a launch does
     return status;

@@ -116,29 +116,32 @@ struct IndexUnpoolShape {
   }
 };
 
-// A pooled element bids for its pixel. `winners` starts at -1 throughout.
+// The number of a pooled element among those that bid for its plane's pixels: later ones win.
+__device__ __forceinline__ uint32_t bid_of(const PlaneOrder::Place& at) { return static_cast<uint32_t>(at.pixel + 1); }
+
+// A pooled element bids for its pixel. `winners` starts at zero throughout.
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    index_unpool_bid_kernel(const int64_t* __restrict__ indices, int64_t* __restrict__ winners,
+    index_unpool_bid_kernel(const int64_t* __restrict__ indices, uint32_t* __restrict__ winners,
                             IndexUnpoolShape shape) {
   const int64_t element = thread_number();
   if (element >= shape.elements) return;
   const PlaneOrder::Place at = shape.pooled.place(element);
   const int64_t named = shape.named_element(at, indices[element]);
-  if (named >= 0) atomicMax(reinterpret_cast<long long*>(winners) + named, static_cast<long long>(at.pixel));
+  if (named >= 0) atomicMax(winners + named, bid_of(at));
 }
 
 // A pixel of the full map takes the value that won it.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    index_unpool_kernel(const Bits* __restrict__ values, const int64_t* __restrict__ winners, Bits* __restrict__ map,
+    index_unpool_kernel(const Bits* __restrict__ values, const uint32_t* __restrict__ winners, Bits* __restrict__ map,
                         IndexUnpoolShape shape) {
   const int64_t element = thread_number();
   if (element >= shape.elements) return;
-  const int64_t winner = winners[element];
+  const uint32_t winner = winners[element];
   Bits value = 0;
-  if (winner >= 0) {
+  if (winner > 0) {
     const PlaneOrder::Place at = shape.map.place(element);
-    value = values[shape.pooled.element({at.plane, winner}, shape.by_channels)];
+    value = values[shape.pooled.element({at.plane, static_cast<int64_t>(winner) - 1}, shape.by_channels)];
   }
   map[element] = value;
 }
@@ -147,13 +150,13 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     index_unpool_backward_kernel(const Bits* __restrict__ grad_map, const int64_t* __restrict__ indices,
-                                 const int64_t* __restrict__ winners, Bits* __restrict__ grad_values,
+                                 const uint32_t* __restrict__ winners, Bits* __restrict__ grad_values,
                                  IndexUnpoolShape shape) {
   const int64_t element = thread_number();
   if (element >= shape.elements) return;
   const PlaneOrder::Place at = shape.pooled.place(element);
   const int64_t named = shape.named_element(at, indices[element]);
-  grad_values[element] = named >= 0 && winners[named] == at.pixel ? grad_map[named] : Bits{0};
+  grad_values[element] = named >= 0 && winners[named] == bid_of(at) ? grad_map[named] : Bits{0};
 }
 
 }  // namespace segext
