@@ -120,7 +120,7 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     if not return_indices:
         return output
     window = window_of(kernel_size, stride, padding, dilation)
-    return output, Switches(codes, output.shape, input.shape[-2:], *window, channels_last)
+    return output, Switches(codes, output.shape, ops.spatial_size(input), *window, channels_last)
 
 
 def _stock_pool(op, input, *arguments):

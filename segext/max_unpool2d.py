@@ -91,7 +91,7 @@ def _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_siz
 
 
 def check_same_shape(input: Tensor, indices: Switches | Tensor) -> None:
-    if tuple(input.shape) != tuple(indices.shape):
+    if input.shape != indices.shape and tuple(input.shape) != tuple(indices.shape):
         raise RuntimeError(
             f"Expected shape of indices to be same as that of the input tensor ({list(input.shape)}) but got indices "
             f"with shape: {list(indices.shape)}"

@@ -50,6 +50,11 @@ def has_values(x: Tensor) -> bool:
     return not (unreadable or x.is_meta or isinstance(x, FakeTensor))
 
 
+def spatial_size(x: Tensor) -> tuple[int, int]:
+    """Height and width of a map: a plain tuple, which the dispatcher reads in less time than a torch.Size."""
+    return tuple(x.shape[-2:])
+
+
 def overload(name: str) -> torch._ops.OpOverload:
     """The op itself, as it shows in graphs."""
     return getattr(_ops, name).default
@@ -83,8 +88,8 @@ class _MaxPool2d(torch.autograd.Function):
         ctx.mark_non_differentiable(codes)
         ctx.set_materialize_grads(False)
         ctx.relu, *ctx.window, _ceil_mode, ctx.channels_last = static.values
-        ctx.input_size = input.shape[-2:]
-        ctx.output_size = pooled.shape[-2:]
+        ctx.input_size = spatial_size(input)
+        ctx.output_size = spatial_size(pooled)
         saved = (codes, pooled) if ctx.relu else (codes,)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
@@ -127,7 +132,7 @@ def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autogr
         def setup_context(ctx, inputs, output):
             x, *selecting, static = inputs
             ctx.set_materialize_grads(False)
-            ctx.input_size = x.shape[-2:]
+            ctx.input_size = spatial_size(x)
             ctx.output_size, *ctx.rest = static.values
             ctx.save_for_backward(*selecting)
             ctx.save_for_forward(*selecting)

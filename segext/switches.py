@@ -224,19 +224,24 @@ class Switches:
 
 def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
     """The four window arguments as pairs of plain ints; a stride left out is the kernel size."""
+    kernel_size = _pair("kernel_size", kernel_size)
+    left_out = stride is None or (type(stride) is not int and isinstance(stride, Sequence) and len(stride) == 0)
+    stride = kernel_size if left_out else _pair("stride", stride)
+    return kernel_size, stride, _pair("padding", padding), _pair("dilation", dilation)
 
-    def pair(name: str, value) -> tuple[int, int]:
-        if not hasattr(type(value), "__index__") and not isinstance(value, Sequence):
-            raise TypeError(f"{name} must be an int or a tuple of two ints, but got {value!r}")
-        values = value if isinstance(value, Sequence) else (value,)
-        if len(values) not in (1, 2):
-            raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
-        return plain_int(values[0]), plain_int(values[-1])
 
-    kernel_size = pair("kernel_size", kernel_size)
-    has_stride = stride is not None and not (isinstance(stride, Sequence) and len(stride) == 0)
-    stride = pair("stride", stride) if has_stride else kernel_size
-    return kernel_size, stride, pair("padding", padding), pair("dilation", dilation)
+def _pair(name: str, value) -> tuple[int, int]:
+    # Nearly all are ints or pairs of them, and small maps are bound by what a call costs.
+    if type(value) is int:
+        return value, value
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value
+    if not hasattr(type(value), "__index__") and not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be an int or a tuple of two ints, but got {value!r}")
+    values = value if isinstance(value, Sequence) else (value,)
+    if len(values) not in (1, 2):
+        raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
+    return plain_int(values[0]), plain_int(values[-1])
 
 
 def plain_int(value) -> int:
