@@ -103,13 +103,6 @@ class Depthwise(_Route):
         return labels[0], scores[0] if return_scores else scores
 
     def cross_entropy(self, input, weight, bias, target, crop, criterion: Criterion) -> Tensor:
-        call = input, weight, bias, target, crop, criterion
-        if not target.is_cuda or not can_check(target):
-            return self._cross_entropy(*call)
-        with criterion.check_of(target, weight.shape[0] * weight.shape[1]):
-            return self._cross_entropy(*call)
-
-    def _cross_entropy(self, input, weight, bias, target, crop, criterion: Criterion) -> Tensor:
         sum_dtype = torch.promote_types(self.dtype, torch.float32)
         result_dtype = sum_dtype if autocasts(input) else self.dtype
         input, weight, bias = cast(self.dtype, input, weight, bias)
@@ -120,6 +113,9 @@ class Depthwise(_Route):
         reduce = criterion.reduction != "none"
         window = (self.stride, self._origin(crop), self.dilation)
         options = (criterion.ignore_index, float(criterion.label_smoothing), prefers_channels_last(input), reduce)
+        check = None
+        if target.is_cuda and can_check(target):
+            check = criterion.check_of(target, weight.shape[0] * weight.shape[1])
         try:
             loss, total_weight = ops.depthwise_conv_transpose2d_cross_entropy(
                 input, weight, bias, target, class_weight, *window, *options
@@ -129,11 +125,14 @@ class Depthwise(_Route):
             if invalid is None:
                 raise
             raise IndexError(invalid.group()) from None  # as stock; an op can only raise the other
+        node = None if check is None else loss.grad_fn
         if criterion.reduction == "mean":
             if criterion.label_smoothing > 0:  # stock divides nothing by no weight
                 total_weight = total_weight.where(total_weight != 0, torch.nan)
             loss = loss / total_weight
         (loss,) = cast(result_dtype, loss)
+        if check is not None:
+            check.wait_behind(node)
         return loss if batched or reduce else loss[0]
 
     def _origin(self, crop) -> tuple[int, int]:

@@ -16,10 +16,11 @@ def set_index_check(enabled: bool) -> None:
     """Whether int64 indices and, on CUDA, class targets are checked; on by default.
 
     The check reads them once. On CUDA the host waits for its result: for that of indices before it launches anything
-    else, for that of targets once the loss is queued, so that the device does not idle meanwhile. The second wait is
-    for an event, which :func:`torch.cuda.set_sync_debug_mode` does not tell of. Without the check, and while a CUDA
-    graph is captured or a graph compiled, an index out of range places and gathers nothing, and a target out of range
-    counts as ignored. Switches are never checked: they need not be.
+    else; for that of targets once the loss is queued or, of a loss that has a gradient, once the whole backward pass
+    is, so that the device does not idle meanwhile. Then it is ``backward()`` that raises. A wait for targets is for an
+    event, which :func:`torch.cuda.set_sync_debug_mode` does not tell of. Without the check, and while a CUDA graph is
+    captured or a graph compiled, an index out of range places and gathers nothing, and a target out of range counts as
+    ignored. Switches are never checked: they need not be.
     """
     global _enabled
     _enabled = enabled
@@ -38,12 +39,11 @@ def extremes(values: Tensor) -> tuple[int, int]:
 
 
 class LateCheck:
-    """Around the launch of CUDA kernels: calls ``check`` with the least and the largest of zero and those values, of
-    what the kernels read, that are not ``ignored``.
+    """Calls ``check`` with the least and the largest of zero and those values that are not ``ignored``, late.
 
-    The device finds the two before it runs the kernels, and the host waits for them after it has queued these: it then
-    queues what follows while they run. So the kernels must do no harm whatever the values are. What ``check`` raises
-    comes before an error of the launch.
+    The device finds the two before it runs kernels that are launched next and read the values; the host waits for them
+    after it has queued these, and queues what follows while they run. So the kernels must do no harm whatever the
+    values are.
     """
 
     def __init__(self, values: Tensor, ignored: int, check: Callable[[int, int], None]) -> None:
@@ -52,12 +52,23 @@ class LateCheck:
         self._arrived = torch.cuda.Event()
         self._arrived.record(torch.cuda.current_stream(values.device))
 
-    def __enter__(self) -> None:
-        pass
+    def wait(self) -> None:
+        """Raises what ``check`` raises, the first time."""
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            self._arrived.synchronize()
+            self._check(*_of_all(parts))
 
-    def __exit__(self, *_: object) -> None:
-        self._arrived.synchronize()
-        self._check(*_of_all(self._parts))
+    def wait_behind(self, node: torch.autograd.graph.Node | None) -> None:
+        """Waits at the end of the backward pass that runs a node of the graph, or now if there is none."""
+        if node is None:
+            self.wait()
+        else:
+            engine = torch.autograd.Variable._execution_engine
+            node.register_hook(lambda *_: engine.queue_callback(self.wait))
+
+    def __del__(self) -> None:
+        self.wait()  # the node never ran: what is raised here is printed
 
 
 def _of_all(parts: Tensor) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import sys
 from functools import partial
 
 import pytest
@@ -373,6 +374,7 @@ class OnCuda(torch.Tensor):
 def steps(monkeypatch):
     """What is done in which order: CUDA's events, as far as the check uses them, and launches of the op."""
     steps, op = [], ops.depthwise_conv_transpose2d_cross_entropy
+    gradients = ops.depthwise_conv_transpose2d_cross_entropy_backward
 
     class Event:
         def record(self, stream):
@@ -381,14 +383,22 @@ def steps(monkeypatch):
         def synchronize(self):
             steps.append("wait")
 
-    def launch(*arguments):
+    def launch(input, weight, bias, target, class_weight, stride, origin, dilation, ignored, *rest):
+        """Ignores targets that are no class, as the op does on CUDA."""
         steps.append("launch")
-        return op(*arguments)
+        is_class = (target >= 0) & (target < weight.shape[0] * weight.shape[1])
+        target = target.where(is_class, ignored)
+        return op(input, weight, bias, target, class_weight, stride, origin, dilation, ignored, *rest)
+
+    def launch_gradients(*arguments):
+        steps.append("launch gradients")
+        return gradients(*arguments)
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(ops, "depthwise_conv_transpose2d_cross_entropy", launch)
+    monkeypatch.setattr(ops, "depthwise_conv_transpose2d_cross_entropy_backward", launch_gradients)
     return steps
 
 
@@ -398,24 +408,57 @@ def test_the_check_of_calls_on_cuda(ignored, invalid, steps):
     criterion = Criterion(None, ignored, "mean", 0.0)
     target = torch.randint(0, 5, (2, 3, 4), generator=torch.Generator().manual_seed(0))
     target[0, 1, :2] = ignored
-    of_launch = RuntimeError("of the launch")
-
-    def call(error=None):
-        steps.clear()
-        with criterion.check_of(target, 5):
-            steps.append("launch")
-            if error is not None:
-                raise error
-
-    call()
-    assert steps == ["record", "launch", "wait"]
-    with pytest.raises(RuntimeError, match="of the launch"):
-        call(of_launch)
+    criterion.check_of(target, 5).wait()
+    assert steps == ["record", "wait"]
     target[1, 2, 3] = invalid
-    for error in (None, of_launch):
-        with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
-            call(error)
-        assert steps == ["record", "launch", "wait"]
+    check = criterion.check_of(target, 5)
+    with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
+        check.wait()
+    check.wait()
+    assert steps == ["record", "wait"] * 2
+
+
+def test_the_check_waits_behind_the_backward_pass(steps):
+    """Of a loss that has a gradient, once all of that is queued, and once."""
+    x, weight, _, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5)
+    options = {"groups": 5, "stride": 2, "ignore_index": IGNORED}
+    leaf = x.requires_grad_()
+
+    def begin(values):
+        steps.clear()
+        values = values.as_subclass(OnCuda)
+        middle = leaf * 1
+        middle.register_hook(lambda grad: steps.append("rest of the pass"))
+        loss = own.conv_transpose2d_cross_entropy(middle, weight, values, **options)
+        assert steps == ["record", "launch"]
+        return loss
+
+    begin(target).backward(retain_graph=True)
+    whole = ["record", "launch", "launch gradients", "rest of the pass", "wait"]
+    assert steps == whole
+    loss = begin(target)
+    first, second = (torch.autograd.grad(loss, leaf, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert steps == [*whole, "launch gradients", "rest of the pass"]
+
+    invalid = target.clone()
+    invalid[1, 7, 3] = 77
+    with pytest.raises(IndexError, match=r"^Target 77 is out of bounds\.$"):
+        begin(invalid).backward()
+    assert steps == whole
+
+
+def test_a_check_that_nothing_waited_for_is_printed(steps, monkeypatch):
+    x, weight, _, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5)
+    target[1, 7, 3] = 77
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(str(unraisable.exc_value)))
+    options = {"groups": 5, "stride": 2, "ignore_index": IGNORED}
+    loss = own.conv_transpose2d_cross_entropy(x.requires_grad_(), weight, target.as_subclass(OnCuda), **options)
+    assert steps == ["record", "launch"]
+    del loss
+    assert steps == ["record", "launch", "wait"]
+    assert printed == ["Target 77 is out of bounds."]
 
 
 def test_calls_on_cuda_are_checked(steps):

@@ -392,6 +392,42 @@ def test_the_check_of_targets_waits_while_the_loss_runs(invalid, cuda, monkeypat
         assert_same(actual, loss())
 
 
+@pytest.mark.parametrize("invalid", [None, 21])
+def test_the_check_of_targets_waits_behind_the_backward_pass(invalid, cuda, monkeypatch):
+    """Targets arrive late: gradients are queued before they do, and the error is backward()'s."""
+    (x, weight, target, bias), options = loss_call(cuda)
+    x.requires_grad_()
+    arriving = target.clone()
+    if invalid is not None:
+        arriving[0, 3, 5] = invalid
+    launch, before = ops.depthwise_conv_transpose2d_cross_entropy_backward, torch.cuda.Event()
+    arrived_at_launch = []
+
+    def late_launch(*arguments):
+        results = launch(*arguments)
+        arrived_at_launch.append(before.query())
+        return results
+
+    def loss():
+        return own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options)
+
+    loss().backward()  # so that what is loaded and allocated once is there
+    target.fill_(-1)
+    monkeypatch.setattr(ops, "depthwise_conv_transpose2d_cross_entropy_backward", late_launch)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(CYCLES)
+    target.copy_(arriving)
+    before.record()
+    value = loss()
+    if invalid is None:
+        value.backward()
+    else:
+        with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
+            value.backward()
+    assert arrived_at_launch == [False]
+    assert before.query()
+
+
 def test_a_graph_captures_the_loss(cuda):
     """Without the check of targets: a capture cannot wait for values."""
     (x, weight, target, bias), options = loss_call(cuda)
