@@ -80,6 +80,15 @@ UNROLLED_REGISTERS = {
     ("sm_120", r"depthwise_weight_gradient_cells_kernel<double"): 100,
     ("sm_120", r"(depthwise_\w+(?<!_cells)|scatter)_kernel"): 128,
 }
+# Bytes of static shared memory that a kernel has at most; others have none. Static and dynamic together must fit what
+# a block has without asking for more, 48 KB, and the emulation, which refuses launches, sees only the dynamic ones.
+STATIC_SHARED = {
+    r"unpool_conv2d_cells_kernel": 320,  # CellStrip
+    r"extremes_kernel": 128,  # of two block_reduce
+    r"depthwise_(cross_entropy|weight_gradient|bias_gradient)_\w*kernel": 64,  # kBlockReduceBytes
+}
+# cuobjdump adds what the system takes of a block's shared memory beyond those 48 KB.
+SYSTEM_SHARED = {"sm_90": 1024, "sm_120": 1024}
 ATOMIC = {"index_unpool_bid_kernel", "codes_from_indices_kernel"}
 
 
@@ -93,7 +102,7 @@ def find_tool(name):
 
 
 def read_usage(text):
-    """Registers, stack and local memory of each (architecture, kernel), as cuobjdump -res-usage lists them."""
+    """Registers, stack, shared and local memory of each (architecture, kernel), as cuobjdump -res-usage lists them."""
     usage, architecture, function = {}, None, None
     for line in text.splitlines():
         if match := re.search(r"arch = (sm_\w+)", line):
@@ -102,7 +111,7 @@ def read_usage(text):
             function = match[1]
         elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             usage[architecture, function] = SimpleNamespace(
-                registers=int(match[1]), stack=int(match[2]), local=int(match[4])
+                registers=int(match[1]), stack=int(match[2]), shared=int(match[3]), local=int(match[4])
             )
     return usage
 
@@ -195,6 +204,13 @@ def test_no_kernel_uses_local_memory(kernels):
         where = f"{kernel.name} for {kernel.architecture}"
         assert (kernel.usage.stack, kernel.usage.local) == (0, 0), where
         assert not kernel.instructions.keys() & {"LDL", "STL"}, where
+
+
+def test_static_shared_memory_leaves_room_for_dynamic(kernels):
+    for kernel in kernels:
+        most = next((n for pattern, n in STATIC_SHARED.items() if re.match(pattern, kernel.name)), 0)
+        most += SYSTEM_SHARED.get(kernel.architecture, 0)
+        assert kernel.usage.shared <= most, f"{kernel.name} for {kernel.architecture}"
 
 
 def named(pattern, kernels):

@@ -46,6 +46,7 @@ BUGS = {
     "missing-wait": "nobody waits for asynchronous copies",
     "copy-elsewhere": "outside the dynamic shared memory",
     "matrix-elsewhere": "outside the dynamic shared memory",
+    "too-much-shared-memory": "refused with error 1",
 }
 
 pytestmark = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"needs a C++ compiler, and there is no {CXX}")

@@ -43,6 +43,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 constexpr unsigned kMaxBlockThreads = 1024;
 constexpr unsigned kMaxGridX = 0x7fffffffu;
 constexpr unsigned kMaxGridYZ = 65535;
+constexpr size_t kMaxSharedBytes = 48 * 1024;  // where the kernel has not asked for more, as none here does
 
 // What sanitizers have to know about the stack that a switch leaves or enters.
 struct Stack {
@@ -408,6 +409,7 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, 
       grid.y > kMaxGridYZ || grid.z == 0 || grid.z > kMaxGridYZ) {
     return scheduler.error = cudaErrorInvalidConfiguration;
   }
+  if (shared_bytes > kMaxSharedBytes) return scheduler.error = cudaErrorInvalidValue;
   if (scheduler.observer != nullptr) {
     scheduler.observer(kernel, threads * grid.x * grid.y * grid.z);
   }

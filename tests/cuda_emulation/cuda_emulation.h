@@ -7,7 +7,7 @@
 //
 // Tile products are computed by the lanes of a warp from what they exchange. Asynchronous copies arrive when their
 // thread waits for them, and what they will overwrite is garbage until then. Not emulated: the memory model between
-// blocks, clusters.
+// blocks, clusters, how much static shared memory kernels take (tests/test_cuda_build.py limits it).
 #pragma once
 
 #include <cmath>

@@ -26,6 +26,7 @@ enum class Bug {
   kMissingWait,
   kCopyElsewhere,
   kMatrixElsewhere,
+  kTooMuchSharedMemory,
 };
 
 struct NamedBug {
@@ -47,6 +48,7 @@ constexpr NamedBug kBugs[] = {
     {"missing-wait", Bug::kMissingWait},
     {"copy-elsewhere", Bug::kCopyElsewhere},
     {"matrix-elsewhere", Bug::kMatrixElsewhere},
+    {"too-much-shared-memory", Bug::kTooMuchSharedMemory},
 };
 
 // Sums a block's numbers through both kinds of shared memory.
@@ -106,6 +108,14 @@ __global__ void copy_matrices(const float* numbers, float* copy) {
   for (int k = 0; k < 2; ++k) copy[thread % 32 + 32 * k] = __uint_as_float(matrices[k]);
 }
 
+template <typename Kernel, typename... Arguments>
+void launch(const cudaLaunchConfig_t& config, Kernel kernel, Arguments... arguments) {
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
+  if (status == cudaSuccess) return;
+  std::fprintf(stderr, "a launch is refused with error %d\n", status);
+  std::exit(1);
+}
+
 template <Bug kBug>
 bool runs_right(const float* numbers, float* copy) {
   float block_result = 0, warp_result = 0;
@@ -113,13 +123,14 @@ bool runs_right(const float* numbers, float* copy) {
   config.gridDim = dim3(1);
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = kThreads * sizeof(float);
-  if (cudaLaunchKernelEx(&config, block_sum<kBug>, numbers, &block_result) != cudaSuccess) return false;
+  launch(config, block_sum<kBug>, numbers, &block_result);
   alignas(sizeof(uint4)) float copied[kThreads] = {};
   config.blockDim = dim3(kThreads / 2);
-  if (cudaLaunchKernelEx(&config, copy_matrices<kBug>, numbers, &copied[0]) != cudaSuccess) return false;
+  launch(config, copy_matrices<kBug>, numbers, &copied[0]);
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = 0;
-  if (cudaLaunchKernelEx(&config, warp_sum<kBug>, numbers, copy, &warp_result) != cudaSuccess) return false;
+  // All that a block may have, of which the kernel needs little.
+  config.dynamicSmemBytes = 48 * 1024 + (kBug == Bug::kTooMuchSharedMemory ? 1 : 0);
+  launch(config, warp_sum<kBug>, numbers, copy, &warp_result);
   constexpr float kSum = kThreads * (kThreads - 1) / 2;
   const bool is_copied = std::memcmp(copied, numbers, sizeof(copied)) == 0;
   return block_result == kSum && warp_result == kSum && is_copied;
@@ -153,6 +164,8 @@ bool run_bug(Bug bug, const float* numbers, float* copy) {
       return runs_right<Bug::kCopyElsewhere>(numbers, copy);
     case Bug::kMatrixElsewhere:
       return runs_right<Bug::kMatrixElsewhere>(numbers, copy);
+    case Bug::kTooMuchSharedMemory:
+      return runs_right<Bug::kTooMuchSharedMemory>(numbers, copy);
   }
   return false;
 }
