@@ -5,8 +5,9 @@
 // waits at the same barrier let all go on.
 //
 // AddressSanitizer is told of every change of stacks. With SEGEXT_EMULATION_TSAN, ThreadSanitizer sees every fiber as a
-// thread that only barriers, exchanges and the ends of a block order, which makes it a race detector for kernels. This
-// file must then be compiled without -fsanitize=thread.
+// thread that only barriers, of a block or a warp, and the ends of a block order, which makes it a race detector for
+// kernels. Shuffles, votes and tile products wait for lanes but order no memory, as in CUDA. This file, whose own data
+// need no order, must then be compiled without -fsanitize=thread.
 #include "cuda_emulation.h"
 
 #include <cstdio>
@@ -77,7 +78,7 @@ struct Fiber {
   unsigned mask = 0;         // of the exchange it waits in
   uint64_t value = 0;        // what it gives to it
   std::vector<Copy> copies;  // that it has not waited for
-  Meeting exchanges;
+  Meeting warp_barriers;
   std::unique_ptr<char[]> memory;
   Stack stack;
 };
@@ -85,7 +86,6 @@ struct Fiber {
 struct Scheduler {
   std::vector<Fiber> fibers;
   std::vector<uint64_t> exchanged;  // by each thread, in its warp's last exchange
-  std::vector<unsigned> exchange_rounds;
   Fiber* current = nullptr;
   Stack main;
   unsigned threads = 0;
@@ -232,14 +232,8 @@ const uint64_t* exchange_values(unsigned mask, uint64_t value, const char* opera
   fiber.line = line;
   const unsigned lane = fiber.number % kWarpThreads;
   if ((mask >> lane & 1) == 0) fail("a lane is not in its own mask", fiber);
-  tsan_release(fiber.exchanges.object(fiber.exchanges.round));
   yield();
-  const unsigned first = fiber.number - lane;
-  for (unsigned other = 0; other < kWarpThreads; ++other) {
-    if ((mask >> other & 1) == 0) continue;
-    tsan_acquire(scheduler.fibers[first + other].exchanges.object(scheduler.exchange_rounds[first + other]));
-  }
-  return &scheduler.exchanged[first];
+  return &scheduler.exchanged[fiber.number - lane];
 }
 
 // Completes the exchanges of a warp that all their lanes wait in.
@@ -260,10 +254,7 @@ bool complete_exchanges(unsigned first, unsigned end) {
     }
     if (arrived != mask) continue;
     completed = true;
-    for (unsigned j = first; j < end; ++j) {
-      scheduler.exchanged[j] = fibers[j].value;
-      if ((mask >> (j - first) & 1) != 0) scheduler.exchange_rounds[j] = fibers[j].exchanges.round++;
-    }
+    for (unsigned j = first; j < end; ++j) scheduler.exchanged[j] = fibers[j].value;
     for (unsigned j = first; j < end; ++j) {
       if ((mask >> (j - first) & 1) == 0) continue;
       fibers[j].state = State::kRunnable;
@@ -343,7 +334,6 @@ void prepare_fibers() {
     fibers[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
   }
   scheduler.exchanged.assign((scheduler.threads + kWarpThreads - 1) / kWarpThreads * kWarpThreads, 0);
-  scheduler.exchange_rounds.assign(scheduler.exchanged.size(), 0);
 }
 
 }  // namespace
@@ -382,6 +372,16 @@ void wait_for_block(const char* operation, int line) {
   tsan_release(meeting);
   yield();
   tsan_acquire(meeting);
+}
+
+void wait_for_warp(unsigned mask, const char* operation, int line) {
+  Meeting& own = scheduler.current->warp_barriers;
+  void* meeting = own.object(own.round++);
+  tsan_release(meeting);
+  const uint64_t* meetings = exchange_values(mask, reinterpret_cast<uintptr_t>(meeting), operation, line);
+  for (unsigned lane = 0; lane < kWarpThreads; ++lane) {
+    if ((mask >> lane & 1) != 0) tsan_acquire(reinterpret_cast<void*>(meetings[lane]));
+  }
 }
 
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, int line) {

@@ -86,8 +86,9 @@ std::vector<Copy>& pending_copies();
 
 inline constexpr unsigned char kUninitialised = 0xcd;
 
-// What the fibers do; `operation` and `line` are for messages.
+// What the fibers do; `operation` and `line` are for messages. Only the first two order what threads read and write.
 void wait_for_block(const char* operation, int line);
+void wait_for_warp(unsigned mask, const char* operation, int line);
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, int line);
 void exchange_all(uint64_t value, uint64_t (&values)[kWarpThreads], const char* operation, int line);
 unsigned vote(unsigned mask, bool predicate, const char* operation, int line);
@@ -160,7 +161,7 @@ inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaSt
 inline void __syncthreads(int line = __builtin_LINE()) { cuda_emulation::wait_for_block("__syncthreads", line); }
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) {
-  cuda_emulation::vote(mask, false, "__syncwarp", line);
+  cuda_emulation::wait_for_warp(mask, "__syncwarp", line);
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {

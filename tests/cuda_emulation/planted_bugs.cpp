@@ -23,6 +23,8 @@ enum class Bug {
   kLaneMissing,
   kShuffleOutsideMask,
   kMissingBarrier,
+  kShuffleAsFence,
+  kVoteAsFence,
   kMissingWait,
   kCopyElsewhere,
   kMatrixElsewhere,
@@ -45,6 +47,8 @@ constexpr NamedBug kBugs[] = {
     {"lane-missing", Bug::kLaneMissing},
     {"shuffle-outside-mask", Bug::kShuffleOutsideMask},
     {"missing-barrier", Bug::kMissingBarrier},
+    {"shuffle-as-fence", Bug::kShuffleAsFence},
+    {"vote-as-fence", Bug::kVoteAsFence},
     {"missing-wait", Bug::kMissingWait},
     {"copy-elsewhere", Bug::kCopyElsewhere},
     {"matrix-elsewhere", Bug::kMatrixElsewhere},
@@ -71,7 +75,7 @@ __global__ void block_sum(const float* numbers, float* sum) {
   if (thread == 0) *sum = partial[0];
 }
 
-// Copies numbers as vectors, and sums a warp's by shuffles.
+// Copies numbers as vectors, and sums them by a warp's shuffles, half of them mirrored in shared memory.
 template <Bug kBug>
 __global__ void warp_sum(const float* numbers, float* copy, float* sum) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -81,7 +85,16 @@ __global__ void warp_sum(const float* numbers, float* copy, float* sum) {
   if (thread < last) reinterpret_cast<float4*>(copy)[thread] = reinterpret_cast<const float4*>(source)[thread];
   if (thread >= 32) return;
   if (kBug == Bug::kLaneMissing && thread == 3) return;
-  float total = numbers[thread] + numbers[thread + 32];
+  auto* staged = static_cast<float*>(cuda_emulation::dynamic_shared_memory());
+  staged[thread] = numbers[thread + 32];
+  if (kBug == Bug::kShuffleAsFence) {
+    __shfl_sync(0xffffffffu, 0, 0);
+  } else if (kBug == Bug::kVoteAsFence) {
+    __any_sync(0xffffffffu, 0);
+  } else {
+    __syncwarp();
+  }
+  float total = numbers[thread] + staged[31 - thread];
   for (int lanes = 16; lanes > 0; lanes /= 2) {
     if (kBug == Bug::kShuffleOutsideMask && lanes == 16 && thread < 16) {
       total += __shfl_xor_sync(0x0000ffffu, total, lanes);
@@ -158,6 +171,10 @@ bool run_bug(Bug bug, const float* numbers, float* copy) {
       return runs_right<Bug::kShuffleOutsideMask>(numbers, copy);
     case Bug::kMissingBarrier:
       return runs_right<Bug::kMissingBarrier>(numbers, copy);
+    case Bug::kShuffleAsFence:
+      return runs_right<Bug::kShuffleAsFence>(numbers, copy);
+    case Bug::kVoteAsFence:
+      return runs_right<Bug::kVoteAsFence>(numbers, copy);
     case Bug::kMissingWait:
       return runs_right<Bug::kMissingWait>(numbers, copy);
     case Bug::kCopyElsewhere:
