@@ -96,7 +96,7 @@ struct Scheduler {
   uint32_t seed = 0;
   cudaError_t error = cudaSuccess;
   int compute_capability = 9;
-  void (*observer)(const void*, uint64_t) = nullptr;
+  void (*observer)(const void*) = nullptr;
   Meeting barrier;
   char edge = 0;  // the beginning and the end of blocks, for ThreadSanitizer
 };
@@ -346,7 +346,7 @@ void set_thread_order(ThreadOrder order, uint32_t seed) {
 void set_compute_capability(int major) { scheduler.compute_capability = major; }
 int compute_capability() { return scheduler.compute_capability; }
 
-void set_launch_observer(void (*observer)(const void* kernel, uint64_t threads)) { scheduler.observer = observer; }
+void set_launch_observer(void (*observer)(const void* kernel)) { scheduler.observer = observer; }
 
 unsigned lane_index() { return scheduler.current->number % kWarpThreads; }
 void* dynamic_shared_memory() { return scheduler.shared.data(); }
@@ -410,9 +410,7 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, 
     return scheduler.error = cudaErrorInvalidConfiguration;
   }
   if (shared_bytes > kMaxSharedBytes) return scheduler.error = cudaErrorInvalidValue;
-  if (scheduler.observer != nullptr) {
-    scheduler.observer(kernel, threads * grid.x * grid.y * grid.z);
-  }
+  if (scheduler.observer != nullptr) scheduler.observer(kernel);
   scheduler.threads = static_cast<unsigned>(threads);
   gridDim = grid;
   blockDim = block;

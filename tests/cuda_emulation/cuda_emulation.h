@@ -23,7 +23,6 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
 #define __shared__ static  // one block at a time
 
 struct uint3 {
@@ -33,14 +32,8 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct alignas(8) float2 {
-  float x, y;
-};
 struct alignas(16) float4 {
   float x, y, z, w;
-};
-struct alignas(8) uint2 {
-  unsigned x, y;
 };
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
@@ -68,7 +61,7 @@ void set_compute_capability(int major);
 int compute_capability();
 
 // Called with each kernel that is launched.
-void set_launch_observer(void (*observer)(const void* kernel, uint64_t threads));
+void set_launch_observer(void (*observer)(const void* kernel));
 
 unsigned lane_index();
 void* dynamic_shared_memory();
@@ -190,20 +183,6 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, int line = 
   return cuda_emulation::shuffle(mask, value, source < end ? source : lane, "__shfl_xor_sync", line);
 }
 
-template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = 32, int line = __builtin_LINE()) {
-  const unsigned lane = cuda_emulation::lane_index();
-  const unsigned end = (lane & ~(width - 1u)) + width;
-  return cuda_emulation::shuffle(mask, value, lane + lanes < end ? lane + lanes : lane, "__shfl_down_sync", line);
-}
-
-template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32, int line = __builtin_LINE()) {
-  const unsigned lane = cuda_emulation::lane_index();
-  const unsigned first = lane & ~(width - 1u);
-  return cuda_emulation::shuffle(mask, value, lane >= first + lanes ? lane - lanes : lane, "__shfl_up_sync", line);
-}
-
 [[noreturn]] inline void __trap() { std::abort(); }
 
 // Memory.
@@ -211,16 +190,6 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32, int lin
 template <typename T>
 T __ldg(const T* address) {
   return *address;
-}
-
-template <typename T>
-T __ldcs(const T* address) {
-  return *address;
-}
-
-template <typename T>
-void __stcs(T* address, T value) {
-  *address = value;
 }
 
 template <typename T>
@@ -265,8 +234,6 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
 
 inline float __uint_as_float(unsigned bits) { return cuda_emulation::bit_cast<float>(bits); }
 
-inline unsigned __float_as_uint(float value) { return cuda_emulation::bit_cast<unsigned>(value); }
-
 struct __half {
   uint16_t bits;
 };
@@ -280,7 +247,6 @@ inline uint16_t __half_as_ushort(__half value) { return value.bits; }
 inline float __half2float(__half value) { return cuda_emulation::half_to_float(value.bits); }
 inline __half __float2half_rn(float value) { return {cuda_emulation::float_to_half(value)}; }
 
-inline __nv_bfloat16 __ushort_as_bfloat16(uint16_t bits) { return {bits}; }
 inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
 inline float __bfloat162float(__nv_bfloat16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {cuda_emulation::float_to_bfloat16(value)}; }

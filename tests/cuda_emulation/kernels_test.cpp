@@ -1005,7 +1005,7 @@ int main(int argc, char** argv) {
                                    : order == "random"   ? ThreadOrder::kRandom
                                                          : ThreadOrder::kAscending,
                                    99);
-  cuda_emulation::set_launch_observer([](const void* kernel, uint64_t) { ++launches()[kernel]; });
+  cuda_emulation::set_launch_observer([](const void* kernel) { ++launches()[kernel]; });
   Tester tester(share, part);
   test_max_pool2d(&tester);
   test_scatter_and_gather(&tester);
