@@ -1,8 +1,9 @@
 // Runs the launchers of csrc/kernels/cuda in the emulation and compares every element and every byte with the host
 // model.
 //
-//   kernels_test [ascending|descending|random] [share] [part]     share: every share-th case, from case number `part`
-//   on
+//   kernels_test [ascending|descending|random] [share] [part]
+//
+// The first argument is the order of threads. With `share`, only every share-th case runs, from number `part` on.
 //
 // Arrays are heap blocks of exactly their size, so that AddressSanitizer sees one element too far. Prints each kernel
 // that ran and its number of launches; the first mismatch ends the program.
