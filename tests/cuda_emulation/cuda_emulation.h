@@ -278,10 +278,10 @@ inline unsigned __hneu2_mask(__nv_bfloat162 a, __nv_bfloat162 b) {
 
 namespace ptx {
 
-inline constexpr bool kMultipliesTiles = true;
+inline constexpr bool kHasMma = true;
 inline constexpr bool kComparesBFloat16Pairs = false;  // float16 takes the path of architectures that do
 
-inline void load_matrices(uint32_t (&matrices)[4], const void* shared_row, int line = __builtin_LINE()) {
+inline void ldmatrix(uint32_t (&matrices)[4], const void* shared_row, int line = __builtin_LINE()) {
   cuda_emulation::expect_shared(shared_row, sizeof(uint4), "ldmatrix", line);
   uint64_t rows[cuda_emulation::kWarpThreads];
   cuda_emulation::exchange_all(reinterpret_cast<uintptr_t>(shared_row), rows, "ldmatrix", line);
@@ -323,17 +323,16 @@ inline void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&
   }
 }
 
-inline void multiply_float16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                             int line = __builtin_LINE()) {
+inline void mma_float16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
   multiply(sums, a, b, cuda_emulation::half_to_float, line);
 }
 
-inline void multiply_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                              int line = __builtin_LINE()) {
+inline void mma_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         int line = __builtin_LINE()) {
   multiply(sums, a, b, [](uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }, line);
 }
 
-inline float power_of_two(float x) {
+inline float exp2_approx(float x) {
   const float power = std::exp2(x);
   return power < std::numeric_limits<float>::min() ? 0 : power;
 }

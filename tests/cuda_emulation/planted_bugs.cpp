@@ -117,7 +117,7 @@ __global__ void copy_matrices(const float* numbers, float* copy) {
   if (kBug != Bug::kMissingWait) ptx::wait_for_copies();
   __syncthreads();
   uint32_t matrices[4];
-  ptx::load_matrices(matrices, (kBug == Bug::kMatrixElsewhere ? source : rows) + thread % kRows);
+  ptx::ldmatrix(matrices, (kBug == Bug::kMatrixElsewhere ? source : rows) + thread % kRows);
   for (int k = 0; k < 2; ++k) copy[thread % 32 + 32 * k] = __uint_as_float(matrices[k]);
 }
 

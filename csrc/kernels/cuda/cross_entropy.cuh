@@ -21,7 +21,7 @@ namespace segext {
 __device__ __forceinline__ float exponential(float x) {
   constexpr float kLog2E = 1.44269514f;  // rounded up
   constexpr float kLn2 = 0.693147182f;
-  const float t = __fmul_rd(x, kLog2E), excess = __saturatef(fmaf(t, -kLn2, x)), power = ptx::power_of_two(t);
+  const float t = __fmul_rd(x, kLog2E), excess = __saturatef(fmaf(t, -kLn2, x)), power = ptx::exp2_approx(t);
   return fmaf(power, excess, power);
 }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }

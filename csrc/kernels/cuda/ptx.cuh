@@ -7,9 +7,9 @@ namespace ptx {
 
 // Whether the architecture that is compiled for multiplies 16x16 by 16x8 tiles of both half types.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-inline constexpr bool kMultipliesTiles = false;
+inline constexpr bool kHasMma = false;
 #else
-inline constexpr bool kMultipliesTiles = true;
+inline constexpr bool kHasMma = true;
 #endif
 
 // Whether it compares the two bfloat16 of a word at once, as all do the two float16.
@@ -25,7 +25,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
 
 // Four 8x8 matrices of 16-bit elements. Lane 8 * m + r names row r of matrix m, 16 bytes of shared memory; lane l gets
 // elements 2 * (l % 4) and the next of row l / 4 of each.
-__device__ __forceinline__ void load_matrices(uint32_t (&matrices)[4], const void* shared_row) {
+__device__ __forceinline__ void ldmatrix(uint32_t (&matrices)[4], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
                : "r"(shared_address(shared_row))
@@ -37,7 +37,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&matrices)[4], const voi
 //     a       (g, q) (g + 8, q) (g, q + 8) (g + 8, q + 8), each with the element to its right
 //     b       (q, g) (q + 8, g), each with the element below it
 //     sums    (g, q) (g, q + 1) (g + 8, q) (g + 8, q + 1)
-__device__ __forceinline__ void multiply_float16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma_float16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
@@ -45,7 +45,7 @@ __device__ __forceinline__ void multiply_float16(float (&sums)[4], const uint32_
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ __forceinline__ void multiply_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma_bfloat16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
@@ -54,7 +54,7 @@ __device__ __forceinline__ void multiply_bfloat16(float (&sums)[4], const uint32
 }
 
 // 2 to the x, with a relative error of 2^-22; zero where that is denormal.
-__device__ __forceinline__ float power_of_two(float x) {
+__device__ __forceinline__ float exp2_approx(float x) {
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
   return power;

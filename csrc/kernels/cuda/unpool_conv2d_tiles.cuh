@@ -52,12 +52,12 @@ struct TileTraits {
 
 __device__ __forceinline__ void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                          TypeTag<Float16>) {
-  ptx::multiply_float16(sums, a, b);
+  ptx::mma_float16(sums, a, b);
 }
 
 __device__ __forceinline__ void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                          TypeTag<BFloat16>) {
-  ptx::multiply_bfloat16(sums, a, b);
+  ptx::mma_bfloat16(sums, a, b);
 }
 
 // A thread's cell and half of a step's channels: loads values and codes, and places the four pixels. With kVectors the
@@ -170,7 +170,7 @@ struct TileSums {
       const Vector<T>* from = halo + Traits::vector_of(lane / 16, first_row, column);
       uint32_t pixels[Traits::kReadRows][4];
 #pragma unroll
-      for (int r = 0; r < Traits::kReadRows; ++r) ptx::load_matrices(pixels[r], from + r * Traits::kHalo);
+      for (int r = 0; r < Traits::kReadRows; ++r) ptx::ldmatrix(pixels[r], from + r * Traits::kHalo);
 #pragma unroll
       for (int i = 0; i < 3; ++i) {
         const Vector<T>* of_tap = weights + (3 * i + j) * (FragmentWeights::kTap / Traits::kLanes) + lane;
@@ -239,7 +239,7 @@ template <typename T, bool kVectors>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     unpool_conv2d_tiles_kernel(UnpoolConvShape shape, BlockTiles tiles, UnpoolConvArrays<T> arrays,
                                const Vector<T>* __restrict__ panels, int32_t steps, bool wide) {
-  if constexpr (ptx::kMultipliesTiles) {
+  if constexpr (ptx::kHasMma) {
     using Traits = TileTraits;
     auto* weights = dynamic_shared_memory<Vector<T>>();  // [2, kWeightVectors], then the halo
     Vector<T>* halo = weights + 2 * Traits::kWeightVectors;
@@ -281,7 +281,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                tile.row * int64_t{Traits::kPixels} + first_row, tile.column * int64_t{Traits::kPixels} + lane / 4 * 2,
                lane_output, wide);
   } else {
-    __trap();  // find_tile_products has not allowed it
+    __trap();  // find_mma has not allowed it
   }
 }
 

@@ -15,9 +15,9 @@ CudaStatus launch_layout(const WeightPanelParams& params, CudaStream stream) {
 
 }  // namespace
 
-CudaStatus find_tile_products(ElementType type, bool* found) {
+CudaStatus find_mma(ElementType type, bool* found) {
   // What the code was made for counts, not the device: from older PTX, a newer device makes code without the products.
-  constexpr int kFirstVersion = 80;  // as ptx::kMultipliesTiles
+  constexpr int kFirstVersion = 80;  // as ptx::kHasMma
   thread_local int known_device = -1;
   thread_local bool known = false;
   *found = false;

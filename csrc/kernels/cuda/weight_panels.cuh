@@ -14,13 +14,13 @@ namespace segext {
 
 // Whether the code that the current device runs multiplies elements of this type by tensor cores
 // (unpool_conv2d_tiles.cuh), so that panels are FragmentWeights and not LaneWeights.
-CudaStatus find_tile_products(ElementType type, bool* found);
+CudaStatus find_mma(ElementType type, bool* found);
 
-// Calls `function` with the TypeTag of a type and what find_tile_products says, as a constant.
+// Calls `function` with the TypeTag of a type and what find_mma says, as a constant.
 template <typename Function>
 CudaStatus for_products(ElementType type, const Function& function) {
   bool by_tiles = false;
-  const CudaStatus status = find_tile_products(type, &by_tiles);
+  const CudaStatus status = find_mma(type, &by_tiles);
   if (status != cudaSuccess) return status;
   return for_float(type, [&](auto tag) {
     if constexpr (sizeof(typename decltype(tag)::Type) == 2) {
