@@ -252,6 +252,14 @@ def test_labels_are_of_the_largest_score(name, layers, monkeypatch):
     assert_labels(model.predict(x[0])[None], scores[:1])
 
 
+@pytest.mark.parametrize("layers", ["segext", "torch"])
+@pytest.mark.parametrize("name", MODELS)
+def test_no_images_have_no_labels(name, layers):
+    size = size_for(name)
+    labels = MODELS[name](width=NARROW, layers=layers).predict(torch.zeros(0, 3, *size))
+    assert (labels.dtype, labels.shape) == (torch.uint8, (0, *size))
+
+
 def test_many_classes():
     x = image(20, 20)
     assert narrow("fcn8s", num_classes=300).predict(x).dtype == torch.int64
@@ -330,6 +338,14 @@ def test_errors():
         assert model.training
     with pytest.raises(ValueError, match="FCN-32s has no skips"):
         MODELS["fcn32s"](at_once=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("argument", ["num_classes", "in_channels", "width"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_sizes_that_make_no_network(name, argument, value):
+    with pytest.raises(ValueError, match=f"{argument} should be a finite number above 0, but got {value}"):
+        MODELS[name](**{"width": NARROW, argument: value})
 
 
 @pytest.mark.parametrize("name", MODELS)

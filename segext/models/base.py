@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,8 +16,11 @@ class SegmentationModel(nn.Module):
     ``forward`` takes images of (N, in_channels, H, W) and returns raw scores of (N, num_classes, H, W).
     """
 
-    def __init__(self, num_classes: int, in_channels: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
         super().__init__()
+        for name, value in (("num_classes", num_classes), ("in_channels", in_channels), ("width", width)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} should be a finite number above 0, but got {value}")
         self.num_classes = num_classes
         self.in_channels = in_channels
 

@@ -35,7 +35,7 @@ class EncoderDecoder(SegmentationModel):
     _score: str
 
     def __init__(self, num_classes: int, in_channels: int, width: float, kinds: LayerSet, recompute: bool) -> None:
-        super().__init__(num_classes, in_channels)
+        super().__init__(num_classes, in_channels, width)
         self.recompute = recompute
         for name, (inputs, outputs) in channels_of(in_channels, width).items():
             self._add(name, nn.Conv2d(inputs, outputs, 3, padding=1))
@@ -127,7 +127,7 @@ def _labels_by_bands(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """``label_map(convolution(x))``, for a stride of 1, of which no more than a band of rows is scored at a time."""
     samples, _, height, width = x.shape
     margin = convolution.padding[0]
-    rows = max(1, _BAND // (samples * convolution.out_channels * width))
+    rows = max(1, _BAND // max(1, samples * convolution.out_channels * width))  # there may be no samples
     bands = []
     for start in range(0, height, rows):
         first = max(0, start - margin)

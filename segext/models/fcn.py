@@ -55,7 +55,7 @@ class FCN(SegmentationModel):
         learn_upscore: bool = False,
         layers: str = "segext",
     ) -> None:
-        super().__init__(num_classes, in_channels)
+        super().__init__(num_classes, in_channels, width)
         kinds = layer_set(layers)
         if at_once and stride == 32:
             raise ValueError("at_once scales what skips add, but FCN-32s has no skips")
