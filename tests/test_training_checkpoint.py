@@ -14,7 +14,7 @@ def content(name="segnet", classes=3, **more):
     torch.manual_seed(0)
     arguments = {"num_classes": classes, "width": 1 / 16}
     model = MODELS[name](**arguments)
-    plain = {"reads": "torchvision", "ignore": 255, "step": 0, "mean_iou": None}
+    plain = {"normalization": "torchvision", "ignore": 255, "step": 0, "mean_iou": None}
     return {"architecture": name, "arguments": arguments, "model": model.state_dict(), **plain, **more}
 
 

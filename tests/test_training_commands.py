@@ -32,7 +32,7 @@ def save_checkpoint(path, name="segnet", **more):
     model = MODELS[name](**ARGUMENTS)
     with torch.no_grad():
         model.train()(NORMALIZATIONS["torchvision"](as_tensor(Image.fromarray(scene(0)[0]))[None]))
-    content = {"architecture": name, "arguments": ARGUMENTS, "reads": "torchvision", "ignore": VOID}
+    content = {"architecture": name, "arguments": ARGUMENTS, "normalization": "torchvision", "ignore": VOID}
     content |= {"step": 0, "mean_iou": None}
     checkpoint.save(path, {**content, "model": model.state_dict(), **more})
     return model

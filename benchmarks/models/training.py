@@ -40,7 +40,7 @@ def train(plan: Plan, settings: Settings, pairs: list[Pair]) -> tuple[dict[str, 
     Returns:
         By way: the model; the loss of each step; the nanoseconds of each step that all took.
     """
-    normalization = NORMALIZATIONS[settings.reads]
+    normalization = NORMALIZATIONS[settings.normalization]
     augmentation = Augmentation(settings.crop, settings.scale, settings.mirror, normalization.fill, settings.ignore)
     data = Segmentation(pairs, augmentation, settings.seed)
     draws = Draws(len(pairs), plan.batch, range(plan.steps), seed=settings.seed)

@@ -6,7 +6,7 @@ format         FORMAT
 architecture   name in segext.models.MODELS
 arguments      of its builder
 model          its state dict, the same for either kind of layers
-reads          a key of NORMALIZATIONS
+normalization  a key of NORMALIZATIONS
 ignore         the value of labels that are not trained on
 step           after which it was taken
 mean_iou       the latest on the validation split, or None
@@ -27,7 +27,7 @@ from ..models import MODELS
 from .errors import UserError
 
 FORMAT = 1
-_KEYS = {"format", "architecture", "arguments", "model", "reads", "ignore", "step", "mean_iou"}
+_KEYS = {"format", "architecture", "arguments", "model", "normalization", "ignore", "step", "mean_iou"}
 LAST, BEST = "last.pt", "best.pt"
 
 

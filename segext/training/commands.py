@@ -130,4 +130,4 @@ def _predictor(options: argparse.Namespace) -> tuple[dict[str, Any], Predictor]:
         tiling = Tiling(options.tile, options.overlap)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return content, Predictor(model, NORMALIZATIONS[content["reads"]], device, tiling)
+    return content, Predictor(model, NORMALIZATIONS[content["normalization"]], device, tiling)

@@ -163,7 +163,7 @@ class Run:
             "architecture": self.settings.model,
             "arguments": self.settings.arguments,
             "model": self.trainer.model.state_dict(),
-            "reads": self.settings.reads,
+            "normalization": self.settings.normalization,
             "ignore": self.settings.ignore,
             "step": self.trainer.step,
             "mean_iou": self.mean_iou,

@@ -67,7 +67,7 @@ def prepare(
     trainer = Trainer(model, settings, steps, weights, process)
     if state is not None:
         trainer.restore(state["run"]["trainer"])
-    normalization = NORMALIZATIONS[settings.reads]
+    normalization = NORMALIZATIONS[settings.normalization]
     augmentation = Augmentation(settings.crop, settings.scale, settings.mirror, normalization.fill, settings.ignore)
     return Run(
         settings=settings,

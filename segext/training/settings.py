@@ -70,12 +70,12 @@ class Settings:
     classes: int | None = option(None, "how many classes; as many as the labels hold, if not given", type=count)
     ignore: int = option(255, "the value of pixels that are not labelled (CamVid: 11)", type=label_value)
     class_weights: str = option("none", "weights of the classes in the loss", choices=("none", "median-frequency"))
-    reads: str = option(
+    normalization: str = option(
         "torchvision", "how pixels are normalised: as these weights want it", choices=tuple(NORMALIZATIONS)
     )
     crop: tuple[int, int] | None = option(None, "size of random crops; whole images, if not given", type=count, nargs=2)
     scale: tuple[float, float] = option((1.0, 1.0), "range of random scales", type=positive, nargs=2)
-    mirror: bool = option(True, "mirror half of the images", action=argparse.BooleanOptionalAction)
+    mirror: bool = option(True, "horizontal flip of half of the images", action=argparse.BooleanOptionalAction)
     batch: int = option(4, "images a step, over all processes", type=count)
     epochs: int = option(100, "how often to go through the images", type=count)
     steps: int | None = option(None, "how many steps, rather than epochs", type=count)

@@ -33,7 +33,7 @@ class Trainer:
         self._settings, self._process = settings, process
         device = process.device
         self._network = DistributedDataParallel(model) if process.count > 1 else model
-        self._normalize = NORMALIZATIONS[settings.reads]
+        self._normalize = NORMALIZATIONS[settings.normalization]
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
         self._optimizer = optimizer(model, settings)
         self._schedule = schedule(self._optimizer, settings, steps)
