@@ -222,6 +222,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "is nan: start again with a lower --lr than 1000000.0" in error
     assert all(value.isfinite().all() for value in checkpoint.load(tmp_path / "last.pt")["model"].values())
+    assert train(data, tmp_path, *SMALL, "--model", "fcn8s", "--steps", 1, "--lr", 0.01) == 0
+
+
+def test_a_run_whose_first_step_failed_is_started_again(data, tmp_path, capsys):
+    """In the same folder, as it was or with other options."""
+    options = (*SMALL, "--model", "segnet", "--steps", 2)
+    for _ in range(2):
+        assert train(data, tmp_path, *options, "--argument", "in_channels=1") == 2
+        assert "(N, 1, H, W)" in capsys.readouterr().err
+    assert train(data, tmp_path, *options) == 0
+    assert len(losses(tmp_path)) == 2
 
 
 # ---- Two processes -------------------------------------------------------------------------------------------------

@@ -64,9 +64,9 @@ def _state_of(out: Path) -> dict[str, Any]:
 
 
 def _refuse_to_overwrite(out: Path) -> None:
+    """A run at step 0 has nothing to lose, and may be what a mistake that its first step showed has left."""
     path = out / checkpoint.LAST
-    if path.is_file():
-        run = checkpoint.load(path)
+    if path.is_file() and (run := checkpoint.load(path))["step"]:
         holds = f"{out} holds a run of {run['architecture']}, at step {run['step']}"
         raise UserError(f"{holds}: --resume goes on with it, another --out starts a new one")
 
