@@ -194,13 +194,15 @@ DATA = {
     "a missing label": (lambda data: label_of(data).unlink(), "1 image of 6 without a label"),
     "a missing image": (lambda data: image_of(data, 2).unlink(), "1 label in .* without an image: frame_002"),
     "a label of another size": (lambda data: write_label(label_of(data), scene(0, 40, 64)[1]), "64x40, but its image"),
-    "a class too high": (too_high, "holds the class 9, but the 4 classes are 0 to 3 .* --classes 10, or --ignore 9"),
+    "a class too high": (too_high, "holds the class 9, .* the 4 classes are 0 to 3 .* --classes 10 .*, or --ignore 9"),
     "a label in colours": (lambda data: write_label(label_of(data), scene(0)[1], "RGB"), "pixels of mode RGB"),
     "a label that is no image": (lambda data: label_of(data).write_text("0 0 0"), "is no image of a format"),
     "a damaged label": (lambda data: shortened(label_of(data)), "cannot read .*frame_000"),
     "an image that is no image": (lambda data: image_of(data).write_bytes(b""), "is no image of a format"),
     "a damaged image": (lambda data: shortened(image_of(data)), "cannot read .*frame_000"),
     "names of other classes": (lambda data: (data / "classes.txt").write_text("a\nb\n"), "names 2 classes"),
+    "names of none": (lambda data: (data / "classes.txt").write_text("\n"), "names 0 classes"),
+    "names of too many": (lambda data: (data / "classes.txt").write_text("a\n" * 257), "names 257 classes"),
 }
 
 
@@ -214,10 +216,9 @@ def test_data_that_cannot_be_used(case, workers, tmp_path, capsys):
     save_checkpoint(tmp_path / "a.pt")
     common = ["--workers", str(workers), "--device", "cpu"]
     options = ["--model", "segnet", "--width", "0.0625", "--classes", "4", "--steps", "3", "--batch", "2"]
-    if case != "names of other classes":
-        assert main(["train", str(data), "--out", str(tmp_path / "out"), *options, *common]) == 2
-        assert re.search(message, one_line(capsys))
-        assert not (tmp_path / "out" / "best.pt").exists()
+    assert main(["train", str(data), "--out", str(tmp_path / "out"), *options, *common]) == 2
+    assert re.search(message, one_line(capsys))
+    assert not (tmp_path / "out" / "best.pt").exists()
     if workers and case != "a damaged image":
         return
     split = "val" if "split" in case else "train"
@@ -226,6 +227,34 @@ def test_data_that_cannot_be_used(case, workers, tmp_path, capsys):
     assert main([*evaluation, *common]) == 2
     assert re.search(message, one_line(capsys))
     assert not written.exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_labelled_pixel(split, tmp_path, capsys):
+    data = camvid(tmp_path / "data")
+    for path in (data / split / "labels").iterdir():
+        write_label(path, np.full((48, 64), VOID, np.uint8))
+    command = ["train", str(data), "--out", str(tmp_path / "out"), "--model", "segnet", "--width", "0.0625"]
+    assert main([*command, "--steps", "1", "--device", "cpu"]) == 2
+    assert f"no pixel of the split '{split}' has a class" in one_line(capsys)
+    assert not (tmp_path / "out" / "last.pt").exists()
+
+
+def test_there_are_as_many_classes_as_classes_txt_names(tmp_path, capsys):
+    """Though the labels hold fewer; one that they hold and it does not name is refused before training."""
+    data = camvid(tmp_path / "data")
+    command = ["train", str(data), "--model", "segnet", "--width", "0.0625", "--steps", "1", "--device", "cpu"]
+    (data / "classes.txt").write_text("ground\nred\ngreen\nyellow\nblue\n")
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert checkpoint.load(tmp_path / "out" / "best.pt")["arguments"]["num_classes"] == 5
+    assert main(["eval", str(tmp_path / "out"), str(data), "--device", "cpu"]) == 0
+    assert "blue" in capsys.readouterr().out
+    (data / "classes.txt").write_text("ground\nred\ngreen\n")
+    assert main([*command, "--out", str(tmp_path / "other")]) == 2
+    assert re.search("holds the class 3, .* 3 classes .* as many in classes.txt", one_line(capsys))
+    assert main([*command, "--out", str(tmp_path / "other"), "--classes", "4"]) == 2
+    assert "names 3 classes, but the network has 4" in one_line(capsys)
+    assert not (tmp_path / "other" / "last.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_names_of_classes(tmp_path):
     assert class_names(data, 4) == ["0", "1", "2", "3"]
     (data / "classes.txt").write_text("ground\nred\ngreen\nyellow\n")
     assert class_names(data, 4) == ["ground", "red", "green", "yellow"]
-    with pytest.raises(UserError, match="names 4 classes, but there are 5"):
+    with pytest.raises(UserError, match="names 4 classes, but the network has 5"):
         class_names(data, 5)
 
 

@@ -9,10 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import UserError
-from .layouts import Pair
+from .layouts import VALUES, Pair
 from .pictures import opened, read_label
-
-VALUES = 256  # of a label's pixel
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def census(pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, sh
             largest = int(np.flatnonzero(counts).max())
             raise UserError(
                 f"{pair.label} holds the class {largest}, but the {classes} classes are 0 to {classes - 1} and "
-                f"{ignore} is ignored: --classes {largest + 1}, or --ignore {largest}?"
+                f"{ignore} is ignored: --classes {largest + 1} (and as many in classes.txt), or --ignore {largest}?"
             )
         pixels += counts
         around[counts > 0] += counts.sum()

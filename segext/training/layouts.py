@@ -4,7 +4,7 @@ CamVid      DATA/{train,val}/images/NAME.jpg with DATA/{train,val}/labels/NAME.p
 PASCAL VOC  DATA/ImageSets/Segmentation/{train,val}.txt, a NAME a line,
             with DATA/JPEGImages/NAME.jpg and DATA/SegmentationClass/NAME.png
 
-A file DATA/classes.txt, a name a line, names the classes.
+A file DATA/classes.txt, a name a line, names the classes, and so says how many there are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from .errors import UserError
 from .palette import VOC_CLASSES
 
+VALUES = 256  # of a label's pixel
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -53,14 +54,30 @@ def find(data: Path, split: str) -> list[Pair]:
     return pairs
 
 
+def named_classes(data: Path, count: int | None = None) -> list[str] | None:
+    """The names in classes.txt; None without such a file.
+
+    Args:
+        count: how many classes the network has; as many as there are names if None.
+
+    Raises:
+        UserError: for another number of names than ``count``, or than a label can hold.
+    """
+    listed = data / "classes.txt"
+    if not listed.is_file():
+        return None
+    names = [name.strip() for name in listed.read_text(encoding="utf-8").splitlines() if name.strip()]
+    if not 0 < len(names) <= VALUES:
+        raise UserError(f"{listed} names {len(names)} classes, of which a label holds 1 to {VALUES}")
+    if count not in (None, len(names)):
+        raise UserError(f"{listed} names {len(names)} classes, but the network has {count}")
+    return names
+
+
 def class_names(data: Path, count: int) -> list[str]:
     """The names of ``count`` classes: of classes.txt, of PASCAL VOC if ``data`` is laid out so, or numbers."""
-    listed = data / "classes.txt"
-    if listed.is_file():
-        names = listed.read_text(encoding="utf-8").splitlines()
-        names = [name.strip() for name in names if name.strip()]
-        if len(names) != count:
-            raise UserError(f"{listed} names {len(names)} classes, but there are {count}")
+    names = named_classes(data, count)
+    if names is not None:
         return names
     if count == len(VOC_CLASSES) and (data / "SegmentationClass").is_dir():
         return list(VOC_CLASSES)

@@ -16,7 +16,7 @@ from .data import Segmentation
 from .errors import UserError
 from .evaluation import Predictor
 from .initialization import initial_model
-from .layouts import find
+from .layouts import find, named_classes
 from .logs import Log
 from .loop import Run
 from .normalization import NORMALIZATIONS
@@ -48,7 +48,13 @@ def prepare(
     if settings.batch % process.count:
         raise UserError(f"--batch {settings.batch} does not divide by {process.count} processes")
     train, val = find(data, "train"), find(data, "val")
+    names = named_classes(data, settings.classes)
+    if names is not None:
+        settings = replace(settings, classes=len(names))
     counted = [census(pairs, settings.ignore, settings.classes, show=process.first) for pairs in (train, val)]
+    for split, found in zip(("train", "val"), counted, strict=True):
+        if not found.pixels.any():
+            raise UserError(f"no pixel of the split {split!r} has a class: all are {settings.ignore}, which is ignored")
     if state is not None and state["run"]["images"] != len(train):
         raise UserError(f"{data} holds {len(train)} images to train on, but the run had {state['run']['images']}")
     if settings.classes is None:

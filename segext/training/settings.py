@@ -67,7 +67,9 @@ class Settings:
     layers: str = option("segext", "whose layers the model is made of", choices=("segext", "torch"))
     weights: str | None = option(None, "a checkpoint, or published weights, to start from", metavar="FILE")
     skip: tuple[str, ...] = option((), "a layer that --weights is not to set", action="append", metavar="LAYER")
-    classes: int | None = option(None, "how many classes; as many as the labels hold, if not given", type=count)
+    classes: int | None = option(
+        None, "how many classes; as many as classes.txt names, or else the labels hold, if not given", type=count
+    )
     ignore: int = option(255, "the value of pixels that are not labelled (CamVid: 11)", type=label_value)
     class_weights: str = option("none", "weights of the classes in the loss", choices=("none", "median-frequency"))
     normalization: str = option(
