@@ -17,9 +17,11 @@ from segext.models import MODELS
 from segext.training import checkpoint
 from segext.training.boundary import boundary_f1
 from segext.training.data import as_tensor
+from segext.training.errors import UserError
 from segext.training.layouts import find
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.palette import CAMVID, VOC
+from segext.training.processes import choose_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -192,6 +194,10 @@ DATA = {
     "no labels": (lambda data: (data / "train" / "labels").rename(data / "labels"), "there is no folder"),
     "an empty split": (lambda data: [p.unlink() for p in (data / "val").rglob("*.png")], "holds no images"),
     "a missing label": (lambda data: label_of(data).unlink(), "1 image of 6 without a label"),
+    "two images for a label": (
+        lambda data: image_of(data).with_suffix(".jpg").write_bytes(image_of(data).read_bytes()),
+        "frame_000.jpg and .*frame_000.png would share the label .*frame_000.png",
+    ),
     "a missing image": (lambda data: image_of(data, 2).unlink(), "1 label in .* without an image: frame_002"),
     "a label of another size": (lambda data: write_label(label_of(data), scene(0, 40, 64)[1]), "64x40, but its image"),
     "a class too high": (too_high, "holds the class 9, .* the 4 classes are 0 to 3 .* --classes 10 .*, or --ignore 9"),
@@ -275,9 +281,14 @@ def test_incomplete_pascal_voc(spoil, message, tmp_path, capsys):
 TRAIN = {
     "no model": ([], "--model is missing"),
     "an argument it does not have": (["--model", "fcn8s", "--argument", "depth=3"], "--model fcn8s: .*depth"),
+    "classes as an argument": (["--model", "fcn8s", "--argument", "num_classes=5"], "num_classes: .* --classes"),
+    "a width as an argument": (["--model", "fcn8s", "--argument", "width=0.125"], "width: .* --width"),
+    "layers as an argument": (["--model", "fcn8s", "--argument", "layers=torch"], "layers: .* --layers"),
     "half on a CPU": (["--model", "fcn8s", "--precision", "float16"], "needs CUDA"),
     "a device that is not there": (["--model", "fcn8s", "--device", "cuda:7"], "torch sees no CUDA|invalid device"),
-    "no device at all": (["--model", "fcn8s", "--device", "abacus"], "no such device"),
+    "no device at all": (["--model", "fcn8s", "--device", "abacus"], "cpu, cuda or cuda:N"),
+    "a device that is not for this": (["--model", "fcn8s", "--device", "meta"], "cpu, cuda or cuda:N"),
+    "a folder without weights": (["--model", "fcn8s", "--weights", "."], "holds no checkpoint"),
     "weights that are missing": (["--model", "fcn8s", "--weights", "none.pt"], "there is no file none.pt"),
     "nothing to resume": (["--resume"], "there is no run to resume"),
     "scales the wrong way": (["--model", "fcn8s", "--scale", "2", "1"], "--scale: 2.0 is above 1.0"),
@@ -303,6 +314,17 @@ def test_training_that_cannot_start(case, tmp_path, capsys):
     assert main(["train", str(data), "--out", str(tmp_path / "out"), *options]) == 2
     assert re.search(message, one_line(capsys))
     assert not (tmp_path / "out" / "best.pt").exists()
+
+
+def test_cuda_devices_are_counted(monkeypatch):
+    """Also for torchrun's processes, each of which takes one of its own."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda") == torch.device("cuda", 0)
+    assert choose_device(None, 1) == choose_device("cuda:1") == torch.device("cuda", 1)
+    for name, rank in (("cuda:2", 0), ("cuda", 2), (None, 2)):
+        with pytest.raises(UserError, match="cuda:2: torch sees no more than 2"):
+            choose_device(name, rank)
 
 
 def test_images_of_different_sizes_need_a_crop(tmp_path, capsys):
@@ -349,7 +371,8 @@ USE = {
     "another architecture": (["other.pt"], "does not fit its architecture fcn8s"),
     "an unknown architecture": (["unknown.pt"], "'unet', which is none of"),
     "tiles that do not align": (["a.pt", "--tile", "100"], "no multiple of 32"),
-    "a device that is not there": (["a.pt", "--device", "abacus"], "no such device"),
+    "no device at all": (["a.pt", "--device", "abacus"], "cpu, cuda or cuda:N"),
+    "a device that is not for this": (["a.pt", "--device", "mps"], "cpu, cuda or cuda:N"),
     "an image too small": (["deep.pt"], "photo.png: .*from 193x193 on"),
     "a damaged image": (["a.pt"], "cannot read .*photo.png"),
     "no image": (["a.pt"], "there is no image"),

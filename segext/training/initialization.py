@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from ..models import MODELS, load_weights
+from . import checkpoint
 from .errors import UserError
 from .randomness import Purpose, seed_torch
 from .settings import Settings
@@ -23,10 +26,11 @@ def initial_model(settings: Settings) -> tuple[nn.Module, str]:
         raise UserError(f"--model {settings.model}: {error}") from error
     if settings.weights is None:
         return model, "initial weights: random"
+    path = checkpoint.find(Path(settings.weights))
     try:
-        report = load_weights(model, settings.weights, skip=settings.skip)
+        report = load_weights(model, path, skip=settings.skip)
     except FileNotFoundError:
-        raise UserError(f"--weights: there is no file {settings.weights}") from None
+        raise UserError(f"--weights: there is no file {path}") from None
     except ValueError as error:
-        raise UserError(f"--weights {settings.weights}: {error}") from error
-    return model, f"initial weights: {settings.weights}\n{report}"
+        raise UserError(f"--weights {path}: {error}") from error
+    return model, f"initial weights: {path}\n{report}"

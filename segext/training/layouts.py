@@ -90,8 +90,12 @@ def _camvid(folder: Path) -> list[Pair]:
         raise UserError(f"there is no folder {labels} beside {images}")
     pairs = [Pair(path, labels / f"{path.stem}.png") for path in images_in(images)]
     _complete(pairs)
-    named = {pair.label.name for pair in pairs}
-    lonely = sorted(path for path in labels.glob("*.png") if path.name not in named)
+    image_of: dict[Path, Path] = {}  # by label
+    for pair in pairs:
+        other = image_of.setdefault(pair.label, pair.image)
+        if other != pair.image:
+            raise UserError(f"{other} and {pair.image} would share the label {pair.label}")
+    lonely = sorted(path for path in labels.glob("*.png") if path not in image_of)
     if lonely:
         raise UserError(f"{_some(lonely, 'label')} in {labels} without an image: {lonely[0].name}")
     return pairs

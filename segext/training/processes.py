@@ -45,21 +45,25 @@ class Process:
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device called ``name``, or CUDA where it is there and the CPU elsewhere.
+    """The device called ``name``, on the CPU or CUDA; if None, CUDA where it is there and the CPU elsewhere.
 
     Raises:
-        UserError: for a device that is not there.
+        UserError: for a device of another type, or one that is not there.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: torch knows no such device") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: it should be cpu, cuda or cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: torch sees no CUDA device")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"--device {device}: torch sees no more than {torch.cuda.device_count()}, counted from 0")
     return device
 
 

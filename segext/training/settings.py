@@ -55,6 +55,10 @@ def option(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
+# Arguments of the builders that --argument does not set, and what does.
+_OWN_OPTIONS = {"num_classes": "--classes", "width": "--width", "layers": "--layers"}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Each field is an option of ``segext train``, which says what it means."""
@@ -65,7 +69,7 @@ class Settings:
         None, "a further argument of the model's builder", type=argument, action="append", metavar="NAME=VALUE"
     )
     layers: str = option("segext", "whose layers the model is made of", choices=("segext", "torch"))
-    weights: str | None = option(None, "a checkpoint, or published weights, to start from", metavar="FILE")
+    weights: str | None = option(None, "published weights, a checkpoint or a run to start from", metavar="PATH")
     skip: tuple[str, ...] = option((), "a layer that --weights is not to set", action="append", metavar="LAYER")
     classes: int | None = option(
         None, "how many classes; as many as classes.txt names, or else the labels hold, if not given", type=count
@@ -110,6 +114,8 @@ class Settings:
         settings = cls(**values)
         if not settings.model:
             raise UserError(f"--model is missing: one of {', '.join(MODELS)}")
+        for name in settings.argument.keys() & _OWN_OPTIONS.keys():
+            raise UserError(f"--argument {name}: it has an option of its own, {_OWN_OPTIONS[name]}")
         if settings.scale[0] > settings.scale[1]:
             raise UserError(f"--scale: {settings.scale[0]} is above {settings.scale[1]}")
         if settings.classes is not None and settings.classes > 256:
