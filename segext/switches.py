@@ -79,7 +79,7 @@ class Switches:
         count = int(invalid) if ops.has_values(invalid) else 0
         if count:
             raise RuntimeError(
-                f"Switches.from_indices: {count} of {indices.numel()} indices are no tap of their window "
+                f"Switches.from_indices: {count} of {indices.numel()} indices are not taps of their windows "
                 f"(input_size={input_size}, kernel_size={window[0]}, stride={window[1]}, padding={window[2]}, "
                 f"dilation={window[3]})"
             )

@@ -256,9 +256,9 @@ def test_errors(tmp_path):
     for name, held in (("list.pth", [1, 2]), ("anything.pth", {"conv1_1.weight": Anything()})):
         torch.save(held, tmp_path / name)
         with pytest.raises(
-            ValueError, match=rf"{name} (should hold a state dict, but holds a list|is no file that torch.load)"
+            ValueError, match=rf"{name} (should hold a state dict, but holds a list|is not a file that torch.load)"
         ):
             load_weights(model, tmp_path / name)
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text.pth is no file that torch.load"):
+    with pytest.raises(ValueError, match=r"text.pth is not a file that torch.load"):
         load_weights(model, tmp_path / "text.pth")

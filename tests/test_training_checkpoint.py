@@ -68,8 +68,8 @@ class Malice:
         (lambda path: path.write_bytes(path.read_bytes()[:-2000]), "damaged"),
         (lambda path: path.write_bytes(pickle.dumps(Malice(), protocol=2)), "more than tensors"),
         (lambda path: torch.save({"model": Malice()}, path), "more than tensors"),
-        (lambda path: torch.save({"conv.weight": torch.ones(1)}, path), "no checkpoint of segext"),
-        (lambda path: torch.save([1, 2], path), "no checkpoint of segext"),
+        (lambda path: torch.save({"conv.weight": torch.ones(1)}, path), "is not a checkpoint of segext"),
+        (lambda path: torch.save([1, 2], path), "is not a checkpoint of segext"),
         (lambda path: torch.save({**content(), "format": 99}, path), "format 99"),
     ],
 )

@@ -87,7 +87,9 @@ def test_classes_that_do_not_occur_have_no_scores(tmp_path, capsys):
     classes = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))["classes"]
     assert [row["accuracy"] is None for row in classes] == [False, True, True, True]
     assert [row["boundary_f1"] for row in classes] == [None] * 4
-    assert capsys.readouterr().out.splitlines()[3].split()[1] == "-"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].split()[1] == "-"
+    assert lines[-1].endswith(", 1 image")
 
 
 @pytest.mark.parametrize("layers", ["segext", "torch"])
@@ -200,11 +202,14 @@ DATA = {
     ),
     "a missing image": (lambda data: image_of(data, 2).unlink(), "1 label in .* without an image: frame_002"),
     "a label of another size": (lambda data: write_label(label_of(data), scene(0, 40, 64)[1]), "64x40, but its image"),
-    "a class too high": (too_high, "holds the class 9, .* the 4 classes are 0 to 3 .* --classes 10 .*, or --ignore 9"),
+    "a class too high": (
+        too_high,
+        "holds the class 9, but with 4 classes the highest is 3, .* --classes 10 .*, or --ignore 9",
+    ),
     "a label in colours": (lambda data: write_label(label_of(data), scene(0)[1], "RGB"), "pixels of mode RGB"),
-    "a label that is no image": (lambda data: label_of(data).write_text("0 0 0"), "is no image of a format"),
+    "a label that is no image": (lambda data: label_of(data).write_text("0 0 0"), "is not an image of a format"),
     "a damaged label": (lambda data: shortened(label_of(data)), "cannot read .*frame_000"),
-    "an image that is no image": (lambda data: image_of(data).write_bytes(b""), "is no image of a format"),
+    "an image that is no image": (lambda data: image_of(data).write_bytes(b""), "is not an image of a format"),
     "a damaged image": (lambda data: shortened(image_of(data)), "cannot read .*frame_000"),
     "names of other classes": (lambda data: (data / "classes.txt").write_text("a\nb\n"), "names 2 classes"),
     "names of none": (lambda data: (data / "classes.txt").write_text("\n"), "names 0 classes"),
@@ -257,9 +262,14 @@ def test_there_are_as_many_classes_as_classes_txt_names(tmp_path, capsys):
     assert "blue" in capsys.readouterr().out
     (data / "classes.txt").write_text("ground\nred\ngreen\n")
     assert main([*command, "--out", str(tmp_path / "other")]) == 2
-    assert re.search("holds the class 3, .* 3 classes .* as many in classes.txt", one_line(capsys))
+    assert re.search(
+        "holds the class 3, but with 3 classes the highest is 2, .* as many in classes.txt", one_line(capsys)
+    )
     assert main([*command, "--out", str(tmp_path / "other"), "--classes", "4"]) == 2
     assert "names 3 classes, but the network has 4" in one_line(capsys)
+    (data / "classes.txt").write_text("ground\n")
+    assert main([*command, "--out", str(tmp_path / "other"), "--classes", "4"]) == 2
+    assert "names 1 class, but the network has 4" in one_line(capsys)
     assert not (tmp_path / "other" / "last.pt").exists()
 
 
@@ -296,7 +306,7 @@ TRAIN = {
     "an image too small": (["--model", "deconvnet", "--width", "0.01"], "images of 48x64: .* from 193x193 on"),
     "too few for batch norm": (
         ["--model", "deconvnet", "--width", "0.01", "--batch", "1", "--crop", "224", "224"],
-        "1 images of 224x224: Expected more than 1 value",
+        "1 image of 224x224: Expected more than 1 value",
     ),
 }
 
@@ -370,7 +380,7 @@ USE = {
     "an empty folder": (["empty"], "holds no checkpoint"),
     "another architecture": (["other.pt"], "does not fit its architecture fcn8s"),
     "an unknown architecture": (["unknown.pt"], "'unet', which is none of"),
-    "tiles that do not align": (["a.pt", "--tile", "100"], "no multiple of 32"),
+    "tiles that do not align": (["a.pt", "--tile", "100"], "is not a multiple of 32"),
     "no device at all": (["a.pt", "--device", "abacus"], "cpu, cuda or cuda:N"),
     "a device that is not for this": (["a.pt", "--device", "mps"], "cpu, cuda or cuda:N"),
     "an image too small": (["deep.pt"], "photo.png: .*from 193x193 on"),
@@ -421,7 +431,9 @@ def test_values_that_make_no_sense(options, tmp_path, capsys):
     with pytest.raises(SystemExit) as found:
         main(["train", str(tmp_path), "--out", str(tmp_path), "--model", "segnet", *options])
     assert found.value.code == 2
-    assert options[0] in capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert options[0] in message
+    assert "is no " not in message
 
 
 def test_a_missing_extra_is_named(tmp_path):

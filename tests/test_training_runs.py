@@ -142,8 +142,9 @@ def test_runs_from_the_weights_of_another(data, tmp_path, capsys):
     assert losses(tmp_path / "16")[0] < 0.98 * losses(tmp_path / "32")[0]
 
 
-def test_a_run_says_how_pixels_are_normalised(data, tmp_path):
+def test_a_run_says_how_pixels_are_normalised(data, tmp_path, capsys):
     assert train(data, tmp_path, *SMALL, "--model", "segnet", "--steps", 1, "--normalization", "caffe") == 0
+    assert "1 step done, " in capsys.readouterr().out
     last = checkpoint.load(tmp_path / "last.pt")
     assert last["normalization"] == last["run"]["settings"]["normalization"] == "caffe"
     assert checkpoint.load(tmp_path / "best.pt")["normalization"] == "caffe"

@@ -33,7 +33,7 @@ def test_tiles_keep_every_pixel_once(length, size, overlap):
 
 @pytest.mark.parametrize(("size", "overlap"), [(0, 0), (100, 32), (64, 64), (64, 16), (64, -32)])
 def test_tiles_that_do_not_align_are_refused(size, overlap):
-    with pytest.raises(ValueError, match="multiple of 32"):
+    with pytest.raises(ValueError, match="is not a multiple of 32"):
         Tiling(size, overlap)
 
 

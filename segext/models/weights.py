@@ -198,7 +198,7 @@ def _read(source: str | os.PathLike | Mapping[str, object]) -> dict[str, Tensor]
         try:
             source = torch.load(source, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(f"{where} is no file that torch.load(weights_only=True) reads") from error
+            raise ValueError(f"{where} is not a file that torch.load(weights_only=True) reads") from error
     for wrapping in _WRAPPINGS:
         if isinstance(source, Mapping) and isinstance(source.get(wrapping), Mapping):
             source = source[wrapping]

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from .errors import UserError
 from .layouts import VALUES, Pair
 from .pictures import opened, read_label
+from .words import counted
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def census(pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, sh
         if classes is not None and counts[classes:].any():
             largest = int(np.flatnonzero(counts).max())
             raise UserError(
-                f"{pair.label} holds the class {largest}, but the {classes} classes are 0 to {classes - 1} and "
-                f"{ignore} is ignored: --classes {largest + 1} (and as many in classes.txt), or --ignore {largest}?"
+                f"{pair.label} holds the class {largest}, but with {counted(classes, 'class', 'classes')} the highest "
+                f"is {classes - 1}, and {ignore} is ignored: --classes {largest + 1} (and as many in classes.txt), or "
+                f"--ignore {largest}?"
             )
         pixels += counts
         around[counts > 0] += counts.sum()

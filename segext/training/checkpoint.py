@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..models import MODELS
 from .errors import UserError
+from .words import counted
 
 FORMAT = 1
 _KEYS = {"format", "architecture", "arguments", "model", "normalization", "ignore", "step", "mean_iou"}
@@ -66,7 +67,7 @@ def load(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a file cut short
         raise UserError(f"{path} is damaged or was not written by torch.save") from error
     if not (isinstance(content, dict) and content.keys() >= _KEYS):
-        raise UserError(f"{path} is no checkpoint of segext (weights of another kind can start a run: --weights)")
+        raise UserError(f"{path} is not a checkpoint of segext (weights of another kind can start a run: --weights)")
     if content["format"] != FORMAT:
         raise UserError(
             f"{path} has the format {content['format']} of another release of segext; this one reads {FORMAT}"
@@ -104,5 +105,5 @@ def _misfit(model: nn.Module, state: dict[str, Tensor]) -> str | None:
     except RuntimeError as error:  # of shapes, a line each after the first
         return str(error).splitlines()[1].strip()
     if missing or unknown:
-        return f"{len(missing)} tensors are missing and {len(unknown)} unknown, such as {[*missing, *unknown][0]}"
+        return f"{counted(len(missing), 'missing tensor')}, {len(unknown)} unknown, such as {[*missing, *unknown][0]}"
     return None

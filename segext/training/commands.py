@@ -23,6 +23,7 @@ from .preparation import prepare
 from .processes import Process, choose_device, joined
 from .settings import Settings, agree
 from .tiles import Tiling
+from .words import counted
 
 
 def train(options: argparse.Namespace) -> None:
@@ -50,7 +51,7 @@ def train(options: argparse.Namespace) -> None:
             print(run.origin)
         run.run()
         if process.first:
-            print(f"{run.steps} steps done, the best mIoU is {run.best:.1%}: {out / checkpoint.BEST}")
+            print(f"{counted(run.steps, 'step')} done, the best mIoU is {run.best:.1%}: {out / checkpoint.BEST}")
 
 
 def _state_of(out: Path) -> dict[str, Any]:

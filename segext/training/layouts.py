@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .palette import VOC_CLASSES
+from .words import counted
 
 VALUES = 256  # of a label's pixel
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -68,9 +69,11 @@ def named_classes(data: Path, count: int | None = None) -> list[str] | None:
         return None
     names = [name.strip() for name in listed.read_text(encoding="utf-8").splitlines() if name.strip()]
     if not 0 < len(names) <= VALUES:
-        raise UserError(f"{listed} names {len(names)} classes, of which a label holds 1 to {VALUES}")
+        raise UserError(
+            f"{listed} names {counted(len(names), 'class', 'classes')}, of which a label holds 1 to {VALUES}"
+        )
     if count not in (None, len(names)):
-        raise UserError(f"{listed} names {len(names)} classes, but the network has {count}")
+        raise UserError(f"{listed} names {counted(len(names), 'class', 'classes')}, but the network has {count}")
     return names
 
 
@@ -97,7 +100,7 @@ def _camvid(folder: Path) -> list[Pair]:
             raise UserError(f"{other} and {pair.image} would share the label {pair.label}")
     lonely = sorted(path for path in labels.glob("*.png") if path not in image_of)
     if lonely:
-        raise UserError(f"{_some(lonely, 'label')} in {labels} without an image: {lonely[0].name}")
+        raise UserError(f"{counted(len(lonely), 'label')} in {labels} without an image: {lonely[0].name}")
     return pairs
 
 
@@ -109,7 +112,7 @@ def _voc(data: Path, split: str) -> list[Pair]:
     pairs = [Pair(data / "JPEGImages" / f"{n}.jpg", data / "SegmentationClass" / f"{n}.png") for n in names]
     missing = [pair.image for pair in pairs if not pair.image.is_file()]
     if missing:
-        raise UserError(f"{_some(missing, 'image')} of {listed.name} not found: {missing[0]}")
+        raise UserError(f"{counted(len(missing), 'image')} of {listed.name} not found: {missing[0]}")
     _complete(pairs)
     return pairs
 
@@ -118,8 +121,6 @@ def _complete(pairs: list[Pair]) -> None:
     missing = [pair for pair in pairs if not pair.label.is_file()]
     if missing:
         first = missing[0]
-        raise UserError(f"{_some(missing, 'image')} of {len(pairs)} without a label: {first.image} needs {first.label}")
-
-
-def _some(found: list, what: str) -> str:
-    return f"{len(found)} {what}{'s' * (len(found) > 1)}"
+        raise UserError(
+            f"{counted(len(missing), 'image')} of {len(pairs)} without a label: {first.image} needs {first.label}"
+        )

@@ -25,7 +25,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
     except Image.UnidentifiedImageError:
-        raise UserError(f"cannot read {path}: it is no image of a format that Pillow knows") from None
+        raise UserError(f"cannot read {path}: it is not an image of a format that Pillow knows") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read {path}: {error}") from error  # what Pillow's decoders raise on damaged files
 

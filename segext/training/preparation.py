@@ -24,6 +24,7 @@ from .processes import Process
 from .settings import Settings
 from .tiles import Tiling
 from .trainer import Trainer
+from .words import counted
 
 
 def prepare(
@@ -51,17 +52,19 @@ def prepare(
     names = named_classes(data, settings.classes)
     if names is not None:
         settings = replace(settings, classes=len(names))
-    counted = [census(pairs, settings.ignore, settings.classes, show=process.first) for pairs in (train, val)]
-    for split, found in zip(("train", "val"), counted, strict=True):
+    censuses = [census(pairs, settings.ignore, settings.classes, show=process.first) for pairs in (train, val)]
+    for split, found in zip(("train", "val"), censuses, strict=True):
         if not found.pixels.any():
             raise UserError(f"no pixel of the split {split!r} has a class: all are {settings.ignore}, which is ignored")
     if state is not None and state["run"]["images"] != len(train):
-        raise UserError(f"{data} holds {len(train)} images to train on, but the run had {state['run']['images']}")
+        raise UserError(
+            f"{data} holds {counted(len(train), 'image')} to train on, but the run had {state['run']['images']}"
+        )
     if settings.classes is None:
-        settings = replace(settings, classes=count_classes(counted))
+        settings = replace(settings, classes=count_classes(censuses))
     weights = None
     if settings.class_weights == "median-frequency":
-        weights = counted[0].median_frequency_weights(settings.classes)
+        weights = censuses[0].median_frequency_weights(settings.classes)
     if state is None:
         model, origin = initial_model(settings)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .evaluation import Evaluation
+from .words import counted
 
 COLUMNS = ("accuracy", "IoU", "boundary F1")
 
@@ -26,7 +27,7 @@ def table(found: Evaluation, names: Sequence[str]) -> str:
     ]
     lines.insert(len(names), rule)
     return "\n".join(
-        [head, rule, *lines, "", f"pixel accuracy {_percent(scores.pixel_accuracy)}, {found.images} images"]
+        [head, rule, *lines, "", f"pixel accuracy {_percent(scores.pixel_accuracy)}, {counted(found.images, 'image')}"]
     )
 
 

@@ -21,7 +21,7 @@ def checked(kind: Callable[[str], Any], wanted: str, holds: Callable[[Any], bool
         except ValueError:
             value = None
         if value is None or not holds(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is no {wanted}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {wanted}")
         return value
 
     return parse

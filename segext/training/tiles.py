@@ -35,10 +35,10 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if self.size < ALIGNMENT or self.size % ALIGNMENT:
-            raise ValueError(f"size of a tile: {self.size} is no multiple of {ALIGNMENT}")
+            raise ValueError(f"size of a tile: {self.size} is not a multiple of {ALIGNMENT} above 0")
         if not 0 <= self.overlap < self.size or self.overlap % ALIGNMENT:
             raise ValueError(
-                f"overlap of tiles: {self.overlap} is no multiple of {ALIGNMENT} below the size {self.size}"
+                f"overlap of tiles: {self.overlap} is not a multiple of {ALIGNMENT} below the size {self.size}"
             )
 
     def along(self, length: int) -> list[Span]:

@@ -15,6 +15,7 @@ from .normalization import NORMALIZATIONS
 from .processes import Process
 from .randomness import Purpose, seed_torch
 from .settings import Settings
+from .words import counted
 
 
 class Trainer:
@@ -70,7 +71,7 @@ class Trainer:
                 scores = self._network(self._normalize(images))
         except ValueError as error:
             number, _, height, width = images.shape
-            raise UserError(f"a batch of {number} images of {height}x{width}: {error}") from error
+            raise UserError(f"a batch of {counted(number, 'image')} of {height}x{width}: {error}") from error
         loss, labelled = cross_entropy(scores, labels, self._settings.ignore, self._class_weights)
         loss = loss / process.sum(labelled).clamp(min=1)
         self._optimizer.zero_grad(set_to_none=True)
