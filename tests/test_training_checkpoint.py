@@ -65,6 +65,8 @@ class Malice:
         (lambda path: path.unlink(), "there is no file"),
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.write_bytes(b"not a checkpoint at all"), "damaged"),
+        (lambda path: path.write_bytes(b"title"), "damaged"),
+        (lambda path: path.write_bytes(b"G"), "damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:-2000]), "damaged"),
         (lambda path: path.write_bytes(pickle.dumps(Malice(), protocol=2)), "more than tensors"),
         (lambda path: torch.save({"model": Malice()}, path), "more than tensors"),

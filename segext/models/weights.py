@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -197,7 +198,7 @@ def _read(source: str | os.PathLike | Mapping[str, object]) -> dict[str, Tensor]
         where = os.fspath(source)
         try:
             source = torch.load(source, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, struct.error) as error:
             raise ValueError(f"{where} is not a file that torch.load(weights_only=True) reads") from error
     for wrapping in _WRAPPINGS:
         if isinstance(source, Mapping) and isinstance(source.get(wrapping), Mapping):

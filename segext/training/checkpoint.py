@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no file {path}") from None
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} holds more than tensors and plain values, or is damaged, and is not loaded") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a file cut short
+    except (RuntimeError, EOFError, ValueError, LookupError, struct.error) as error:  # cut short, or a text
         raise UserError(f"{path} is damaged or was not written by torch.save") from error
     if not (isinstance(content, dict) and content.keys() >= _KEYS):
         raise UserError(f"{path} is not a checkpoint of segext (weights of another kind can start a run: --weights)")
