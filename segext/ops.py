@@ -4,9 +4,9 @@ The only module that names ``torch.ops.segext``. Each public function is one op 
 arguments, all explicit, and differentiates to any order.
 
 An op reaches autograd by one of two doors that hold the same ``torch.autograd.Function``. In eager mode the functions
-here apply it directly, which costs least a call. Under ``torch.compile`` and ``torch.export`` the op itself must show
-in the graph, so the call goes to the dispatcher, whose Autograd key applies the ``Function`` when the graph is
-differentiated.
+here apply it directly, which costs least a call. Under ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` the
+op itself must show in the graph, so the call goes to the dispatcher, whose Autograd key applies the ``Function`` when
+the graph is differentiated.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ def _differentiable(
         if torch._C._are_functorch_transforms_active():
             return function.apply(*arguments(*args))
         if (torch.is_grad_enabled() and requires_grad(args)) or forward_ad._current_level >= 0:
-            return apply_to_plain_tensors(*arguments(*args))
+            # A trace of torch.jit must see the op. It does below, so calls without a gradient need not ask.
+            return op(*args) if torch._C._is_tracing() else apply_to_plain_tensors(*arguments(*args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 

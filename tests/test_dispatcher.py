@@ -285,6 +285,26 @@ def test_export_of_encoder_and_decoder(device):
     assert_same(decoder.module()(values, switches), Decoder()(*Encoder()(x)))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated, not gone
+@pytest.mark.parametrize("grad", [True, False])
+def test_trace_by_torch_jit(grad, device):
+    """What torch.jit.trace makes can be saved, takes other sizes, and has gradients."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).to(device)
+    converted, report = segext.convert(network)
+    assert report.fused
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(converted, tie_free((1, 3, 8, 10), torch.float32).to(device))
+    assert "segext::relu_max_pool2d" in str(traced.inlined_graph)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    for run in (traced, torch.jit.load(file)):
+        x = tie_free((3, 3, 13, 18), torch.float32).to(device).requires_grad_()
+        actual, expected = run(x), network(x)
+        torch.testing.assert_close(actual, expected)
+        assert_same(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (actual, expected)))
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
 def test_autocast_keeps_the_type(dtype, device):
     """Stock's unpool goes to float32 under autocast on a CPU."""

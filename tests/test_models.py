@@ -1,6 +1,7 @@
 """The networks: published sizes and counts, the two sets of layers, labels, modes, memory and copies."""
 
 import copy
+import io
 import pickle
 
 import pytest
@@ -519,6 +520,18 @@ def test_compiled_code_scores_alike():
     model, x = narrow("fcn16s").eval(), image(37, 45)
     with torch.no_grad():
         assert relative(torch.compile(model, fullgraph=True)(x), model(x)) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit")
+def test_traced_code_scores_alike():
+    """FCN alone: a trace takes no unpooling."""
+    model = narrow("fcn8s").eval()
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, image(40, 48, samples=1)), file)
+    file.seek(0)
+    traced, x = torch.jit.load(file), image(40, 48, samples=3)
+    with torch.no_grad():
+        assert relative(traced(x), model(x)) <= 1e-5
 
 
 @pytest.mark.parametrize("trip", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
