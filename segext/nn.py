@@ -161,7 +161,7 @@ class ConvTranspose2dCrossEntropy(_Fused):
     Args:
         crop: (top, left) of the part of the transposed convolution's output that is compared with the target.
         class_weight, ignore_index, reduction, label_smoothing: as :class:`torch.nn.CrossEntropyLoss`, where the first
-            is ``weight``; it is a buffer.
+            is ``weight``; it is a buffer, which moves with the layer and is no part of the state dict.
 
     Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_cross_entropy`.
     """
@@ -185,7 +185,7 @@ class ConvTranspose2dCrossEntropy(_Fused):
             "label_smoothing": label_smoothing,
         }
         super().__init__(*arguments, options=options, **keywords)
-        self.register_buffer("class_weight", class_weight)
+        self.register_buffer("class_weight", class_weight, persistent=False)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return self._call(F.conv_transpose2d_cross_entropy, input, target, class_weight=self.class_weight)

@@ -825,7 +825,7 @@ def test_nothing_is_as_large_as_the_scores(layout, reduction):
 # ---- Modules -------------------------------------------------------------------------------------------------------
 
 
-def test_class_weights_are_the_module_s_state():
+def test_class_weights_move_with_the_module_and_stay_out_of_its_state():
     class_weight = torch.rand(5, generator=torch.Generator().manual_seed(0))
     module = nn.ConvTranspose2dCrossEntropy(5, 5, 4, 2, groups=5, class_weight=class_weight, ignore_index=IGNORED)
     x, *_, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5, dtype=torch.float32)
@@ -833,5 +833,9 @@ def test_class_weights_are_the_module_s_state():
         x, module.weight, target, module.bias, 2, groups=5, class_weight=class_weight, ignore_index=IGNORED
     )
     assert torch.equal(module(x, target), expected)
-    assert set(module.state_dict()) == {"weight", "bias", "class_weight"}
+    for other in (torch.nn.ConvTranspose2d, nn.ConvTranspose2dArgmax):
+        layer = other(5, 5, 4, 2, groups=5)
+        layer.load_state_dict(module.state_dict())
+        module.load_state_dict(layer.state_dict())
     assert module.double().class_weight.dtype == torch.float64
+    assert module.to("meta").class_weight.is_meta
