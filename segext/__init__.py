@@ -7,11 +7,11 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from . import batching, fakes, functional, nn  # noqa: F401 (the first two register themselves)
-from .convert import convert
+from .convert import Change, Report, convert
 from .explain import explain
 from .switches import Switches
 
-__all__ = ["Switches", "convert", "explain", "functional", "models", "nn", "onnx"]
+__all__ = ["Change", "Report", "Switches", "convert", "explain", "functional", "models", "nn", "onnx"]
 
 try:
     __version__ = version("segext")
@@ -24,3 +24,7 @@ def __getattr__(name: str):
     if name in ("models", "onnx"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

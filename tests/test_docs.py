@@ -1,6 +1,7 @@
 """What README and docs say is so: their code runs and prints what they say it prints, the options, commands and files
 that they name exist, their figures are those of committed results, and the site builds without a warning."""
 
+import operator
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import fields
 
 import pytest
 
+import segext
 from docs import figures
 from docs.figures import BLOCK, PAGES, ROOT
 from segext.__main__ import parser
@@ -73,6 +75,18 @@ def test_options_exist():
     named = {(page, option) for page, text in TEXT.items() for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text)}
     assert len(named) > 20
     assert not {(page, option) for page, option in named if option not in defined | made | others}
+
+
+def test_the_reference_names_what_attributes_reach():
+    """By the names that it shows, without an import of the module in which something is defined."""
+    found = set()
+    for page, text in TEXT.items():
+        place = re.search(r"(?:currentmodule|automodule):: (\S+)", text)
+        for name in re.findall(r"^\.\. auto(?:class|function):: ([\w.]+)", text, re.MULTILINE):
+            full = name if name.startswith("segext.") else f"{place[1]}.{name}"
+            assert callable(operator.attrgetter(full.removeprefix("segext."))(segext)), (page, full)
+            found.add(full)
+    assert {"segext.Report", "segext.Switches", "segext.models.segnet", "segext.onnx.export"} <= found
 
 
 @pytest.mark.parametrize("page", TEXT)

@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`segext.convert` did, one :class:`Change` each; ``print`` shows it as a table.
+    """What :func:`segext.convert` did, one :class:`segext.Change` each; ``print`` shows it as a table.
 
     ``changes`` has all of them, ``swapped``, ``fused`` and ``left`` those of one action. ``before`` and ``after`` count
     the bytes of one call of the model, where there was an example to call it with.
@@ -97,7 +97,7 @@ def convert(
             :meth:`segext.nn.Prepackable.prepack`.
 
     Returns:
-        The converted model and a :class:`~segext.convert.Report`.
+        The converted model and a :class:`segext.Report`.
 
     Raises:
         TypeError: ``model`` is not an ``nn.Module``.
