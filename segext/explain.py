@@ -23,20 +23,38 @@ def explain(
     weight: Tensor,
     bias: Tensor | None = None,
     stride: IntPair = 1,
-    padding: IntPair = 0,
+    padding: IntPair | str = 0,
     output_padding: IntPair = 0,
     groups: int = 1,
     dilation: IntPair = 1,
     *,
     switches: Switches | None = None,
+    transposed: bool = True,
 ) -> str:
-    """Which kernels :func:`segext.functional.conv_transpose2d`, or with ``switches``
-    :func:`segext.functional.unpool_conv_transpose2d`, takes for these arguments, and why, in one line."""
+    """Which kernels a call takes for these arguments, and why, in one line.
+
+    The call is :func:`segext.functional.conv_transpose2d`; with ``switches``
+    :func:`segext.functional.unpool_conv_transpose2d`; with ``switches`` and ``transposed=False``
+    :func:`segext.functional.unpool_conv2d`.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (C, K / groups, kernel height, kernel width), or (K, C / groups, kernel height, kernel width) for the
+            convolution that is not transposed.
+        bias, stride, padding, output_padding, groups, dilation, switches: as the function's.
+        transposed: whether the convolution after the unpooling is.
+
+    Raises:
+        ValueError: for ``transposed=False`` without switches.
+    """
+    if switches is None and not transposed:
+        raise ValueError("explain: transposed=False tells of unpool_conv2d, and needs switches")
     if switches is not None:
-        plain = groups == 1 and pair(output_padding) == (0, 0)
-        fits = plain and kernel_padding(input, switches, weight, bias, stride, padding, dilation, True) is not None
+        arguments = input, switches, weight, bias, stride, padding, dilation, transposed
+        fits = groups == 1 and pair(output_padding) == (0, 0) and kernel_padding(*arguments) is not None
         if not fits or not beats_stock(input, weight):
-            return f"segext's unpooling, then conv_transpose2d: {_why_composed(input, fits)}"
+            convolution = "conv_transpose2d" if transposed else "conv2d"
+            return f"segext's unpooling, then {convolution}: {_why_composed(input, fits)}"
         if multiplies_what_counts(input):
             return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
         return "segext: the unpooled map is never stored"

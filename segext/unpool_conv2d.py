@@ -20,6 +20,7 @@ from .switches import Switches, prefers_channels_last
 # Whose kernels read weights packed beforehand; meta tensors have shapes.
 _PACKS = ("cpu", "meta")
 _MOST_PADDING = 2  # of a 3x3 kernel
+_NAMED_PADDING = {"same": 1, "valid": 0}  # of a 3x3 kernel
 MOST_CHANNELS = 128  # of input or output, up to which CUDA's kernel of half types is taken
 
 
@@ -99,11 +100,10 @@ def unpool_conv2d(
     :func:`prepack_unpool_conv2d` made.
     """
     arguments = stride, padding, dilation, groups
+    known = kernel_padding(input, switches, weight, bias, stride, padding, dilation, False) if groups == 1 else None
+    if known is not None and beats_stock(input, weight):
+        return _run(input, switches, weight, packed_weight, bias, known, False, output_size)
     convolution = _convolution(weight, stride, padding, dilation, False, 0, groups)
-    if groups == 1 and convolution is not None:
-        known = kernel_padding(input, switches, weight, bias, stride, convolution[1], dilation, False)
-        if known is not None and beats_stock(input, weight):
-            return _run(input, switches, weight, packed_weight, bias, known, False, output_size)
 
     def convolve(unpooled: Tensor, weight, bias) -> Tensor:
         return F.conv2d(unpooled, weight, bias, *arguments)
@@ -150,7 +150,10 @@ def kernel_padding(input, switches, weight, bias, stride, padding, dilation, tra
     channels, outputs = weight.shape[:2] if transposed else weight.shape[1::-1]
     if channels != input.shape[-3] or outputs == 0 or (bias is not None and bias.shape != (outputs,)):
         return None
-    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
+    stride, dilation = pair(stride), pair(dilation)
+    if isinstance(padding, str) and not transposed:
+        padding = _NAMED_PADDING.get(padding)
+    padding = pair(padding)
     if (
         stride != (1, 1)
         or dilation != (1, 1)

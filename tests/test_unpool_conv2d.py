@@ -190,6 +190,21 @@ PLAIN = (
 )
 
 
+def test_explains_the_plain_convolution():
+    """Whose weight has its channels the other way round."""
+    values, switches = own.max_pool2d(normal((2, 4, 12, 10)), 2, return_indices=True)
+    for padding in (1, (0, 2), "same", "valid"):
+        why = explain(values, normal((6, 4, 3, 3)), padding=padding, switches=switches, transposed=False)
+        assert "quarter" in why
+    for weight, more in (((4, 6, 3, 3), {}), ((6, 4, 5, 5), {"padding": "same"}), ((6, 2, 3, 3), {"groups": 2})):
+        why = explain(values, normal(weight), switches=switches, transposed=False, **more)
+        assert why.startswith("segext's unpooling, then conv2d: the two in one have kernels for 2x2 windows")
+    assert "quarter" in explain(values, normal((4, 6, 3, 3)), switches=switches)
+    assert "then conv_transpose2d" in explain(values, normal((6, 4, 3, 3)), switches=switches)
+    with pytest.raises(ValueError, match="transposed=False"):
+        explain(values, normal((6, 4, 3, 3)), transposed=False)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "single"])
 @pytest.mark.parametrize(("arguments", "keeps_less"), PLAIN, ids=str)
