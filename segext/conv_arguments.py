@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .switches import plain_int
 
 IntPair = int | Sequence[int]
 
@@ -47,6 +48,31 @@ def pair(value: IntPair) -> tuple[int, int] | None:
     if isinstance(value, Sequence) and len(value) in (1, 2) and all(isinstance(v, int) for v in value):
         return value[0], value[-1]
     return None
+
+
+def checked_pair(name: str, value: IntPair) -> tuple[int, int]:
+    """An argument that no stock function has, as a pair; sizes that a graph leaves open stay so.
+
+    Raises:
+        TypeError: for anything but ints.
+        ValueError: for another number than one or two of them.
+    """
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value  # at once: small maps are bound by what a call costs
+    values = value if isinstance(value, Sequence) else (value, value)
+    expected = "should be an int or a tuple of two ints"
+    try:
+        checked = tuple(map(_index, values))
+    except TypeError:
+        raise TypeError(f"{name} {expected}, but got {value!r}") from None
+    if len(checked) != 2:
+        raise ValueError(f"{name} {expected}, but got {value!r}")
+    return checked
+
+
+def _index(value) -> int:
+    # In a trace of torch.jit, sizes are tensors.
+    return value if isinstance(value, Tensor) and torch._C._is_tracing() else plain_int(value)
 
 
 def autocasts(input: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conv_arguments import IntPair
+from .conv_arguments import IntPair, checked_pair
 from .conv_routes import Criterion, Depthwise, faster_route, route
 from .overriding import overridable
 
@@ -66,24 +66,31 @@ def conv_transpose2d_add(
     groups: int = 1,
     dilation: IntPair = 1,
     *,
-    crop: tuple[int, int] = (0, 0),
-    addend_crop: tuple[int, int] = (0, 0),
-    output_size: Sequence[int] | None = None,
+    crop: IntPair = (0, 0),
+    addend_crop: IntPair = (0, 0),
+    output_size: IntPair | None = None,
 ) -> Tensor:
     """``crop(conv_transpose2d(input, ...)) + crop(addend)``: the skip connection of FCN, in one pass where channels do
     not mix.
 
     Args:
         addend: (N, K, H'', W''), the map that is added.
-        crop, addend_crop: (top, left) of the part that is kept, of the transposed convolution's output and of
-            ``addend``.
-        output_size: (height, width) kept from there on; by default all that both maps have.
+        crop, addend_crop: one int or (top, left), where the part begins that is kept, of the transposed convolution's
+            output and of ``addend``.
+        output_size: one int or (height, width), what is kept from there on; by default all that both maps have.
 
     Other arguments and errors as :func:`conv_transpose2d`.
 
     Raises:
-        ValueError: for a crop that reaches past either map.
+        TypeError: for an ``addend`` that is no tensor; for crops and sizes that are no ints.
+        ValueError: for a crop that reaches past either map; for another number of ints than one or two.
     """
+    if not isinstance(addend, Tensor):
+        raise TypeError(f"conv_transpose2d_add(): argument 'addend' must be Tensor, not {type(addend).__name__}")
+    if addend.dim() < 2:
+        raise ValueError(f"addend should be a map, (N, K, H, W), but got one of shape {tuple(addend.shape)}")
+    crop, addend_crop = checked_pair("crop", crop), checked_pair("addend_crop", addend_crop)
+    output_size = _size_or_none(output_size)
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if isinstance(call, Depthwise) and call.takes_addend(input, weight, addend):
         size = _common_size(call.output_size, crop, addend.shape[-2:], addend_crop, output_size)
@@ -104,8 +111,8 @@ def conv_transpose2d_argmax(
     groups: int = 1,
     dilation: IntPair = 1,
     *,
-    crop: tuple[int, int] = (0, 0),
-    output_size: Sequence[int] | None = None,
+    crop: IntPair = (0, 0),
+    output_size: IntPair | None = None,
     return_scores: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The label map ``crop(conv_transpose2d(input, ...)).argmax(1)``; where channels do not mix, without the scores.
@@ -113,8 +120,8 @@ def conv_transpose2d_argmax(
     Ties go to the lowest class and a NaN beats every number, as in :func:`torch.argmax`. Not differentiable.
 
     Args:
-        crop: (top, left) of the part of the transposed convolution's output that is labelled.
-        output_size: (height, width) labelled from there on; by default all that is left.
+        crop: one int or (top, left), where the part of the transposed convolution's output begins that is labelled.
+        output_size: one int or (height, width), what is labelled from there on; by default all that is left.
         return_scores: return (labels, largest score of each pixel) rather than the labels alone.
 
     Returns:
@@ -123,8 +130,10 @@ def conv_transpose2d_argmax(
     Other arguments and errors as :func:`conv_transpose2d`.
 
     Raises:
-        ValueError: for a crop that reaches past the output.
+        TypeError: for a crop or a size that is no ints.
+        ValueError: for a crop that reaches past the output; for another number of ints than one or two.
     """
+    crop, output_size = checked_pair("crop", crop), _size_or_none(output_size)
     with torch.no_grad():
         call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
         if isinstance(call, Depthwise) and weight.shape[0] * weight.shape[1] <= _MOST_LABELS:
@@ -150,7 +159,7 @@ def conv_transpose2d_cross_entropy(
     groups: int = 1,
     dilation: IntPair = 1,
     *,
-    crop: tuple[int, int] = (0, 0),
+    crop: IntPair = (0, 0),
     class_weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -164,7 +173,7 @@ def conv_transpose2d_cross_entropy(
     Args:
         target: (N, height, width), or (height, width) without a batch: the class of each pixel, int64. Its size is
             what is kept of the transposed convolution's output from ``crop`` on.
-        crop: (top, left) of the part of the output that is compared with ``target``.
+        crop: one int or (top, left), where the part of the output begins that is compared with ``target``.
         class_weight, ignore_index, reduction, label_smoothing: as :func:`torch.nn.functional.cross_entropy`, where the
             first, (K,), is ``weight``.
 
@@ -174,10 +183,12 @@ def conv_transpose2d_cross_entropy(
     Other arguments and errors as :func:`conv_transpose2d` and :func:`torch.nn.functional.cross_entropy`.
 
     Raises:
-        ValueError: for a crop that reaches past the output.
-        IndexError: for a target that is neither a class nor ``ignore_index``; on CUDA, see
-            :func:`segext.functional.set_index_check`.
+        TypeError: for a crop that is no ints.
+        ValueError: for a crop that reaches past the output, or of another number of ints than one or two.
+        IndexError: for a target that is neither a class nor ``ignore_index``; under ``torch.compile`` on the CPU it is
+            a RuntimeError; on CUDA, see :func:`segext.functional.set_index_check`.
     """
+    crop = checked_pair("crop", crop)
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
     criterion = Criterion(class_weight, ignore_index, reduction, label_smoothing)
     if isinstance(call, Depthwise) and criterion.fits(call, input, weight, target):
@@ -193,6 +204,10 @@ def conv_transpose2d_cross_entropy(
     return loss[0] if reduction == "none" else loss
 
 
+def _size_or_none(output_size: IntPair | None) -> tuple[int, int] | None:
+    return None if output_size is None else checked_pair("output_size", output_size)
+
+
 def _part(x: Tensor, crop: Sequence[int], size: Sequence[int]) -> Tensor:
     return x[..., crop[0] : crop[0] + size[0], crop[1] : crop[1] + size[1]]
 
@@ -201,8 +216,8 @@ def _checked_size(have: Sequence[int], crop: Sequence[int], output_size: Sequenc
     """The size kept from ``crop`` on of a map of ``have``: ``output_size``, which must fit, or all that is left."""
     left = (have[0] - crop[0], have[1] - crop[1])
     size = left if output_size is None else tuple(output_size)
-    if min(crop) < 0 or len(size) != 2 or min(size) < 1 or size[0] > left[0] or size[1] > left[1]:
-        raise ValueError(f"a crop at {tuple(crop)} of size {size} does not fit a map of {tuple(have)}")
+    if min(crop) < 0 or min(size) < 1 or size[0] > left[0] or size[1] > left[1]:
+        raise ValueError(f"a crop at {crop} of size {size} does not fit a map of {tuple(have)}")
     return size
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as F
+from .conv_arguments import IntPair
 from .switches import Switches
 from .unpool_conv2d import reads_packed
 
@@ -121,19 +122,17 @@ class ConvTranspose2dAdd(_Fused):
     """:class:`torch.nn.ConvTranspose2d` and FCN's skip connection: crop, and add another map.
 
     Args:
-        crop, addend_crop: (top, left) of the part that is kept of the transposed convolution's output, and of the map
-            that is added.
+        crop, addend_crop: one int or (top, left), where the part begins that is kept, of the transposed convolution's
+            output and of the map that is added.
 
     Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_add`.
     """
 
-    def __init__(
-        self, *arguments, crop: tuple[int, int] = (0, 0), addend_crop: tuple[int, int] = (0, 0), **keywords
-    ) -> None:
+    def __init__(self, *arguments, crop: IntPair = (0, 0), addend_crop: IntPair = (0, 0), **keywords) -> None:
         super().__init__(*arguments, options={"crop": crop, "addend_crop": addend_crop}, **keywords)
 
-    def forward(self, input: Tensor, addend: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """``output_size``: (height, width) of the result; by default all that both maps have."""
+    def forward(self, input: Tensor, addend: Tensor, output_size: IntPair | None = None) -> Tensor:
+        """``output_size``: one int or (height, width) of the result; by default all that both maps have."""
         return self._call(F.conv_transpose2d_add, input, addend, output_size=output_size)
 
 
@@ -141,17 +140,17 @@ class ConvTranspose2dArgmax(_Fused):
     """:class:`torch.nn.ConvTranspose2d`, crop and argmax over the channels: a label map, without its scores.
 
     Args:
-        crop: (top, left) of the part of the transposed convolution's output that is labelled.
+        crop: one int or (top, left), where the part of the transposed convolution's output begins that is labelled.
         return_scores: return (labels, largest score of each pixel) rather than the labels alone.
 
     Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_argmax`.
     """
 
-    def __init__(self, *arguments, crop: tuple[int, int] = (0, 0), return_scores: bool = False, **keywords) -> None:
+    def __init__(self, *arguments, crop: IntPair = (0, 0), return_scores: bool = False, **keywords) -> None:
         super().__init__(*arguments, options={"crop": crop, "return_scores": return_scores}, **keywords)
 
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """``output_size``: (height, width) that is labelled; by default all that is left from the crop on."""
+    def forward(self, input: Tensor, output_size: IntPair | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """``output_size``: one int or (height, width), what is labelled; by default all that is left from the crop."""
         return self._call(F.conv_transpose2d_argmax, input, output_size=output_size)
 
 
@@ -159,7 +158,8 @@ class ConvTranspose2dCrossEntropy(_Fused):
     """:class:`torch.nn.ConvTranspose2d`, crop and :class:`torch.nn.CrossEntropyLoss`, without the scores.
 
     Args:
-        crop: (top, left) of the part of the transposed convolution's output that is compared with the target.
+        crop: one int or (top, left), where the part of the transposed convolution's output begins that is compared with
+            the target.
         class_weight, ignore_index, reduction, label_smoothing: as :class:`torch.nn.CrossEntropyLoss`, where the first
             is ``weight``; it is a buffer, which moves with the layer and is no part of the state dict.
 
@@ -171,7 +171,7 @@ class ConvTranspose2dCrossEntropy(_Fused):
     def __init__(
         self,
         *arguments,
-        crop: tuple[int, int] = (0, 0),
+        crop: IntPair = (0, 0),
         class_weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",

@@ -2,7 +2,9 @@
 
 import itertools
 import re
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as stock
@@ -416,6 +418,72 @@ def test_crops_that_do_not_fit(crop, size, groups):
         own.conv_transpose2d_add(x, weight, addend, stride=2, groups=groups, addend_crop=crop, output_size=size)
 
 
+def fusions(groups=5):
+    """Each as a function of where it crops to what, and the arguments that say so."""
+    x, weight, addend = normal((2, 5, 3, 4)), normal((5, 5 // groups, 4, 4)), normal((2, 5, 8, 10))
+    target = torch.zeros(2, 4, 4, dtype=torch.int64)
+    window = {"stride": 2, "groups": groups}
+    return (
+        (partial(own.conv_transpose2d_add, x, weight, addend, **window), ("crop", "addend_crop", "output_size")),
+        (partial(own.conv_transpose2d_argmax, x, weight, **window), ("crop", "output_size")),
+        (partial(own.conv_transpose2d_cross_entropy, x, weight, target, **window), ("crop",)),
+    )
+
+
+@pytest.mark.parametrize("groups", [5, 1])
+@pytest.mark.parametrize(
+    "value", [2, np.int64(2), torch.tensor(2), (2, np.int32(2)), [2, 2], torch.Size((2, 2))], ids=str
+)
+def test_crops_and_sizes_are_an_int_or_two(value, groups):
+    for call, names in fusions(groups):
+        for argument in names:
+            assert torch.equal(call(**{argument: value}), call(**{argument: (2, 2)}))
+
+
+@pytest.mark.parametrize("groups", [5, 1])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (1.0, TypeError),
+        ((1.0, 0), TypeError),
+        ("12", TypeError),
+        ({1: 2, 2: 1}, TypeError),
+        (torch.tensor([1, 2]), TypeError),
+        ((), ValueError),
+        ((1,), ValueError),
+        ((1, 1, 1), ValueError),
+    ],
+    ids=str,
+)
+def test_crops_and_sizes_of_another_kind_are_named(value, error, groups):
+    for call, names in fusions(groups):
+        for argument in names:
+            with pytest.raises(error, match=f"^{argument} should be an int or a tuple of two ints, but got"):
+                call(**{argument: value})
+
+
+def test_modules_crop_by_an_int():
+    x, addend, target = normal((2, 5, 3, 4)), normal((2, 5, 8, 10)), torch.zeros(2, 4, 6, dtype=torch.int64)
+    for kind, names, tensors, size, pair in (
+        (nn.ConvTranspose2dAdd, ("crop", "addend_crop"), (x, addend), (4,), ((4, 4),)),
+        (nn.ConvTranspose2dArgmax, ("crop",), (x,), (4,), ((4, 4),)),
+        (nn.ConvTranspose2dCrossEntropy, ("crop",), (x, target), (), ()),
+    ):
+        by_int, by_pair = (kind(5, 5, 4, 2, groups=5, **dict.fromkeys(names, crop)) for crop in (2, (2, 2)))
+        by_pair.load_state_dict(by_int.state_dict())
+        assert torch.equal(by_int(*tensors, *size), by_pair(*tensors, *pair))
+
+
+@pytest.mark.parametrize("groups", [5, 1])
+def test_addends_that_are_no_map(groups):
+    x, weight = normal((2, 5, 3, 4)), normal((5, 5 // groups, 4, 4))
+    for addend in (3.0, None, [[1.0]]):
+        with pytest.raises(TypeError, match="argument 'addend' must be Tensor, not "):
+            own.conv_transpose2d_add(x, weight, addend, stride=2, groups=groups)
+    with pytest.raises(ValueError, match=r"addend should be a map, .* but got .*\(3,\)"):
+        own.conv_transpose2d_add(x, weight, normal((3,)), stride=2, groups=groups)
+
+
 # ---- Gradients -----------------------------------------------------------------------------------------------------
 
 
@@ -569,6 +637,31 @@ def test_compiles_and_exports(dynamic):
                 torch.testing.assert_close(actual, expected)
     compiled(x)[0].sum().backward()
     assert head.up.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_compiles_and_exports_crops_and_sizes_that_vary(strict):
+    class Head(torch.nn.Module):
+        def forward(self, x, weight, addend):
+            height, width = x.shape[-2:]
+            crops = {"crop": (height // 2, 1), "addend_crop": width // 2}
+            size = addend.shape[-2] - 6, addend.shape[-1] - 6
+            added = own.conv_transpose2d_add(x, weight, addend, stride=2, groups=5, **crops, output_size=size)
+            return added, own.conv_transpose2d_argmax(x, weight, stride=2, groups=5, output_size=height)
+
+    def arguments(height, width):
+        return normal((2, 5, height, width)), normal((5, 1, 4, 4)), normal((2, 5, 2 * height, 2 * width))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(Head(), fullgraph=True, dynamic=True, backend="aot_eager")
+    height, width = torch.export.Dim("height", min=6, max=12), torch.export.Dim("width", min=6, max=10)
+    shapes = {2: height, 3: width}, None, {2: 2 * height, 3: 2 * width}
+    exported = torch.export.export(Head(), arguments(8, 9), dynamic_shapes=shapes, strict=strict).module()
+    for size in ((8, 9), (12, 7)):
+        given = arguments(*size)
+        for run in (compiled, exported):
+            for actual, expected in zip(run(*given), Head()(*given), strict=True):
+                torch.testing.assert_close(actual, expected)
 
 
 def test_a_compiled_step_shows_the_gradients_as_one_op():
