@@ -927,7 +927,13 @@ def test_untraceable_forwards_still_have_their_layers_swapped():
     assert "control flow" in reason(report, "(model)")
     _, report = segext.convert(ENet(DownByDevice))
     assert {c.name for c in report.swapped if "Pool" in c.after} == {"initial_pool"}
-    assert "control flow" in reason(report, "down1")
+    assert "torch.fx cannot trace its forward: symbolically traced" in reason(report, "down1.main_max1")
+    assert "down1" not in {c.name for c in report.left}, "it has no ReLU"
+    model = ENet(DownByDevice)
+    model.down1.out_activation = nn.ReLU()
+    _, report = segext.convert(model)
+    assert "control flow" in reason(report, "down1", "ReLUs that it may call stay: torch.fx cannot trace its forward: ")
+    assert "down2" not in {c.name for c in report.left}
 
 
 class CountsReLUs(ByType):

@@ -63,7 +63,7 @@ class Dataflow:
         try:
             self.forwards[module], doubt = read(twin)
         except Untraceable as reason:
-            doubt = f"no trace: {reason}"
+            doubt = str(reason)
         if doubt:
             self.doubts[module] = doubt
             self._expose(module, f"{self._title(module)} may call it ({doubt})")

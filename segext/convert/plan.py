@@ -213,8 +213,10 @@ class Plan:
         for relu, reason in self.unfused.items():
             leave(relu.meta["unit"], calls.title(_key(relu.meta["unit"])), f"not fused: {reason}")
         for module, reason in self.flow.doubts.items():
-            pools = [m for m in module.modules() if isinstance(m, nn.MaxPool2d)]
-            if pools or any(map(_successor, self.flow.sites[module])):
+            held = list(module.modules())
+            pools = any(isinstance(m, nn.MaxPool2d) for m in held) or any(map(_successor, self.flow.sites[module]))
+            called = [site for m in held for site in self.flow.sites.get(m, ())]
+            if pools and any(calls.KINDS.get(_key(unit), ("",))[0] == "relu" for unit in (*held, *called)):
                 leave(module, type(module).__name__, f"ReLUs that it may call stay: {reason}")
         return Report(tuple(dict.fromkeys(changes)))
 

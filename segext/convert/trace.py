@@ -117,7 +117,7 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
     if "forward" in vars(module):
         raise Untraceable("its forward was replaced on the instance")
     if not inspect.isfunction(getattr(type(module), "forward", None)):
-        raise Untraceable("it is compiled")
+        raise Untraceable("its forward is compiled")
     if parametrize.is_parametrized(module):
         raise Untraceable("it is parametrized")
     _hide_mode(module)
@@ -131,9 +131,11 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
     try:
         sys.setprofile(lambda frame, event, _: ran.add(frame.f_code) if event == "call" else None)
         graph = tracer.trace(module)
+    except Untraceable:
+        raise
     except Exception as error:  # whatever user code raises when it meets a proxy
         reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
-        raise Untraceable(reason) from None
+        raise Untraceable(f"torch.fx cannot trace its forward: {reason}") from None
     finally:
         sys.setprofile(profile)
         if collecting:
