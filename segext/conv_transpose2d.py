@@ -185,8 +185,8 @@ def conv_transpose2d_cross_entropy(
     Raises:
         TypeError: for a crop that is no ints.
         ValueError: for a crop that reaches past the output, or of another number of ints than one or two.
-        IndexError: for a target that is neither a class nor ``ignore_index``; under ``torch.compile`` on the CPU it is
-            a RuntimeError; on CUDA, see :func:`segext.functional.set_index_check`.
+        IndexError: for a target that is neither a class nor ``ignore_index``; on the CPU, a compiled or exported graph
+            raises RuntimeError instead; on CUDA, see :func:`segext.functional.set_index_check`.
     """
     crop = checked_pair("crop", crop)
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)

@@ -32,7 +32,7 @@ def max_unpool2d(
 
     As :func:`torch.nn.functional.max_unpool2d`, with two differences. Given :class:`segext.Switches`, the window and
     the output size are known and may be left out. Where several elements name one pixel, the last in row-major order is
-    kept, on every device, and alone receives the gradient; stock keeps any of them and gives the gradient to all.
+    kept, on every device, and alone receives the gradient; stock keeps an arbitrary one and gives the gradient to all.
 
     Args:
         input: pooled map, (N, C, H, W) or (C, H, W); float32, float64, float16 or bfloat16.
@@ -200,7 +200,7 @@ def _check_out_is_plain(out: Tensor, input: Tensor) -> None:
     if torch._C._are_functorch_transforms_active() or _has_tangent(out) or _has_tangent(input):
         raise NotImplementedError(
             "max_unpool2d(): functions with out=... arguments support neither torch.func nor forward-mode "
-            "differentiation; leave out= away"
+            "differentiation; omit out="
         )
     if out.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.")
