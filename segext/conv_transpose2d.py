@@ -167,8 +167,8 @@ def conv_transpose2d_cross_entropy(
 ) -> Tensor:
     """``cross_entropy(crop(conv_transpose2d(input, ...)), target, ...)``, without the scores where channels do not mix.
 
-    Then neither forward nor backward holds scores at full size, and autograd keeps nothing but the arguments. Second
-    derivatives and forward mode do hold the scores.
+    Then neither forward nor backward holds scores (logits) at full size, and autograd keeps nothing but the arguments.
+    Second derivatives and forward mode do hold the scores.
 
     Args:
         target: (N, height, width), or (height, width) without a batch: the class of each pixel, int64. Its size is
@@ -185,8 +185,9 @@ def conv_transpose2d_cross_entropy(
     Raises:
         TypeError: for a crop that is no ints.
         ValueError: for a crop that reaches past the output, or of another number of ints than one or two.
-        IndexError: for a target that is neither a class nor ``ignore_index``; on the CPU, a compiled or exported graph
-            raises RuntimeError instead; on CUDA, see :func:`segext.functional.set_index_check`.
+        IndexError: for a target that is neither a class nor ``ignore_index``; on CUDA from ``backward()`` where there
+            is a gradient, see :func:`segext.functional.set_index_check`. On the CPU, a compiled or exported graph
+            raises RuntimeError instead.
     """
     crop = checked_pair("crop", crop)
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
