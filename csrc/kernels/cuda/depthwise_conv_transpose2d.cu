@@ -1,4 +1,6 @@
 // Launches upsampling without mixing channels: chooses the kernel by kernel size, stride, alignment and memory order.
+#include <algorithm>
+
 #include "depthwise_conv_transpose2d.cuh"
 
 namespace segext {
@@ -41,7 +43,7 @@ bool lanes_fit_addend(const Params& params, int lanes) {
 
 // Cells that a thread goes through. Of the numbers that leave a large GPU enough threads, the one at which a unit's
 // blocks, whole ones, do the least.
-int64_t best_cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t phases) {
+int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t phases) {
   constexpr int64_t kEnoughThreads = 1 << 17;
   const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
   int64_t best = fewest, least_work = std::numeric_limits<int64_t>::max();
@@ -69,7 +71,7 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const auto cells = divide_cells(g, planes, runs, best_cells_per_thread(g, planes, runs, phases), phases);
+  const auto cells = divide_cells(g, planes, runs, cells_per_thread(g, planes, runs, phases), phases);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
   return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,

@@ -16,7 +16,6 @@
 // added with one rounding, as the CPU kernels with FMA do.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -225,16 +224,6 @@ struct WholeCells {
 // The rows of cells that the output has a part of: the first, and the one after the last.
 inline int64_t first_cell(const Upsampling& g) { return g.origin_h / g.stride_h; }
 inline int64_t end_cell(const Upsampling& g) { return (g.origin_h + g.output_height - 1) / g.stride_h + 1; }
-
-// Cells that a thread goes through, alike for all threads of units of so many phases: about `most`, or down to `fewest`
-// where that leaves too few threads, of which a large GPU has some 10^5 at once and wants a multiple.
-inline int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t phases, int64_t fewest,
-                                int64_t most) {
-  constexpr int64_t kEnoughThreads = 1 << 18;
-  const int64_t wanted = std::clamp(planes * runs * g.output_height / phases / kEnoughThreads, fewest, most);
-  const int64_t cells = end_cell(g) - first_cell(g), threads = std::max((cells + wanted / 2) / wanted, int64_t{1});
-  return ceil_divide(cells, threads);
-}
 
 // Cells, and the threads to launch.
 struct CellLaunch {

@@ -13,6 +13,7 @@
 // for a source whose gradients depend on it.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "../depthwise_conv_transpose2d_backward.h"
@@ -503,9 +504,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
 // ---- Launches -------------------------------------------------------------------------------------------------------
 
-// Cells that a thread adds up the gradients of weights over: the more, the fewer parts there are.
-inline constexpr int64_t kFewestCells = 4, kMostCells = 64;
-
 // Of a tile. A thread goes down a column for each 256 of them.
 inline constexpr int64_t kTileColumns = 1024;
 
@@ -550,13 +548,22 @@ std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
   return TileLaunch{tiles, blocks * Launch::kBlockThreads, shared_bytes};
 }
 
+// Cells that a thread adds up the gradients of weights over, alike for all threads: the more, the fewer parts there
+// are, but a large GPU has some 10^5 threads at once and wants a multiple.
+inline int64_t part_cells(const Upsampling& g, int64_t planes, int64_t runs) {
+  constexpr int64_t kFewest = 4, kMost = 64, kEnoughThreads = 1 << 18;
+  const int64_t wanted = std::clamp(planes * runs * g.output_height / kPhases / kEnoughThreads, kFewest, kMost);
+  const int64_t cells = end_cell(g) - first_cell(g), threads = std::max((cells + wanted / 2) / wanted, int64_t{1});
+  return ceil_divide(cells, threads);
+}
+
 // The division of planes, each of one class, for the gradients of weights and bias. None where kernel or sizes do not
 // allow it.
 inline std::optional<CellLaunch> divide_parts(const Upsampling& g) {
   if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || g.stride_w > kMaxCellStride) return std::nullopt;
   const int64_t columns = g.origin_w % g.stride_w + g.output_width;
-  const int64_t runs = (columns + g.stride_w - 1) / g.stride_w * g.stride_w, planes = g.samples * g.channels;
-  return divide_cells(g, planes, runs, cells_per_thread(g, planes, runs, kPhases, kFewestCells, kMostCells), kPhases);
+  const int64_t runs = ceil_divide(columns, g.stride_w) * g.stride_w, planes = g.samples * g.channels;
+  return divide_cells(g, planes, runs, part_cells(g, planes, runs), kPhases);
 }
 
 inline int64_t units_of(const Upsampling& g) { return ceil_divide(g.stride_h, kPhases); }
