@@ -301,12 +301,16 @@ inline void index_unpool_backward(const IndexUnpoolParams& p, void* grad_values)
 // Calls f(element of the input, element of the weight) for the products that make channel c at an output pixel.
 template <class F>
 void for_each_product(const Upsampling& g, int64_t n, int64_t c, int64_t y, int64_t x, F&& f) {
+  const auto tap = [](int64_t distance, int64_t dilation, int64_t kernel) {
+    const bool exists = distance >= 0 && distance % dilation == 0 && distance / dilation < kernel;
+    return exists ? distance / dilation : int64_t{-1};
+  };
   for (int64_t h = 0; h < g.height; ++h) {
+    const int64_t i = tap(y + g.origin_h - h * g.stride_h, g.dilation_h, g.kernel_h);
+    if (i < 0) continue;
     for (int64_t w = 0; w < g.width; ++w) {
-      const int64_t down = y + g.origin_h - h * g.stride_h, right = x + g.origin_w - w * g.stride_w;
-      if (down < 0 || right < 0 || down % g.dilation_h != 0 || right % g.dilation_w != 0) continue;
-      const int64_t i = down / g.dilation_h, j = right / g.dilation_w;
-      if (i >= g.kernel_h || j >= g.kernel_w) continue;
+      const int64_t j = tap(x + g.origin_w - w * g.stride_w, g.dilation_w, g.kernel_w);
+      if (j < 0) continue;
       f(element(g.channels_last, g.channels / g.multiplier, g.height, g.width, n, c / g.multiplier, h, w),
         (c * g.kernel_h + i) * g.kernel_w + j);
     }
