@@ -45,7 +45,7 @@ struct Pixel {
 };
 
 // The smallest of 1, 2, 4, 8, 16, 32 bits that tells `taps` taps apart.
-SEGEXT_INLINE int code_bits(int64_t taps) {
+SEGEXT_INLINE constexpr int code_bits(int64_t taps) {
   int bits = 1;
   while (bits < 32 && (int64_t{1} << bits) < taps) bits *= 2;
   return bits;

@@ -18,7 +18,7 @@ namespace segext {
 inline constexpr int kMaxRunBytes = 8;
 
 // Of codes of 2x2 windows: the bits of one, and how many a byte has.
-inline constexpr int kBlockBits = 2, kBlocksPerByte = 8 / kBlockBits;
+inline constexpr int kBlockBits = code_bits(4), kBlocksPerByte = 8 / kBlockBits;
 
 // Code k of a run.
 __device__ __forceinline__ uint64_t place_code(uint32_t code, int k, int bits) {

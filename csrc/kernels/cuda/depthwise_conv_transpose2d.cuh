@@ -266,7 +266,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
     Lanes<T, kLanes> added[kTogether];
 #pragma unroll
     for (int k = 0; k < kTogether; ++k) rows[k + 1] = columns.read(k < count);
-    columns.step_back(kTogether - count);
 #pragma unroll
     for (int k = 0; k < kTogether; ++k) {
       if (k < count) added[k] = load_added(k * stride);
@@ -287,6 +286,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
         if (p + 1 < phases) added[k] = load_added(k * stride + p + 1);
       }
     }
+    rows[0] = rows[kTogether];  // of use where there are as many cells
+    columns.step_back(kTogether - count);
   };
 
   // The next cell, h, at a border of either map, or of a kernel that spans less than two strides.
@@ -325,7 +326,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
       write_cell(h);
     }
     has_above = count == kTogether;
-    rows[0] = rows[kTogether];
     h += count;
     output += count * cell_step;
     if (kAdds) addend += count * stride * addend_steps.row;

@@ -29,7 +29,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                          ReluMask<Bits> relu, PoolShape<int32_t> shape, Divisor<int32_t> runs_per_row,
                          int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes, kVectors = 2 * kCount / kLanes;
-  const int bits = code_bits(4);
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
@@ -47,7 +46,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   if constexpr (kCount > kBlocksPerByte) {
     run = static_cast<uint32_t>(load_run(codes, thread, kCount / kBlocksPerByte));
   } else {
-    run = load_code_run<kCount>(codes, thread * kCount, bits);
+    run = load_code_run<kCount>(codes, thread * kCount, kBlockBits);
   }
 
   Lanes<Bits, kCount> result;
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const Vector<Bits>& upper = pixels[0][2 * k / kLanes];
     const Vector<Bits>& lower = pixels[1][2 * k / kLanes];
     const int left = 2 * k % kLanes;
-    const uint32_t code = take_code(run, k, bits);
+    const uint32_t code = take_code(run, k, kBlockBits);
     const Bits in_upper = (code & 1) != 0 ? upper.lane[left + 1] : upper.lane[left];
     const Bits in_lower = (code & 1) != 0 ? lower.lane[left + 1] : lower.lane[left];
     result.lane[k] = (code & 2) != 0 ? in_lower : in_upper;

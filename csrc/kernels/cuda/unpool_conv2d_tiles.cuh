@@ -112,8 +112,8 @@ class HaloCell {
           if (k >= channels_) continue;
           const int64_t step = k * channel_step_;
           values_.lane[k] = input_[step];
-          const uint32_t code = load_code(codes_, element_ + step, code_bits(4));
-          run_ |= static_cast<uint32_t>(place_code(code, k, code_bits(4)));
+          const uint32_t code = load_code(codes_, element_ + step, kBlockBits);
+          run_ |= static_cast<uint32_t>(place_code(code, k, kBlockBits));
         }
       }
     }
