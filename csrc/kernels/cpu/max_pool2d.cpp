@@ -167,9 +167,10 @@ class Pool {
     });
   }
 
-  // `count` pooled rows of windows that tile the map, from its row `lines` on. Returns that.
+  // `count` pooled rows of windows that tile the map, from its row `lines` on. Returns that. Not inlined: where the
+  // loops of all windows are one function, none keeps its vectors in registers.
   template <int Size>
-  int64_t tiled(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) const {
+  __attribute__((noinline)) int64_t tiled(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) const {
     const Range whole{0, smaller(g_.pooled_width, g_.width / Size)};
     for (int64_t k = 0; k < count; ++k, lines += Size * rows_.row, out += rows_.pooled_row) {
       columns<Size, Size, true>(lines, rows_.row, whole, {0, Size}, out, codes);

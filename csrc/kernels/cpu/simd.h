@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "../switches.h"
@@ -105,6 +106,18 @@ SEGEXT_INLINE Vec<T> load_partial(const T* p, int64_t count) {
     v = _mm512_maskz_loadu_epi64(_bzhi_u32(0xffu, count), p);
   }
   return reinterpret_cast<Vec<T>>(v);
+#elif defined(__AVX2__)
+  const int64_t words = count * static_cast<int64_t>(sizeof(T)) / 4;  // of four bytes
+  const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), end = _mm256_set1_epi32(static_cast<int>(words));
+  __m256i v = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), _mm256_cmpgt_epi32(end, number));
+  if constexpr (sizeof(T) < 4) {
+    int last = 0;  // the word that is not whole
+    for (int64_t k = count; k-- > words * 4 / static_cast<int64_t>(sizeof(T));) {
+      last = last << 8 * sizeof(T) | static_cast<std::make_unsigned_t<T>>(p[k]);
+    }
+    v = _mm256_or_si256(v, _mm256_and_si256(_mm256_cmpeq_epi32(end, number), _mm256_set1_epi32(last)));
+  }
+  return reinterpret_cast<Vec<T>>(v);
 #else
   Vec<T> v{};
   std::memcpy(&v, p, count * sizeof(T));
@@ -125,6 +138,33 @@ SEGEXT_INLINE void store_partial(T* p, Vec<T> v, int64_t count) {
   } else {
     _mm512_mask_storeu_epi64(p, _bzhi_u32(0xffu, count), bits);
   }
+#elif defined(__AVX2__)
+  // In pieces: a masked store takes some processors forty steps.
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  if (bytes == kVectorBytes) return store(p, v);
+  auto* at = reinterpret_cast<char*>(p);
+  const __m256i all = reinterpret_cast<__m256i>(v);
+  __m128i half = _mm256_castsi256_si128(all);
+  if (bytes & 16) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), half);
+    half = _mm256_extracti128_si256(all, 1);
+    at += 16;
+  }
+  int64_t piece = _mm_cvtsi128_si64(half);
+  if (bytes & 8) {
+    std::memcpy(at, &piece, 8);
+    piece = _mm_extract_epi64(half, 1);
+    at += 8;
+  }
+  const auto put = [&](auto size) {
+    if ((bytes & size()) == 0) return;
+    std::memcpy(at, &piece, size());
+    piece >>= 8 * size();
+    at += size();
+  };
+  if constexpr (sizeof(T) <= 4) put(std::integral_constant<int, 4>{});
+  if constexpr (sizeof(T) <= 2) put(std::integral_constant<int, 2>{});
+  if constexpr (sizeof(T) == 1) put(std::integral_constant<int, 1>{});
 #else
   std::memcpy(p, &v, count * sizeof(T));
 #endif
@@ -230,6 +270,8 @@ SEGEXT_INLINE Vec<Int<T>> widen_codes(const uint8_t* codes) {
   } else if constexpr (sizeof(T) == 4) {
     return reinterpret_cast<Vec<Int<T>>>(
         _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes))));
+  } else if constexpr (sizeof(T) == 8) {
+    return reinterpret_cast<Vec<Int<T>>>(_mm256_cvtepu8_epi64(_mm_loadu_si32(codes)));
   }
 #endif
   Vec<uint8_t, kLanes<T>> bytes;

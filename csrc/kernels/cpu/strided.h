@@ -74,12 +74,15 @@ struct FirstLanes {
   }
 };
 
-// Calls block(column, lanes) for the columns of `range`, a vector at a time.
+// Calls block(column, lanes) for the columns of `range`, a vector at a time. What is left over is apart from the loop,
+// where it would take registers.
 template <class T, class F>
 SEGEXT_INLINE void for_each_block(Range range, F&& block) {
   int64_t j = range.begin;
   for (; j + kLanes<T> <= range.end; j += kLanes<T>) block(j, AllLanes{});
-  if (j < range.end) block(j, FirstLanes{range.end - j});
+  if (j < range.end) [[unlikely]] {
+    block(j, FirstLanes{range.end - j});
+  }
 }
 
 // Stores the interleaving of the Stride phases of a block of pooled columns.
@@ -114,7 +117,7 @@ SEGEXT_INLINE void for_each_tap(const T* first, const Window& w, Lanes lanes, F&
     for (int q = 0; q < Stride; ++q) {
       pixels[q] = lanes.load_lanes(first + from * dilation + q * kLanes<T>, q, Stride);
     }
-    [&]<int... P>(std::integer_sequence<int, P...>) {
+    [&]<int... P>(std::integer_sequence<int, P...>) SEGEXT_LAMBDA_INLINE {
       (..., (from + P >= t ? tap(from + P, deinterleave<Stride, P>(pixels, LaneSequence<T>{})) : void()));
     }(std::make_integer_sequence<int, Stride>{});
   }
