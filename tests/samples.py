@@ -1,5 +1,6 @@
 """Inputs worth testing and how results are compared: windows, shapes, memory layouts, hard values, to the bit."""
 
+import platform
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -192,9 +193,14 @@ def reference_pool(relu):
     return reference.relu_max_pool2d if relu else reference.max_pool2d
 
 
+def stock_relu(x):
+    """Stock's ReLU as it is on x86, where -0 stays. On ARM its scalars leave it, its vectors make it 0."""
+    return stock.relu(x) if platform.machine() == "x86_64" else torch.where(x == 0, x.detach(), stock.relu(x))
+
+
 def stock_pool(x, pool, relu):
     """Values and indices of stock's pool, after stock's ReLU if wanted."""
-    x = stock.relu(x) if relu else x
+    x = stock_relu(x) if relu else x
     if x.dtype.is_floating_point:
         return stock.max_pool2d(x, *pool, return_indices=True)
     # Stock's channels_last kernel refuses maps with more pixels than a short integer type can count.

@@ -21,12 +21,12 @@ CpuCapability detect() {
       best = CpuCapability::kAvx512;
     }
   }
-#endif
   if (const char* wanted = std::getenv("SEGEXT_CPU_CAPABILITY")) {
     for (CpuCapability level : {CpuCapability::kBaseline, CpuCapability::kAvx2}) {
       if (level < best && std::strcmp(wanted, kNames[static_cast<int>(level)]) == 0) return level;
     }
   }
+#endif
   return best;
 }
 

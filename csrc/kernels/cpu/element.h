@@ -65,9 +65,16 @@ SEGEXT_INLINE float Half<0x7f80>::rank(int16_t v) {
   return float_from_bits(static_cast<uint32_t>(static_cast<uint16_t>(v)) << 16);
 }
 
+// The compiler's own float16, for conversions one by one.
+#if defined(__aarch64__)
+using CompilerHalf = __fp16;  // before version 13, GCC has the other name in C alone
+#else
+using CompilerHalf = _Float16;
+#endif
+
 template <>
 SEGEXT_INLINE float Half<0x7c00>::rank(int16_t v) {
-  _Float16 value;
+  CompilerHalf value;
   std::memcpy(&value, &v, sizeof(value));
   return static_cast<float>(value);
 }

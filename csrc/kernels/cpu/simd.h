@@ -91,6 +91,17 @@ SEGEXT_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof(v));
 }
 
+// Copies `count` elements, less than a vector of them, in pieces of halving size: one copy of any size would be a call.
+template <class T, int kBytes = kVectorBytes / 2>
+SEGEXT_INLINE void copy_pieces(void* to, const void* from, int64_t count) {
+  const bool takes = count * static_cast<int64_t>(sizeof(T)) & kBytes;
+  if (takes) std::memcpy(to, from, kBytes);
+  if constexpr (kBytes > static_cast<int>(sizeof(T))) {
+    const int64_t taken = takes ? kBytes : 0;
+    copy_pieces<T, kBytes / 2>(static_cast<char*>(to) + taken, static_cast<const char*>(from) + taken, count);
+  }
+}
+
 // The first `count` lanes (0 to all); the others load as zero. Touches no other memory.
 template <class T>
 SEGEXT_INLINE Vec<T> load_partial(const T* p, int64_t count) {
@@ -119,8 +130,9 @@ SEGEXT_INLINE Vec<T> load_partial(const T* p, int64_t count) {
   }
   return reinterpret_cast<Vec<T>>(v);
 #else
+  if (count == kLanes<T>) return load(p);
   Vec<T> v{};
-  std::memcpy(&v, p, count * sizeof(T));
+  copy_pieces<T>(&v, p, count);
   return v;
 #endif
 }
@@ -166,7 +178,8 @@ SEGEXT_INLINE void store_partial(T* p, Vec<T> v, int64_t count) {
   if constexpr (sizeof(T) <= 2) put(std::integral_constant<int, 2>{});
   if constexpr (sizeof(T) == 1) put(std::integral_constant<int, 1>{});
 #else
-  std::memcpy(p, &v, count * sizeof(T));
+  if (count == kLanes<T>) return store(p, v);
+  copy_pieces<T>(p, &v, count);
 #endif
 }
 

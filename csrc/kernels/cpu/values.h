@@ -73,7 +73,7 @@ SEGEXT_INLINE Vec<int16_t> narrow(Float16, Vec<float> low, Vec<float> high) {
 #else
   Vec<int16_t> v;
   for (int k = 0; k < kLanes<int16_t>; ++k) {
-    const _Float16 half = static_cast<_Float16>(k < kLanes<float> ? low[k] : high[k - kLanes<float>]);
+    const auto half = static_cast<CompilerHalf>(k < kLanes<float> ? low[k] : high[k - kLanes<float>]);
     int16_t bits;
     std::memcpy(&bits, &half, sizeof(bits));
     v[k] = bits;
