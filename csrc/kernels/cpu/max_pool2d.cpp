@@ -85,7 +85,8 @@ class Pool {
                     (g_.channels_last || has_strided_path(g_))),
         packs_(vectorises_ && packs_pixels<Raw>(g_)),
         tiles_(vectorises_ && tiles_map(g_)),
-        merges_(tiles_ && merges_rows<Raw>(g_)) {}
+        merges_(tiles_ && merges_rows<Raw>(g_)),
+        prefetches_(has_long_pixels<Raw>(g_)) {}
 
   // Pooled rows [begin, end) of one sample; row `begin` starts on a byte of the codes.
   void run(int64_t sample, int64_t begin, int64_t end) {
@@ -217,6 +218,7 @@ class Pool {
     for_each_block<Raw>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
       Best best;
       const Raw* line = corner + c;
+      if (Kernel == 2 && prefetches_) prefetch_pixels(corner, step_h, c);
 #pragma GCC unroll 3
       for (int64_t i = rows_begin; i < rows_end; ++i, line += step_h) {
         const Raw* tap = line;
@@ -262,9 +264,10 @@ class Pool {
   const Rows rows_;
   const Range interior_;
   const bool vectorises_;
-  const bool packs_;   // see packs_pixels
-  const bool tiles_;   // see tiles_map
-  const bool merges_;  // see merges_rows
+  const bool packs_;       // see packs_pixels
+  const bool tiles_;       // see tiles_map
+  const bool merges_;      // see merges_rows
+  const bool prefetches_;  // see has_long_pixels
   Phases<Raw> phases_;
   TapRows<Raw> taps_;
 };
