@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -20,6 +20,11 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 PICTURES = ROOT / "docs" / "pictures"
 
 OPS = "2026-11-26-cpu"  # of `make bench`
+PROCESSORS = {  # of `make bench`, elsewhere too
+    "Xeon, AVX-512": OPS,
+    "EPYC, AVX-512": "2026-11-26-epyc-cpu",
+    "EPYC, AVX2": "2026-11-26-epyc-avx2-cpu",
+}
 NETWORKS = "2026-11-26-camvid-cpu"  # of `python -m benchmarks models`
 GPU = "2026-11-26-h200"  # of `make gpu`
 
@@ -62,9 +67,9 @@ def key_rows(dtype: str, folder: str = OPS) -> dict[str, dict[str, dict]]:
     return by_format(row for row in results(folder)["throughput"] if row["suite"] == "key" and row["dtype"] == dtype)
 
 
-def contest(op: str, dtype: str = "float32") -> dict[str, dict]:
+def contest(op: str, dtype: str = "float32", folder: str = OPS) -> dict[str, dict]:
     """Memory format to the row of the first map that ``op`` was run on, upsampling or decoding."""
-    rows = [r for r in contests() if (r["op"], r["dtype"]) == (op, dtype)]
+    rows = [r for r in contests(folder) if (r["op"], r["dtype"]) == (op, dtype)]
     return by_format(row for row in rows if row["map"] == rows[0]["map"])[op]
 
 
@@ -175,6 +180,20 @@ def types() -> str:
                 ratios = [formats[f]["to_stock"]["median"] for f in FORMATS]
                 rows.append([NAMES[op], dtype, *map(marked, ratios), marked(worst(formats))])
     return table(["op", "type", "to stock, NCHW", "to stock, channels_last", "to the best stock way"], rows, left=2)
+
+
+def processors() -> str:
+    keyed = ("pool", "relu+pool", "pool backward", "unpool", "unpool backward")
+    others = ("unpool, 3x3 deconv", "upsample x8, crop, argmax", "upsample x8, crop, loss, backward", "bilinear x8")
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for op in keyed + others:
+            formats = (
+                key_rows(dtype, folder)[op] if op in keyed else contest(op, dtype, folder)
+                for folder in PROCESSORS.values()
+            )
+            rows.append([NAMES[op], dtype, *(marked(worst(each)) for each in formats)])
+    return table(["op", "type", *PROCESSORS], rows, left=2)
 
 
 def fresh_pages() -> str:
@@ -385,11 +404,13 @@ def gpu_targets() -> str:
     return table(["what", "target", "measured, at worst", ""], rows)
 
 
-BLOCKS: dict[str, tuple[Callable[[], str], str]] = {
+# What makes the block, and the folders that it quotes.
+BLOCKS: dict[str, tuple] = {
     "gains": (gains, OPS),
     "switches": (switches, OPS),
     "kept": (kept, OPS),
     "types": (types, OPS),
+    "processors": (processors, *PROCESSORS.values()),
     "fresh-pages": (fresh_pages, OPS),
     "calls": (calls, OPS),
     "prepacked": (prepacked, OPS),
@@ -414,10 +435,10 @@ def refreshed(page: Path) -> str:
 
     def fill(match: re.Match) -> str:
         opening, name, _, closing = match.groups()
-        block, folder = BLOCKS[name]
-        origin = source(folder, page, brief=folder in told)
-        told.add(folder)
-        return f"{opening}\n{block()}\n\n{origin}\n\n{closing}"
+        block, *folders = BLOCKS[name]
+        origins = "\\\n".join(source(folder, page, brief=folder in told) for folder in folders)
+        told.update(folders)
+        return f"{opening}\n{block()}\n\n{origins}\n\n{closing}"
 
     return BLOCK.sub(fill, page.read_text())
 
