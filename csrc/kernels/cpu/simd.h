@@ -151,7 +151,8 @@ SEGEXT_INLINE void store_partial(T* p, Vec<T> v, int64_t count) {
     _mm512_mask_storeu_epi64(p, _bzhi_u32(0xffu, count), bits);
   }
 #elif defined(__AVX2__)
-  // In pieces: a masked store takes some processors forty steps.
+  // In pieces, from registers: those of copy_pieces wait for a store of the whole, and a masked store takes some
+  // processors forty steps.
   const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
   if (bytes == kVectorBytes) return store(p, v);
   auto* at = reinterpret_cast<char*>(p);
