@@ -14,7 +14,7 @@ from torch import Tensor
 import segext.functional as own
 
 from . import harness
-from .compiling import compiled, fresh
+from .compiling import Miscompiled, check_compiled, compiled, fresh
 from .harness import Call, Pace, Summary
 from .pooling import same
 from .progress import Progress
@@ -101,17 +101,28 @@ def run(seconds: float, progress: Progress, *, compile: bool, notes: list[str]) 
                         notes.append(f"no time was left to compile {what}")
                         continue
                     progress.step(what)
-                    yield _row(op, x, trains, wants_compiled, pace.allot())
+                    try:
+                        yield _row(op, x, trains, wants_compiled, pace.allot())
+                    except Miscompiled as error:
+                        notes.append(str(error))
 
 
 def contest_of(op: Op, x: Tensor, trains: bool, compile: bool = False) -> dict[str, Call]:
-    """Both calls on ``x``, after a check that they agree. To be made and called in the grad mode it is meant for."""
-    contest = {
-        "segext": _call(op.segext, _own_pool if op.unpools else None, x, trains, compile),
-        "stock": _call(op.stock, _stock_pool if op.unpools else None, x, trains, compile),
-    }
-    what = f"{op.name} on {tuple(x.shape)} differs from stock's"
-    same(_first(contest["segext"]()), _first(contest["stock"]()), what)
+    """Both calls on ``x``, after a check that they agree. To be made and called in the grad mode it is meant for.
+
+    Raises:
+        CheckFailed: if segext's result differs from eager stock's.
+        Miscompiled: if compiled stock's does.
+    """
+
+    def call(whose: Callable, pool: Callable, compile: bool) -> Call:
+        return _call(whose, pool if op.unpools else None, x, trains, compile)
+
+    contest = {"segext": call(op.segext, _own_pool, compile), "stock": call(op.stock, _stock_pool, compile)}
+    eager = call(op.stock, _stock_pool, False) if compile else contest["stock"]
+    same(_first(contest["segext"]()), _first(eager()), f"{op.name} on {tuple(x.shape)} differs from eager stock's")
+    if compile:
+        check_compiled(contest["stock"], eager, f"stock's {op.name} on {tuple(x.shape)}")
     return contest
 
 

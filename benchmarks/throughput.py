@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import harness
-from .compiling import fresh
+from .compiling import Miscompiled, check_compiled, fresh
 from .harness import Call, CheckFailed, Clock, Pace, Summary
 from .inputs import feature_maps
 from .networks import DECONVNET, ODD, Network, Pool
@@ -146,9 +146,12 @@ def _compile(op: Op, subjects: dict[str, Subject], until: float, notes: list[str
             continue
         try:
             with mode_of(op):
-                call = op.calls(subject).compile()
-                call()
+                eager = op.calls(subject)
+                call = eager.compile()
+                check_compiled(call, eager.stock, f"stock's {what}")
             calls[format] = call
+        except Miscompiled as error:
+            notes.append(str(error))
         except Exception as error:  # no compiler, or one of the many ways in which compiling fails
             notes.append(f"stock's {what} does not compile: {type(error).__name__}: {str(error).strip()[:200]}")
     return calls

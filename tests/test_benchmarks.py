@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from benchmarks import (
 from benchmarks.__main__ import main
 from benchmarks.harness import CheckFailed, Pace, Summary
 from benchmarks.pooling import Subject
+from benchmarks.progress import Progress
 from benchmarks.results import Results
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -215,6 +217,29 @@ def test_a_wrong_result_stops_the_run(monkeypatch, tmp_path, capsys):
     assert "Wrong result" in message
     assert "pool, DeconvNet 224x224 pool1, batch 1, float32 NCHW: maxima differ" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_stock_that_is_miscompiled_is_left_out_with_a_note(monkeypatch):
+    """Inductor has given wrong gradients; that is no fault of segext's, and no reason to end."""
+
+    def miscompiled(function):
+        return function if function is pool.segext else lambda *arguments: tuple(2 * x for x in function(*arguments))
+
+    (pool,) = [op for op in calls.OPS if op.name == "pool"]
+    monkeypatch.setattr(calls, "OPS", (pool,))
+    monkeypatch.setattr(calls, "compiled", miscompiled)
+    monkeypatch.setattr(harness, "measure", lambda contest, seconds: {name: [1.0] for name in contest})
+    notes = []
+    rows = list(calls.run(600, Progress(), compile=True, notes=notes))
+    assert len(notes) == 4
+    assert notes[0] == f"stock's pool on {calls.SMALL}, compiled, gives another result than eager: left out"
+    assert {row.compiled for row in rows} == {False}
+
+    monkeypatch.setattr(pooling, "compiled", miscompiled)
+    subject = Subject.of(networks.DECONVNET.pools[0], torch.randn(1, 2, 8, 8), torch.float32, "NCHW")
+    notes = []
+    assert not throughput._compile(pooling.POOL, {"NCHW": subject}, time.monotonic() + 60, notes)
+    assert notes == ["stock's pool float32 NCHW, compiled, gives another result than eager: left out"]
 
 
 # ---- The run -------------------------------------------------------------------------------------------------------
