@@ -146,6 +146,9 @@ def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autogr
 
         @staticmethod
         def jvp(ctx, tangent, *_):
+            if tangent is None:  # only the ReLU's output has one, which selects: that is constant almost everywhere
+                relu_output = ctx.saved_tensors[-1]
+                return relu_output.new_zeros(*relu_output.shape[:-2], *ctx.output_size)
             return globals()[name](tangent, *ctx.saved_tensors, ctx.output_size, *ctx.rest)
 
     Linear.__name__ = Linear.__qualname__ = f"_{name}"
@@ -160,18 +163,35 @@ def _any_requires_grad(args) -> bool:
     return any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
 
 
+def _refuse_nested_forward_mode(name: str) -> None:
+    """An autograd Function keeps what it saves for forward mode without the tangents of the levels around its own."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
+        raise NotImplementedError(
+            f"{name}: forward-mode derivatives of forward-mode derivatives, as jacfwd(jacfwd(f)) takes them, would be "
+            "wrong. Use jacfwd(jacrev(f)) or torch.func.hessian(f)."
+        )
+
+
 def _differentiable(
     op,
     function: type[torch.autograd.Function],
     arguments: Callable[..., tuple],
-    requires_grad: Callable[[tuple], bool] = _first_requires_grad,
+    *,
+    is_linear: bool = True,
 ) -> Callable[..., Any]:
-    """``op`` by the cheapest door that still differentiates; ``arguments`` turns the op's into the Function's."""
+    """``op`` by the cheapest door that still differentiates; ``arguments`` turns the op's into the Function's.
+
+    One that ``is_linear`` depends on its first argument alone, and its derivative on none.
+    """
+    requires_grad = _first_requires_grad if is_linear else _any_requires_grad
     # Function.apply binds defaults through inspect.signature, at several times the cost of the pool itself.
     apply_to_plain_tensors = super(torch.autograd.Function, function).apply
 
     def call_eagerly(*args):
         if torch._C._are_functorch_transforms_active():
+            if not is_linear:
+                _refuse_nested_forward_mode(name)
             return function.apply(*arguments(*args))
         if (torch.is_grad_enabled() and requires_grad(args)) or forward_ad._current_level >= 0:
             # A trace of torch.jit must see the op. It does below, so calls without a gradient need not ask.
@@ -540,34 +560,34 @@ depthwise_conv_transpose2d = _differentiable(
     _ops.depthwise_conv_transpose2d.default,
     _DepthwiseConvTranspose2d,
     lambda *args: (*args[:4], _Static(*args[4:])),
-    _any_requires_grad,
+    is_linear=False,
 )
 
 depthwise_conv_transpose2d_cross_entropy = _differentiable(
     _ops.depthwise_conv_transpose2d_cross_entropy.default,
     _CrossEntropy,
     lambda *args: (*args[:5], _Static(*args[5:])),
-    _any_requires_grad,
+    is_linear=False,
 )
 depthwise_conv_transpose2d_cross_entropy_backward = _differentiable(
     _ops.depthwise_conv_transpose2d_cross_entropy_backward.default,
     _CrossEntropyBackward,
     lambda *args: (*args[:6], _Static(*args[6:])),
-    _any_requires_grad,
+    is_linear=False,
 )
 
 dense_conv_transpose2d = _differentiable(
     _ops.dense_conv_transpose2d.default,
     _DenseConvTranspose2d,
     lambda *args: (*args[:3], _Static(*args[3:])),
-    _any_requires_grad,
+    is_linear=False,
 )
 
 unpool_conv2d = _differentiable(
     _ops.unpool_conv2d.default,
     _UnpoolConv2d,
     lambda *args: (*args[:5], _Static(*args[5:])),
-    _any_requires_grad,
+    is_linear=False,
 )
 
 # Not differentiable: conversions of codes, checks, forms that write into a caller's tensor, and backwards that give way

@@ -32,7 +32,7 @@ def pool_function(request):
 def test_gradcheck_of_pooling(pool_function, pool, shape, layout, device):
     x = layout(tie_free(shape).to(device)).requires_grad_()
     assert gradcheck(lambda x: pool_function(x, *pool), x, check_batched_grad=True)
-    assert gradgradcheck(lambda x: pool_function(x, *pool), x, check_batched_grad=True)
+    assert gradgradcheck(lambda x: pool_function(x, *pool), x, check_batched_grad=True, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("by_indices", [False, True])
@@ -125,6 +125,19 @@ def test_jacobians(pool_function, transform, device):
 
     def derivative(function):
         return transform(lambda x: function(x, 3, 2, 1).pow(3).sum(dim=(0, 1)))(x)
+
+    torch.testing.assert_close(derivative(pool_function), derivative(composition(pool_function)))
+
+
+@pytest.mark.parametrize("power", [1, 3])
+@pytest.mark.parametrize("outer", [torch.func.jacrev, torch.func.jacfwd], ids=name)
+@pytest.mark.parametrize("inner", [torch.func.jacrev, torch.func.jacfwd], ids=name)
+def test_second_derivatives_in_any_mode(pool_function, inner, outer, power, device):
+    """Of what is linear in the maxima too, whose first derivative has no tangent."""
+    x = tie_free((1, 2, 4, 5)).to(device)
+
+    def derivative(function):
+        return outer(inner(lambda x: function(x, 3, 2, 1).pow(power).sum()))(x)
 
     torch.testing.assert_close(derivative(pool_function), derivative(composition(pool_function)))
 

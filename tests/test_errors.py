@@ -381,6 +381,20 @@ def test_out_has_no_tangent(by_indices):
             unpool(dual)
 
 
+def test_products_refuse_forward_mode_over_forward_mode():
+    """Autograd would drop the inner tangent of what they save, and give a wrong number."""
+    x, weight = normal((1, 2, 5, 6), torch.float64), normal((2, 1, 4, 4), torch.float64)
+    scale = torch.tensor(1.5, dtype=torch.float64)
+
+    def scores(convolve):
+        return lambda scale: convolve(x * scale, weight * scale, stride=2, groups=2).sum()
+
+    with pytest.raises(NotImplementedError, match=r"conv_transpose2d: forward-mode .* Use jacfwd\(jacrev\(f\)\)"):
+        torch.func.jacfwd(torch.func.jacfwd(scores(own.conv_transpose2d)))(scale)
+    expected = torch.func.hessian(scores(stock.conv_transpose2d))(scale)
+    torch.testing.assert_close(torch.func.hessian(scores(own.conv_transpose2d))(scale), expected)
+
+
 def test_out_made_in_inference_mode():
     values, switches = own.max_pool2d(normal((2, 3, 8, 8)), 2, return_indices=True)
     with torch.inference_mode():
