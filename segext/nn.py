@@ -202,11 +202,13 @@ class Prepackable(nn.Module):
     def prepack(self) -> Prepackable:
         """Pack the weight now rather than in every call: for inference.
 
-        Calls read what was packed as long as the layer has the same weight, unchanged; after any change of it, such as
-        a step of training, they pack it themselves again, until the next ``prepack()``. Loading a state dict and moving
-        or casting the layer pack anew. One thing goes unnoticed: **writing to the weight through** ``weight.data``, and
-        to a weight made in inference mode. What ``torch.compile`` and ``torch.export`` make of the layer reads what was
-        packed if the weight requires no gradient, and does not notice later changes in place.
+        Calls read what was packed as long as the layer has the same weight, unchanged; after any change of it, and from
+        the first call on that may train it, in which it requires a gradient and ``torch.no_grad`` is not in effect,
+        they pack it themselves again, until the next ``prepack()``. Loading a state dict and moving or casting the
+        layer pack anew. What PyTorch keeps no count of **goes unnoticed: writing to the weight through**
+        ``weight.data``, through NumPy or by collectives of ``torch.distributed``, and to a weight made in inference
+        mode. What ``torch.compile`` and ``torch.export`` make of the layer reads what was packed if the weight requires
+        no gradient, and does not notice later changes in place.
 
         What is packed is no part of the state dict. It is float32, or float64 for float64, with outputs filled up to a
         multiple of 16. Nothing is packed where it would not be read, such as on CUDA, nor of a weight that is computed
@@ -246,25 +248,39 @@ class _Version:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self.number = None if tensor.is_inference() else tensor._version
+        self.state = self._state()
 
     def is_still(self, tensor: Tensor | None) -> bool:
+        """Whether ``tensor`` is it, has not changed since and, as far as this call goes, will not be trained."""
         if torch.compiler.is_compiling():
             # Versions are not to be had in graphs, and exporters put stand-ins for a module's tensors.
             same = tensor is not None if torch.compiler.is_exporting() else tensor is self.tensor
             return same and not tensor.requires_grad
-        return tensor is self.tensor and (self.number is None or tensor._version == self.number)
+        if tensor is not self.tensor:
+            return False
+        # A fused optimizer's step changes no version.
+        if tensor.requires_grad and torch.is_grad_enabled() or not self._is_unchanged():
+            self.state = None
+        return self.state is not None
+
+    def _state(self) -> tuple[int | None, int]:
+        """What changes with the tensor's values: its version, and by ``tensor.data = ...`` its storage."""
+        version = None if self.tensor.is_inference() else self.tensor._version
+        return version, self.tensor.untyped_storage()._cdata
+
+    def _is_unchanged(self) -> bool:
+        return self.state == self._state()
 
     def __deepcopy__(self, memo: dict) -> _Version:
-        return _restored(copy.deepcopy(self.tensor, memo), self.is_still(self.tensor))
+        return _restored(copy.deepcopy(self.tensor, memo), self._is_unchanged())
 
     def __reduce__(self) -> tuple:
-        return _restored, (self.tensor, self.is_still(self.tensor))
+        return _restored, (self.tensor, self._is_unchanged())
 
 
-def _restored(tensor: Tensor, is_still: bool) -> _Version:
+def _restored(tensor: Tensor, is_unchanged: bool) -> _Version:
     version = _Version(tensor)
-    version.number = version.number if is_still else -1
+    version.state = version.state if is_unchanged else None
     return version
 
 
