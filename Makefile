@@ -34,6 +34,8 @@ LINTERS = $(shell sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",'
 bench: $(STAMPS)/$(if $(wildcard /dev/nvidiactl $(STAMPS)/build),build,cpu)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Threads that wait by spinning keep each other, and other processes, from the cores: maps of tests are small.
+test: export OMP_WAIT_POLICY ?= passive
 test: $(STAMPS)/build
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -51,9 +51,9 @@ def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
     yield _skip(dtype, setting)
     yield labels(dtype, setting)
     if dtype is torch.float32 or not quick:
-        yield _loss(8, 70, 31, dtype, setting)
+        yield _loss(8, setting.labels, 31, dtype, setting)
         if setting.device != "cpu":
-            yield _unchecked(_loss(8, 70, 31, dtype, setting))
+            yield _unchecked(_loss(8, setting.labels, 31, dtype, setting))
     if dtype is torch.float32 and not quick:
         yield _loss(2, 250, 1, dtype, setting)
         if setting.device == "cpu":  # cuDNN's choice among its ways of the dense filters takes a minute
@@ -162,8 +162,9 @@ def _loss(scale: int, size: int, crop: int, dtype: torch.dtype, setting: Setting
     """How FCNs train at 500x500: the loss of upsampled scores, and the gradient of the coarse ones."""
     filters = _filters(scale, dtype, setting)
     dense = _dense(filters)
-    target = torch.randint(0, CLASSES, (setting.batch, 500, 500), generator=torch.Generator().manual_seed(0))
-    target[:, :25] = 255
+    side = setting.labelled
+    target = torch.randint(0, CLASSES, (setting.batch, side, side), generator=torch.Generator().manual_seed(0))
+    target[:, : side // 20] = 255
     target = target.to(setting.device)
 
     def gradient(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -177,7 +178,7 @@ def _loss(scale: int, size: int, crop: int, dtype: torch.dtype, setting: Setting
         def loss(x: Tensor) -> Tensor:
             scores = stock.conv_transpose2d(x, weight, None, scale, groups=groups)
             return stock.cross_entropy(
-                scores[..., crop : crop + 500, crop : crop + 500], target, ignore_index=255, reduction="sum"
+                scores[..., crop : crop + side, crop : crop + side], target, ignore_index=255, reduction="sum"
             )
 
         return gradient(loss)

@@ -203,6 +203,7 @@ class Findings:
 
 def run(job: Job) -> Outcome:
     start = time.monotonic()
+    seconds = 0.0 if job.rehearsal else job.seconds  # as few samples as there can be
     device = torch.device(job.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -212,12 +213,12 @@ def run(job: Job) -> Outcome:
     found = Findings(works, Results({**environment(named), **facts}), job.out / "bench.json")
     results, progress = found.results, Progress()
     cold, waiting = clocks.clocks(device)
-    upsampled = upsampling_rows(UPSAMPLING * job.seconds, job.device, cold, progress, job.rehearsal)
-    decoded = decoding_rows(DECODING * job.seconds, job.device, cold, progress, job.rehearsal)
+    upsampled = upsampling_rows(UPSAMPLING * seconds, job.device, cold, progress, job.rehearsal)
+    decoded = decoding_rows(DECODING * seconds, job.device, cold, progress, job.rehearsal)
     throughput_rows = throughput.run(
         works,
         images,
-        THROUGHPUT * job.seconds - (time.monotonic() - start),
+        THROUGHPUT * seconds - (time.monotonic() - start),
         progress,
         compile=not job.rehearsal,
         notes=results.notes,
@@ -229,7 +230,7 @@ def run(job: Job) -> Outcome:
         ("throughput", results.throughput, throughput_rows),
         ("decoding", results.decoding, decoded),
         ("upsampling", results.upsampling, upsampled),
-        ("calls", found.calls, call_rows(CALLS * job.seconds, device, waiting, progress)),
+        ("calls", found.calls, call_rows(CALLS * seconds, device, waiting, progress)),
         ("memory", found.memory, memory_rows(device, job.rehearsal)),
     ):
         progress.step(what)
