@@ -4,7 +4,7 @@ CPU kernels are compiled once per instruction set; CUDA kernels whenever a usabl
 or a CUDA build of torch. The resolved settings are printed.
 
 Environment: SEGEXT_CUDA=1 demands the CUDA part, 0 leaves it out; TORCH_CUDA_ARCH_LIST names architectures as for torch
-("8.0 9.0+PTX"); CUDA_HOME, CXX, CXXFLAGS, NVCCFLAGS and MAX_JOBS as usual.
+("8.0 9.0+PTX"); SEGEXT_WERROR=1 makes warnings errors; CUDA_HOME, CXX, CXXFLAGS, NVCCFLAGS and MAX_JOBS as usual.
 """
 
 import os
@@ -164,6 +164,8 @@ class NinjaBuild(build_ext):
         warnings = ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"]
         # Kernels write their vectors out: -O3 would take twice as long to compile and gain nothing.
         common = ["-std=c++20", "-O2", "-fvect-cost-model=dynamic", "-fPIC", "-fvisibility=hidden", *warnings]
+        werror = os.environ.get("SEGEXT_WERROR") == "1"
+        common += ["-Werror"] * werror
         common += ["-DSEGEXT_X86_LEVELS"] if IS_X86 else []
         common += [os.environ.get("CXXFLAGS", "")]
         includes = [f"-isystem {quote(str(place))}" for place in (torch_root / "include", pybind11.get_include())]
@@ -192,7 +194,7 @@ class NinjaBuild(build_ext):
         ninja_file.rule("link_module", [cxx, *link_flags])
         if nvcc:
             host = f"-Xcompiler {','.join(['-fPIC', '-fvisibility=hidden', '-Wall'])}"
-            strict = "-Werror all-warnings -Xptxas -warn-spills,-warn-lmem-usage"
+            strict = "-Xptxas -warn-spills,-warn-lmem-usage" + " -Werror all-warnings" * werror
             user = os.environ.get("NVCCFLAGS", "")
             command = [nvcc, "-std=c++17", "-O3", host, strict, *cuda_arch_flags(archs), user]
             ninja_file.rule("cuda", [*command, *compile_tail], **deps)

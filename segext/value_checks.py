@@ -46,6 +46,8 @@ class LateCheck:
     values are.
     """
 
+    _parts: Tensor | None = None
+
     def __init__(self, values: Tensor, ignored: int, check: Callable[[int, int], None]) -> None:
         self._check = check
         self._parts = ops.extremes(values, ignored).to("cpu", non_blocking=True)  # which is pinned memory
@@ -53,19 +55,24 @@ class LateCheck:
         self._arrived.record(torch.cuda.current_stream(values.device))
 
     def wait(self) -> None:
-        """Raises what ``check`` raises, the first time."""
+        """Raises what ``check`` raises, the first time. Nothing is checked while a graph is captured, which must not
+        wait for an event."""
         parts, self._parts = self._parts, None
-        if parts is not None:
+        if parts is not None and not torch.cuda.is_current_stream_capturing():
             self._arrived.synchronize()
             self._check(*_of_all(parts))
 
     def wait_behind(self, node: torch.autograd.graph.Node | None) -> None:
-        """Waits at the end of the backward pass that runs a node of the graph, or now if there is none."""
+        """Waits at the end of the backward pass that runs a node of the graph, or now if there is none.
+
+        Behind the callbacks that others, such as DistributedDataParallel, have queued by then: of those behind one that
+        raises, autograd calls none.
+        """
         if node is None:
             self.wait()
         else:
-            engine = torch.autograd.Variable._execution_engine
-            node.register_hook(lambda *_: engine.queue_callback(self.wait))
+            queue = torch.autograd.Variable._execution_engine.queue_callback
+            node.register_hook(lambda *_: queue(lambda: queue(self.wait)))
 
     def __del__(self) -> None:
         self.wait()  # the node never ran: what is raised here is printed

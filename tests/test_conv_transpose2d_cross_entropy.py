@@ -448,6 +448,33 @@ def test_the_check_waits_behind_the_backward_pass(steps):
     assert steps == whole
 
 
+def test_an_error_of_the_check_keeps_no_callback_from_being_called(steps):
+    """Such as DistributedDataParallel's, which are queued when its last gradient is there."""
+    x, weight, _, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5)
+    target[1, 7, 3] = 77
+    leaf, queue = x.requires_grad_(), torch.autograd.Variable._execution_engine.queue_callback
+    middle = leaf * 1
+    middle.register_hook(lambda grad: queue(lambda: steps.append("other callback")))
+    options = {"groups": 5, "stride": 2, "ignore_index": IGNORED}
+    loss = own.conv_transpose2d_cross_entropy(middle, weight, target.as_subclass(OnCuda), **options)
+    with pytest.raises(IndexError, match=r"^Target 77 is out of bounds\.$"):
+        loss.backward()
+    assert steps == ["record", "launch", "launch gradients", "other callback", "wait"]
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_check_in_flight_does_not_disturb_a_capture(backward, steps, monkeypatch):
+    """Waiting for an event ends it, also for one that was recorded before."""
+    x, weight, _, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5)
+    options = {"groups": 5, "stride": 2, "ignore_index": IGNORED}
+    loss = own.conv_transpose2d_cross_entropy(x.requires_grad_(), weight, target.as_subclass(OnCuda), **options)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    if backward:
+        loss.backward()
+    del loss
+    assert "wait" not in steps
+
+
 def test_a_check_that_nothing_waited_for_is_printed(steps, monkeypatch):
     x, weight, _, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5)
     target[1, 7, 3] = 77

@@ -428,6 +428,23 @@ def test_the_check_of_targets_waits_behind_the_backward_pass(invalid, cuda, monk
     assert before.query()
 
 
+def test_a_loss_may_die_during_a_capture(cuda):
+    """With the check of its targets still waiting for a backward pass: to wait for it now would end the capture."""
+    (x, weight, target, bias), options = loss_call(cuda)
+    x.requires_grad_()
+
+    def loss():
+        return own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options)
+
+    value, expected = loss(), loss().detach()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = loss()
+    graph.replay()
+    assert_same(value.detach(), expected)
+
+
 def test_a_graph_captures_the_loss(cuda):
     """Without the check of targets: a capture cannot wait for values."""
     (x, weight, target, bias), options = loss_call(cuda)

@@ -72,7 +72,9 @@ class UnpoolConvCase(NamedTuple):
 AnyCase = Case | UpsamplingCase | UnpoolConvCase
 
 # Shapes that fill vectors, then ones off them; windows that tile, leave gaps, overlap, and are anything else.
-SHAPES = ((2, 32, 32, 32), (2, 3, 17, 23), (1, 5, 8, 6))
+SHAPES = ((2, 32, 32, 32), (2, 3, 17, 23))
+# And rows, for windows that tile, of less than a vector, and of vectors and one half of float32 and of bfloat16.
+ROWS = ((1, 5, 8, 6), (1, 2, 6, 20), (1, 2, 6, 24))
 WINDOWS = {
     "2x2": (2, 2, 0, 1, False),
     "2x2 ceil": (2, 2, 0, 1, True),
@@ -82,16 +84,21 @@ WINDOWS = {
     "3x3 dilated": (3, 2, 1, 2, False),
     "5x4": ((5, 4), (3, 4), (2, 1), 1, True),
 }
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8)
+# The rarer types share their kernels' code with the others of their size.
+COMMON = (torch.float32, torch.bfloat16)
+DTYPES = (*COMMON, torch.float16, torch.float64, torch.int8)
 
 # The last window spans more than two strides.
-UPSAMPLED = ((2, 32, 6, 8), (1, 21, 7, 5), (1, 3, 9, 6))
+UPSAMPLED = ((2, 32, 6, 8), (1, 21, 7, 5))
 UPSAMPLING_WINDOWS = {
     "upsampling x2": (1, (4, 2, 1, 1)),
     "upsampling x8, crop": (1, (16, 8, 9, 1)),
     "upsampling 3x3/2 dilated": (2, (3, 2, 2, 2)),
     "upsampling 5x5/2": (1, (5, 2, 0, 1)),
 }
+
+# Of so high a map a thread writes several groups of rows.
+HIGH = ("upsampling 2x2/1", (1, 2, 21, 5), 1, (2, 1, 0, 1))
 
 # Channels, outputs and pixels that fill tiles and steps, then ones off them, with windows that the map cuts and outputs
 # for more than one block.
@@ -120,8 +127,10 @@ def upsampling_cases() -> Iterator[UpsamplingCase]:
         for dtype in DTYPES[:4]:
             for shape in UPSAMPLED:
                 for name, (multiplier, window) in UPSAMPLING_WINDOWS.items():
-                    if dtype in (torch.float32, torch.bfloat16) or name == "upsampling x2":
+                    if dtype in COMMON or name == "upsampling x2":
                         yield UpsamplingCase(name, shape, multiplier, window, dtype, format)
+        for dtype in COMMON:
+            yield UpsamplingCase(*HIGH, dtype, format)
 
 
 def pooling_cases() -> Iterator[Case]:
@@ -129,9 +138,11 @@ def pooling_cases() -> Iterator[Case]:
         for dtype in DTYPES:
             for shape in SHAPES:
                 for window in WINDOWS:
-                    # The rarer types share their kernels' code with the others of their size.
-                    if dtype in (torch.float32, torch.bfloat16) or window in ("2x2", "3x3/2"):
+                    if dtype in COMMON or window in ("2x2", "3x3/2"):
                         yield Case(window, shape, WINDOWS[window], dtype, format)
+        for dtype in COMMON:
+            for shape in ROWS:
+                yield Case("2x2", shape, WINDOWS["2x2"], dtype, format)
 
 
 def values(case: Case) -> Tensor:
@@ -203,8 +214,8 @@ def upsampling_results(case: UpsamplingCase, device: torch.device | str) -> Iter
     yield "argmax", labels
     yield "argmax, scores", scores
     target = torch.randint(-1, outputs, (samples, *size), generator=generator).to(device)
-    criterion = (target, None, *window[1:], -1, 0.1, last)
-    for reduce in (False, True):
+    for reduce, smoothing in ((False, 0.1), (True, 0.0)):
+        criterion = (target, None, *window[1:], -1, smoothing, last)
         loss, total_weight = ops.depthwise_conv_transpose2d_cross_entropy(x, weight, bias, *criterion, reduce)
         yield f"{ROUNDED} of {'all' if reduce else 'each'}", loss
         yield "weight of all", total_weight
@@ -284,9 +295,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.cases", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case later than this")
+    parser.add_argument("--common", action="store_true", help="only the types whose kernels the others share")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
-    cases, done, wrong = list(all_cases()), 0, 0
+    cases = [case for case in all_cases() if case.dtype in (COMMON if options.common else DTYPES)]
+    done = wrong = 0
     random.Random(0).shuffle(cases)  # so that whatever part there is time for is of all kinds
     for case in cases:
         if time.monotonic() > end:

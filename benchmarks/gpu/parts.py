@@ -37,7 +37,7 @@ class Part:
 BUILD = Part("build", 100, ("ninja", "numpy", "pybind11", "setuptools>=77", "torch"))
 PARTS = (
     Part("test", 120, ("expecttest", "hypothesis", "numpy", "pytest")),
-    Part("sanitize", 95),
+    Part("sanitize", 110),
     Part("bench", 165),
     Part("profile", 40),
 )

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from .parts import Job, Outcome, not_run, run_limited
 
-TOOLS = ("memcheck", "racecheck")
+# Each tool, and what it is spared: racecheck takes twice as long for a case, and races come of no type.
+TOOLS = {"memcheck": (), "racecheck": ("--common",)}
 FOUND = 99  # the exit status for errors found
 # Torch's kernels are not ours to check, and would take most of the time. Torch probes pointers: API errors are normal.
 OPTIONS = ["--error-exitcode", str(FOUND), "--report-api-errors", "no", "--kernel-name", "kernel_substring=segext"]
@@ -61,7 +62,7 @@ def check(sanitizer: str, tool: str, plant: Path, device: str, end: float) -> Ou
     if code != FOUND:
         return Outcome("not run", "does not find a planted bug here", {"output": text[-4000:]})
     left = f"{max(end - time.monotonic() - LOADING, 0.0):.0f}"
-    watched = [sys.executable, "-m", "benchmarks.gpu.cases", "--device", device, "--seconds", left]
+    watched = [sys.executable, "-m", "benchmarks.gpu.cases", "--device", device, "--seconds", left, *TOOLS[tool]]
     code, text = _run([*command, *watched], end)
     details = {"output": text[-4000:]}
     cases = re.search(r"^(\d+) of (\d+) cases, ", text, re.MULTILINE)
