@@ -259,7 +259,7 @@ class _Version:
         if tensor is not self.tensor:
             return False
         # A fused optimizer's step changes no version.
-        if tensor.requires_grad and torch.is_grad_enabled() or not self._is_unchanged():
+        if (tensor.requires_grad and torch.is_grad_enabled()) or not self._is_unchanged():
             self.state = None
         return self.state is not None
 
