@@ -6,7 +6,7 @@ Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`conv
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from . import batching, fakes, functional, nn  # noqa: F401 (the first two register themselves)
+from . import batching, fakes, flops, functional, nn  # noqa: F401 (the first three register themselves)
 from .convert import Change, Report, convert
 from .explain import explain
 from .switches import Switches

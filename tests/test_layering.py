@@ -38,6 +38,7 @@ LAYERS = (
     "onnx",
     "switches",
     "value_checks",
+    "flops",
     "fakes",
     "batching",
     "ops",
