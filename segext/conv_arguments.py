@@ -28,8 +28,11 @@ def plain_window(input, weight, bias, stride, padding, output_padding, dilation)
 
 
 def fit_together(input, weight, bias, devices: Collection[str]) -> bool:
-    """Whether these are float tensors of one device, among ``devices``, and of one type, or that autocast makes one."""
+    """Whether these are strided float tensors of one device, among ``devices``, and of one type, or that autocast makes
+    one."""
     if not isinstance(input, Tensor) or not isinstance(weight, Tensor):
+        return False
+    if input.layout is not torch.strided or weight.layout is not torch.strided:
         return False
     device, dtype = input.device, input.dtype
     if device.type not in devices or weight.device != device or dtype not in ops.FLOATS:

@@ -191,14 +191,14 @@ def conv_transpose2d_cross_entropy(
     """
     crop = checked_pair("crop", crop)
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    criterion = Criterion(class_weight, ignore_index, reduction, label_smoothing)
+    criterion, of_target = Criterion(class_weight, ignore_index, reduction, label_smoothing), "crop and target"
     if isinstance(call, Depthwise) and criterion.fits(call, input, weight, target):
-        _checked_size(call.output_size, crop, target.shape[-2:])
+        _checked_size(call.output_size, crop, target.shape[-2:], of_target)
         return call.cross_entropy(input, weight, bias, target, crop, criterion)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if not hasattr(target, "shape") or len(target.shape) < 2:
         return criterion.of_scores(result, target)  # stock's error
-    result = _part(result, crop, _checked_size(result.shape[-2:], crop, target.shape[-2:]))
+    result = _part(result, crop, _checked_size(result.shape[-2:], crop, target.shape[-2:], of_target))
     if result.dim() == 4:
         return criterion.of_scores(result, target)
     loss = criterion.of_scores(result[None], target[None])
@@ -213,18 +213,25 @@ def _part(x: Tensor, crop: Sequence[int], size: Sequence[int]) -> Tensor:
     return x[..., crop[0] : crop[0] + size[0], crop[1] : crop[1] + size[1]]
 
 
-def _checked_size(have: Sequence[int], crop: Sequence[int], output_size: Sequence[int] | None) -> tuple[int, int]:
-    """The size kept from ``crop`` on of a map of ``have``: ``output_size``, which must fit, or all that is left."""
+def _checked_size(
+    have: Sequence[int], crop: Sequence[int], output_size: Sequence[int] | None, names: str = "crop and output_size"
+) -> tuple[int, int]:
+    """The size kept from ``crop`` on of a map of ``have``: ``output_size``, which must fit, or all that is left.
+
+    ``names``: the arguments that it is of, for the error.
+    """
     left = (have[0] - crop[0], have[1] - crop[1])
     size = left if output_size is None else tuple(output_size)
     if min(crop) < 0 or min(size) < 1 or size[0] > left[0] or size[1] > left[1]:
-        raise ValueError(f"a crop at {crop} of size {size} does not fit a map of {tuple(have)}")
+        wanted = "something" if output_size is None else f"{size[0]}x{size[1]}"
+        raise ValueError(f"cannot keep {wanted} from {tuple(crop)} on of a map of {have[0]}x{have[1]}; see {names}")
     return size
 
 
 def _common_size(have, crop, addend_size, addend_crop, output_size) -> tuple[int, int]:
+    of_addend = "addend_crop and output_size"
     if output_size is None:
-        ours, theirs = _checked_size(have, crop, None), _checked_size(addend_size, addend_crop, None)
+        ours, theirs = _checked_size(have, crop, None), _checked_size(addend_size, addend_crop, None, of_addend)
         return min(ours[0], theirs[0]), min(ours[1], theirs[1])
-    _checked_size(addend_size, addend_crop, output_size)
+    _checked_size(addend_size, addend_crop, output_size, of_addend)
     return _checked_size(have, crop, output_size)

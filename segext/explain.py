@@ -45,8 +45,12 @@ def explain(
         transposed: whether the convolution after the unpooling is.
 
     Raises:
+        TypeError: for an ``input`` or ``weight`` that is no tensor.
         ValueError: for ``transposed=False`` without switches.
     """
+    for name, value in (("input", input), ("weight", weight)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"explain(): argument '{name}' must be Tensor, not {type(value).__name__}")
     if switches is None and not transposed:
         raise ValueError("explain: transposed=False tells of unpool_conv2d, and needs switches")
     if switches is not None:

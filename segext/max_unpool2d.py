@@ -202,7 +202,8 @@ def _check_out_is_plain(out: Tensor, input: Tensor) -> None:
             "max_unpool2d(): functions with out=... arguments support neither torch.func nor forward-mode "
             "differentiation; omit out="
         )
-    if out.is_inference() and not torch.is_inference_mode_enabled():
+    compiling = torch.compiler.is_compiling()  # and cannot tell
+    if not compiling and out.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.")
 
 

@@ -272,7 +272,7 @@ def _compose(input, switches, weight, bias, output_size, convolve: Callable[...,
     """The two in sequence, by ``convolve(unpooled, weight, bias)``; ``convolution`` is what :func:`_convolution` says
     of that."""
     if not isinstance(switches, Switches):
-        raise TypeError(f"expected Switches, as a pool gives them, but got {type(switches).__name__}")
+        raise TypeError(f"argument 'switches' must be Switches, as pools return them, not {type(switches).__name__}")
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
     # Without a gradient there is nothing to keep; compilers decide themselves what is kept.

@@ -404,17 +404,25 @@ def test_unbatched():
     assert [tuple(result.shape) for result in one_wide] == [(1, 1), (1, 1)]
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_layouts_without_kernels_are_stock_s(groups):
+    x, weight = normal((1, 3, 9, 14)).to_mkldnn(), normal((3, 4 if groups == 1 else 1, 4, 4))
+    expected = stock.conv_transpose2d(x, weight, None, 2, 1, groups=groups)
+    actual = own.conv_transpose2d(x, weight, None, 2, 1, groups=groups)
+    assert torch.equal(actual.to_dense(), expected.to_dense())
+
+
 @pytest.mark.parametrize("groups", [5, 1])
 @pytest.mark.parametrize(
     ("crop", "size"), [((-1, 0), None), ((0, 0), (9, 10)), ((3, 3), (6, 7)), ((0, 0), (0, 4)), ((8, 0), None)]
 )
 def test_crops_that_do_not_fit(crop, size, groups):
     x, weight, addend = normal((2, 5, 3, 4)), normal((5, 5 // groups, 4, 4)), normal((2, 5, 8, 10))
-    with pytest.raises(ValueError, match="crop"):
+    with pytest.raises(ValueError, match=r"of a map of 8x10; see crop and output_size$"):
         own.conv_transpose2d_argmax(x, weight, stride=2, groups=groups, crop=crop, output_size=size)
     with pytest.raises(ValueError, match="crop"):
         own.conv_transpose2d_add(x, weight, addend, stride=2, groups=groups, crop=crop, output_size=size)
-    with pytest.raises(ValueError, match="crop"):
+    with pytest.raises(ValueError, match=r"of a map of 8x10; see addend_crop and output_size$"):
         own.conv_transpose2d_add(x, weight, addend, stride=2, groups=groups, addend_crop=crop, output_size=size)
 
 

@@ -224,6 +224,18 @@ def test_compile_takes_and_gives_switches(device):
     assert_same(decode(values, switches), own.max_unpool2d(*own.max_pool2d(x, 2, return_indices=True)))
 
 
+def test_compile_of_unpooling_into_a_tensor(device):
+    torch._dynamo.reset()
+    values, switches = own.max_pool2d(tie_free((2, 3, 8, 9), torch.float32).to(device), 2, return_indices=True)
+    unpool = torch.compile(
+        lambda x, out: own.max_unpool2d(x, switches, out=out), fullgraph=True, backend="aot_eager", dynamic=False
+    )
+    for layout in FORMATS:
+        out = layout(torch.full((2, 3, 8, 9), torch.nan, device=device))
+        assert unpool(values, out) is out
+        assert_same(out, own.max_unpool2d(values, switches))
+
+
 class Encoder(torch.nn.Module):
     """One pool; gives switches away."""
 

@@ -208,6 +208,12 @@ def test_unpool_refuses_switches(case):
     refuses(call, names, stock_call)
 
 
+@pytest.mark.parametrize("pool", [own.max_pool2d, own.relu_max_pool2d])
+def test_a_map_that_is_no_tensor(pool):
+    with pytest.raises(TypeError, match=rf"^{pool.__name__}\(\): argument 'input' must be Tensor, not str$"):
+        pool("x", 2)
+
+
 @pytest.mark.parametrize("values", [[[1.0]], None, 1.0])
 def test_values_that_are_no_tensor(values):
     _, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)

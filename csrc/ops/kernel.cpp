@@ -30,8 +30,8 @@ void launch([[maybe_unused]] const Tensor& tensor, [[maybe_unused]] CudaStatus (
             [[maybe_unused]] const void* task) {
 #if defined(SEGEXT_WITH_CUDA)
   SEGEXT_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
-               "segext was loaded without torch's CUDA library in sight; import torch before segext and rebuild "
-               "segext with `pip install --no-build-isolation` against the torch in use");
+               "segext was built with CUDA, but the torch in use has no CUDA library: install a CUDA build of torch "
+               "or, in C++, load libtorch_cuda before _ops.so");
   const int32_t device = tensor.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
