@@ -1,9 +1,13 @@
 """``segext.convert``: the converted model returns what the model returned, and the report says what was done."""
 
+import contextlib
 import copy
+import cProfile
 import gc
 import io
 import pickle
+import pstats
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -1173,3 +1177,73 @@ def test_what_runs_beside_a_forward_is_no_part_of_it():
         gc.callbacks.remove(on_collection)
     assert len(report.fused) == 1
     assert gc.isenabled()
+
+
+# --- Profilers and debuggers ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cprofile(names):
+    with cProfile.Profile() as profiler:
+        yield
+    names.update(name for _, _, name in pstats.Stats(profiler).stats)
+
+
+@contextlib.contextmanager
+def torch_profiler(names):
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, with_stack=True) as profiler:
+        yield
+    names.update(event.name.split(": ")[-1] for event in profiler.events())
+
+
+@contextlib.contextmanager
+def profile_function(names):
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, _: names.add(frame.f_code.co_name))
+    yield
+    sys.setprofile(before)
+
+
+@contextlib.contextmanager
+def debugger(names):
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: names.add(frame.f_code.co_name))
+    yield
+    sys.settrace(before)
+
+
+def runs_afterwards():
+    """For hooks to see."""
+
+
+@pytest.mark.parametrize("hook", [cprofile, torch_profiler, profile_function, debugger])
+def test_profilers_and_debuggers_see_all_that_runs(hook):
+    model, names = VGG(), set()
+    _, expected = segext.convert(model)
+    with hook(names):
+        _, report = segext.convert(model)
+        runs_afterwards()
+    assert report == expected
+    assert {"convert", "forward", "runs_afterwards"} <= names
+
+
+@pytest.mark.parametrize("profiler", [cprofile, torch_profiler, profile_function])
+def test_a_profiler_and_a_debugger_at_once(profiler):
+    model, profiled, traced = VGG(), set(), set()
+    _, expected = segext.convert(model)
+    with debugger(traced), profiler(profiled):
+        _, report = segext.convert(model)
+        runs_afterwards()
+    assert report == expected
+    assert "runs_afterwards" in profiled & traced
+
+
+def test_a_profiler_and_a_debugger_that_cannot_rest(monkeypatch):
+    """What C code put in place of both: layers are swapped all the same."""
+    monkeypatch.setattr(sys, "getprofile", object)
+    monkeypatch.setattr(sys, "gettrace", object)
+    converted, report = segext.convert(nn.Sequential(ByMode()))
+    assert type(converted[0].pool) is segext.nn.MaxPool2d
+    assert not report.fused
+    assert "its forward cannot be watched beside a profiler and a debugger" in reason(report, "0")

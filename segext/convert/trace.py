@@ -4,6 +4,7 @@ A trace runs the forward once on stand-ins for tensors. It tells all only where 
 every time: without branches, contexts, type tests, hooks of its own and tensors kept beyond the call.
 """
 
+import contextlib
 import dis
 import functools
 import gc
@@ -14,6 +15,7 @@ import random
 import sys
 import types
 import weakref
+from collections.abc import Iterator
 
 import torch
 from torch import fx, nn
@@ -121,23 +123,22 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
     if parametrize.is_parametrized(module):
         raise Untraceable("it is parametrized")
     _hide_mode(module)
-    tracer, ran = Tracer(), set()
+    tracer = Tracer()
     states = [(torch.get_rng_state, torch.set_rng_state), (random.getstate, random.setstate)]
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
         states.append((numpy.random.get_state, numpy.random.set_state))
-    before, profile, collecting = [get() for get, _ in states], sys.getprofile(), gc.isenabled()
+    before, collecting = [get() for get, _ in states], gc.isenabled()
     gc.disable()  # a collection calls what others have registered for it, which is no part of the forward
     try:
-        sys.setprofile(lambda frame, event, _: ran.add(frame.f_code) if event == "call" else None)
-        graph = tracer.trace(module)
+        with _watching() as ran:
+            graph = tracer.trace(module)
     except Untraceable:
         raise
     except Exception as error:  # whatever user code raises when it meets a proxy
         reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
         raise Untraceable(f"torch.fx cannot trace its forward: {reason}") from None
     finally:
-        sys.setprofile(profile)
         if collecting:
             gc.enable()
         for (_, restore), state in zip(states, before, strict=True):
@@ -146,6 +147,31 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
         if tracer.proxies:
             gc.collect(generation)
     return graph, "its forward keeps tensors" if tracer.proxies else _doubt(ran)
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[set[types.CodeType]]:
+    """Collects the code that this thread runs.
+
+    Python offers two hooks, for a profiler and for a debugger. One that is in use is left alone as long as the other is
+    free: what C code put there, such as cProfile or ``torch.profiler``, can be taken away but not put back. Where both
+    are in use, one that Python can put back rests meanwhile.
+    """
+    ran: set[types.CodeType] = set()
+    hooks = ((sys.getprofile(), sys.setprofile), (sys.gettrace(), sys.settrace))
+    holder, set_hook = min(hooks, key=lambda hook: (hook[0] is not None, not callable(hook[0])))
+    if holder is not None and not callable(holder):
+        raise Untraceable("its forward cannot be watched beside a profiler and a debugger")
+
+    def note(frame: types.FrameType, event: str, _) -> None:
+        if event == "call":
+            ran.add(frame.f_code)
+
+    set_hook(note)
+    try:
+        yield ran
+    finally:
+        set_hook(holder)
 
 
 def _doubt(ran: set[types.CodeType]) -> str:
