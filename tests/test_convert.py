@@ -8,6 +8,7 @@ import io
 import pickle
 import pstats
 import sys
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -324,6 +325,30 @@ def test_copies_and_pickles(name):
     torch.save(converted, file)
     file.seek(0)
     assert_same(model, torch.load(file, weights_only=False), image())
+
+
+def test_classes_made_in_functions_are_freed():
+    """With all that their methods hold; until then two models of one class become one class, as do their copies."""
+
+    def make():
+        offset = torch.ones(1)
+
+        class Net(nn.Module):
+            def forward(self, x):
+                return F.max_pool2d(x + offset, 2)
+
+            def unchanged(self, x):
+                return x * offset
+
+        (model, _), (other, _) = segext.convert(Net()), segext.convert(Net())
+        assert type(model) is not Net
+        assert type(model) is type(other) is type(copy.deepcopy(model))
+        assert torch.equal(model(image()), Net()(image()))
+        return [weakref.ref(held) for held in (Net, type(model), Net.forward, Net.unchanged, offset)]
+
+    held = make()
+    gc.collect()
+    assert [ref() for ref in held] == [None] * len(held)
 
 
 @pytest.mark.parametrize("name", ["segnet", "functional", "vgg-inplace", "enet"])

@@ -3,7 +3,6 @@
 A module whose methods call ``F.max_pool2d`` and the like becomes an instance of a subclass of its own class.
 """
 
-import functools
 from collections import defaultdict
 
 from torch import fx, nn
@@ -62,12 +61,15 @@ def _rewrite(node: fx.Node, fused: bool) -> None:
     node.graph.erase_node(node)
 
 
-@functools.cache
 def _subclass(base: type, edits: tuple) -> type:
-    """A subclass of a user's class in whose methods some calls call something else; it copies and pickles as these.
+    """The subclass of a user's class in whose methods some calls call something else; it copies and pickles as these.
 
-    ``edits`` holds each method's name and digest, and the numbers of the calls with what they call.
+    ``edits`` holds each method's name and digest, and the numbers of the calls with what they call. While it is in use,
+    the same edits give the same class; ``base``, where it is looked for, does not keep it alive.
     """
+    for kind in type.__subclasses__(base):
+        if vars(kind).get("_segext_edits") == (base, edits):
+            return kind
     members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     for name, digest, callees in edits:
         function = source.methods(base).get(name)

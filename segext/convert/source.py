@@ -88,9 +88,8 @@ def is_method_call(call: ast.Call) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=1024)
 def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef | None, str | None]:
-    """A function's definition and the class around it."""
+    """A function's definition and the class around it; not cached, so that functions go with what they hold."""
     code = function.__code__
     found, codes = _file("".join(linecache.getlines(code.co_filename, function.__globals__)))
     key = code.co_name, code.co_firstlineno
