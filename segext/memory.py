@@ -60,12 +60,15 @@ class Memory:
     switches: int
 
 
+@torch.inference_mode(False)
 def measure(model: nn.Module, arguments: tuple) -> Memory:
     """Call a copy of ``model`` once, in the mode that it is in, and count; parameters and ``arguments`` do not count.
 
-    Neither the model's buffers nor the random state change.
+    Neither the model's buffers nor the random state change. Autograd is on, also inside ``torch.inference_mode()`` and
+    for tensors made there, which are copied.
     """
     model = copy.deepcopy(model)
+    arguments = pytree.tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, arguments)
     tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     given = [*tensors, *model.parameters(), *model.buffers()]

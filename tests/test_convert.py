@@ -1163,6 +1163,33 @@ def test_networks_in_published_style_keep_less(name, inplace):
     assert_same(before, converted, image())
 
 
+@pytest.mark.parametrize("name", ["vgg", "segnet", "enet"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_around_the_call_changes_nothing(mode, name):
+    """Neither the report nor that the copy can be trained."""
+    model = NETWORKS[name]()
+    _, expected = segext.convert(model, example=image())
+    with mode():
+        converted, report = segext.convert(model, example=image(), prepack=True)
+    assert report == expected
+    assert_same(model, converted, image())
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_models_made_in_inference_mode(inplace):
+    """A copy can be trained, as one of ``copy.deepcopy`` can be."""
+    with torch.inference_mode():
+        model, x = SegNet().eval(), image()
+        expected = model(x)
+    normal = copy.deepcopy(model)
+    converted, report = segext.convert(model, example=x, inplace=inplace)
+    assert report == segext.convert(normal, example=image())[1]
+    with torch.inference_mode():
+        torch.testing.assert_close(converted(x), expected, rtol=1e-3, atol=1e-3)
+    if not inplace:
+        assert_same(normal, converted, image())
+
+
 def test_the_random_state_is_untouched():
     model = Branching("random")
     torch.manual_seed(5)

@@ -67,6 +67,8 @@ def test_measuring_changes_nothing():
     state = torch.get_rng_state()
     with torch.no_grad():
         found = measure(model, ({"x": x}, 2.0))
+    with torch.inference_mode():
+        assert measure(model, ({"x": x.clone()}, 2.0)) == found
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     statistics, mask = 2 * 2 * 4, x.nbytes  # a mean and a deviation a channel; what dropout multiplies by

@@ -9,6 +9,7 @@ and every reference to it stay.
 import copy
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from ..memory import Memory, measure
@@ -62,6 +63,7 @@ class Report:
         return "\n  ".join(lines)
 
 
+@torch.inference_mode(False)  # in which copies could not be trained
 def convert(
     model: nn.Module, *, inplace: bool = False, example: Tensor | tuple | None = None, prepack: bool = False
 ) -> tuple[nn.Module, Report]:
