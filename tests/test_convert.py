@@ -580,6 +580,15 @@ def network(forward, base=Parts, **attributes):
     return model
 
 
+def test_the_output_of_a_fused_pool_must_not_change_in_place():
+    """Not before the backward pass, and nobody gets a wrong gradient."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    converted, _ = segext.convert(model)
+    model(image()).mul_(2).sum().backward()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        converted(image()).mul_(2).sum().backward()
+
+
 def skip(m, x):
     x = m.relu(m.conv(x))
     return m.pool(x), x

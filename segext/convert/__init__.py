@@ -85,9 +85,12 @@ def convert(
     that returns indices returns stock's. Unpooling gives the sizes that stock gives.
 
     Exact means that the model's ``forward`` gives the same values and gradients, but for the order of the sums in the
-    convolutions that change, as long as it runs the layers that it has now. What lies between two fused layers is gone:
-    a hook or a layer added there later, a method other than ``forward`` or a block ending between them, called on its
-    own, meets the values from before the first, switches for indices, and for an unpooled map the pair of both.
+    convolutions that change, as long as it runs the layers that it has now. An output that a ReLU and pool in one gives
+    must not be changed in place before the backward pass, which reads it, though stock's may be: autograd raises an
+    error if it was. A pair whose map the model itself may change in place is not fused. What lies between two fused
+    layers is gone: a hook or a layer added there later, a method other than ``forward`` or a block ending between them,
+    called on its own, meets the values from before the first, switches for indices, and for an unpooled map the pair of
+    both.
 
     Args:
         model: any module that can be deep-copied; forwards run once, on a copy and on stand-ins for tensors.
