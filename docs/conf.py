@@ -9,7 +9,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 import segext
 
 project = "segext"
-author = "the segext contributors"
+author = "the segext authors"
 copyright = author
 version = release = segext.__version__
 

@@ -5,11 +5,15 @@ Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`conv
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from . import batching, fakes, flops, functional, nn  # noqa: F401 (the first three register themselves)
 from .convert import Change, Report, convert
 from .explain import explain
 from .switches import Switches
+
+if TYPE_CHECKING:
+    from . import models, onnx
 
 __all__ = ["Change", "Report", "Switches", "convert", "explain", "functional", "models", "nn", "onnx"]
 

@@ -246,7 +246,7 @@ def assert_same(model, converted, x, grad=True):
         if grad:
             sum((o.float() ** 2).sum() for o in out if o.is_floating_point()).backward()
         results.append((out, leaf.grad, {n: p.grad for n, p in net.named_parameters()}, net.state_dict()))
-    changed = any(isinstance(m, (swaps.Conv2d, segext.nn.ConvTranspose2d)) for m in converted.modules())
+    changed = any(isinstance(m, (swaps.UnpoolingConv2d, segext.nn.ConvTranspose2d)) for m in converted.modules())
     torch.testing.assert_close(*results, **({"rtol": 1e-3, "atol": 1e-3} if changed else {"rtol": 0, "atol": 0}))
 
 

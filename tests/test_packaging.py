@@ -1,6 +1,7 @@
 """What is shipped: a wheel and an sdist that install into an empty environment, and an import that costs little."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,11 @@ def test_compiled_parts_name_no_place_on_the_machine_they_were_built_on(wheel, t
     assert not [(name, place) for name in compiled for place in places if place in archive.read(name)]
 
 
+def test_the_citation_is_of_this_version():
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_sdist_holds_every_source(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
@@ -126,7 +132,7 @@ def test_sdist_holds_every_source(sdist):
         if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}
     }
     assert sources <= names
-    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {"setup.py", "pyproject.toml", "CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md"} <= names
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
 
 

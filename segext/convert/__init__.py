@@ -22,8 +22,9 @@ __all__ = ["Change", "Report", "convert"]
 class Change:
     """One line of a report.
 
-    ``action`` is "swapped", "fused" or "left"; ``name`` is the layer's, ``before`` and ``after`` are kinds of layer;
-    ``reason`` says why something was left.
+    ``action`` is "swapped", "fused" or "left"; ``name`` is the layer's, ``before`` and ``after`` are kinds of layer:
+    ``after`` is the one whose computation runs, which need not be the layer's class. ``reason`` says why something was
+    left.
     """
 
     action: str

@@ -18,8 +18,8 @@ _FUSED = {
     nn.ReLU: nn.Identity,
     nn.MaxPool2d: layers.ReLUMaxPool2d,
     nn.MaxUnpool2d: swaps.DeferredMaxUnpool2d,
-    nn.Conv2d: swaps.Conv2d,
-    **dict.fromkeys((nn.ConvTranspose2d, layers.ConvTranspose2d), swaps.ConvTranspose2d),
+    nn.Conv2d: swaps.UnpoolingConv2d,
+    **dict.fromkeys((nn.ConvTranspose2d, layers.ConvTranspose2d), swaps.UnpoolingConvTranspose2d),
 }
 _FUSIONS = {
     **dict.fromkeys((nn.MaxPool2d, layers.MaxPool2d), "segext.nn.ReLUMaxPool2d"),

@@ -86,7 +86,7 @@ class DeferredMaxUnpool2d(nn.MaxUnpool2d):
         return deferred_max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
-class Conv2d(nn.Prepackable, torch.nn.Conv2d):
+class UnpoolingConv2d(nn.Prepackable, torch.nn.Conv2d):
     """:class:`torch.nn.Conv2d` that unpools what it is given if that is still to be done."""
 
     _pack = staticmethod(functional.prepack_unpool_conv2d)
@@ -100,7 +100,7 @@ class Conv2d(nn.Prepackable, torch.nn.Conv2d):
         return functional.unpool_conv2d(*input, self.weight, self.bias, *window, packed_weight=self._packed())
 
 
-class ConvTranspose2d(nn.Prepackable, nn.ConvTranspose2d):
+class UnpoolingConvTranspose2d(nn.Prepackable, nn.ConvTranspose2d):
     """:class:`segext.nn.ConvTranspose2d` that unpools what it is given if that is still to be done."""
 
     _pack = staticmethod(functional.prepack_unpool_conv_transpose2d)
