@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +101,36 @@ def conv_transpose2d_add(
     return _part(result, crop, size) + _part(addend, addend_crop, size)
 
 
+@overload
+def conv_transpose2d_argmax(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    stride: IntPair = ...,
+    padding: IntPair = ...,
+    output_padding: IntPair = ...,
+    groups: int = ...,
+    dilation: IntPair = ...,
+    *,
+    crop: IntPair = ...,
+    output_size: IntPair | None = ...,
+    return_scores: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def conv_transpose2d_argmax(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    stride: IntPair = ...,
+    padding: IntPair = ...,
+    output_padding: IntPair = ...,
+    groups: int = ...,
+    dilation: IntPair = ...,
+    *,
+    crop: IntPair = ...,
+    output_size: IntPair | None = ...,
+    return_scores: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 @overridable
 def conv_transpose2d_argmax(
     input: Tensor,

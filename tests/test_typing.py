@@ -1,0 +1,45 @@
+"""What a type checker makes of calls in a user's code: results have the type that the arguments give them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+USER = """
+import torch
+from torch import Tensor, nn
+
+import segext
+import segext.functional as F
+
+x, weight = torch.randn(1, 3, 8, 8), torch.randn(3, 1, 4, 4)
+switches: segext.Switches
+pooled: Tensor = F.max_pool2d(x, 2)
+pooled, switches = F.max_pool2d(x, 2, return_indices=True)
+pooled = F.relu_max_pool2d(x, 2, 2, 0)
+pooled, switches = F.relu_max_pool2d(x, (2, 2), return_indices=True)
+full: Tensor = F.max_unpool2d(pooled, switches)
+labels: Tensor = F.conv_transpose2d_argmax(x, weight, stride=2, groups=3)
+labels, scores = F.conv_transpose2d_argmax(x, weight, stride=2, groups=3, return_scores=True)
+converted: nn.Module = segext.convert(segext.models.fcn8s(21))[0]
+"""
+WRONG = """
+switches = F.max_pool2d(x, 2)
+F.max_unpool2d(pooled, "switches")
+segext.models.fcn16(21)
+"""
+
+
+@pytest.mark.slow
+def test_calls_have_the_types_of_their_results(tmp_path):
+    (tmp_path / "user.py").write_text(USER + WRONG)
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--cache-dir={tmp_path}", "user.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    lines = [int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line]
+    first = USER.count("\n") + 2
+    assert lines == [first, first + 1, first + 2], result.stdout + result.stderr
