@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -175,6 +175,13 @@ class Switches:
     def _check_batched(self) -> None:
         if self.dim() != 4:
             raise TypeError(f"Switches of an unbatched map of shape {tuple(self.shape)} have no batch")
+
+    if not TYPE_CHECKING:  # type checkers say it themselves
+
+        def __getattr__(self, name: str):
+            """Only for what there is not: code written for indices is told what to call."""
+            hint = ", as indices have; see .indices(), .codes and .to(device)" if hasattr(Tensor, name) else ""
+            raise AttributeError(f"Switches are no tensor and have no attribute {name!r}{hint}", name=name, obj=self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Switches):

@@ -88,6 +88,14 @@ def test_nbytes(shape, pool, sample_bytes, layout):
     assert switches.nbytes == samples * sample_bytes == switches.codes.untyped_storage().nbytes()
 
 
+def test_what_only_tensors_have_is_pointed_out():
+    _, switches = own.max_pool2d(torch.zeros(1, 2, 6, 8), 2, return_indices=True)
+    with pytest.raises(AttributeError, match=r"'cpu', as indices have; see \.indices\(\)"):
+        switches.cpu()
+    with pytest.raises(AttributeError, match=r"have no attribute 'nonsense'$"):
+        switches.nonsense  # noqa: B018
+
+
 def test_repr(device):
     """Says what the switches are of, and draws a small map."""
     text = repr(own.max_pool2d(torch.zeros(1, 2, 6, 8, device=device), (2, 4), return_indices=True)[1])
