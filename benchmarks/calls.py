@@ -24,7 +24,7 @@ SMALL, TINY = (1, 64, 16, 32), (1, 1, 4, 4)
 
 @dataclass(frozen=True)
 class Row:
-    """Nanoseconds of one call; ``difference`` is segext's less stock's, a ``ratio`` over 1 says segext is faster."""
+    """Nanoseconds of one call; ``difference`` is segext's minus stock's; a ``ratio`` over 1 means segext is faster."""
 
     op: str
     shape: tuple[int, ...]

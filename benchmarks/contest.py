@@ -40,7 +40,7 @@ class Row:
 
     @property
     def less_memory(self) -> float:
-        """How many times the peak of segext's call that of the thriftiest stock way is."""
+        """The peak of the leanest stock variant over the peak of segext's call."""
         least = min(peak for way, peak in self.peaks.items() if way.startswith("stock"))
         return least / max(self.peaks[f"segext {self.format}"], 1)
 

@@ -108,7 +108,7 @@ def _speed(axes: Axes, results: Results) -> None:
             label = " ".join(kind) if x == 0 else None
             axes.bar(place, value - 1, width * 0.9, bottom=1, color=color, label=label)
             axes.vlines(place, row.to_stock.low, row.to_stock.high, color=INK, lw=1)
-            label = "to the best stock way: either format, eager or compiled" if x == n == 0 else None
+            label = "vs best stock: either format, eager or compiled" if x == n == 0 else None
             axes.plot(
                 [place - width * 0.42, place + width * 0.42], [best, best], color=ALARM, lw=2.2, label=label, zorder=4
             )
@@ -124,8 +124,7 @@ def _speed(axes: Axes, results: Results) -> None:
             )
     first = rows[0]
     axes.set_title(
-        f"Times as fast as stock, on ({first.batch}, {first.channels}, {first.height}, {first.width}); "
-        "below 1 stock wins"
+        f"Speedup vs stock on ({first.batch}, {first.channels}, {first.height}, {first.width}); below 1 stock is faster"
     )
     axes.set_yscale("log")
     axes.set_xticks(range(len(ops)), ops)
@@ -157,7 +156,7 @@ def _copies(axes: Axes, results: Results, target: float) -> None:
         fontsize=9,
         va="top",
     )
-    axes.set_title("segext's time in plain copies of the bytes it must move")
+    axes.set_title("segext's time in units of a plain copy of the bytes it must move")
     axes.set_yticks(range(len(ops)), ops)
     axes.set_ylim(len(ops) - 0.5, -0.6)
     axes.set_xlim(left=0)
@@ -180,7 +179,7 @@ def _pools(axes: Axes, results: Results) -> None:
         )
         axes.plot(places, [row.to_stock.median for row in line], "o-", color=color, lw=2, ms=5, label=op)
     shapes = {row.pool: f"{row.pool}\n{row.channels}@{row.height}²" for row in rows}
-    axes.set_title(f"From large maps to small: to stock, float32 NCHW, batch {batch}")
+    axes.set_title(f"From large maps to small: speedup vs stock, float32 NCHW, batch {batch}")
     axes.set_xticks(range(len(pools)), [shapes[pool] for pool in pools])
     axes.set_yscale("log")
     axes.axhline(1, color=INK, lw=1)

@@ -210,13 +210,13 @@ def render(facts: dict, rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    columns = ["op", "map", "format", "us", "peer us", "to onnxruntime", "to best", "best stock way", ""]
+    columns = ["op", "map", "format", "us", "peer us", "vs onnxruntime", "vs best stock", "best stock", ""]
     return f"{head}\n\n" + table(
         "Beside ONNX Runtime, batch 1, float32",
         columns,
         lines,
-        "to onnxruntime: times as fast as its operator, which reads NCHW and writes into the same buffer always.",
-        "to best: as stock's faster format. Medians and quartiles, all turn about.",
+        "vs onnxruntime: speedup over its operator, which reads NCHW and always writes into the same buffer.",
+        "vs best stock: over stock's faster format. Medians and quartiles; all run in turn.",
         left=3,
     )
 

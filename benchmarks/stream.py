@@ -26,7 +26,7 @@ SIDES = range(8, 37)
 
 @dataclass(frozen=True)
 class Row:
-    """One call over all sizes: its first time on each in second times, and segext's first times to stock's."""
+    """One call over all sizes: its first time on each over its second, and segext's speedup over stock in the first."""
 
     op: str
     sizes: int

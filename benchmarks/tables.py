@@ -126,11 +126,11 @@ def key(results: Results) -> str:
     first = results.key_rows[0]
     return table(
         f"Every op on ({first.batch}, {first.channels}, {first.height}, {first.width})",
-        ["op", "type", "format", "to stock", "to compiled", "to best", "best stock way", "copies", ""],
+        ["op", "type", "format", "vs stock", "vs compiled", "vs best stock", "best stock", "copies", ""],
         rows,
-        "to stock: times as fast as eager stock in the same format, median and quartiles of interleaved repetitions.",
-        "to best: as the fastest stock way, eager or compiled, in either format. -: not compiled.",
-        "copies: segext's time in plain copies of the bytes that must move, into a buffer used again and again.",
+        "vs stock: speedup over eager stock in the same format, median and quartiles of interleaved repetitions.",
+        "vs best stock: over the fastest stock variant, eager or compiled, in either format. -: not compiled.",
+        "copies: segext's time, in units of a plain copy of the bytes that must move into a reused buffer.",
         left=3,
     )
 
@@ -138,7 +138,7 @@ def key(results: Results) -> str:
 def networks(results: Results) -> list[str]:
     parts = []
     for title, suites in (
-        ("The pools of DeconvNet, times as fast as eager stock in the same format", ("key", "deconvnet")),
+        ("The pools of DeconvNet, speedup vs eager stock in the same format", ("key", "deconvnet")),
         ("Odd sizes, channel counts and windows, likewise", ("odd",)),
     ):
         chosen = [row for row in results.throughput if row.suite in suites]
@@ -156,8 +156,8 @@ def networks(results: Results) -> list[str]:
         ]
         lost = sum(row.stock_wins for row in chosen)
         short = [f"{op.replace('backward', 'bwd')} " for op in ops]
-        head = ["network", "pool", "map", "type", "format", *short, "* the best stock way wins"]
-        parts.append(table(f"{title}; the best stock way wins in {lost} of {len(chosen)}", head, rows, left=5))
+        head = ["network", "pool", "map", "type", "format", *short, "* best stock is faster"]
+        parts.append(table(f"{title}; the best stock variant is faster in {lost} of {len(chosen)}", head, rows, left=5))
     return parts
 
 
@@ -189,16 +189,16 @@ def _contests(title: str, contests: Sequence[contest.Row]) -> str:
         ]
         for row in contests
     ]
-    head = ["op", "map", "type", "format", "kernels", "us", "to stock", "to best", "best stock way", "writes"]
+    head = ["op", "map", "type", "format", "kernels", "us", "vs stock", "vs best stock", "best stock", "writes"]
     head += ["MB", "less", ""]
     return table(
         title,
         head,
         rows,
-        "kernels: whose segext.functional runs. us: its microseconds.",
-        "to stock: times as fast as stock's plain way in the same format; to best: as the best stock way in either.",
-        "writes: segext's time in mere writes of the result, into a buffer used again and again.",
-        "MB: at the peak of segext's call, beyond its result; less: times that the thriftiest stock way takes as much.",
+        "kernels: whose kernels segext.functional runs. us: microseconds of segext's call.",
+        "vs stock: speedup over plain stock in the same format; vs best stock: over its fastest variant in either.",
+        "writes: segext's time, in units of a plain write of the result into a reused buffer.",
+        "MB: peak of segext's call, beyond its result; less: by how many times the leanest stock variant exceeds it.",
         left=5,
     )
 
@@ -218,7 +218,7 @@ def _calls(results: Results) -> str:
         ]
         for row in results.calls
     ]
-    head = ["op", "shape", "mode", "way", "segext", "stock", "difference", "to stock", ""]
+    head = ["op", "shape", "mode", "execution", "segext", "stock", "difference", "vs stock", ""]
     return table("What a call costs, in microseconds (float32, NCHW, warm caches)", head, rows, left=4)
 
 
@@ -243,8 +243,8 @@ def _saved(results: Results) -> str:
         ]
         for row in results.saved
     ]
-    head = ["convolution, ReLU and pool", "way", "stock", "MaxPool2d", "ReLUMaxPool2d", ""]
-    note = "Storages counted once; parameters and the input exist anyway and are left out. segext's layers by name."
+    head = ["convolution, ReLU and pool", "execution", "stock", "MaxPool2d", "ReLUMaxPool2d", ""]
+    note = "Each storage is counted once; parameters and the input are left out. segext's layers are given by name."
     return table("Bytes that autograd keeps, batch 1, float32 channels_last", head, rows, note, left=2)
 
 
@@ -268,7 +268,7 @@ def _footprint(results: Results) -> str:
         [*head, "peak", "prediction", ""],
         rows,
         "step: the sum, for SGD with momentum. maps: what autograd keeps beside the switches.",
-        "peak: what is alive at once in such a step; gradients come while maps go, others pass. prediction: likewise.",
+        "peak: what is alive at once in such a step, in which gradients replace maps. prediction: likewise.",
         left=3,
     )
 
@@ -287,7 +287,7 @@ def _encodings(results: Results) -> str:
         "What all switches take, in MB (share of a training step, and of a prediction where it unpools)",
         ["network", "image", "batch", *ENCODINGS, ""],
         rows,
-        "By what holds a switch, with all else as on segext's layers. int64 is stock's, 2 bits are segext's.",
+        "By the type that holds a switch; all else is as with segext's layers. Stock uses int64, segext 2 bits.",
         left=2,
     )
 
@@ -309,8 +309,8 @@ def _scaling(results: Results) -> str:
                 "stock wins" if found.stock_wins else "",
             ]
         )
-    head = ["op", "grows", "", "format", "us", "to stock", "to best", "best stock way", ""]
-    note = "Of images, the side grows; of batches, the number. Maps of the first have 64 channels, scores 21 classes."
+    head = ["op", "grows", "", "format", "us", "vs stock", "vs best stock", "best stock", ""]
+    note = "Images grow in side length, batches in number. The image maps have 64 channels; scores have 21 classes."
     return table("From small to large, float32", head, rows, note, left=2)
 
 
@@ -318,8 +318,8 @@ def _stream(results: Results) -> str:
     rows = [
         [row.op, str(row.sizes), spread(row.segext), spread(row.stock), spread(row.to_stock)] for row in results.stream
     ]
-    head = ["op", "sizes", "segext, first to second", "stock, first to second", "first, to stock"]
-    note = "Each size for the first time and once more: times that the first takes as long. float32, NCHW, batch 1."
+    head = ["op", "sizes", "segext, first / second", "stock, first / second", "first call vs stock"]
+    note = "Each size is run twice in a row; first / second: ratio of the two times. float32, NCHW, batch 1."
     return table("A stream of sizes", head, rows, note)
 
 
@@ -334,7 +334,7 @@ def _limits(results: Results) -> str:
         ]
         for row in results.limits
     ]
-    return table("What the machine can do at most", ["limit of", "most", "median", ""], rows)
+    return table("What the machine can do at most", ["limit", "maximum", "median", ""], rows)
 
 
 def targets(verdicts: Sequence[Verdict]) -> str:

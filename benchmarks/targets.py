@@ -9,7 +9,7 @@ from . import decoding
 from .calls import SMALL, TINY
 from .results import Results
 
-# Times as fast as eager stock in the same format, on the key map. None: any.
+# Speedup over eager stock in the same format, on the key map. None: any.
 STOCK = (
     ("pool", "float32", "NCHW", 15.0),
     ("pool", "float32", "channels_last", 2.2),
@@ -24,7 +24,7 @@ STOCK = (
     ("unpool out=", None, None, 4.0),
     ("pool backward out=", None, None, 4.0),
 )
-# Times as fast as compiled stock in the same format, on the key map.
+# Speedup over compiled stock in the same format, on the key map.
 COMPILED = (
     ("pool", "float32", "NCHW", 5.0),
     ("pool", "bfloat16", "NCHW", 12.0),
@@ -33,14 +33,14 @@ COMPILED = (
     ("pool backward", None, None, 1.3),
     ("unpool backward", None, None, 1.3),
 )
-# In copies of the bytes that must move, at most, on the key map.
+# Time in copies of the bytes that must move, at most, on the key map.
 COPIES = 1.4
 COPIED = ("pool", "relu+pool", "pool backward", "unpool", "unpool backward", "pool backward out=", "unpool out=")
-# By what the odd sizes and channel counts of real networks may miss the above.
+# Factor by which the odd sizes and channel counts of real networks may miss the above.
 ODD_SLACK = 1.5
-# Microseconds over stock, at most, where only the call counts: by whether it trains.
+# Microseconds over stock, at most, where call overhead dominates: by whether it trains.
 CALL = {False: 12.0, True: 25.0}
-# Times as fast as the best stock way in either format, by op, map (None: any) and type (None: any).
+# Speedup over the best stock variant in either format, by op, map (None: any) and type (None: any).
 BEST = (
     ("upsample x8, crop, argmax", None, "float32", 4.0),
     *((f"upsample x{scale}, crop, loss, backward", None, "float32", 2.0) for scale in (2, 8, 32)),
@@ -52,14 +52,14 @@ BEST = (
     (decoding.UNPOOLING_TRAINS, None, "float32", 1.8),
     ("deconv 3x3/1", None, "float32", 0.97),
 )
-# As stock in the same format: transposed convolution whose channels mix.
+# Speedup over stock in the same format: transposed convolution whose channels mix.
 DENSE = (("NCHW", 2.0), ("channels_last", 1.0))
 DENSE_OPS = ("deconv 16x16/8", "deconv 4x4/2", "deconv 2x2/2")
 # Writes of the result that bilinear upsampling may take.
 WRITES = 1.3
-# First times that a call of a new size may take, in second ones.
+# Time of the first call of a new size, at most, in second calls.
 NEW_SIZE = 1.1
-# Times less memory at the peak of a call than the thriftiest stock way: fusions that store no scores.
+# Peak memory of the leanest stock variant over that of the call, at least: fusions that store no scores.
 LESS = (
     ("upsample x8, crop, argmax", 50.0),
     *((f"upsample x{scale}, crop, loss, backward", 20.0) for scale in (2, 8, 32)),
@@ -70,7 +70,7 @@ SWITCHES = ("DeconvNet 224x224", 12_242_944, 382_592)
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target beside what was measured: the worst of ``count`` rows, of which ``met_by`` meet it."""
+    """A target and what was measured: the worst of ``count`` rows, of which ``met_by`` meet it."""
 
     what: str
     target: str
@@ -98,7 +98,7 @@ def judge(
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Every target of which something was measured."""
+    """Verdicts on every target for which something was measured."""
     return [*_throughput(results), *_convolutions(results), *_calls(results), *_stream(results), *_memory(results)]
 
 
@@ -127,7 +127,7 @@ def _throughput(results: Results) -> list[Verdict]:
 
 def _label(op: str, dtype: str | None, format: str | None, measure: str, place: str) -> str:
     kind = " ".join(filter(None, (op, dtype, format)))
-    return f"{kind}, {measure if measure.startswith('in ') else f'to {measure}'}, {place}"
+    return f"{kind}, {measure if measure.startswith('in ') else f'vs {measure}'}, {place}"
 
 
 def _convolutions(results: Results) -> list[Verdict]:
@@ -135,11 +135,11 @@ def _convolutions(results: Results) -> list[Verdict]:
     for op, map, dtype, bound in BEST:
         chosen = [row for row in rows if row.op == op and map in (None, row.map) and dtype == row.dtype]
         values = [(row.to_best.median, row.where) for row in chosen]
-        found += judge(f"{op}{f' {map}' if map else ''} {dtype}, to the best stock way", values, bound, least=True)
+        found += judge(f"{op}{f' {map}' if map else ''} {dtype}, vs best stock", values, bound, least=True)
     for format, bound in DENSE:
         chosen = [row for row in rows if row.op in DENSE_OPS and (row.dtype, row.format) == ("float32", format)]
         values = [(row.to_stock.median, f"{row.op}, {row.where}") for row in chosen]
-        found += judge(f"dense deconv {format}, to stock", values, bound, least=True)
+        found += judge(f"dense deconv {format}, vs stock", values, bound, least=True)
     for op, bound in LESS:
         values = [(row.less_memory, row.where) for row in rows if row.op == op]
         found += judge(f"{op}, less memory", values, bound, least=True)

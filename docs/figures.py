@@ -1,8 +1,8 @@
-"""The figures that README and docs quote, taken from committed results and from nowhere else.
+"""Generates every figure quoted in README and docs from the committed results.
 
-A page names a block between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``; what it says is made here.
-``python -m docs.figures`` rewrites all blocks and draws the picture. A new result is quoted by naming its folder below.
-The tests fail where a page is not up to date, and where a figure stands outside a block.
+A page marks a block with ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``; its content is generated here.
+``python -m docs.figures`` rewrites all blocks and draws the picture. To quote a new result, name its folder below.
+The tests fail if a page is out of date or if a figure appears outside a block.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = ROOT / "docs" / "pictures"
 
-OPS = "2026-11-26-cpu"  # of `make bench`
-PROCESSORS = {  # of `make bench`, elsewhere too
+OPS = "2026-11-26-cpu"  # from `make bench`
+PROCESSORS = {  # from `make bench` on several processors
     "Xeon, AVX-512": OPS,
     "EPYC, AVX-512": "2026-11-26-epyc-cpu",
-    "EPYC, AVX2": "2026-11-26-epyc-avx2-cpu",
+    "EPYC, AVX2 (stock eager)": "2026-11-26-epyc-avx2-cpu",
 }
-NETWORKS = "2026-11-26-camvid-cpu"  # of `python -m benchmarks models`
-GPU = "2026-11-26-h200"  # of `make gpu`
+NETWORKS = "2026-11-26-camvid-cpu"  # from `python -m benchmarks models`
+GPU = "2026-11-26-h200"  # from `make gpu`
 
 FORMATS = ("NCHW", "channels_last")
+VERSUS = [f"speedup vs stock, {form}" for form in FORMATS]  # column headings
 
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
-# Names of ops in results, as a reader says them.
+# How the pages name the ops of the results.
 NAMES = {
     "pool": "max-pool",
     "relu+pool": "ReLU, max-pool",
@@ -63,12 +64,12 @@ def results(folder: str) -> dict:
 
 
 def key_rows(dtype: str, folder: str = OPS) -> dict[str, dict[str, dict]]:
-    """Op to memory format to the row of the largest map of DeconvNet."""
+    """The rows of DeconvNet's largest map, by op and memory format."""
     return by_format(row for row in results(folder)["throughput"] if row["suite"] == "key" and row["dtype"] == dtype)
 
 
 def contest(op: str, dtype: str = "float32", folder: str = OPS) -> dict[str, dict]:
-    """Memory format to the row of the first map that ``op`` was run on, upsampling or decoding."""
+    """The rows of the first map that ``op`` (upsampling or decoding) was run on, by memory format."""
     rows = [r for r in contests(folder) if (r["op"], r["dtype"]) == (op, dtype)]
     return by_format(row for row in rows if row["map"] == rows[0]["map"])[op]
 
@@ -85,7 +86,7 @@ def by_format(rows: Iterable[dict]) -> dict[str, dict[str, dict]]:
 
 
 def worst(formats: dict[str, dict]) -> float:
-    """To the best stock way in any format, of segext in the format that suits it less."""
+    """The speedup of segext in its slower format over stock in its fastest variant, whatever the format."""
     return min(row["to_best"]["median"] for row in formats.values())
 
 
@@ -93,13 +94,13 @@ def worst(formats: dict[str, dict]) -> float:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose first ``left`` columns are text, the others numbers."""
+    """A Markdown table whose first ``left`` columns are text and whose other columns are numbers."""
     rule = ["---"] * left + ["--:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
 
 def source(folder: str, page: Path, brief: bool) -> str:
-    """Where figures come from: the report and, unless ``brief``, machine and versions."""
+    """Where the figures come from: the report and, unless ``brief``, the machine and the versions."""
     up = "../" * (len(page.relative_to(ROOT).parts) - 1)
     name = "summary.txt" if folder == GPU else "report.txt"
     report = f"From [{folder}]({up}benchmarks/results/{folder}/{name})"
@@ -119,7 +120,7 @@ def factor(value: float) -> str:
 
 
 def marked(value: float) -> str:
-    """A factor, with a star where it is below 1: stock wins."""
+    """A factor, with an asterisk if it is below 1, that is, if stock is faster."""
     return factor(value) + "\\*" * (value < 1)
 
 
@@ -144,7 +145,7 @@ def gains() -> str:
         formats = contest(op)
         rows.append((formats["NCHW"]["map"], NAMES[op], formats))
     return table(
-        ["what", "on", "to stock, NCHW", "to stock, channels_last", "to the best stock way"],
+        ["operation", "map", *VERSUS, "vs best stock"],
         [
             [name, map, *(marked(formats[f]["to_stock"]["median"]) for f in FORMATS), marked(worst(formats))]
             for map, name, formats in rows
@@ -162,7 +163,7 @@ def switches() -> str:
 
 def kept() -> str:
     return table(
-        ["part", "way", "stock", "`MaxPool2d`", "`ReLUMaxPool2d`"],
+        ["part", "execution", "stock", "`MaxPool2d`", "`ReLUMaxPool2d`"],
         [
             [r["stack"], "compiled" if r["compiled"] else "eager"]
             + [f"{r[kind]:,}" for kind in ("stock", "pool", "relu_pool")]
@@ -179,7 +180,7 @@ def types() -> str:
             if not op.endswith("out="):
                 ratios = [formats[f]["to_stock"]["median"] for f in FORMATS]
                 rows.append([NAMES[op], dtype, *map(marked, ratios), marked(worst(formats))])
-    return table(["op", "type", "to stock, NCHW", "to stock, channels_last", "to the best stock way"], rows, left=2)
+    return table(["op", "type", *VERSUS, "vs best stock"], rows, left=2)
 
 
 def processors() -> str:
@@ -219,7 +220,7 @@ def calls() -> str:
         ]
         for row in results(OPS)["calls"]
     ]
-    return table(["op", "map", "mode", "way", "segext less stock", "to stock"], rows, left=4)
+    return table(["op", "map", "mode", "execution", "segext minus stock", "speedup vs stock"], rows, left=4)
 
 
 def prepacked() -> str:
@@ -236,16 +237,16 @@ def new_sizes() -> str:
         [NAMES.get(row["op"], row["op"]), *(factor(row[whose]["median"]) for whose in ("stock", "segext", "to_stock"))]
         for row in results(OPS)["stream"]
     ]
-    return table(["what", "stock, first to second", "segext, first to second", "first, to stock"], rows)
+    return table(["operation", "stock, first / second", "segext, first / second", "first run vs stock"], rows)
 
 
 def stock_wins(folder: str = OPS) -> str:
     rows = [(f"{r['network']} {r['pool']}, batch {r['batch']}", r) for r in results(folder)["throughput"]]
     rows += [(r["map"], r) for r in contests(folder)]
     lost = [(f"{NAMES.get(r['op'], r['op'])}, {where}", r) for where, r in rows if r["to_best"]["median"] < 1]
-    count = f"{len(lost)} of {len(rows)} rows; small maps are in the table of calls.\n\n"
+    count = f"{len(lost)} of {len(rows)} rows; the table of calls covers small maps.\n\n"
     return count + table(
-        ["what", "type", "format", "fastest stock way", "segext to it"],
+        ["operation", "type", "format", "best stock", "speedup vs best stock"],
         [[what, row["dtype"], row["format"], row["best"], factor(row["to_best"]["median"])] for what, row in lost],
         left=4,
     )
@@ -258,11 +259,11 @@ def upsampling_memory() -> str:
             peaks = row["peaks"]
             stock = min(value for way, value in peaks.items() if not way.startswith("segext"))
             rows.append([NAMES[op], row["map"], form, *(megabytes(n) for n in (stock, peaks[f"segext {form}"]))])
-    return table(["what", "map", "format", "thriftiest stock way", "segext"], rows, left=3)
+    return table(["operation", "map", "format", "stock, lowest", "segext"], rows, left=3)
 
 
 def footprint() -> str:
-    """Whole networks at their published width: the largest batch of each size that was counted."""
+    """Whole networks at their published width: the largest batch counted for each size."""
     found: dict[tuple[str, str], dict[str, dict]] = {}
     for row in sorted(results(OPS)["footprint"], key=lambda row: row["batch"]):
         size = f"{row['batch']} × {row['height']}×{row['width']}"
@@ -305,11 +306,11 @@ def networks() -> str:
                         marked(cost["image_to_stock"]["median"]),
                     ]
                 )
-    head = ["network", "kept, stock", "kept, segext", "share", "step, to stock", "prediction, to stock"]
+    head = ["network", "kept, stock", "kept, segext", "share", "step vs stock", "prediction vs stock"]
     return table(head, rows)
 
 
-# On the GPU, at batch 16 but for the pools.
+# On the GPU, at batch 16 except for the pools.
 GPU_CONTESTS = (
     "bilinear x2",
     "bilinear x8",
@@ -323,7 +324,7 @@ GPU_CONTESTS = (
 
 
 def gpu_rows(dtypes: Sequence[str] = ("float32", "bfloat16")) -> Iterator[tuple[str, str, str, dict[str, dict]]]:
-    """Op, map, type, and memory format to row: the pools' largest map, then every map of the others."""
+    """Op, map, type and rows by memory format: the largest map of the pools, then every map of the others."""
     for dtype in dtypes:
         for op, formats in key_rows(dtype, GPU).items():
             row = formats["NCHW"]
@@ -343,7 +344,7 @@ def gpu_gains() -> str:
         if op in NAMES:
             first.setdefault((op, dtype), (map, formats))
     return table(
-        ["what", "on", "type", "to stock, NCHW", "to stock, channels_last", "to the best eager stock way"],
+        ["operation", "map", "type", *VERSUS, "vs best eager stock"],
         [
             [NAMES[op], map, dtype, *(marked(f[form]["to_stock"]["median"]) for form in FORMATS), marked(worst(f))]
             for (op, dtype), (map, f) in first.items()
@@ -369,7 +370,7 @@ def gpu_decoding() -> str:
         if op.startswith("unpool, 3x3"):
             ratios = (marked(formats[form]["to_best"]["median"]) for form in FORMATS)
             rows.append([map, dtype + ", no TF32" * op.endswith("TF32"), *ratios, formats["NCHW"]["best"]])
-    head = ["map", "type", "NCHW", "channels_last", "best stock way"]
+    head = ["map", "type", "NCHW", "channels_last", "best stock"]
     return table(head, rows, left=2)
 
 
@@ -385,7 +386,7 @@ def gpu_calls() -> str:
         ]
         for row in results(GPU)["calls"]
     ]
-    return table(["op", "map", "mode", "way", "segext", "stock", "to stock"], rows, left=4)
+    return table(["op", "map", "mode", "execution", "segext", "stock", "speedup vs stock"], rows, left=4)
 
 
 def gpu_memory() -> str:
@@ -396,15 +397,20 @@ def gpu_memory() -> str:
     return table(["peak of", "format", "stock", "segext"], rows, left=2)
 
 
+def versus(what: str) -> str:
+    """The name of a target, as reports older than today's wording have it too."""
+    return what.replace(", to stock's best way", ", vs best stock").replace(", to stock", ", vs stock")
+
+
 def gpu_targets() -> str:
     rows = [
-        [r["what"], r["target"], r["measured"], "" if r["met_by"] == r["count"] else "missed"]
+        [versus(r["what"]), r["target"], r["measured"], "" if r["met_by"] == r["count"] else "missed"]
         for r in results(GPU)["targets"]
     ]
-    return table(["what", "target", "measured, at worst", ""], rows)
+    return table(["what", "target", "worst measured", ""], rows)
 
 
-# What makes the block, and the folders that it quotes.
+# The function that generates each block, and the folders it quotes.
 BLOCKS: dict[str, tuple] = {
     "gains": (gains, OPS),
     "switches": (switches, OPS),
@@ -430,7 +436,7 @@ BLOCKS: dict[str, tuple] = {
 
 
 def refreshed(page: Path) -> str:
-    """The text of a page with its blocks as they should be."""
+    """The text of a page with its blocks regenerated."""
     told = set()
 
     def fill(match: re.Match) -> str:
@@ -453,13 +459,13 @@ COLOURS = {
 
 
 def shares() -> Iterator[tuple[str, float, str]]:
-    """Rows of the picture: what it is, segext's share of stock's bytes or time, and what stands at its end."""
+    """Rows of the picture: name, segext's share of stock's bytes or time, and the text at the end of the row."""
     by_network = {row["network"]: row for row in results(OPS)["switches"]}
     deconvnet = by_network["DeconvNet 224x224"]
     saved = next(row for row in results(OPS)["saved"] if row["stack"].endswith("five pools") and not row["compiled"])
     for what, stock, own in (
-        ("Bytes of switches, DeconvNet", deconvnet["int64"], deconvnet["packed"]),
-        ("Bytes kept for backward, DeconvNet's pools with ReLU", saved["stock"], saved["relu_pool"]),
+        ("Memory for switches, DeconvNet", deconvnet["int64"], deconvnet["packed"]),
+        ("Memory kept for backward, DeconvNet's pools with ReLU", saved["stock"], saved["relu_pool"]),
     ):
         yield what, own / stock, f"{megabytes(stock)} → {megabytes(own)}"
     keyed = key_rows("float32")
@@ -467,14 +473,14 @@ def shares() -> Iterator[tuple[str, float, str]]:
         ("Time of a 2×2 max-pool", keyed["pool"]),
         ("Time of unpooling", keyed["unpool"]),
         ("Time of unpooling with a 3×3 transposed convolution", contest("unpool, 3x3 deconv")),
-        ("Time from coarse scores to the label map, ×8", contest("upsample x8, crop, argmax")),
-        ("Time from coarse scores to the gradient of the loss, ×8", contest("upsample x8, crop, loss, backward")),
+        ("Time from coarse scores to label map, ×8", contest("upsample x8, crop, argmax")),
+        ("Time from coarse scores to loss gradient, ×8", contest("upsample x8, crop, loss, backward")),
     ):
         yield what, 1 / worst(formats), f"{factor(worst(formats))} as fast"
 
 
 def picture(theme: str) -> str:
-    """Grey is stock, all of the width; the bar on it is segext. The plain text is for whoever cannot see it."""
+    """The full-width grey track is stock, the bar on it segext. The title describes the picture for screen readers."""
     colour = COLOURS[theme]
     rows = list(shares())
     height = len(rows) * ROW + LABEL + 14
@@ -482,9 +488,9 @@ def picture(theme: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         f'role="img" aria-labelledby="title" font-family="system-ui, sans-serif" font-size="14">',
-        f'<title id="title">segext beside stock PyTorch on a CPU. {words}.</title>',
+        f'<title id="title">segext compared with stock PyTorch on a CPU. {words}.</title>',
         f'<rect x="0" y="3" width="12" height="12" rx="2" fill="{colour["track"]}"/>',
-        f'<text x="18" y="14" fill="{colour["muted"]}">the best stock way</text>',
+        f'<text x="18" y="14" fill="{colour["muted"]}">best stock</text>',
         f'<rect x="180" y="3" width="12" height="12" rx="2" fill="{colour["bar"]}"/>',
         f'<text x="198" y="14" fill="{colour["muted"]}">segext</text>',
     ]

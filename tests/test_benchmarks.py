@@ -379,14 +379,14 @@ def test_switches_alone(tmp_path, capsys):
 
 
 def test_verdicts_of_fusions():
-    """Speed to the best stock way, and memory to the thriftiest."""
+    """Speed against the fastest stock variant, and memory against the leanest."""
     three = Summary(3.0, 3.0, 3.0, 5)
     peaks = {"segext NCHW": 10, "stock NCHW": 300, "stock channels_last": 190, "segext channels_last": 1}
     op = "upsample x8, crop, loss, backward"
     ways = {"times": {}, "to_stock": three, "to_best": three, "best": "stock NCHW", "to_write": None, "to_copy": None}
     row = contest.Row(op, "map", "float32", "NCHW", 1, **ways, kernels="segext", peaks=peaks)
     found = {verdict.what: verdict for verdict in targets.verdicts(Results({}, upsampling=[row]))}
-    assert found[f"{op} float32, to the best stock way"].met
+    assert found[f"{op} float32, vs best stock"].met
     less = found[f"{op}, less memory"]
     assert (less.met, less.measured) == (False, "19.00x")
     assert len(found) == 2
@@ -404,10 +404,10 @@ def test_verdicts():
 
     rows = [row("key", "NCHW", 3.0, 1.3), row("key", "channels_last", 2.0, 1.3), row("odd", "NCHW", 1.7, 2.0)]
     found = {verdict.what: verdict for verdict in targets.verdicts(Results({}, throughput=rows))}
-    speed = found["unpool float32, to stock, (4, 64, 224, 224)"]
+    speed = found["unpool float32, vs stock, (4, 64, 224, 224)"]
     assert (speed.met, speed.measured, speed.met_by, speed.count) == (False, "2.00x", 1, 2)
     assert "channels_last" in speed.where
-    assert found["unpool float32, to stock, odd sizes"].met
+    assert found["unpool float32, vs stock, odd sizes"].met
     assert found["unpool, in copies of its bytes, (4, 64, 224, 224)"].met
     assert found["unpool, in copies of its bytes, odd sizes"].met
     assert len(found) == 4

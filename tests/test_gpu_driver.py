@@ -476,8 +476,8 @@ def test_targets_of_upsampling_on_the_gpu():
     found = {verdict.what: (verdict.met, verdict.measured) for verdict in targets.verdicts([], rows)}
     assert found == {
         "bilinear x2, of the copy bandwidth": (False, "76.92 %"),
-        "upsample x8, crop, argmax, to stock's best way": (True, "5.50x"),
-        "upsample x8, crop, loss, backward, to stock's best way": (False, "4.50x"),
+        "upsample x8, crop, argmax, vs best stock": (True, "5.50x"),
+        "upsample x8, crop, loss, backward, vs best stock": (False, "4.50x"),
     }
 
 
@@ -496,10 +496,10 @@ def test_targets_of_decoding_on_the_gpu():
     found = {verdict.what: (verdict.met, verdict.measured) for verdict in targets.verdicts([], (), rows)}
     unpooling, strict = f"{decoding.UNPOOLING}, bfloat16", f"{targets.STRICT}, float32"
     assert found == {
-        f"{unpooling}, 64 channels, to stock's best way": (True, "1.50x"),
-        f"{unpooling}, 128 channels, to stock's best way": (False, "1.00x"),
-        f"{unpooling}, 256, 512 channels, to stock's best way": (True, "1.00x"),
-        f"{strict}, 64, 128, 256, 512 channels, to stock's best way": (False, "1.40x"),
+        f"{unpooling}, 64 channels, vs best stock": (True, "1.50x"),
+        f"{unpooling}, 128 channels, vs best stock": (False, "1.00x"),
+        f"{unpooling}, 256, 512 channels, vs best stock": (True, "1.00x"),
+        f"{strict}, 64, 128, 256, 512 channels, vs best stock": (False, "1.40x"),
     }
 
 
@@ -518,10 +518,10 @@ def test_targets_of_the_gpu():
     assert found == {
         "unpool, of the copy bandwidth": (False, "76.92 %"),
         "pool, of the copy bandwidth": (True, "90.91 %"),
-        "pool float32, to stock": (True, "1.31x"),
-        "pool bfloat16, to stock": (False, "1.69x"),
-        "unpool NCHW, to stock": (True, "2.50x"),
-        "unpool channels_last, to stock": (False, "3.90x"),
+        "pool float32, vs stock": (True, "1.31x"),
+        "pool bfloat16, vs stock": (False, "1.69x"),
+        "unpool NCHW, vs stock": (True, "2.50x"),
+        "unpool channels_last, vs stock": (False, "3.90x"),
     }
 
 

@@ -42,7 +42,7 @@ def render(names: tuple[Path, Path], environments: tuple[dict, dict], found: Com
         lines.append(f"DIFFERENT {name}: {a if a is not None else '-'} / {b if b is not None else '-'}")
     if not same_machine(*environments):
         lines.append(
-            "Not the same machine and threads: times are not compared, only ratios to stock, copies and bytes."
+            "Not the same machine and threads: times are not compared, only ratios vs stock, copies and bytes."
         )
     elif found.stock_moved is not None:
         lines.append(f"Stock itself takes {times(found.stock_moved)} A's time in B, the median of its calls.")

@@ -9,7 +9,7 @@ from ..targets import Verdict, judge
 
 # Percent of the bandwidth of a device copy of the same bytes, on maps well over the L2.
 COPY_PERCENT = 85.0
-# Times as fast as eager stock in the same format. None: any.
+# Speedup over eager stock in the same format. None: any.
 STOCK = (
     ("pool", "float32", None, 1.3),
     ("pool", "bfloat16", None, 1.7),
@@ -17,13 +17,13 @@ STOCK = (
     ("unpool", None, "channels_last", 4.0),
     ("pool backward", None, None, 2.0),
 )
-# Likewise of upsampling; its label map and loss move too little to be measured by that, and are compared with stock's
-# best way.
+# The same for upsampling. Its label map and loss move too few bytes for this measure and are compared with the best
+# stock variant instead.
 UPSAMPLING_PERCENT = 80.0
 UPSAMPLED = ("bilinear x2", "bilinear x8", "bilinear x32", "upsample x2, crop, add")
 FUSED = ("upsample x8, crop, argmax", "upsample x8, crop, loss, backward")
 TO_BEST = 5.0
-# Of unpooling and convolution in one, at batch 16, times as fast as stock's best way: by type and channels. From 256
+# Speedup of fused unpooling and convolution at batch 16 over the best stock variant, by type and channels. From 256
 # channels on, half types are unpooled into a map.
 STRICT = f"{decoding.UNPOOLING}, no TF32"
 DECODED = (
@@ -37,7 +37,7 @@ DECODED = (
 def verdicts(
     rows: Sequence[throughput.Row], upsampled: Sequence[contest.Row] = (), decoded: Sequence[contest.Row] = ()
 ) -> list[Verdict]:
-    """Of the maps well over the L2; the worst row counts."""
+    """Verdicts for the maps well over the L2; the worst row counts."""
     rows = [row for row in rows if row.suite == "key"]
     found = []
     for op in dict.fromkeys(row.op for row in rows):
@@ -49,13 +49,13 @@ def verdicts(
             for row in rows
             if row.op == op and dtype in (None, row.dtype) and format in (None, row.format)
         ]
-        found += judge(" ".join(filter(None, (op, dtype, format))) + ", to stock", values, bound, least=True)
+        found += judge(" ".join(filter(None, (op, dtype, format))) + ", vs stock", values, bound, least=True)
     for op in UPSAMPLED:
         values = [(copy_percent(row), row.where) for row in upsampled if row.op == op]
         found += judge(f"{op}, of the copy bandwidth", values, UPSAMPLING_PERCENT, least=True, unit=" %")
     for op in FUSED:
         values = [(row.to_best.median, row.where) for row in upsampled if row.op == op]
-        found += judge(f"{op}, to stock's best way", values, TO_BEST, least=True)
+        found += judge(f"{op}, vs best stock", values, TO_BEST, least=True)
     for op, dtype, channels, bound in DECODED:
         maps = tuple(f"{count}@" for count in channels)
         values = [
@@ -64,7 +64,7 @@ def verdicts(
             if row.op == op and row.dtype == dtype and row.map.startswith(maps)
         ]
         named = ", ".join(map(str, channels))
-        found += judge(f"{op}, {dtype}, {named} channels, to stock's best way", values, bound, least=True)
+        found += judge(f"{op}, {dtype}, {named} channels, vs best stock", values, bound, least=True)
     return found
 
 

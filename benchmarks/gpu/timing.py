@@ -274,7 +274,7 @@ def _speed(results: Results) -> str:
             ]
         )  # fmt: skip
     first = results.key_rows[0]
-    head = ["op", "type", "format", "GB/s", "copy", "%", "to stock", "to compiled", "to best", "us", ""]
+    head = ["op", "type", "format", "GB/s", "copy", "%", "vs stock", "vs compiled", "vs best stock", "us", ""]
     shape = (first.batch, first.channels, first.height, first.width)
     return tables.table(f"Every op on {shape}: of the bytes that must move", head, rows, left=3)
 
@@ -289,7 +289,7 @@ def _contest(title: str, found: Sequence[contest.Row]) -> str:
         ]
         for row in found
     ]  # fmt: skip
-    head = ["op", "map", "type", "format", "kernels", "GB/s", "%", "to stock", "to best", "best stock way", "us", ""]
+    head = ["op", "map", "type", "format", "kernels", "GB/s", "%", "vs stock", "vs best stock", "best stock", "us", ""]
     return tables.table(f"{title}: of the bytes that must move", head, rows, left=5)
 
 
@@ -301,7 +301,7 @@ def _calls(found: list[CallRow]) -> str:
         ]
         for row in found
     ]  # fmt: skip
-    head = ["op", "shape", "mode", "way", "segext", "stock", "to stock", ""]
+    head = ["op", "shape", "mode", "execution", "segext", "stock", "vs stock", ""]
     return tables.table("What a caller waits for a call, in microseconds (float32, NCHW)", head, rows, left=4)
 
 

@@ -34,7 +34,7 @@ class Row:
     way: str
     format: str
     time: Summary
-    to_best: Summary  # times as fast as the fastest stock way, eager or compiled, in any of the formats
+    to_best: Summary  # speedup over the fastest stock variant, eager or compiled, in any of the formats
     best: str
     kept: int | None  # by autograd, for the backward pass
     switches: int | None  # of all pools: int64 indices, or packed

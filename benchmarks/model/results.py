@@ -68,12 +68,12 @@ def _rows(results: Results) -> str:
         ]
         for row in results.rows
     ]
-    head = ["input", "task", "way", "format", "ms", "to best stock", "kept B", "switches B", "peak MB", ""]
+    head = ["input", "task", "way", "format", "ms", "vs best stock", "kept B", "switches B", "peak MB", ""]
     return table(
         f"What it costs, in {results.rows[0].dtype}",
         head,
         rows,
-        "Medians, all ways turn about. to best stock: times as fast as the fastest stock way, quartiles in brackets.",
+        "Medians; all variants run in turn. vs best stock: speedup over the fastest stock variant, with quartiles.",
         "kept: by autograd for the backward pass, parameters and inputs not counted. switches: of all pools.",
         "peak: what a call adds at most to the memory of this process.",
         left=4,

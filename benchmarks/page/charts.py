@@ -194,7 +194,7 @@ def growth(results: Results) -> list[Panel]:
 
 
 def best_times(row: contest.Row) -> tuple[float, float]:
-    """The median nanoseconds of segext and of stock, each in the format, and of stock in the way, that is fastest."""
+    """The median nanoseconds of segext and of stock, each in its fastest format and stock in its fastest variant."""
 
     def least(start: str) -> float:
         return min(time.median for way, time in row.times.items() if way.startswith(start))
@@ -204,7 +204,7 @@ def best_times(row: contest.Row) -> tuple[float, float]:
 
 def _curves(axes: Axes, curves: dict[int, tuple[float, float]], label: str) -> None:
     own, stock = ([pair[n] / 1e6 for pair in curves.values()] for n in (0, 1))
-    axes.plot(list(curves), stock, "o-", color=STOCK, lw=2, ms=5, label="stock, its best way")
+    axes.plot(list(curves), stock, "o-", color=STOCK, lw=2, ms=5, label="best stock")
     axes.plot(list(curves), own, "o-", color=OURS, lw=2, ms=5, label="segext")
     for value, ours, theirs in zip(curves, own, stock, strict=True):
         axes.annotate(
@@ -285,9 +285,7 @@ def _roof(axes: Axes, found: Sequence[Point], memory: float, arithmetic: float) 
         axes.annotate(
             str(number), (point.intensity, point.own), (5, 3), textcoords="offset points", fontsize=9, color=INK
         )
-    axes.plot(
-        [p.intensity for p in found], [p.stock for p in found], "o", color=STOCK, ms=5, label="stock, its best way"
-    )
+    axes.plot([p.intensity for p in found], [p.stock for p in found], "o", color=STOCK, ms=5, label="best stock")
     axes.plot([p.intensity for p in found], [p.own for p in found], "o", color=OURS, ms=6, label="segext")
     axes.set_xscale("log")
     axes.set_yscale("log")

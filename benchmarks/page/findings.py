@@ -25,7 +25,7 @@ class Gain:
 
 
 def gains(results: Results) -> list[Gain]:
-    """What a user gains, from what was run."""
+    """What a user gains, according to what was run."""
     found = []
     if results.switches:
         row = results.switches[0]
@@ -33,7 +33,7 @@ def gains(results: Results) -> list[Gain]:
             Gain(
                 f"{row.int64 / row.packed:.0f}{TIMES} smaller",
                 "switches",
-                f"Where the maxima were takes {nbytes(row.packed)} rather than {nbytes(row.int64)}, "
+                f"The positions of the maxima take {nbytes(row.packed)} rather than {nbytes(row.int64)} "
                 f"for one image through {row.network}.",
             )
         )
@@ -43,7 +43,7 @@ def gains(results: Results) -> list[Gain]:
             Gain(
                 f"{percent(1 - least.kept / stock.kept)} less",
                 "kept for the backward pass",
-                f"Of {DECONVNET} at {own.size}, batch {own.batch}, autograd keeps {nbytes(least.kept)} rather than "
+                f"For {DECONVNET} at {own.size}, batch {own.batch}, autograd keeps {nbytes(least.kept)} rather than "
                 f"{nbytes(stock.kept)} if normalised maps are computed again, and {nbytes(own.kept)} if not.",
             )
         )
@@ -54,7 +54,7 @@ def gains(results: Results) -> list[Gain]:
             Gain(
                 f"{plain(median(to_best))} as fast",
                 "pooling and unpooling",
-                f"as the best way of stock PyTorch, in the middle of {len(rows)} comparisons on "
+                f"as the best stock variant: the median of {len(rows)} comparisons on "
                 f"({first.batch}, {first.channels}, {first.height}, {first.width}), which range from "
                 f"{plain(min(to_best))} to {plain(max(to_best))}.",
             )
@@ -66,7 +66,7 @@ def gains(results: Results) -> list[Gain]:
             Gain(
                 f"{plain(row.to_best.median)} as fast",
                 "labels from coarse scores",
-                f"as stock's best way, with {plain(row.less_memory)} less memory at the peak: the scores of 21 classes "
+                f"as the best stock variant, with {plain(row.less_memory)} less peak memory: the scores of 21 classes "
                 "at full size are never stored.",
             )
         )
@@ -79,7 +79,7 @@ def costs(results: Results) -> list[str]:
     compared = comparisons(results)
     lost = [row for row in compared if row.to_best < 1]
     if compared:
-        text = f"Stock wins {len(lost)} of {len(compared)} comparisons with its best way"
+        text = f"The best stock variant wins {len(lost)} of {len(compared)} comparisons"
         if lost:
             worst = min(lost, key=lambda row: row.to_best)
             text += (
@@ -92,8 +92,8 @@ def costs(results: Results) -> list[str]:
         differences = [row.difference.median / 1e3 for row in tiny if row.trains == trains]
         if differences:
             found.append(
-                f"On a map of {shape(tiny[0].shape)}, where only the call counts, {name} takes "
-                f"{min(differences):+.0f} to {max(differences):+.0f} µs beside stock's."
+                f"On a map of {shape(tiny[0].shape)}, where call overhead dominates, {name} takes "
+                f"{min(differences):+.0f} to {max(differences):+.0f} µs compared with stock."
             )
     recomputed = _largest(results.footprint, DECONVNET)
     if recomputed:
@@ -106,7 +106,7 @@ def costs(results: Results) -> list[str]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure against the best way of stock."""
+    """One figure against the best stock variant."""
 
     op: str
     where: str
@@ -115,7 +115,7 @@ class Comparison:
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Every comparison with stock, of whatever part."""
+    """Every comparison with stock, from all parts."""
     rows = [*results.throughput, *results.upsampling, *results.decoding]
     found = [Comparison(row.op, row.where, row.to_best.median, row.best) for row in rows]
     found += [

@@ -1,4 +1,4 @@
-"""What stands where on the page: sections of figures, each with its caption, tables and the command that made it."""
+"""Layout of the page: sections of figures, each with its caption, its tables and the command that made it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .findings import plain
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from ``start`` on, in percent of its track; ``mark``: where the best way of stock is."""
+    """A bar from ``start`` on, in percent of its track; ``mark``: where the best stock variant is."""
 
     label: str
     value: str
@@ -142,13 +142,13 @@ def _speed(results: Results, command: str, tabled) -> Section | None:
     return Section(
         "speed",
         "Speed of every op",
-        "How many times as fast segext is as stock PyTorch. Left of the line, at 1, stock wins.",
+        "segext's speedup over stock PyTorch. Left of the line at 1, stock is faster.",
         [
             Figure(
                 "ops",
                 f"On a map of {shape}",
-                "Bars: to eager stock in the same type and memory format, the median of interleaved calls. "
-                "Marks: to the best that stock can do, in either format, eager or compiled.",
+                "Bars: speedup vs eager stock in the same type and memory format, the median of interleaved calls. "
+                "Marks: speedup vs the best stock variant, in either format, eager or compiled.",
                 command,
                 **_faster(rows, lambda row: row.op, lambda row: f"{row.dtype} {row.format}"),
                 tables=tabled("Every op", "The pools of", "Odd sizes"),
@@ -158,7 +158,7 @@ def _speed(results: Results, command: str, tabled) -> Section | None:
 
 
 def _faster(rows: Sequence, group: Callable, label: Callable) -> dict:
-    """Bars that say how many times as fast, by group, and the ticks and legend that belong to them."""
+    """Bars of speedups by group, with their ticks and legend."""
     scale = Scale([value for row in rows for value in (row.to_stock.median, row.to_best.median)])
     groups: dict[str, list[Bar]] = {}
     for row in rows:
@@ -168,7 +168,7 @@ def _faster(rows: Sequence, group: Callable, label: Callable) -> dict:
             plain(row.to_stock.median),
             *scale.bar(row.to_stock.median),
             kind,
-            f"{spread(row.to_stock)} to stock; {plain(row.to_best.median)} to its best way, {row.best}",
+            f"{spread(row.to_stock)} vs stock; {plain(row.to_best.median)} vs best stock, {row.best}",
             scale.place(row.to_best.median),
         )
         groups.setdefault(group(row), []).append(bar)
@@ -177,7 +177,7 @@ def _faster(rows: Sequence, group: Callable, label: Callable) -> dict:
     return {
         "bars": [Bars(name, bars) for name, bars in groups.items()],
         "ticks": scale.ticks(),
-        "legend": [*legend, ("mark", "to stock's best way")],
+        "legend": [*legend, ("mark", "vs best stock")],
     }
 
 
@@ -205,7 +205,7 @@ def _memory(results: Results, command: str, tabled) -> Section | None:
             Figure(
                 "switches",
                 "The switches of one image",
-                "Where each maximum was, of all pools of a network, by what holds it.",
+                "The positions of the maxima of all pools of a network, by the type that holds them.",
                 command,
                 groups,
                 tables=tabled("Bytes of all switches", "What all switches take"),
@@ -233,7 +233,7 @@ def _memory(results: Results, command: str, tabled) -> Section | None:
             Figure(
                 "kept",
                 "What autograd keeps for convolution, ReLU and pool",
-                "One image, float32. Pools are of the layers named.",
+                "One image, float32. The pools are the layers named.",
                 command,
                 groups,
                 tables=tabled("Bytes that autograd keeps"),
@@ -256,7 +256,7 @@ def _fusions(results: Results, command: str, tabled) -> Section | None:
             "upsampling",
             "Class scores on their way to full size",
             "Bilinear upsampling; with a skip connection added; to a label map; to a loss and its gradient. Marks are "
-            "against stock's best way.",
+            "against the best stock variant.",
             results.upsampling,
             "Upsampling",
         ),
@@ -277,7 +277,7 @@ def _fusions(results: Results, command: str, tabled) -> Section | None:
         figures.insert(1, _peaks(rows, command))
     text = (
         "Never written: the unpooled map that is three quarters zeros, and the scores of every class at full size. "
-        "Left of the line, at 1, stock wins."
+        "Left of the line at 1, stock is faster."
     )
     return Section("fusions", "Upsampling, decoding and the loss", text, figures) if figures else None
 
@@ -293,7 +293,7 @@ def _peaks(rows: Sequence[contest.Row], command: str) -> Figure:
     return Figure(
         "peaks",
         "Their memory at the peak of a call",
-        "Beyond arguments and result, in the thriftiest format of each; the system accounts for whole pages.",
+        "Beyond arguments and result, in the leanest format of each; the system counts whole pages.",
         command,
         groups,
     )
@@ -305,13 +305,13 @@ def _growth(results: Results, command: str, tabled) -> Section | None:
     figure = Figure(
         "scaling",
         "From small to large",
-        "Each side in its faster memory format, stock in its best way; above the points, how many times as fast segext "
-        "is. Both axes are logarithmic.",
+        "segext and stock each in their faster memory format, stock in its best variant; segext's speedup is above the "
+        "points. Both axes are logarithmic.",
         command,
         drawings=_drawn("scaling", charts.growth(results)),
         tables=tabled("From small to large"),
     )
-    text = "Small images cost what their calls cost; large ones cost what they move through memory."
+    text = "On small images call overhead dominates; on large ones, memory traffic does."
     return Section("growth", "Image size and batch", text, [figure])
 
 
@@ -330,8 +330,8 @@ def _latency(results: Results, command: str, tabled) -> Section | None:
     figure = Figure(
         "calls",
         "What a call costs",
-        f"Microseconds, with warm caches: on the small map {calls.SMALL}, and on {calls.TINY}, where nothing but the "
-        "call is left.",
+        f"Microseconds, with warm caches: on the small map {calls.SMALL}, and on {calls.TINY}, where only call "
+        "overhead is left.",
         command,
         groups,
         tables=tabled("What a call costs"),
@@ -339,7 +339,7 @@ def _latency(results: Results, command: str, tabled) -> Section | None:
     return Section(
         "latency",
         "Latency at small sizes",
-        "On maps this small it is the call that takes the time. segext's part of autograd is Python, stock's is C++.",
+        "On maps this small, call overhead dominates. segext's part of autograd is written in Python, stock's in C++.",
         [figure],
     )
 
@@ -350,7 +350,7 @@ def _roofline(results: Results, command: str, tabled) -> Section | None:
         return None
     figure = Figure(
         "roofline",
-        "Beside the limits of the machine",
+        "Against the limits of the machine",
         "The line bounds them: left of the bend a call waits for memory, right of it for arithmetic. Counted are the "
         "operations that the result needs (of pooling, comparisons) and the bytes that must move. What stays in caches "
         "from call to call can be above the memory's part, and noise lifts some above the other.",
@@ -372,9 +372,7 @@ def _losses(results: Results, command: str) -> Section | None:
         return None
     lost = sorted((row for row in compared if row.to_best < 1), key=lambda row: row.to_best)
     rows = [[row.op, row.where, row.best, plain(1 / row.to_best)] for row in lost]
-    found = (
-        [table("Where stock wins", ["op", "where", "best stock way", "times as fast"], rows, left=3)] if rows else []
-    )
+    found = [table("Where stock wins", ["op", "where", "best stock", "stock's speedup"], rows, left=3)] if rows else []
     groups: dict[str, list] = {}
     for row in compared:
         groups.setdefault(row.op, []).append(row.to_best < 1)
@@ -386,8 +384,8 @@ def _losses(results: Results, command: str) -> Section | None:
     figure = Figure(
         "losses",
         f"{len(lost)} of {len(compared)} comparisons",
-        "By op, the share of comparisons that stock's best way wins: either memory format, eager or compiled. Those "
-        "within the noise of a run are counted too.",
+        "By op, the share of comparisons in which the best stock variant is faster: either memory format, eager or "
+        "compiled. Differences within the noise of a run are counted too.",
         command,
         [Bars("", bars)] if bars else [],
         tables=found,
@@ -395,7 +393,7 @@ def _losses(results: Results, command: str) -> Section | None:
     return Section(
         "stock",
         "Where stock wins",
-        "By time alone. Where stock is faster, its layers can be used beside segext's.",
+        "By time alone. Where stock is faster, its layers can be mixed with segext's.",
         [figure],
     )
 
