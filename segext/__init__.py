@@ -1,4 +1,4 @@
-"""segext: pooling, unpooling and upsampling layers for segmentation networks, with switches that cost two bits.
+"""segext: pooling, unpooling and upsampling layers for segmentation networks, with switches that take two bits.
 
 Drop-in layers are in :mod:`segext.nn` and :mod:`segext.functional`; :func:`convert` swaps them into an existing model.
 """
@@ -19,12 +19,12 @@ __all__ = ["Change", "Report", "Switches", "convert", "explain", "functional", "
 
 try:
     __version__ = version("segext")
-except PackageNotFoundError:  # a checkout that was built in place but never installed
+except PackageNotFoundError:  # a checkout built in place but never installed
     __version__ = "unknown"
 
 
 def __getattr__(name: str):
-    # Imported by the first who asks: most who want layers have networks of their own, and run them in PyTorch.
+    # Imported on first use: most users only need the layers, for their own networks in PyTorch.
     if name in ("models", "onnx"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Arguments of convolutions as segext's kernels need them: pairs, sizes and types, or None where stock is to speak."""
+"""Converts arguments of convolutions for segext's kernels: pairs, sizes and types, or None to fall back to stock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IntPair = int | Sequence[int]
 
 
 def plain_window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
-    """Stride, padding, output_padding and dilation as pairs; None where stock's kernels, or errors, are to speak."""
+    """Stride, padding, output_padding and dilation as pairs; None if stock should run the call or raise the error."""
     if not fit_together(input, weight, bias, ops.DEVICES) or input.dim() not in (3, 4) or weight.dim() != 4:
         return None
     if 0 in input.shape[-3:] or 0 in weight.shape or torch.jit.is_tracing():
@@ -22,14 +22,13 @@ def plain_window(input, weight, bias, stride, padding, output_padding, dilation)
     strides, paddings, more, dilations = window = pair(stride), pair(padding), pair(output_padding), pair(dilation)
     if None in window or min(strides) < 1 or min(dilations) < 1 or min(paddings) < 0 or min(more) < 0:
         return None
-    # Not a loop: small maps are bound by what a call costs.
+    # Not a loop: on small maps call overhead dominates.
     fits = more == (0, 0) or (more[0] < max(strides[0], dilations[0]) and more[1] < max(strides[1], dilations[1]))
     return window if fits else None
 
 
 def fit_together(input, weight, bias, devices: Collection[str]) -> bool:
-    """Whether these are strided float tensors of one device, among ``devices``, and of one type, or that autocast makes
-    one."""
+    """Whether these are strided float tensors on one of ``devices``, of the same type or cast to one by autocast."""
     if not isinstance(input, Tensor) or not isinstance(weight, Tensor):
         return False
     if input.layout is not torch.strided or weight.layout is not torch.strided:
@@ -54,14 +53,14 @@ def pair(value: IntPair) -> tuple[int, int] | None:
 
 
 def checked_pair(name: str, value: IntPair) -> tuple[int, int]:
-    """An argument that no stock function has, as a pair; sizes that a graph leaves open stay so.
+    """An argument that stock functions do not have, as a pair; symbolic sizes stay symbolic.
 
     Raises:
         TypeError: for anything but ints.
-        ValueError: for another number than one or two of them.
+        ValueError: for a number of ints other than one or two.
     """
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return value  # at once: small maps are bound by what a call costs
+        return value  # fast path: on small maps call overhead dominates
     values = value if isinstance(value, Sequence) else (value, value)
     expected = "should be an int or a tuple of two ints"
     try:
@@ -74,7 +73,7 @@ def checked_pair(name: str, value: IntPair) -> tuple[int, int]:
 
 
 def _index(value) -> int:
-    # In a trace of torch.jit, sizes are tensors.
+    # While torch.jit traces, sizes are tensors.
     return value if isinstance(value, Tensor) and torch._C._is_tracing() else plain_int(value)
 
 

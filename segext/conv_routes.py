@@ -1,4 +1,4 @@
-"""The ways a transposed convolution may take besides stock's, when each is the faster one, and how it is gone."""
+"""Alternatives to stock's transposed convolution: which calls each supports, when it is faster, and how it runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .switches import prefers_channels_last
 from .value_checks import LateCheck, can_check
 
 _LARGE_STRIDE = 4
-_STOCK_UPSAMPLES = (100_000, 2_000_000)  # elements of channels_last maps between which stock may be faster
-_STOCK_CHANNELS = 512  # from which on stock may be faster for bilinear kernels too
-_LARGEST_REACH = 256  # of a kernel whose channels mix: the margin that its input is copied with grows with it
-_LARGEST_STRIDE = 256  # scratch grows with it, and beyond it most of the output is no tap of any input
+_STOCK_UPSAMPLES = (100_000, 2_000_000)  # range of elements of channels_last maps in which stock may be faster
+_STOCK_CHANNELS = 512  # from here on, stock may be faster for bilinear kernels too
+_LARGEST_REACH = 256  # of a kernel whose channels mix; the margin around the copied input grows with it
+_LARGEST_STRIDE = 256  # scratch memory grows with it, and beyond it hardly any output meets a tap
 _MANY_PIXELS = 1024
 _FEW_CHANNELS = 64
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
@@ -29,7 +29,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Route:
-    """A call as kernels besides stock's take it. ``why``: what makes them the faster ones, if they are."""
+    """A call in the form that a route's kernels take. ``why``: the reason why they are faster, where they are."""
 
     dtype: torch.dtype
     output_size: tuple[int, int]
@@ -41,7 +41,7 @@ class _Route:
 
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
-        """Whether these kernels are faster than stock's, done in a type."""
+        """Whether these kernels are faster than stock's when computing in ``dtype``."""
         raise NotImplementedError
 
 
@@ -52,14 +52,14 @@ class Depthwise(_Route):
 
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
-        # Measured on CPUs with AVX-512 and, for strides above 1, on an H200, where stock's kernels take this for the
+        # Measured on CPUs with AVX-512 and, for strides above 1, on an H200, where stock's kernels treat this as the
         # gradient of a general convolution.
         if max(stride) == 1:
             return False
         if input.is_cuda:
             return True
         if dtype is not torch.float32 or max(stride) >= _LARGE_STRIDE:
-            return True  # stock has fast paths for float32 alone
+            return True  # stock has fast paths for float32 only
         if not prefers_channels_last(input):
             return True
         if weight.requires_grad and torch.is_grad_enabled():
@@ -199,8 +199,8 @@ class Dense(_Route):
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
         # Measured on a CPU with AVX-512 and AMX.
         if max(stride) == 1:
-            return False  # a plain convolution, at which stock's are at the machine's limit
-        # Class scores, for one: stock's kernels are for multiples of 16.
+            return False  # a plain convolution, for which stock's kernels reach the machine's limit
+        # Class scores, for example: stock's kernels are made for multiples of 16.
         few = max(weight.shape[:2]) < _FEW_CHANNELS and weight.shape[1] % 16 != 0
         if has_fast_products(dtype):
             return few and max(stride) >= _LARGE_STRIDE
@@ -217,7 +217,7 @@ class Dense(_Route):
 
 
 class Product(_Route):
-    """A call of one pixel whose channels all mix: the output is the kernel less its padding."""
+    """A call with one input pixel whose channels all mix: the output is the kernel without its padding."""
 
     why = "matrix product: the input is one pixel, so each weight is used once"
 
@@ -231,7 +231,7 @@ class Product(_Route):
             (top, left), (height, width) = self.padding, weight.shape[-2:]
             weight = weight[..., top : height - top, left : width - left]
         pixels = input.reshape(-1, weight.shape[0])
-        # In the order weights lie in: they are all that is to be read.
+        # In the memory order of the weights, which make up nearly all of what is read.
         if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
             _, outputs, height, width = weight.shape
             by_pixel = (pixels @ weight.permute(0, 2, 3, 1).flatten(1)).view(-1, height, width, outputs)
@@ -243,8 +243,7 @@ class Product(_Route):
 
 
 def route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
-    """The call as other kernels than stock's take it, the faster ones or not; None where stock's, or errors, are to
-    speak."""
+    """The call for kernels other than stock's, faster or not; None if stock should run it or raise the error."""
     kind = _kind(input, weight, groups)
     if kind is None:
         return None
@@ -270,19 +269,19 @@ def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups
 
 
 def faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
-    """The call as the fastest kernels take it, if these are not stock's."""
-    # Most calls that are stock's are seen to be at once: small maps are bound by what a call costs.
+    """The call for the fastest kernels, or None if these are stock's."""
+    # Most calls for stock are recognised here already, since on small maps call overhead dominates.
     kind, steps, gaps = _kind(input, weight, groups), pair(stride), pair(dilation)
     if kind is None or steps is None or not kind.beats_stock(input, weight, steps, gaps, compute_dtype(input)):
         return None
     call = _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
-    # One pixel of input is no product if the kernel is dilated.
+    # One input pixel is not a product if the kernel is dilated.
     wins = type(call) is kind or (call is not None and call.beats_stock(input, weight, steps, gaps, call.dtype))
     return call if wins else None
 
 
 def _kind(input, weight, groups) -> type[_Route] | None:
-    """Which kernels besides stock's may take a call, as far as shapes tell."""
+    """Which kernels other than stock's may run a call, judging by shapes."""
     if not isinstance(input, Tensor) or not isinstance(weight, Tensor) or input.dim() < 3 or weight.dim() != 4:
         return None
     if input.device.type not in ops.DEVICES:
@@ -296,14 +295,14 @@ def _kind(input, weight, groups) -> type[_Route] | None:
 
 
 def _known(condition) -> bool:
-    """Whether a condition on sizes holds, whatever they may become: a graph of any size takes one way for all."""
+    """Whether a condition on sizes always holds: a graph for dynamic sizes uses the same kernels for all of them."""
     if not torch.compiler.is_compiling():
         return bool(condition)
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # which brings sympy
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # imports sympy
 
     return statically_known_true(condition)
 
 
 def has_fast_products(dtype: torch.dtype) -> bool:
-    """Whether this CPU has instructions that multiply matrices of a type, which stock uses and segext does not."""
+    """Whether this CPU has matrix instructions for ``dtype``, which stock uses and segext does not."""
     return dtype is torch.bfloat16 and _MULTIPLIES_BFLOAT16

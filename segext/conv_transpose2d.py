@@ -1,4 +1,4 @@
-"""Transposed convolution, and its fusions with what follows it: crop, sum, argmax and loss."""
+"""Transposed convolution, and its fusions with the operations after it: crop, sum, argmax and loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .conv_arguments import IntPair, checked_pair
 from .conv_routes import Criterion, Depthwise, faster_route, route
 from .overriding import overridable
 
-_MOST_LABELS = 256  # that uint8 holds
+_MOST_LABELS = 256  # labels that fit in uint8
 
 
 @overridable
@@ -29,25 +29,25 @@ def conv_transpose2d(
 ) -> Tensor:
     """Transposed convolution.
 
-    As :func:`torch.nn.functional.conv_transpose2d`, in arguments, values, gradients and errors. Where channels do
-    not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), or all mix and the
-    stride is more than one, segext's kernels run if they are the faster ones; one pixel of input is a matrix product;
-    all else is stock's. :func:`segext.explain` tells which, from shapes, types, the memory format, the device and
-    whether ``weight`` is trained.
+    Arguments, values, gradients and errors are those of :func:`torch.nn.functional.conv_transpose2d`. If channels do
+    not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), or all channels mix
+    and the stride is greater than one, segext's kernels run where they are faster. An input of one pixel is computed as
+    a matrix product. Everything else runs stock's kernels. :func:`segext.explain` tells which kernels run, based on
+    shapes, types, the memory format, the device and whether ``weight`` is trained.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
-        weight: (C, K / groups, kernel height, kernel width), as stock's.
+        weight: (C, K / groups, kernel height, kernel width), as in stock.
         bias: (K,), added to the output.
-        stride, padding, output_padding, dilation: in pixels, one int or (vertical, horizontal).
-        groups: into how many groups channels are divided.
+        stride, padding, output_padding, dilation: in pixels; one int or (vertical, horizontal).
+        groups: number of groups that the channels are divided into.
 
     Returns:
         (N, K, H', W') or (K, H', W') with
         H' = (H - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
 
     Raises:
-        RuntimeError, ValueError, TypeError: as stock, for shapes, types and arguments that do not fit.
+        RuntimeError, ValueError, TypeError: as in stock, for shapes, types and arguments that do not fit.
     """
     call = faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if call is not None:
@@ -71,20 +71,19 @@ def conv_transpose2d_add(
     addend_crop: IntPair = (0, 0),
     output_size: IntPair | None = None,
 ) -> Tensor:
-    """``crop(conv_transpose2d(input, ...)) + crop(addend)``: the skip connection of FCN, in one pass where channels do
-    not mix.
+    """``crop(conv_transpose2d(input, ...)) + crop(addend)``: FCN's skip connection, in one pass if channels do not mix.
 
     Args:
-        addend: (N, K, H'', W''), the map that is added.
-        crop, addend_crop: one int or (top, left), where the part begins that is kept, of the transposed convolution's
-            output and of ``addend``.
-        output_size: one int or (height, width), what is kept from there on; by default all that both maps have.
+        addend: (N, K, H'', W''), the map to add.
+        crop, addend_crop: one int or (top, left): where the kept part begins, in the transposed convolution's output
+            and in ``addend``.
+        output_size: one int or (height, width) of the kept part; by default all that both maps cover.
 
-    Other arguments and errors as :func:`conv_transpose2d`.
+    Other arguments and errors are those of :func:`conv_transpose2d`.
 
     Raises:
-        TypeError: for an ``addend`` that is no tensor; for crops and sizes that are no ints.
-        ValueError: for a crop that reaches past either map; for another number of ints than one or two.
+        TypeError: for an ``addend`` that is not a tensor; for crops and sizes that are not ints.
+        ValueError: for a crop that reaches past either map; for a number of ints other than one or two.
     """
     if not isinstance(addend, Tensor):
         raise TypeError(f"conv_transpose2d_add(): argument 'addend' must be Tensor, not {type(addend).__name__}")
@@ -146,23 +145,23 @@ def conv_transpose2d_argmax(
     output_size: IntPair | None = None,
     return_scores: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The label map ``crop(conv_transpose2d(input, ...)).argmax(1)``; where channels do not mix, without the scores.
+    """The label map ``crop(conv_transpose2d(input, ...)).argmax(1)``, without stored scores if channels do not mix.
 
-    Ties go to the lowest class and a NaN beats every number, as in :func:`torch.argmax`. Not differentiable.
+    Ties go to the lowest class, and a NaN beats every number, as in :func:`torch.argmax`. Not differentiable.
 
     Args:
-        crop: one int or (top, left), where the part of the transposed convolution's output begins that is labelled.
-        output_size: one int or (height, width), what is labelled from there on; by default all that is left.
-        return_scores: return (labels, largest score of each pixel) rather than the labels alone.
+        crop: one int or (top, left): where the labelled part of the transposed convolution's output begins.
+        output_size: one int or (height, width) of the labelled part; by default all from ``crop`` on.
+        return_scores: return (labels, largest score of each pixel) rather than only the labels.
 
     Returns:
         (N, height, width), or (height, width) without a batch; uint8 for up to 256 classes, else int64.
 
-    Other arguments and errors as :func:`conv_transpose2d`.
+    Other arguments and errors are those of :func:`conv_transpose2d`.
 
     Raises:
-        TypeError: for a crop or a size that is no ints.
-        ValueError: for a crop that reaches past the output; for another number of ints than one or two.
+        TypeError: for a crop or a size that is not made of ints.
+        ValueError: for a crop that reaches past the output; for a number of ints other than one or two.
     """
     crop, output_size = checked_pair("crop", crop), _size_or_none(output_size)
     with torch.no_grad():
@@ -196,27 +195,27 @@ def conv_transpose2d_cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """``cross_entropy(crop(conv_transpose2d(input, ...)), target, ...)``, without the scores where channels do not mix.
+    """``cross_entropy(crop(conv_transpose2d(input, ...)), target, ...)``, without stored scores if channels do not mix.
 
-    Then neither forward nor backward holds scores (logits) at full size, and autograd keeps nothing but the arguments.
-    Second derivatives and forward mode do hold the scores.
+    In that case neither forward nor backward stores full-size scores (logits), and autograd keeps only the arguments.
+    Second derivatives and forward mode do store the scores.
 
     Args:
         target: (N, height, width), or (height, width) without a batch: the class of each pixel, int64. Its size is
-            what is kept of the transposed convolution's output from ``crop`` on.
-        crop: one int or (top, left), where the part of the output begins that is compared with ``target``.
-        class_weight, ignore_index, reduction, label_smoothing: as :func:`torch.nn.functional.cross_entropy`, where the
-            first, (K,), is ``weight``.
+            that of the part of the transposed convolution's output that is kept, from ``crop`` on.
+        crop: one int or (top, left): where the part of the output that is compared with ``target`` begins.
+        class_weight, ignore_index, reduction, label_smoothing: as in :func:`torch.nn.functional.cross_entropy`, which
+            calls the first, (K,), ``weight``.
 
     Returns:
-        One value, or with ``reduction="none"`` one for each pixel; float32 under autocast.
+        One value, or with ``reduction="none"`` one per pixel; float32 under autocast.
 
-    Other arguments and errors as :func:`conv_transpose2d` and :func:`torch.nn.functional.cross_entropy`.
+    Other arguments and errors are those of :func:`conv_transpose2d` and :func:`torch.nn.functional.cross_entropy`.
 
     Raises:
-        TypeError: for a crop that is no ints.
-        ValueError: for a crop that reaches past the output, or of another number of ints than one or two.
-        IndexError: for a target that is neither a class nor ``ignore_index``; on CUDA from ``backward()`` where there
+        TypeError: for a crop that is not made of ints.
+        ValueError: for a crop that reaches past the output, or a number of ints other than one or two.
+        IndexError: for a target that is neither a class nor ``ignore_index``; on CUDA raised by ``backward()`` if there
             is a gradient, see :func:`segext.functional.set_index_check`. On the CPU, a compiled or exported graph
             raises RuntimeError instead.
     """
@@ -247,9 +246,9 @@ def _part(x: Tensor, crop: Sequence[int], size: Sequence[int]) -> Tensor:
 def _checked_size(
     have: Sequence[int], crop: Sequence[int], output_size: Sequence[int] | None, names: str = "crop and output_size"
 ) -> tuple[int, int]:
-    """The size kept from ``crop`` on of a map of ``have``: ``output_size``, which must fit, or all that is left.
+    """The size kept from ``crop`` on in a map of size ``have``: ``output_size``, which must fit, or all that remains.
 
-    ``names``: the arguments that it is of, for the error.
+    ``names``: the arguments that determine it, for the error.
     """
     left = (have[0] - crop[0], have[1] - crop[1])
     size = left if output_size is None else tuple(output_size)

@@ -1,4 +1,4 @@
-"""Tells which kernels a call takes, and why."""
+"""Tells which kernels a call uses, and why."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def explain(
     switches: Switches | None = None,
     transposed: bool = True,
 ) -> str:
-    """Which kernels a call takes for these arguments, and why, in one line.
+    """Which kernels a call uses for these arguments, and why, in one line.
 
-    The call is :func:`segext.functional.conv_transpose2d`; with ``switches``
+    The call is :func:`segext.functional.conv_transpose2d`; with ``switches``,
     :func:`segext.functional.unpool_conv_transpose2d`; with ``switches`` and ``transposed=False``
     :func:`segext.functional.unpool_conv2d`.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
-        weight: (C, K / groups, kernel height, kernel width), or (K, C / groups, kernel height, kernel width) for the
+        weight: (C, K / groups, kernel height, kernel width), or (K, C / groups, kernel height, kernel width) for a
             convolution that is not transposed.
-        bias, stride, padding, output_padding, groups, dilation, switches: as the function's.
-        transposed: whether the convolution after the unpooling is.
+        bias, stride, padding, output_padding, groups, dilation, switches: as in the explained function.
+        transposed: whether the convolution after the unpooling is transposed.
 
     Raises:
-        TypeError: for an ``input`` or ``weight`` that is no tensor.
+        TypeError: for an ``input`` or ``weight`` that is not a tensor.
         ValueError: for ``transposed=False`` without switches.
     """
     for name, value in (("input", input), ("weight", weight)):

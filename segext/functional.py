@@ -1,4 +1,4 @@
-"""segext's layers as functions: the signatures of ``torch.nn.functional``, with ``Switches`` for int64 indices."""
+"""segext's layers as functions, with the signatures of ``torch.nn.functional`` and ``Switches`` for int64 indices."""
 
 from __future__ import annotations
 
@@ -80,20 +80,20 @@ def max_pool2d(
 ) -> Tensor | tuple[Tensor, Switches]:
     """Max-pooling that keeps only packed switches for the backward pass, not its input.
 
-    As :func:`torch.nn.functional.max_pool2d`, in values, gradients, memory format and errors.
+    Values, gradients, memory format and errors are those of :func:`torch.nn.functional.max_pool2d`.
 
     Args:
         input: (N, C, H, W) or (C, H, W); floats or integers.
-        kernel_size, stride, padding, dilation: the window, in pixels, one int or (vertical, horizontal).
+        kernel_size, stride, padding, dilation: the window, in pixels; one int or (vertical, horizontal).
         ceil_mode: whether a window that starts inside the map may reach past it.
-        return_indices: return (output, switches) rather than the output alone.
+        return_indices: return (output, switches) rather than only the output.
 
     Returns:
-        The pooled map, (N, C, H', W') or (C, H', W'), and with ``return_indices`` its :class:`segext.Switches`.
+        The pooled map, (N, C, H', W') or (C, H', W'), and, with ``return_indices``, its :class:`segext.Switches`.
 
     Raises:
         RuntimeError: for a wrong rank, an empty channel or spatial dimension, or a window that does not fit.
-        NotImplementedError: for a dtype without an order.
+        NotImplementedError: for a dtype that has no order.
         TypeError: for arguments of the wrong type.
     """
     return _pool(ops.max_pool2d, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
@@ -132,9 +132,9 @@ def relu_max_pool2d(
 ) -> Tensor | tuple[Tensor, Switches]:
     """``max_pool2d(relu(input), ...)`` in one pass that does not store the ReLU's output.
 
-    Equals the composition of :func:`torch.nn.functional.relu` and :func:`max_pool2d` bit for bit, forward and backward,
-    and keeps only the switches and its own output, which must therefore not be changed in place before the backward
-    pass. Arguments, results and errors as :func:`max_pool2d`.
+    Bitwise equal to :func:`torch.nn.functional.relu` followed by :func:`max_pool2d`, forward and backward. Keeps only
+    the switches and its own output, which must therefore not be modified in place before the backward pass. Arguments,
+    results and errors are those of :func:`max_pool2d`.
     """
     return _pool(ops.relu_max_pool2d, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
@@ -176,7 +176,7 @@ def _is_plain(value) -> bool:
 
 
 def _plain_window(**arguments) -> tuple:
-    """The arguments with plain ints for what stands for them. Raises the TypeError that the dispatcher reports as a
+    """The arguments with plain ints in place of int-like values. Raises the TypeError that the dispatcher reports as a
     RuntimeError, naming the argument."""
 
     def plain(name: str, value):

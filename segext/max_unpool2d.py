@@ -1,4 +1,4 @@
-"""Max-unpooling: values to where their maxima were, by ``Switches`` or by stock's int64 indices."""
+"""Max-unpooling: puts values back where the maxima were, using ``Switches`` or stock's int64 indices."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ def max_unpool2d(
 ) -> Tensor:
     """Puts each value where its maximum was and zero elsewhere.
 
-    As :func:`torch.nn.functional.max_unpool2d`, with two differences. Given :class:`segext.Switches`, the window and
-    the output size are known and may be left out. Where several elements name one pixel, the last in row-major order is
-    kept, on every device, and alone receives the gradient; stock keeps an arbitrary one and gives the gradient to all.
+    Like :func:`torch.nn.functional.max_unpool2d`, with two differences. With :class:`segext.Switches`, the window and
+    the output size are known and may be omitted. Where several elements refer to the same pixel, the last in row-major
+    order is kept, on every device, and it alone receives the gradient; stock keeps an arbitrary one and passes the
+    gradient to all of them.
 
     Args:
         input: pooled map, (N, C, H, W) or (C, H, W); float32, float64, float16 or bfloat16.
         indices: the pool's switches, or stock's int64 indices, of the same shape.
-        kernel_size, stride, padding: the pool's window. With switches they may be left out and must agree if given.
-        output_size: size of the full map; its last two values count. With switches it must be the pool's input size.
-        out: a tensor to write the result to.
+        kernel_size, stride, padding: the pool's window. With switches they may be omitted, but must agree if given.
+        output_size: size of the full map; its last two values are used. With switches it must be the pool's input size.
+        out: a tensor to write the result into.
 
     Returns:
         The full map, in the memory format of ``input``.
@@ -99,7 +100,7 @@ def check_same_shape(input: Tensor, indices: Switches | Tensor) -> None:
 
 
 def check_agreement(switches: Switches, kernel_size, stride, padding, output_size) -> None:
-    """Raises ValueError where an argument that switches know already says otherwise."""
+    """Raises ValueError if an argument contradicts what the switches know."""
     if kernel_size is not None or stride is not None or padding != 0:
         known = switches.kernel_size, switches.stride, switches.padding
         stride = switches.stride if kernel_size is None and stride is None else stride
@@ -165,7 +166,7 @@ def _unpool_into(out: Tensor, input: Tensor, args: tuple) -> Tensor:
         return _copy_out(out, input, ops.max_unpool2d(*args))
     _check_out_is_plain(out, input)
     ops.max_unpool2d_out(*args, out)
-    if not torch.compiler.is_compiling():  # a compiler keeps its own account of what it changes
+    if not torch.compiler.is_compiling():  # compilers track their own changes
         torch.autograd.graph.increment_version(out)
     return out
 
@@ -191,7 +192,7 @@ def _copy_out(out: Tensor, input: Tensor, unpooled: Tensor) -> Tensor:
 
 
 def _check_out_is_plain(out: Tensor, input: Tensor) -> None:
-    """As stock, results written to a caller's tensor have no derivative, so none may be asked for."""
+    """As in stock, a result written into a caller's tensor has no derivative, so none may be requested."""
     if torch.is_grad_enabled() and (input.requires_grad or out.requires_grad):
         raise RuntimeError(
             "max_unpool2d(): functions with out=... arguments don't support automatic differentiation, but one of the "

@@ -1,4 +1,4 @@
-"""segext's layers as modules: drop-ins for their namesakes in ``torch.nn``, with ``Switches`` for int64 indices."""
+"""segext's layers as modules: drop-in replacements for ``torch.nn``, with ``Switches`` in place of int64 indices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """:class:`torch.nn.MaxPool2d` that keeps packed switches, not its input, for the backward pass.
+    """:class:`torch.nn.MaxPool2d` that keeps packed switches rather than its input for the backward pass.
 
     With ``return_indices=True`` the second result is a :class:`segext.Switches`. See
     :func:`segext.functional.max_pool2d` for shapes and errors.
@@ -49,7 +49,7 @@ class MaxPool2d(nn.MaxPool2d):
 
 
 class ReLUMaxPool2d(MaxPool2d):
-    """:class:`torch.nn.ReLU` followed by :class:`MaxPool2d`, in one pass that stores no rectified map.
+    """:class:`torch.nn.ReLU` followed by :class:`MaxPool2d`, in one pass that does not store the ReLU's output.
 
     See :func:`segext.functional.relu_max_pool2d`.
     """
@@ -58,10 +58,10 @@ class ReLUMaxPool2d(MaxPool2d):
 
 
 class MaxUnpool2d(nn.MaxUnpool2d):
-    """:class:`torch.nn.MaxUnpool2d` that takes :class:`segext.Switches` or stock's int64 indices.
+    """:class:`torch.nn.MaxUnpool2d` that accepts :class:`segext.Switches` or stock PyTorch's int64 indices.
 
-    Switches know the pool's window and input size: ``output_size`` may be left out and is still right for odd sizes,
-    and ``kernel_size`` may be too. See :func:`segext.functional.max_unpool2d` for shapes and errors.
+    Switches know the pool's window and input size, so ``output_size`` (also for odd sizes) and ``kernel_size`` may be
+    omitted. See :func:`segext.functional.max_unpool2d` for shapes and errors.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         if self.padding_mode != "zeros":
-            return super().forward(input, output_size)  # which refuses it
+            return super().forward(input, output_size)  # which rejects it
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
         )
@@ -96,9 +96,10 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _Fused(nn.ConvTranspose2d):
-    """A transposed convolution and what follows it: the parameters and state dict of :class:`torch.nn.ConvTranspose2d`.
+    """A transposed convolution fused with the operation after it.
 
-    Options of what follows are keyword arguments and show in the representation.
+    Parameters and state dict are those of :class:`torch.nn.ConvTranspose2d`. The options of the second operation are
+    keyword arguments and appear in the representation.
     """
 
     def __init__(self, *arguments, options: dict, **keywords) -> None:
@@ -119,51 +120,54 @@ class _Fused(nn.ConvTranspose2d):
 
 
 class ConvTranspose2dAdd(_Fused):
-    """:class:`torch.nn.ConvTranspose2d` and FCN's skip connection: crop, and add another map.
+    """:class:`torch.nn.ConvTranspose2d` and FCN's skip connection: crop, then add another map.
 
     Args:
-        crop, addend_crop: one int or (top, left), where the part begins that is kept, of the transposed convolution's
-            output and of the map that is added.
+        crop, addend_crop: one int or (top, left): where the kept part begins, in the transposed convolution's output
+            and in the added map.
 
-    Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_add`.
+    Other arguments are those of :class:`torch.nn.ConvTranspose2d`.
+    See :func:`segext.functional.conv_transpose2d_add`.
     """
 
     def __init__(self, *arguments, crop: IntPair = (0, 0), addend_crop: IntPair = (0, 0), **keywords) -> None:
         super().__init__(*arguments, options={"crop": crop, "addend_crop": addend_crop}, **keywords)
 
     def forward(self, input: Tensor, addend: Tensor, output_size: IntPair | None = None) -> Tensor:
-        """``output_size``: one int or (height, width) of the result; by default all that both maps have."""
+        """``output_size``: one int or (height, width) of the result; by default all that both maps cover."""
         return self._call(F.conv_transpose2d_add, input, addend, output_size=output_size)
 
 
 class ConvTranspose2dArgmax(_Fused):
-    """:class:`torch.nn.ConvTranspose2d`, crop and argmax over the channels: a label map, without its scores.
+    """:class:`torch.nn.ConvTranspose2d`, crop and argmax over the channels: a label map without stored scores.
 
     Args:
-        crop: one int or (top, left), where the part of the transposed convolution's output begins that is labelled.
-        return_scores: return (labels, largest score of each pixel) rather than the labels alone.
+        crop: one int or (top, left): where the labelled part of the transposed convolution's output begins.
+        return_scores: return (labels, largest score of each pixel) rather than only the labels.
 
-    Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_argmax`.
+    Other arguments are those of :class:`torch.nn.ConvTranspose2d`.
+    See :func:`segext.functional.conv_transpose2d_argmax`.
     """
 
     def __init__(self, *arguments, crop: IntPair = (0, 0), return_scores: bool = False, **keywords) -> None:
         super().__init__(*arguments, options={"crop": crop, "return_scores": return_scores}, **keywords)
 
     def forward(self, input: Tensor, output_size: IntPair | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """``output_size``: one int or (height, width), what is labelled; by default all that is left from the crop."""
+        """``output_size``: one int or (height, width) of the labelled part; by default all from ``crop`` on."""
         return self._call(F.conv_transpose2d_argmax, input, output_size=output_size)
 
 
 class ConvTranspose2dCrossEntropy(_Fused):
-    """:class:`torch.nn.ConvTranspose2d`, crop and :class:`torch.nn.CrossEntropyLoss`, without the scores.
+    """:class:`torch.nn.ConvTranspose2d`, crop and :class:`torch.nn.CrossEntropyLoss`, without stored scores.
 
     Args:
-        crop: one int or (top, left), where the part of the transposed convolution's output begins that is compared with
-            the target.
-        class_weight, ignore_index, reduction, label_smoothing: as :class:`torch.nn.CrossEntropyLoss`, where the first
-            is ``weight``; it is a buffer, which moves with the layer and is no part of the state dict.
+        crop: one int or (top, left): where the part of the transposed convolution's output that is compared with the
+            target begins.
+        class_weight, ignore_index, reduction, label_smoothing: as in :class:`torch.nn.CrossEntropyLoss`, which calls
+            the first ``weight``. It is a buffer, which moves with the layer but is not part of the state dict.
 
-    Other arguments as :class:`torch.nn.ConvTranspose2d`. See :func:`segext.functional.conv_transpose2d_cross_entropy`.
+    Other arguments are those of :class:`torch.nn.ConvTranspose2d`.
+    See :func:`segext.functional.conv_transpose2d_cross_entropy`.
     """
 
     class_weight: Tensor | None
@@ -192,27 +196,27 @@ class ConvTranspose2dCrossEntropy(_Fused):
 
 
 class Prepackable(nn.Module):
-    """What :class:`UnpoolConv2d` and :class:`UnpoolConvTranspose2d` share: their weights may be packed once.
+    """Common base of :class:`UnpoolConv2d` and :class:`UnpoolConvTranspose2d`, whose weights can be packed once.
 
-    A base of these, not to be derived from by others.
+    Not meant to be subclassed elsewhere.
     """
 
     _pack: Callable[[Tensor], Tensor]
 
     def prepack(self) -> Prepackable:
-        """Pack the weight now rather than in every call: for inference.
+        """Pack the weight now rather than in every call, for inference.
 
-        Calls read what was packed as long as the layer has the same weight, unchanged; after any change of it, and from
-        the first call on that may train it, in which it requires a gradient and ``torch.no_grad`` is not in effect,
-        they pack it themselves again, until the next ``prepack()``. Loading a state dict and moving or casting the
-        layer pack anew. What PyTorch keeps no count of **goes unnoticed: writing to the weight through**
-        ``weight.data``, through NumPy or by collectives of ``torch.distributed``, and to a weight made in inference
-        mode. What ``torch.compile`` and ``torch.export`` make of the layer reads what was packed if the weight requires
-        no gradient, and does not notice later changes in place.
+        Calls read the packed weight as long as the layer has the same, unchanged weight. After any change to it, and
+        from the first call on that may train it (because it requires a gradient and ``torch.no_grad`` is not active),
+        calls pack it themselves again until the next ``prepack()``. Loading a state dict and moving or casting the
+        layer repack it. **Changes that PyTorch does not track go unnoticed**: writes through ``weight.data``, through
+        NumPy or by collectives of ``torch.distributed``, and writes to a weight created in inference mode. Graphs made
+        from the layer by ``torch.compile`` and ``torch.export`` read the packed weight if the weight requires no
+        gradient, and do not notice later in-place changes.
 
-        What is packed is no part of the state dict. It is float32, or float64 for float64, with outputs filled up to a
-        multiple of 16. Nothing is packed where it would not be read, such as on CUDA, nor of a weight that is computed
-        anew for each call, by a parametrization.
+        The packed weight is not part of the state dict. It is float32, or float64 for float64, with output channels
+        padded to a multiple of 16. Nothing is packed where it would not be read, such as on CUDA, or if a
+        parametrization recomputes the weight in each call.
 
         Returns:
             The layer.
@@ -225,7 +229,7 @@ class Prepackable(nn.Module):
         return self
 
     def _packed(self) -> Tensor | None:
-        """What goes with the weight into a call."""
+        """The packed weight to pass to a call with the weight."""
         packed = getattr(self, "packed_weight", None)
         return packed if packed is not None and self._packed_of.is_still(self._parameters.get("weight")) else None
 
@@ -244,27 +248,27 @@ class Prepackable(nn.Module):
 
 
 class _Version:
-    """A tensor as it was. It survives copies and pickles of both it and the tensor."""
+    """A tensor's state at one time. Survives copying and pickling together with the tensor."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.state = self._state()
 
     def is_still(self, tensor: Tensor | None) -> bool:
-        """Whether ``tensor`` is it, has not changed since and, as far as this call goes, will not be trained."""
+        """Whether ``tensor`` is the same one, has not changed since and will not be trained by this call."""
         if torch.compiler.is_compiling():
-            # Versions are not to be had in graphs, and exporters put stand-ins for a module's tensors.
+            # Graphs have no access to versions, and exporters replace a module's tensors by stand-ins.
             same = tensor is not None if torch.compiler.is_exporting() else tensor is self.tensor
             return same and not tensor.requires_grad
         if tensor is not self.tensor:
             return False
-        # A fused optimizer's step changes no version.
+        # The step of a fused optimizer does not change the version.
         if (tensor.requires_grad and torch.is_grad_enabled()) or not self._is_unchanged():
             self.state = None
         return self.state is not None
 
     def _state(self) -> tuple[int | None, int]:
-        """What changes with the tensor's values: its version, and by ``tensor.data = ...`` its storage."""
+        """What changes with the tensor's values: its version and, after ``tensor.data = ...``, its storage."""
         version = None if self.tensor.is_inference() else self.tensor._version
         return version, self.tensor.untyped_storage()._cdata
 
@@ -285,35 +289,35 @@ def _restored(tensor: Tensor, is_unchanged: bool) -> _Version:
 
 
 class UnpoolConvTranspose2d(Prepackable, nn.ConvTranspose2d):
-    """:class:`MaxUnpool2d` followed by :class:`torch.nn.ConvTranspose2d`, keeping no unpooled map for backward.
+    """:class:`MaxUnpool2d`, then :class:`torch.nn.ConvTranspose2d`, without keeping the unpooled map for backward.
 
     Arguments, parameters and state dict are the transposed convolution's. See
     :func:`segext.functional.unpool_conv_transpose2d` for shapes, errors and which kernels run.
 
     Raises:
-        ValueError: for a ``padding_mode`` other than zeros, as stock.
+        ValueError: for a ``padding_mode`` other than zeros, like stock.
     """
 
     _pack = staticmethod(F.prepack_unpool_conv_transpose2d)
 
     def forward(self, input: Tensor, switches: Switches, output_size: Sequence[int] | None = None) -> Tensor:
-        """The pooled map (N, C, H, W) or (C, H, W), unpooled to ``output_size``, by default the pool's input size."""
+        """``input``: the pooled map, (N, C, H, W) or (C, H, W). ``output_size``: by default the pool's input size."""
         window = self.stride, self.padding, self.output_padding, self.groups, self.dilation
         keywords = {"output_size": output_size, "packed_weight": self._packed()}
         return F.unpool_conv_transpose2d(input, switches, self.weight, self.bias, *window, **keywords)
 
 
 class UnpoolConv2d(Prepackable, nn.Conv2d):
-    """:class:`MaxUnpool2d` followed by :class:`torch.nn.Conv2d`, keeping no unpooled map for backward.
+    """:class:`MaxUnpool2d`, then :class:`torch.nn.Conv2d`, without keeping the unpooled map for backward.
 
     Arguments, parameters and state dict are the convolution's. See :func:`segext.functional.unpool_conv2d`. With a
-    ``padding_mode`` other than zeros the two simply follow each other, and the map is kept.
+    ``padding_mode`` other than zeros the two run one after the other, and the map is kept.
     """
 
     _pack = staticmethod(F.prepack_unpool_conv2d)
 
     def forward(self, input: Tensor, switches: Switches, output_size: Sequence[int] | None = None) -> Tensor:
-        """The pooled map (N, C, H, W) or (C, H, W), unpooled to ``output_size``, by default the pool's input size."""
+        """``input``: the pooled map, (N, C, H, W) or (C, H, W). ``output_size``: by default the pool's input size."""
         if self.padding_mode != "zeros":
             return super().forward(F.max_unpool2d(input, switches, output_size=output_size))
         window = self.stride, self.padding, self.dilation, self.groups

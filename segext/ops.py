@@ -1,12 +1,12 @@
-"""The registered ops from Python: autograd and forward mode. ``batching`` and ``fakes`` have the rest.
+"""The registered ops in Python: autograd and forward mode. ``batching`` and ``fakes`` have the rest.
 
 The only module that names ``torch.ops.segext``. Each public function is one op of ``csrc/library.cpp`` with the op's
-arguments, all explicit, and differentiates to any order.
+arguments, all explicit, and can be differentiated to any order.
 
-An op reaches autograd by one of two doors that hold the same ``torch.autograd.Function``. In eager mode the functions
-here apply it directly, which costs least a call. Under ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` the
-op itself must show in the graph, so the call goes to the dispatcher, whose Autograd key applies the ``Function`` when
-the graph is differentiated.
+An op reaches autograd by one of two paths to the same ``torch.autograd.Function``. In eager mode the functions here
+apply it directly, which has the least call overhead. Under ``torch.compile``, ``torch.export`` and ``torch.jit.trace``
+the op itself must appear in the graph, so the call goes through the dispatcher, whose Autograd key applies the
+``Function`` when the graph is differentiated.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ from . import _library
 _ops = torch.ops.segext
 registrations = torch.library.Library("segext", "IMPL")
 
-# What the ops on gradients and sums take.
+# The types that ops on gradients and sums accept.
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
-# What unpool_conv2d undoes: kernel size, stride, padding and dilation of its pool.
+# The window that unpool_conv2d undoes: kernel size, stride, padding and dilation of the pool.
 UNPOOLED_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))
 
-# Output channels that unpool_conv2d's packed weights are filled up to a multiple of.
+# The output channels of unpool_conv2d's packed weights are padded to a multiple of this.
 WEIGHT_PANEL = 16
 
-# Values that one pair of extremes stands for.
+# Number of values that one pair of extremes covers.
 EXTREMES_PART = 8192
 
-# What gives a pooled map and its codes.
+# The ops that return a pooled map and its codes.
 POOLS = (_ops.max_pool2d.default, _ops.relu_max_pool2d.default)
 
-# Devices with kernels, and the meta device, which has shapes.
+# Devices with kernels, and the meta device, which has only shapes.
 DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether values can be read now: not while a graph is traced or transformed, nor of what is only a shape."""
+    """Whether values can be read now: not during tracing or transforms, nor from tensors that have only a shape."""
     unreadable = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return not (unreadable or x.is_meta or isinstance(x, FakeTensor))
 
 
 def spatial_size(x: Tensor) -> tuple[int, int]:
-    """Height and width of a map: a plain tuple, which the dispatcher reads in less time than a torch.Size."""
+    """Height and width of a map, as a plain tuple, which the dispatcher reads faster than a torch.Size."""
     return tuple(x.shape[-2:])
 
 
 def overload(name: str) -> torch._ops.OpOverload:
-    """The op itself, as it shows in graphs."""
+    """The op itself, as it appears in graphs."""
     return getattr(_ops, name).default
 
 
 class _Static:
-    """An op's arguments that are no tensors, as one leaf: transforms would take a tuple apart."""
+    """An op's non-tensor arguments as one leaf: transforms would take a tuple apart."""
 
     __slots__ = ("values",)
 
@@ -70,7 +70,7 @@ class _Static:
 
 
 class _MaxPool2d(torch.autograd.Function):
-    """Max-pooling, plain or of a ReLU: keeps the codes and, for the ReLU's mask, the output."""
+    """Max-pooling, plain or fused with a ReLU: keeps the codes and, for the ReLU's mask, the output."""
 
     generate_vmap_rule = True
 
@@ -114,8 +114,8 @@ class _MaxPool2d(torch.autograd.Function):
 def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autograd.Function]:
     """The autograd Function of op ``name``, which is linear in its first argument.
 
-    The op's arguments are (x, `tensors` tensors that select, spatial size of the result, the rest). ``adjoint`` names
-    the op with the same arguments that maps gradients of the result back; its size argument is x's.
+    The op's arguments are (x, `tensors` selecting tensors, spatial size of the result, the rest). ``adjoint`` names the
+    op with the same arguments that maps gradients of the result back; its size argument is that of x.
     """
     op = getattr(_ops, name).default
 
@@ -146,7 +146,7 @@ def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autogr
 
         @staticmethod
         def jvp(ctx, tangent, *_):
-            if tangent is None:  # only the ReLU's output has one, which selects: that is constant almost everywhere
+            if tangent is None:  # only the ReLU's output has one, and selecting by it is constant almost everywhere
                 relu_output = ctx.saved_tensors[-1]
                 return relu_output.new_zeros(*relu_output.shape[:-2], *ctx.output_size)
             return globals()[name](tangent, *ctx.saved_tensors, ctx.output_size, *ctx.rest)
@@ -164,7 +164,7 @@ def _any_requires_grad(args) -> bool:
 
 
 def _refuse_nested_forward_mode(name: str) -> None:
-    """An autograd Function keeps what it saves for forward mode without the tangents of the levels around its own."""
+    """An autograd Function saves its tensors for forward mode without the tangents of the enclosing levels."""
     levels = torch._C._functorch.get_interpreter_stack() or ()
     if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
         raise NotImplementedError(
@@ -180,12 +180,16 @@ def _differentiable(
     *,
     is_linear: bool = True,
 ) -> Callable[..., Any]:
-    """``op`` by the cheapest door that still differentiates; ``arguments`` turns the op's into the Function's.
+    """A function that calls ``op`` with the least overhead that still gives derivatives.
 
-    One that ``is_linear`` depends on its first argument alone, and its derivative on none.
+    Args:
+        op: the op without autograd.
+        function: its autograd Function.
+        arguments: converts the op's arguments to those of ``function``.
+        is_linear: whether the op is linear in its first argument and not differentiable in any other.
     """
     requires_grad = _first_requires_grad if is_linear else _any_requires_grad
-    # Function.apply binds defaults through inspect.signature, at several times the cost of the pool itself.
+    # Function.apply binds defaults through inspect.signature, which costs several times as much as a pool itself.
     apply_to_plain_tensors = super(torch.autograd.Function, function).apply
 
     def call_eagerly(*args):
@@ -194,7 +198,7 @@ def _differentiable(
                 _refuse_nested_forward_mode(name)
             return function.apply(*arguments(*args))
         if (torch.is_grad_enabled() and requires_grad(args)) or forward_ad._current_level >= 0:
-            # A trace of torch.jit must see the op. It does below, so calls without a gradient need not ask.
+            # torch.jit must see the op when it traces. Below it always does, so calls without gradients skip this test.
             return op(*args) if torch._C._is_tracing() else apply_to_plain_tensors(*arguments(*args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)

@@ -1,4 +1,4 @@
-"""Lets what stands for a tensor, such as a proxy of torch.fx, take a call of segext's functions whole."""
+"""Lets tensor stand-ins, such as proxies of torch.fx, intercept calls of segext's functions as a whole."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def overridable(function: Function) -> Function:
-    """A function of a tensor, its first argument, that ``__torch_function__`` of anything but a tensor may take over.
+    """Makes a function defer to ``__torch_function__`` if its first argument is a stand-in rather than a tensor.
 
-    So ``torch.fx.symbolic_trace`` records one node, and does not look inside, where values decide.
+    ``torch.fx.symbolic_trace`` then records one node rather than tracing the function's body, which branches on values.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""The value that remembers where every maximum was: packed switches and the geometry of the pool they come from."""
+"""The class Switches: the packed positions of a pool's maxima and the geometry of that pool."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ _PICTURE_ROWS, _PICTURE_COLUMNS = 16, 32
 
 
 class Switches:
-    """Where each maximum of a max-pool was, at 2 bits for a 2x2 window instead of an int64.
+    """The positions of a max-pool's maxima, in 2 bits each for a 2x2 window instead of an int64.
 
-    Stands where stock PyTorch has the int64 ``indices`` of ``max_pool2d(..., return_indices=True)`` and, unlike them,
-    knows the pool's window and input size, so unpooling needs no ``output_size``. Handed to a stock function it turns
-    into those indices. Indexing takes samples of a batch.
+    Replaces stock PyTorch's int64 ``indices`` from ``max_pool2d(..., return_indices=True)``. Unlike them, it knows the
+    pool's window and input size, so that unpooling needs no ``output_size``. A stock function that is passed switches
+    receives those indices. Indexing selects samples of a batch.
 
     Args:
         codes: packed switches, uint8 of shape (N, ceil(C * H * W * bits / 8)) for a pooled map of (N, C, H, W), or one
-            row without N for (C, H, W). Any bytes are safe: a code that names no pixel places nothing, gathers zero.
+            row without N for (C, H, W). Any bytes are safe: a code that refers to no pixel places nothing and gathers
+            zero.
         shape: shape of the pooled map, (N, C, H, W) or (C, H, W).
         input_size: height and width of the map that was pooled.
         kernel_size, stride, padding, dilation: the window, each (vertical, horizontal) in pixels.
-        channels_last: whether the codes lie in the order of a channels_last map.
+        channels_last: whether the codes are in the order of a channels_last map.
     """
 
     __slots__ = ("channels_last", "codes", "dilation", "input_size", "kernel_size", "padding", "shape", "stride")
@@ -67,10 +68,10 @@ class Switches:
     ) -> Switches:
         """Switches from stock's ``indices`` of shape (N, C, H, W) or (C, H, W).
 
-        ``input_size`` is that of the pooled map's input; its last two values count. The window is the pool's.
+        ``input_size`` is the size of the pool's input, of which the last two values are used. The window is the pool's.
 
         Raises:
-            RuntimeError: if an index is no tap of its element's window, or an argument makes no window.
+            RuntimeError: if an index is not a tap of its element's window, or the arguments do not define a window.
         """
         window = window_of(kernel_size, stride, padding, dilation)
         input_size = tuple(input_size[-2:])
@@ -97,7 +98,7 @@ class Switches:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed codes, ceil(C * H * W * bits / 8) a sample."""
+        """Bytes of the packed codes, ceil(C * H * W * bits / 8) per sample."""
         return self.codes.numel()
 
     @property
@@ -105,7 +106,7 @@ class Switches:
         return self.codes.device
 
     def size(self, dim: int | None = None):
-        """Shape of the pooled map, or its size along ``dim``, as ``Tensor.size``."""
+        """Shape of the pooled map, or its size along ``dim``, like ``Tensor.size``."""
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
@@ -115,7 +116,7 @@ class Switches:
     def indices(self) -> Tensor:
         """Stock's indices: int64 of the pooled shape, row * width + column in the input map.
 
-        A code that names no pixel (of a window wholly in the padding, or of arbitrary bytes) gives -1.
+        A code that refers to no pixel (from a window wholly in the padding, or from arbitrary bytes) gives -1.
         """
         if self.device.type not in ops.DEVICES:
             return self.to("cpu").indices().to(self.device)
@@ -210,7 +211,7 @@ class Switches:
         return text + ")" + self._picture()
 
     def _picture(self) -> str:
-        """The first channel's mask, where it is small and there is data to look at."""
+        """The first channel's mask, if it is small and its values can be read."""
         height, width = self.input_size
         has_data = ops.has_values(self.codes) and self.device.type in ops.DEVICES and self.nbytes > 0
         if not has_data or height > _PICTURE_ROWS or width > _PICTURE_COLUMNS:
@@ -220,7 +221,7 @@ class Switches:
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        """Lets switches stand for their indices wherever a torch function takes a tensor."""
+        """Replaces switches by their indices wherever a torch function takes a tensor."""
 
         def indices(value: Any) -> Any:
             return value.indices() if isinstance(value, Switches) else value
@@ -230,7 +231,7 @@ class Switches:
 
 
 def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
-    """The four window arguments as pairs of plain ints; a stride left out is the kernel size."""
+    """The four window arguments as pairs of plain ints; an omitted stride is the kernel size."""
     kernel_size = _pair("kernel_size", kernel_size)
     left_out = stride is None or (type(stride) is not int and isinstance(stride, Sequence) and len(stride) == 0)
     stride = kernel_size if left_out else _pair("stride", stride)
@@ -238,7 +239,7 @@ def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], 
 
 
 def _pair(name: str, value) -> tuple[int, int]:
-    # Nearly all are ints or pairs of them, and small maps are bound by what a call costs.
+    # Fast path for ints and pairs of ints: on small maps call overhead dominates.
     if type(value) is int:
         return value, value
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
@@ -252,12 +253,12 @@ def _pair(name: str, value) -> tuple[int, int]:
 
 
 def plain_int(value) -> int:
-    """An int of what stands for one, such as numpy's; symbols of a trace stay symbols."""
+    """The int for an int-like value, such as NumPy's; symbols of a trace stay symbols."""
     return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
 
 
 def prefers_channels_last(x: Tensor) -> bool:
-    """True for a (N, C, H, W) tensor with channels_last strides, dense or not, by the rule stock's ops follow."""
+    """True for a (N, C, H, W) tensor with channels_last strides, dense or not, by the rule that stock's ops follow."""
     if x.dim() != 4 or torch._C._are_functorch_transforms_active():
         return False  # a transform may hide the strides
     strides = x.stride()

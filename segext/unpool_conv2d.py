@@ -1,4 +1,4 @@
-"""Unpooling and then convolution, plain or transposed: in one where there are kernels, else composed."""
+"""Unpooling followed by convolution, plain or transposed: fused where there are kernels, else composed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .overriding import overridable
 from .switches import Switches, prefers_channels_last
 
-# Whose kernels read weights packed beforehand; meta tensors have shapes.
+# Devices whose kernels read prepacked weights; meta tensors have shapes only.
 _PACKS = ("cpu", "meta")
 _MOST_PADDING = 2  # of a 3x3 kernel
 _NAMED_PADDING = {"same": 1, "valid": 0}  # of a 3x3 kernel
-MOST_CHANNELS = 128  # of input or output, up to which CUDA's kernel of half types is taken
+MOST_CHANNELS = 128  # of input or output, up to which CUDA uses its kernel for half types
 
 
 @overridable
@@ -39,32 +39,32 @@ def unpool_conv_transpose2d(
     output_size: Sequence[int] | None = None,
     packed_weight: Tensor | None = None,
 ) -> Tensor:
-    """``conv_transpose2d(max_unpool2d(input, switches), weight, ...)`` that keeps no unpooled map for the gradient.
+    """``conv_transpose2d(max_unpool2d(input, switches), weight, ...)``, without keeping the unpooled map for backward.
 
-    For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, there are kernels that do not make the map at all:
-    three of four of its pixels are zero, and so a quarter of the multiplications is left, forward and backward. CUDA
-    has them for the forward pass: in float64, and in float32 where torch's convolutions may not be TF32
-    (``torch.backends.cudnn.allow_tf32``), which is faster; in half types they multiply the zeros too, by tensor cores,
-    and are taken for up to 128 channels from compute capability 8.0 on. Else the two follow each other, and the map is
-    made again for the backward pass. :func:`segext.explain` tells which.
+    For 2x2 windows and 3x3 kernels of stride 1, as in DeconvNet, there are kernels that never create the map. Three in
+    four of its pixels are zero, so only a quarter of the multiplications remain, forward and backward. On CUDA these
+    kernels cover the forward pass only. They are used in float64, and in float32 unless torch's convolutions may use
+    TF32 (``torch.backends.cudnn.allow_tf32``), which is faster. For half types they use tensor cores and multiply the
+    zeros too, and are used for up to 128 channels from compute capability 8.0 on. Otherwise the two operations run one
+    after the other, and the map is recomputed for the backward pass. :func:`segext.explain` tells which kernels run.
 
     Args:
         input: the pooled map, (N, C, H, W) or (C, H, W).
-        switches: of the pool that is undone.
+        switches: those of the pool to be undone.
         weight: (C, K / groups, kernel height, kernel width).
         bias: (K,), added to the output.
-        stride, padding, output_padding, groups, dilation: of the transposed convolution, as stock's.
+        stride, padding, output_padding, groups, dilation: of the transposed convolution, as in stock.
         output_size: of the unpooled map, as in :func:`max_unpool2d`; it must be the pool's input size.
-        packed_weight: what :func:`prepack_unpool_conv_transpose2d` made of ``weight`` as it is now, rather than packed
-            by the call. It pays for small maps of many channels.
+        packed_weight: the result of :func:`prepack_unpool_conv_transpose2d` for the current ``weight``, which saves
+            the call from packing it. Worthwhile for small maps with many channels.
 
     Returns:
         (N, K, H', W') or (K, H', W').
 
     Raises:
-        TypeError: for switches that are no :class:`segext.Switches`.
-        RuntimeError, ValueError: as :func:`max_unpool2d` and :func:`conv_transpose2d`; and for a ``packed_weight`` that
-            was made of a weight of another size or type, or for :func:`unpool_conv2d`.
+        TypeError: for switches that are not :class:`segext.Switches`.
+        RuntimeError, ValueError: as in :func:`max_unpool2d` and :func:`conv_transpose2d`; and for a ``packed_weight``
+            made from a weight of another size or type, or made for :func:`unpool_conv2d`.
     """
     arguments = stride, padding, output_padding, groups, dilation
     plain = groups == 1 and pair(output_padding) == (0, 0)
@@ -95,9 +95,9 @@ def unpool_conv2d(
 ) -> Tensor:
     """``torch.nn.functional.conv2d(max_unpool2d(input, switches), weight, ...)``, the decoder step of SegNet.
 
-    As :func:`unpool_conv_transpose2d`, with a plain convolution: ``weight`` is (K, C / groups, kernel height, kernel
-    width), the arguments are those of :func:`torch.nn.functional.conv2d`, and ``packed_weight`` is what
-    :func:`prepack_unpool_conv2d` made.
+    Like :func:`unpool_conv_transpose2d`, but with a plain convolution: ``weight`` is (K, C / groups, kernel height,
+    kernel width), the arguments are those of :func:`torch.nn.functional.conv2d`, and ``packed_weight`` is the result of
+    :func:`prepack_unpool_conv2d`.
     """
     arguments = stride, padding, dilation, groups
     known = kernel_padding(input, switches, weight, bias, stride, padding, dilation, False) if groups == 1 else None
@@ -112,26 +112,26 @@ def unpool_conv2d(
 
 
 def prepack_unpool_conv_transpose2d(weight: Tensor) -> Tensor:
-    """``weight`` (C, K, 3, 3) as :func:`unpool_conv_transpose2d` reads it on the CPU, for calls whose weights stay.
+    """``weight`` (C, K, 3, 3) in the form that :func:`unpool_conv_transpose2d` reads on the CPU, for fixed weights.
 
-    Nothing notices if ``weight`` changes afterwards: pack again then.
+    Later changes to ``weight`` go unnoticed; pack it again after changing it.
 
     Returns:
-        One dimension of float32, or of float64 for float64; its order is no format to rely on.
+        A one-dimensional float32 tensor, or float64 for float64. Its layout is an implementation detail.
 
     Raises:
-        RuntimeError: for another kernel than 3x3, no floats, or a device other than the CPU.
+        RuntimeError: for a kernel other than 3x3, a type other than floats, or a device other than the CPU.
     """
     return ops.unpool_conv2d_pack(weight.detach(), True)
 
 
 def prepack_unpool_conv2d(weight: Tensor) -> Tensor:
-    """``weight`` (K, C, 3, 3) as :func:`unpool_conv2d` reads it; see :func:`prepack_unpool_conv_transpose2d`."""
+    """``weight`` (K, C, 3, 3) in the form for :func:`unpool_conv2d`; see :func:`prepack_unpool_conv_transpose2d`."""
     return ops.unpool_conv2d_pack(weight.detach(), False)
 
 
 def reads_packed(weight: Tensor, kernel_size, stride, padding, dilation, groups: int) -> bool:
-    """Whether unpooling and convolution with this weight may be one call of kernels that read it packed."""
+    """Whether unpooling and convolution with this weight may run as one kernel that reads the weight packed."""
     if pair(kernel_size) != (3, 3) or pair(stride) != (1, 1) or pair(dilation) != (1, 1) or groups != 1:
         return False
     if not isinstance(padding, str) and max(pair(padding)) > _MOST_PADDING:
@@ -140,7 +140,7 @@ def reads_packed(weight: Tensor, kernel_size, stride, padding, dilation, groups:
 
 
 def kernel_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
-    """The padding, if the call is one for the kernels and all its arguments are as they should be."""
+    """The padding, if the kernels support the call and all its arguments are valid."""
     if not isinstance(switches, Switches) or switches.window != ops.UNPOOLED_WINDOW:
         return None
     if not fit_together(input, weight, bias, ops.DEVICES):
@@ -170,8 +170,8 @@ def kernel_padding(input, switches, weight, bias, stride, padding, dilation, tra
 def beats_stock(input: Tensor, weight: Tensor) -> bool:
     """Whether the kernels are faster than unpooling and stock's convolution.
 
-    Measured on CPUs with AVX-512, and on an H200. Of half types, a map that is not stored saves the less beside the
-    products, the more channels there are.
+    Measured on CPUs with AVX-512, and on an H200. In half types, the more channels there are, the less is saved by not
+    storing the map, relative to the cost of the products.
     """
     if input.is_cuda and multiplies_what_counts(input):
         return not multiplies_tf32(input)
@@ -181,20 +181,21 @@ def beats_stock(input: Tensor, weight: Tensor) -> bool:
 
 
 def multiplies_what_counts(input: Tensor) -> bool:
-    """Whether the kernels leave out the products with zeros."""
+    """Whether the kernels skip the products with zeros."""
     return not input.is_cuda or compute_dtype(input).itemsize > 2
 
 
 def multiplies_tf32(input: Tensor) -> bool:
-    """Whether torch's convolutions on a GPU round this type's operands to TF32, which its tensor cores multiply."""
+    """Whether torch's convolutions on a GPU round operands of this type to TF32, for the tensor cores."""
     rounds = compute_dtype(input) is torch.float32 and torch.backends.cudnn.allow_tf32
     return rounds and multiplies_tiles(input.device)
 
 
 def multiplies_tiles(device: torch.device) -> bool:
-    """Whether a GPU has the tensor cores that kernels of half types use, from compute capability 8.0 on.
+    """Whether a GPU has the tensor cores that the kernels for half types use, from compute capability 8.0 on.
 
-    One that is not there, as of a fake tensor, is taken to have them. Compilers know the values of what is called here.
+    A GPU that is not present, such as that of a fake tensor, is assumed to have them. Compilers can evaluate the calls
+    made here.
     """
     if not torch.cuda.is_available():
         return True
@@ -212,7 +213,7 @@ def _run(input, switches, weight, packed_weight, bias, padding, transposed, outp
 
 
 def _unpooling(input: Tensor, switches: Switches, output_size) -> tuple[Tensor, Tensor, tuple]:
-    """A batch of what is unpooled, in the type that convolutions compute in; its codes; the op's other arguments."""
+    """The batch to unpool, in the type that convolutions compute in; its codes; the op's other arguments."""
     check_agreement(switches, None, None, 0, output_size)
     check_same_shape(input, switches)
     (input,) = cast(compute_dtype(input), input)
@@ -225,7 +226,7 @@ def _unpooling(input: Tensor, switches: Switches, output_size) -> tuple[Tensor, 
 
 
 class _InSequence(torch.autograd.Function):
-    """Unpooling, then convolution: keeps the pooled map, from which the backward pass makes the unpooled one again."""
+    """Unpooling, then convolution: keeps the pooled map, from which the backward pass recomputes the unpooled one."""
 
     @staticmethod
     def forward(ctx, input, codes, weight, bias, unpooling, convolve, convolution):
@@ -234,7 +235,7 @@ class _InSequence(torch.autograd.Function):
         ctx.unpooling, ctx.convolution = unpooling, convolution
         ctx.has_bias = bias is not None
         result = convolve(ops.max_unpool2d(input, codes, *unpooling), weight, bias)
-        return result.clone() if result._is_view() else result  # which may be changed in place
+        return result.clone() if result._is_view() else result  # callers may modify it in place
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -251,8 +252,11 @@ class _InSequence(torch.autograd.Function):
 
 
 def _convolution(weight, stride, padding, dilation, transposed, output_padding, groups) -> tuple | None:
-    """A convolution's arguments as ``torch.ops.aten.convolution`` has them, or None: where it has not, where errors are
-    to speak, and for transposed ones whose channels do not mix, of which segext's gradients are faster than its."""
+    """A convolution's arguments in the form of ``torch.ops.aten.convolution``.
+
+    None if they have no such form, if they are invalid and stock should raise the error, and for transposed
+    convolutions whose channels do not mix, for which segext's gradients are faster.
+    """
     if not isinstance(weight, Tensor) or weight.dim() != 4 or (transposed and groups == weight.shape[0]):
         return None
     stride, dilation, output_padding = pair(stride), pair(dilation), pair(output_padding)
@@ -269,13 +273,15 @@ def _convolution(weight, stride, padding, dilation, transposed, output_padding, 
 
 
 def _compose(input, switches, weight, bias, output_size, convolve: Callable[..., Tensor], convolution) -> Tensor:
-    """The two in sequence, by ``convolve(unpooled, weight, bias)``; ``convolution`` is what :func:`_convolution` says
-    of that."""
+    """The two operations in sequence, the second as ``convolve(unpooled, weight, bias)``.
+
+    ``convolution``: what :func:`_convolution` returns for it.
+    """
     if not isinstance(switches, Switches):
         raise TypeError(f"argument 'switches' must be Switches, as pools return them, not {type(switches).__name__}")
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
-    # Without a gradient there is nothing to keep; compilers decide themselves what is kept.
+    # Without a gradient there is nothing to keep, and compilers decide for themselves what to keep.
     plain = convolution is None or transformed or not trains or forward_ad._current_level >= 0
     if not isinstance(input, Tensor) or input.device.type not in ops.DEVICES or plain or input.is_inference():
         if isinstance(input, Tensor):

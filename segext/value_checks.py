@@ -1,4 +1,4 @@
-"""Whether and how values that say where something belongs, int64 indices and classes, are checked."""
+"""Range checks of int64 indices and class targets: whether they are made, and how."""
 
 from __future__ import annotations
 
@@ -13,60 +13,61 @@ _enabled = True
 
 
 def set_index_check(enabled: bool) -> None:
-    """Whether int64 indices and, on CUDA, class targets are checked; on by default.
+    """Enable or disable the range check of int64 indices and, on CUDA, of class targets; enabled by default.
 
-    The check reads them once. On CUDA the host waits for its result: for that of indices before it launches anything
-    else; for that of targets once the loss is queued or, of a loss that has a gradient, once the whole backward pass
-    is, so that the device does not idle meanwhile. Then it is ``backward()`` that raises. A wait for targets is for an
-    event, which :func:`torch.cuda.set_sync_debug_mode` does not tell of. Without the check, and while a CUDA graph is
-    captured or a graph compiled, an index out of range places and gathers nothing, and a target out of range counts as
-    ignored. Switches are never checked: they need not be.
+    The check reads the values once. On CUDA the host waits for its result. For indices, it waits before launching
+    anything else. For targets, it waits only once the loss is queued or, if the loss has a gradient, once the whole
+    backward pass is queued, so that the device does not idle; the error then comes from ``backward()``. The wait for
+    targets is for an event, which :func:`torch.cuda.set_sync_debug_mode` does not report.
+
+    Without the check, and during CUDA graph capture and compilation, an index out of range places and gathers nothing,
+    and a target out of range counts as ignored. Switches need no check and are never checked.
     """
     global _enabled
     _enabled = enabled
 
 
 def can_check(values: Tensor) -> bool:
-    """Whether values are to be checked, and can be: a capture cannot wait for them."""
+    """Whether values should be checked, and can be: a capture cannot wait for them."""
     if not _enabled or values.numel() == 0 or not ops.has_values(values):
         return False
     return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def extremes(values: Tensor) -> tuple[int, int]:
-    """The least and the largest of zero and the values."""
+    """The smallest and the largest of zero and the values."""
     return _of_all(ops.extremes(values, 0).cpu())
 
 
 class LateCheck:
-    """Calls ``check`` with the least and the largest of zero and those values that are not ``ignored``, late.
+    """A deferred call of ``check`` with the smallest and the largest of zero and all values that are not ``ignored``.
 
-    The device finds the two before it runs kernels that are launched next and read the values; the host waits for them
-    after it has queued these, and queues what follows while they run. So the kernels must do no harm whatever the
-    values are.
+    The device computes the two before it runs the kernels launched next, which read the values. The host waits for them
+    only after it has queued those kernels, so that work continues meanwhile. The kernels must therefore be safe
+    whatever the values are.
     """
 
     _parts: Tensor | None = None
 
     def __init__(self, values: Tensor, ignored: int, check: Callable[[int, int], None]) -> None:
         self._check = check
-        self._parts = ops.extremes(values, ignored).to("cpu", non_blocking=True)  # which is pinned memory
+        self._parts = ops.extremes(values, ignored).to("cpu", non_blocking=True)  # into pinned memory
         self._arrived = torch.cuda.Event()
         self._arrived.record(torch.cuda.current_stream(values.device))
 
     def wait(self) -> None:
-        """Raises what ``check`` raises, the first time. Nothing is checked while a graph is captured, which must not
-        wait for an event."""
+        """Raises what ``check`` raises, on the first call. Does not check during graph capture, which must not wait for
+        an event."""
         parts, self._parts = self._parts, None
         if parts is not None and not torch.cuda.is_current_stream_capturing():
             self._arrived.synchronize()
             self._check(*_of_all(parts))
 
     def wait_behind(self, node: torch.autograd.graph.Node | None) -> None:
-        """Waits at the end of the backward pass that runs a node of the graph, or now if there is none.
+        """Waits at the end of the backward pass that runs ``node``, or now if there is no node.
 
-        Behind the callbacks that others, such as DistributedDataParallel, have queued by then: of those behind one that
-        raises, autograd calls none.
+        The wait is queued behind the callbacks that others, such as DistributedDataParallel, have queued by then,
+        because autograd skips all callbacks after one that raises.
         """
         if node is None:
             self.wait()
@@ -75,7 +76,7 @@ class LateCheck:
             node.register_hook(lambda *_: queue(lambda: queue(self.wait)))
 
     def __del__(self) -> None:
-        self.wait()  # the node never ran: what is raised here is printed
+        self.wait()  # the node never ran; an exception raised here is printed
 
 
 def _of_all(parts: Tensor) -> tuple[int, int]:
