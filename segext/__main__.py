@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. What the user can put right is one sentence on stderr and a status of 2."""
+    """Runs a command. For errors that the user can fix, prints one sentence to stderr and returns status 2."""
     options = parser().parse_args(arguments)
     from .training.errors import Failure
 

@@ -1,7 +1,7 @@
 """Batching rules of the ops, for ``torch.vmap``.
 
-The batch is folded into N, and an unbatched map becomes a batch. Sums over N, and convolutions with a kernel for each
-sample, take one at a time.
+The batch is folded into N, and an unbatched map becomes a batch. Sums over N, and convolutions with a separate kernel
+for each sample, process one sample at a time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def _fold(info, in_dim, x, has_samples: bool):
 
 
 def _each_result(result, function) -> tuple:
-    """What a batching rule returns: ``function`` of each result, mapped over its first dimension."""
+    """The return value of a batching rule: ``function`` of each result, mapped over its first dimension."""
     if isinstance(result, Tensor):
         return function(result), 0
     return tuple(map(function, result)), (0,) * len(result)
 
 
 def _call_folded(op, info, in_dims, args, shared: Collection[int] = ()):
-    """``op`` once, with the batch folded into N of all tensors but those ``shared`` by all samples."""
+    """One call of ``op``, with the batch folded into N of all tensors except those ``shared`` by all samples."""
     has_samples = args[0].dim() - (in_dims[0] is not None) == 4
     samples = args[0].shape[1 if in_dims[0] == 0 else 0]
     folded = enumerate(zip(in_dims, args, strict=True))
@@ -37,7 +37,7 @@ def _call_folded(op, info, in_dims, args, shared: Collection[int] = ()):
 
     def unfold(x: Tensor) -> Tensor:
         if x.dim() == 1 and x.numel() == 0:
-            return x.expand(info.batch_size, 0)  # a result that was not asked for
+            return x.expand(info.batch_size, 0)  # a result that was not requested
         return x.unflatten(0, (info.batch_size, samples)) if has_samples else x
 
     return _each_result(result, unfold)
@@ -54,7 +54,7 @@ def _call_one_by_one(op, info, in_dims, args):
 
 
 def _call_sharing_kernels(op, info, in_dims, args):
-    """A convolution: once, if all samples share its kernels."""
+    """A convolution, as one call if all samples share its kernels."""
     shared = [k for k, argument in enumerate(op._schema.arguments) if argument.name in _KERNELS]
     if any(in_dims[k] is not None for k in shared):
         return _call_one_by_one(op, info, in_dims, args)

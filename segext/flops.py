@@ -1,7 +1,8 @@
-"""Operations that :class:`torch.utils.flop_counter.FlopCounterMode` counts of each op: those of the stock ops that it
-stands for, all products of a convolution, whichever of them the kernels take and whatever they compute again.
+"""What :class:`torch.utils.flop_counter.FlopCounterMode` counts for each op: the operations of the stock ops that it
+replaces, that is, all products of a convolution, whichever ones the kernels skip or recompute.
 
-Of the gradient of a weight whose channels do not mix, stock counts each product once for each channel; segext once.
+For the gradient of a weight whose channels do not mix, stock counts each product once per channel; segext counts it
+once.
 """
 
 from __future__ import annotations
@@ -57,5 +58,5 @@ def _unpooled_backward(grad, input, _codes, weight, size, _padding, transposed, 
 
 
 def _unpooled_pixels(input: Shape, size: Shape, output: Shape, transposed: bool) -> int:
-    """Those whose values each tap of the weight multiplies, or that it makes."""
+    """The pixels that each tap of the weight multiplies, or produces."""
     return input[0] * prod(size) if transposed else _pixels(output)

@@ -1,15 +1,15 @@
-"""Sizes that follow from a pool's window, and bits of its codes: in C++, ``csrc/kernels/switches.h`` has them."""
+"""Sizes derived from a pool's window, and bits of its codes; the C++ counterpart is ``csrc/kernels/switches.h``."""
 
 from __future__ import annotations
 
 
 def code_bits(taps: int) -> int:
-    """Bits of one code: the smallest of 1, 2, 4, 8, 16, 32 that tells ``taps`` taps apart."""
+    """Bits of one code: the smallest of 1, 2, 4, 8, 16, 32 that can distinguish ``taps`` taps."""
     return next(bits for bits in (1, 2, 4, 8, 16, 32) if 2**bits >= taps)
 
 
 def code_bytes(elements: int, bits: int) -> int:
-    """Bytes that hold ``elements`` codes of ``bits`` bits."""
+    """Bytes needed for ``elements`` codes of ``bits`` bits."""
     return (elements * bits + 7) // 8
 
 

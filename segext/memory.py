@@ -1,4 +1,4 @@
-"""Counts bytes: what autograd keeps for a backward pass, and what pools remember of where their maxima were."""
+"""Counts bytes: those that autograd keeps for a backward pass, and those of the pools' switches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _POOLS = (torch.ops.aten.max_pool2d_with_indices.default, *ops.POOLS)
 
 
 def saved_bytes(function: Callable[[], object], given: Iterable[Tensor] = ()) -> int:
-    """Bytes that autograd keeps after ``function()`` while its result lives.
+    """Bytes that autograd keeps after ``function()`` while its result is alive.
 
-    A storage counts once and whole, however many tensors show it; the storages of ``given`` (parameters, the input)
-    exist anyway and do not count.
+    Each storage counts once and in full, however many tensors view it; the storages of ``given`` (parameters, the
+    input) exist anyway and do not count.
     """
     skipped = {tensor.untyped_storage().data_ptr() for tensor in given}
     storages: dict[int, torch.UntypedStorage] = {}
@@ -28,7 +28,7 @@ def saved_bytes(function: Callable[[], object], given: Iterable[Tensor] = ()) ->
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in skipped:
-            storages[storage.data_ptr()] = storage  # held, so that no address is used twice
+            storages[storage.data_ptr()] = storage  # kept alive, so that no address is reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -39,7 +39,7 @@ def saved_bytes(function: Callable[[], object], given: Iterable[Tensor] = ()) ->
 
 
 class _SwitchBytes(TorchDispatchMode):
-    """Adds up what pools give beside their maxima: stock's int64 indices, segext's codes."""
+    """Adds up the sizes of the pools' second results: stock's int64 indices, segext's codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _SwitchBytes(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one call of a model: all that autograd keeps for the backward pass, and the switches of all pools."""
+    """Bytes of one call of a model: those that autograd keeps for the backward pass, and the switches of all pools."""
 
     kept: int
     switches: int
@@ -62,10 +62,10 @@ class Memory:
 
 @torch.inference_mode(False)
 def measure(model: nn.Module, arguments: tuple) -> Memory:
-    """Call a copy of ``model`` once, in the mode that it is in, and count; parameters and ``arguments`` do not count.
+    """Call a copy of ``model`` once, in its current mode, and count bytes; parameters and ``arguments`` do not count.
 
-    Neither the model's buffers nor the random state change. Autograd is on, also inside ``torch.inference_mode()`` and
-    for tensors made there, which are copied.
+    Neither the model's buffers nor the random state change. Autograd is enabled, even inside
+    ``torch.inference_mode()`` and for tensors created there, which are copied.
     """
     model = copy.deepcopy(model)
     arguments = pytree.tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, arguments)

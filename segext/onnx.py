@@ -1,9 +1,8 @@
-"""Export to ONNX: segext's ops as operators of the ONNX standard.
+"""Export to ONNX: segext's ops as standard ONNX operators.
 
-Each op that networks run for its result has a form here: a function of the op's arguments that makes the nodes which
-take its place in an exported graph. One convention runs through them: what is ``codes`` to an op is, in the graph, the
-second result of ONNX's MaxPool, which its MaxUnpool takes: int64 indices into the whole map, (N, C, H, W), in NCHW
-order.
+Each op used in inference has a form here: a function of the op's arguments that creates the nodes which replace it in
+an exported graph. All follow one convention: the ``codes`` of an op are, in the graph, the second result of ONNX's
+MaxPool, which its MaxUnpool takes: int64 indices into the whole map, (N, C, H, W), in NCHW order.
 """
 
 from __future__ import annotations
@@ -36,32 +35,32 @@ def export(
     dynamic_shapes: dict[str, Any] | tuple[Any, ...] | list[Any] | None = None,
     **options,
 ) -> torch.onnx.ONNXProgram:
-    """:func:`torch.onnx.export` of a network with layers of segext, which become operators of the ONNX standard.
+    """:func:`torch.onnx.export` for a network with segext layers, which become standard ONNX operators.
 
-    Pools become MaxPool, unpoolings MaxUnpool, transposed convolutions ConvTranspose; fusions become what they are made
-    of. So does stock's unpooling, which :func:`torch.onnx.export` makes a ScatterND. Losses and backward passes have no
-    form in ONNX.
+    Pools become MaxPool, unpoolings MaxUnpool, transposed convolutions ConvTranspose; fused ops become the operators
+    that they consist of. Stock's unpooling becomes MaxUnpool too, where :func:`torch.onnx.export` emits ScatterND.
+    Losses and backward passes have no ONNX form.
 
     Args:
-        model: a module, in evaluation mode, or what :func:`torch.export.export` made of one.
-        args, kwargs: example arguments, of which the sizes count. :class:`segext.Switches` among results become int64
-            indices; among arguments they are turned away.
-        f: the file to write; without one the program is only returned.
+        model: a module in evaluation mode, or the result of :func:`torch.export.export` for one.
+        args, kwargs: example arguments, of which only the sizes matter. :class:`segext.Switches` among the results
+            become int64 indices; among the arguments they are rejected.
+        f: the file to write; if omitted, the program is only returned.
         dynamic_shapes: which sizes may vary, as in :func:`torch.onnx.export`.
-        options: further arguments of :func:`torch.onnx.export`.
+        options: other arguments of :func:`torch.onnx.export`.
 
     Returns:
         The :class:`torch.onnx.ONNXProgram`.
 
     Raises:
         ImportError: if onnxscript is not installed.
-        RuntimeError: for switches as an argument of the network.
+        RuntimeError: if the network takes switches as an argument.
     """
     if find_spec("onnxscript") is None:
         raise ImportError("segext.onnx.export needs onnxscript: pip install 'segext[onnx]'")
     if isinstance(model, nn.Module) and model.training:
         warnings.warn("segext.onnx.export: the model is in training mode; call model.eval() first", stacklevel=2)
-    # As in torch.onnx.export, a size of 1 in the example stands for any where it may vary.
+    # As in torch.onnx.export, a size of 1 in the example stands for any size if it is dynamic.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):
         program = model
         if isinstance(model, nn.Module):
@@ -76,7 +75,7 @@ _FORMS: dict[torch._ops.OpOverload, Callable] = {}
 
 
 def _form_of(op: torch._ops.OpOverload) -> Callable[[Callable], Callable]:
-    """Makes a function of an op's arguments what stands for the op in an exported graph."""
+    """Registers a function of an op's arguments as the op's form in exported graphs."""
 
     def register(function: Callable) -> Callable:
         _FORMS[op] = function
@@ -188,12 +187,12 @@ def _conv_transpose2d(input, weight, bias, output_size, stride, origin, dilation
 
 
 def _tensor(size: int | torch.SymInt) -> Tensor:
-    """A size, which may vary, as an operand."""
+    """A possibly dynamic size as an operand."""
     return torch.scalar_tensor(size, dtype=torch.int64)
 
 
 def _constant(size: int | torch.SymInt) -> int | None:
-    """A size as an int, unless it varies."""
+    """A size as an int, unless it is dynamic."""
     return size if isinstance(size, int) else size.node.maybe_as_int()
 
 

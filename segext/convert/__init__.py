@@ -1,9 +1,9 @@
-"""The public face of conversion: the call and its report. What does the work is imported by the first call.
+"""The public interface of conversion: the call and its report. The implementation is imported by the first call.
 
 ``trace`` reads forwards, ``source`` and ``sites`` the calls in their methods, ``reach`` the paths that no trace takes;
-``calls`` knows what one call is, ``dataflow`` links forwards, ``plan`` decides, ``apply`` changes the model, ``swaps``
-is what it then calls. A swapped layer keeps its identity and changes its class, so that names, state, hooks, sharing
-and every reference to it stay.
+``calls`` classifies a single call, ``dataflow`` links forwards, ``plan`` decides, ``apply`` changes the model, and
+``swaps`` holds what the model then calls. A swapped layer keeps its identity and changes its class, so that names,
+state, hooks, sharing and all references to it are preserved.
 """
 
 import copy
@@ -22,9 +22,9 @@ __all__ = ["Change", "Report", "convert"]
 class Change:
     """One line of a report.
 
-    ``action`` is "swapped", "fused" or "left"; ``name`` is the layer's, ``before`` and ``after`` are kinds of layer:
-    ``after`` is the one whose computation runs, which need not be the layer's class. ``reason`` says why something was
-    left.
+    ``action`` is "swapped", "fused" or "left"; ``name`` is the name of the layer, ``before`` and ``after`` are kinds of
+    layers. ``after`` is the kind whose computation runs, which need not be the layer's class. ``reason`` says why
+    something was left unchanged.
     """
 
     action: str
@@ -36,10 +36,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`segext.convert` did, one :class:`segext.Change` each; ``print`` shows it as a table.
+    """What :func:`segext.convert` did, as a list of :class:`segext.Change`; ``print`` shows it as a table.
 
-    ``changes`` has all of them, ``swapped``, ``fused`` and ``left`` those of one action. ``before`` and ``after`` count
-    the bytes of one call of the model, where there was an example to call it with.
+    ``changes`` has all changes, ``swapped``, ``fused`` and ``left`` those with one action. ``before`` and ``after``
+    count the bytes of one call of the model, if an example was given.
     """
 
     changes: tuple[Change, ...] = ()
@@ -68,45 +68,46 @@ class Report:
 def convert(
     model: nn.Module, *, inplace: bool = False, example: Tensor | tuple | None = None, prepack: bool = False
 ) -> tuple[nn.Module, Report]:
-    """Swap the pooling, unpooling and transposed convolution of ``model`` for segext's, and fuse what neighbours do.
+    """Replace pooling, unpooling and transposed convolution in ``model`` by segext's, and fuse neighbouring layers.
 
     ::
 
         model, report = segext.convert(model)
         print(report)
 
-    ``nn.MaxPool2d``, ``nn.MaxUnpool2d`` and ``nn.ConvTranspose2d`` become their namesakes in ``segext.nn``; so do
-    ``F.max_pool2d``, ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class calls them by name.
-    A ReLU, as a layer or as a call, whose output goes to a pool and nowhere else becomes part of that pool, and an
-    unpooling whose map goes to an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` and nowhere else becomes part of that, where
-    the forwards around it run the same way every time: without conditions, contexts and the like. State dict,
-    parameters, hooks, modes, shared layers and the classes of your own modules stay, and your code runs as you wrote
-    it; a converted model can be converted again, copied, pickled, trained and compiled. Subclasses of the stock layers
-    are left alone, and so are layers whose indices may reach anything but an unpooling of the same windows: a model
-    that returns indices returns stock's. Unpooling gives the sizes that stock gives.
+    ``nn.MaxPool2d``, ``nn.MaxUnpool2d`` and ``nn.ConvTranspose2d`` become the layers of the same name in ``segext.nn``.
+    The same goes for ``F.max_pool2d``, ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class
+    calls them by name. A ReLU, as a layer or a call, is fused into a pool that is the only reader of its output. An
+    unpooling is fused into an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` that is the only reader of its map. Fusion
+    requires that the forwards involved run the same way every time: without conditions, contexts and the like.
 
-    Exact means that the model's ``forward`` gives the same values and gradients, but for the order of the sums in the
-    convolutions that change, as long as it runs the layers that it has now. An output that a ReLU and pool in one gives
-    must not be changed in place before the backward pass, which reads it, though stock's may be: autograd raises an
-    error if it was. A pair whose map the model itself may change in place is not fused. What lies between two fused
-    layers is gone: a hook or a layer added there later, a method other than ``forward`` or a block ending between them,
-    called on its own, meets the values from before the first, switches for indices, and for an unpooled map the pair of
-    both.
+    State dict, parameters, hooks, modes, shared layers and the classes of your own modules are preserved, and your code
+    runs as written. A converted model can be converted again, copied, pickled, trained and compiled. Subclasses of the
+    stock layers are left alone, as are layers whose indices may reach anything but an unpooling of the same windows: a
+    model that returns indices returns stock's. Unpooling returns the same sizes as stock's.
+
+    The conversion is exact: as long as the model runs its current layers, its ``forward`` returns the same values and
+    gradients, except for the order of the sums in the convolutions that change. The output of a fused ReLU and pool
+    must not be modified in place before the backward pass, which reads it; stock's may be. Autograd raises an error if
+    it was. A pair whose map the model itself may modify in place is not fused. Nothing remains between two fused
+    layers: a hook or layer added there later, and a method other than ``forward`` or a block that ends there and is
+    called on its own, receives the values from before the first layer, switches in place of indices, and the pair of
+    both in place of an unpooled map.
 
     Args:
-        model: any module that can be deep-copied; forwards run once, on a copy and on stand-ins for tensors.
-        inplace: change ``model`` itself instead of a deep copy, as training that holds its parameters needs.
-        example: an input, or a tuple of all arguments of one call. The report then tells the bytes that autograd keeps
-            for the backward pass of that call, and those of all pools' switches, before and after. The forward runs
+        model: any module that can be deep-copied; forwards run once, on a copy, with stand-ins for tensors.
+        inplace: change ``model`` itself rather than a deep copy, for example if an optimizer holds its parameters.
+        example: an input, or a tuple of all arguments of one call. The report then gives the bytes that autograd keeps
+            for the backward pass of that call, and the bytes of all pools' switches, before and after. The forward runs
             twice, on copies.
-        prepack: pack the weights of unpooling and convolution in one, for inference:
+        prepack: pack the weights of fused unpooling and convolution, for inference; see
             :meth:`segext.nn.Prepackable.prepack`.
 
     Returns:
         The converted model and a :class:`segext.Report`.
 
     Raises:
-        TypeError: ``model`` is not an ``nn.Module``.
+        TypeError: if ``model`` is not an ``nn.Module``.
     """
     from .apply import apply
     from .dataflow import Dataflow

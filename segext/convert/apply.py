@@ -15,7 +15,7 @@ from .trace import Tracer
 
 
 def apply(plan: Plan) -> None:
-    """Do what ``plan`` says; it is spent afterwards."""
+    """Carry out ``plan``, which cannot be used again afterwards."""
     edits: dict[nn.Module, dict[str, dict[int, object]]] = defaultdict(lambda: defaultdict(dict))
     graphs: set[nn.Module] = set()
     for unit, fused in plan.edits():
@@ -26,7 +26,7 @@ def apply(plan: Plan) -> None:
             _rewrite(unit, fused)
     for module in graphs:
         for node in plan.flow.forwards[module].nodes:
-            node.meta = {}  # a graph must not hold the model
+            node.meta = {}  # a graph must not keep the model alive
         module.graph, module._tracer_cls = plan.flow.forwards[module], Tracer
     for module, kind in plan.new_classes().items():
         _become(module, kind)
@@ -38,9 +38,9 @@ def apply(plan: Plan) -> None:
 
 
 def _become(module: nn.Module, kind: type) -> None:
-    """Change a module's class, keeping all it holds and every reference to it.
+    """Change a module's class, keeping its contents and all references to it.
 
-    A layer of segext holds what its namesake in torch holds, so this is all there is to a swap.
+    A layer of segext has the same attributes as torch's of the same name, so a swap needs nothing more.
     """
     object.__setattr__(module, "__class__", kind)
 
@@ -62,10 +62,10 @@ def _rewrite(node: fx.Node, fused: bool) -> None:
 
 
 def _subclass(base: type, edits: tuple) -> type:
-    """The subclass of a user's class in whose methods some calls call something else; it copies and pickles as these.
+    """A subclass of a user's class in whose methods some calls are redirected; it can be copied and pickled like it.
 
-    ``edits`` holds each method's name and digest, and the numbers of the calls with what they call. While it is in use,
-    the same edits give the same class; ``base``, where it is looked for, does not keep it alive.
+    ``edits`` holds each method's name and digest, and the numbers of the redirected calls with their new targets. While
+    the subclass is in use, the same edits return the same class; ``base``, where it is cached, does not keep it alive.
     """
     for kind in type.__subclasses__(base):
         if vars(kind).get("_segext_edits") == (base, edits):

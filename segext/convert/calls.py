@@ -1,5 +1,4 @@
-"""What one call in a graph is: a pool, an unpooling, a convolution or a ReLU; with which window; and what it may do to
-its tensors.
+"""Classifies one call in a graph: pool, unpooling, convolution or ReLU, its window, and its effects on its tensors.
 
 A node of a graph that ``dataflow`` made carries in ``meta`` the layer it calls, as ``module`` (None for functions).
 """
@@ -19,7 +18,7 @@ from .trace import IN_PLACE
 
 STOCK_LAYERS = (nn.MaxPool2d, nn.MaxUnpool2d, nn.ConvTranspose2d)
 
-# What a layer, function or method is, and the name in segext that takes over (none: nothing to swap).
+# What a layer, function or method is, and the name of its replacement in segext (none: nothing to swap).
 KINDS = {
     **dict.fromkeys((nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"), ("relu", None)),
     **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), ("pool", "max_pool2d")),
@@ -37,7 +36,7 @@ KINDS = {
 }
 _POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _UNPOOL = ("input", "indices", "kernel_size", "stride", "padding", "output_size")
-# What returns a tensor of its own, never a view of an argument.
+# Calls that return a new tensor, never a view of an argument.
 _FRESH_LAYERS = (*STOCK_LAYERS, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.Linear)
 _FRESH_CALLS = (
     *(F.conv2d, torch.conv2d, F.conv_transpose2d, F.batch_norm, torch.cat),
@@ -48,7 +47,7 @@ _KNOWN_MODULES = ("torch", "_operator", "operator", "math", "builtins", *_OUR_MO
 
 
 def target(node: fx.Node):
-    """The type of layer, the function or the name of the method that a node calls."""
+    """The type of layer, function or method name that a node calls."""
     return type(node.meta["module"]) if node.op == "call_module" else node.target
 
 
@@ -67,7 +66,7 @@ def title(key) -> str:
 
 
 def arguments(node: fx.Node) -> dict[str, object]:
-    """A pool's or unpooling's arguments by stock's names, from the call and the layer."""
+    """The arguments of a pool or unpooling by stock's names, from the call and the layer."""
     names = _UNPOOL if kind(node) == "unpool" else _POOL
     called = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if node.target is F.max_pool2d_with_indices:
@@ -77,12 +76,12 @@ def arguments(node: fx.Node) -> dict[str, object]:
 
 
 def operand(node: fx.Node) -> object:
-    """The tensor that a ReLU, an unpooling or a convolution is given."""
+    """The input tensor of a ReLU, an unpooling or a convolution."""
     return node.args[0] if node.args else node.kwargs["input"]
 
 
 def window(arguments: dict[str, object]) -> tuple | None:
-    """(kernel, stride, padding) as pairs and the dilation; None where the graph does not fix them."""
+    """(kernel, stride, padding) as pairs and the dilation; None if the graph does not determine them."""
     kernel = arguments.get("kernel_size")
     values = (kernel, arguments.get("stride") or kernel, arguments.get("padding", 0), arguments.get("dilation", 1))
     pairs = tuple(tuple(v) * (1 if len(v) == 2 else 2) if isinstance(v, tuple | list) else (v, v) for v in values)
@@ -97,7 +96,7 @@ def overlaps(window: tuple | None) -> bool:
 
 
 def undoes(unpool: nn.Module, pool: nn.Module) -> bool:
-    """Whether a stock unpooling layer, as it is, can read a pooling layer's switches."""
+    """Whether a stock unpooling layer, as configured, can read a pooling layer's switches."""
     if type(unpool) is not nn.MaxUnpool2d or is_hooked(unpool) or "forward" in vars(unpool):
         return False
     window_of_pool = window(vars(pool))
@@ -105,12 +104,12 @@ def undoes(unpool: nn.Module, pool: nn.Module) -> bool:
 
 
 def is_container(module: nn.Module) -> bool:
-    """Without a forward: its owner calls what it holds."""
+    """Whether a module has no forward: its owner calls what it holds."""
     return getattr(type(module), "forward", None) is nn.Module.forward  # a ScriptModule's type has none
 
 
 def is_layer(module: nn.Module) -> bool:
-    """A layer of torch or segext: a leaf that computes what its documentation says."""
+    """Whether a module is a layer of torch or segext: a leaf that computes what its documentation says."""
     home = parametrize.type_before_parametrizations(module).__module__
     return home.startswith(("torch.nn.", layers.__name__, swaps.__name__)) and not isinstance(module, nn.Sequential)
 
@@ -121,7 +120,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def is_opaque(node: fx.Node) -> bool:
-    """A call whose inside is unknown."""
+    """Whether the inside of a call is unknown."""
     if node.op == "call_module":
         return not is_layer(node.meta["module"])
     home = getattr(node.target, "__module__", None) or "torch"
@@ -130,7 +129,7 @@ def is_opaque(node: fx.Node) -> bool:
 
 
 def is_fresh(node: fx.Node) -> bool:
-    """Whether a call returns a tensor of its own, which nothing else can see."""
+    """Whether a call returns a new tensor that nothing else can access."""
     if node.op == "call_module":
         module = node.meta["module"]
         return isinstance(module, _FRESH_LAYERS) and is_layer(module) and not is_hooked(module)
@@ -140,7 +139,7 @@ def is_fresh(node: fx.Node) -> bool:
 
 
 def mutates(node: fx.Node) -> bool:
-    """Whether a call may change a tensor that exists already."""
+    """Whether a call may modify an existing tensor."""
     if not node.op.startswith("call"):
         return False
     if is_opaque(node) or node.target in (*IN_PLACE, operator.setitem):

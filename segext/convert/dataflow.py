@@ -1,8 +1,8 @@
 """Links the forwards of a model into graphs that show where every ReLU, index and pooled map goes.
 
-A *unit* is what a swap changes: a layer, a call in a method (its *site*), or a node of a GraphModule. A call that no
-method of a module's class makes has the node that recorded it as its unit, and cannot be changed. Linked nodes carry in
-``meta`` their ``unit``, the layer they call, ``module``, and the ``owner`` of the forward that they are in.
+A *unit* is what a swap changes: a layer, a call in a method (its *site*), or a node of a GraphModule. A call that is
+not in a method of a module's class has the node that recorded it as its unit, and cannot be changed. Linked nodes carry
+in ``meta`` their ``unit``, the layer they call as ``module``, and the ``owner`` of the forward that contains them.
 """
 
 import copy
@@ -18,23 +18,23 @@ from . import calls, reach, sites
 from .sites import Site
 from .trace import Untraceable, read, reads_types
 
-# What a ReLU does not change.
+# Attributes and operations that a ReLU does not change.
 _SHAPE = ("size", "dim", "shape", "ndim", "dtype", "device")
 
 Unit = nn.Module | Site | fx.Node
 
 
 class Dataflow:
-    """What the forwards of ``model`` do, as far as they can be read.
+    """The data flow of the forwards of ``model``, as far as they can be read.
 
     Attributes:
-        names: every module's name.
-        forwards: the graph of each module's own forward that can be read.
-        doubts: the modules whose forward cannot be read, or may run other calls than were read, with the reason.
+        names: the name of each module.
+        forwards: the graph of each module's own forward, if it can be read.
+        doubts: modules whose forward cannot be read, or may run other calls than those read, with the reason.
         exposed: modules that a forward in doubt may call, with the reason.
-        leaking: those of them whose indices may then go anywhere.
-        unpooled: pools called by a forward in doubt which hands their indices to unpoolings only, with these.
-        typed: layers whose type a forward may look at, with the reason to keep it.
+        leaking: those exposed modules whose indices may then go anywhere.
+        unpooled: pools called by a forward in doubt that passes their indices only to unpoolings, with these.
+        typed: layers whose type a forward may inspect, with the reason to keep it.
         sites: the calls of stock functions in each module's methods.
         calls: the linked nodes of every unit.
         roots: each linked graph, with the module whose forward it is.
@@ -71,7 +71,7 @@ class Dataflow:
             self.typed |= dict.fromkeys(self._below(module), f"the forward of {self._title(module)} looks at types")
 
     def _expose(self, module: nn.Module, reason: str) -> None:
-        """Note what a module whose forward is in doubt may call, and where indices may then go."""
+        """Record what a module whose forward is in doubt may call, and where indices may then go."""
         called = {name: module._modules[name] for name in reach.only_called(module)}
         others = [m for name, m in module._modules.items() if name not in called and m is not None]
         exposed = (
@@ -88,7 +88,7 @@ class Dataflow:
         self.unpooled |= unpooled
 
     def _below(self, module: nn.Module) -> list[nn.Module]:
-        """What a module may reach, whatever its methods do."""
+        """The modules that a module may reach, whatever its methods do."""
         held = reach.held(module)
         return list(self.names) if held is None else held
 
@@ -122,7 +122,7 @@ class Dataflow:
         return [node for node in self.forwards[module].nodes if node.op == "placeholder"]
 
     def _inline(self, linked: fx.Graph, owner: nn.Module, values: dict[str, object], inlined: set[nn.Module]):
-        """Append the forward of ``owner``, called with ``values``, to ``linked``; returns its result."""
+        """Append the forward of ``owner``, called with ``values``, to ``linked``, and return its result."""
         inlined.add(owner)
         env: dict[fx.Node, object] = {}
         for node in self.forwards[owner].nodes:
@@ -141,7 +141,7 @@ class Dataflow:
                 self.calls[new.meta["unit"]].append(new)
 
     def _bind(self, module: nn.Module | None, args: tuple, kwargs: dict) -> dict[str, object] | None:
-        """Arguments by name, or None where the call stays a leaf."""
+        """Arguments by name, or None if the call stays a leaf."""
         if module not in self.forwards or module in self.doubts or calls.is_hooked(module):
             return None
         places = self._placeholders(module)
@@ -152,14 +152,14 @@ class Dataflow:
 
 
 def _twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Every module's twin in a copy that shares the tensors, for traces to run on."""
+    """The twin of each module in a copy of the model that shares its tensors, for tracing."""
     held = (t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor))
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers(), *held)}
     return dict(zip(model.modules(), copy.deepcopy(model, tensors).modules(), strict=True))
 
 
 def index_uses(pool: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """A pool's indices or whole result, each with a node that reads it."""
+    """A pool's indices or its whole result, each with a node that reads it."""
     for user in pool.users:
         if user.target is operator.getitem and user.args[1] in (0, 1, -1, -2):
             yield from ((user, use) for use in user.users if user.args[1] in (1, -1))
@@ -178,7 +178,7 @@ def value_uses(node: fx.Node) -> list[fx.Node]:
 
 
 def source_pool(unpool: fx.Node) -> fx.Node | None:
-    """The pool whose indices an unpooling reads, where the graph shows it."""
+    """The pool whose indices an unpooling reads, if the graph shows it."""
     indices = calls.arguments(unpool).get("indices")
     if not isinstance(indices, fx.Node) or indices.target is not operator.getitem:
         return None
@@ -187,7 +187,7 @@ def source_pool(unpool: fx.Node) -> fx.Node | None:
 
 
 def changes_between(start: fx.Node, end: fx.Node) -> bool:
-    """Whether anything that runs after ``start`` and before ``end`` may change a tensor in place."""
+    """Whether anything that runs between ``start`` and ``end`` may change a tensor in place."""
     between = itertools.takewhile(lambda node: node is not end, _following(start))
     return any(map(calls.mutates, between))
 
@@ -198,7 +198,7 @@ def _following(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def changes_after(node: fx.Node, source: fx.Node) -> bool:
-    """Whether ``source``, what it is a view of, or another view of that, may change in place after ``node`` ran."""
+    """Whether ``source``, its base, or another view of that base may change in place after ``node`` ran."""
     later, origins = set(_following(node)), [source]
     for origin in origins:  # grows
         if not calls.is_fresh(origin):
@@ -212,7 +212,7 @@ def changes_after(node: fx.Node, source: fx.Node) -> bool:
 
 
 def changes_later(node: fx.Node) -> bool:
-    """Whether a result, or a view of it, may be changed in place by what reads it."""
+    """Whether a reader of a result may change it, or a view of it, in place."""
     aliases = [node]
     for alias in aliases:  # grows
         if any(map(calls.mutates, alias.users)):

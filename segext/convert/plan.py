@@ -1,4 +1,4 @@
-"""Decides what is swapped, what is fused, and what is left and why, from the data flow of a model."""
+"""Decides from the data flow of a model what is swapped, what is fused, and what is left and why."""
 
 from collections.abc import Iterator
 
@@ -66,7 +66,7 @@ class Plan:
         return "no method of a module's class, whose source is known, calls it by name"
 
     def _why_unknown(self, unit: Unit, layers: dict[nn.Module, str]) -> str:
-        """Why more may happen around a unit than the data flow shows, with the reasons for layers."""
+        """Why more may happen around a unit than the data flow shows, including the reasons for layers."""
         if isinstance(unit, nn.Module):
             return layers.get(unit, "")
         owners = {call.meta["owner"] for call in self.flow.calls[unit]}
@@ -105,7 +105,7 @@ class Plan:
             return f"its indices go to {self._label(use)}, which is left"
         if use.meta["module"] and calls.is_hooked(use.meta["module"]):
             return f"a hook on {self._label(use)} sees its indices"
-        ours, theirs = calls.window(calls.arguments(pool)), calls.window(reads)  # an unpooling knows no dilation
+        ours, theirs = calls.window(calls.arguments(pool)), calls.window(reads)  # an unpooling has no dilation
         if calls.overlaps(ours):
             return "windows overlap: where two elements name a pixel, stock gives both its gradient, segext one"
         return "" if theirs and ours[0] == theirs[0] else "its indices go to an unpooling of other windows"
@@ -137,7 +137,7 @@ class Plan:
         return pairs
 
     def _unpooled_convolutions(self) -> dict[fx.Node, fx.Node]:
-        """Unpoolings whose result a convolution reads and nothing else does, wherever they run."""
+        """Unpoolings whose only reader is a convolution, wherever they run."""
         pairs: dict[fx.Node, fx.Node] = {}
         for unit in self.swaps:
             found = self.flow.calls[unit]
@@ -146,7 +146,7 @@ class Plan:
         return pairs
 
     def _may_wait(self, unpool: fx.Node) -> bool:
-        """Whether an unpooling can be left to the only layer that reads it."""
+        """Whether an unpooling can be deferred to the only layer that reads it."""
         uses, unit = value_uses(unpool), unpool.meta["unit"]
         reader = uses[0].meta.get("module") if len(uses) == 1 else None
         if calls.KINDS.get(type(reader), (None, None))[0] != "convolution" or calls.operand(uses[0]) is not unpool:
@@ -185,7 +185,7 @@ class Plan:
         return new | {unit: _FUSED[type(unit)] for unit in self.fused if isinstance(unit, nn.Module)}
 
     def edits(self) -> Iterator[tuple[Site | fx.Node, bool]]:
-        """The calls that change, and whether by fusion."""
+        """The calls that change, and whether they change by fusion."""
         for unit in dict.fromkeys((*self.swaps, *self.fused)):
             if not isinstance(unit, nn.Module):
                 yield unit, unit in self.fused
@@ -234,10 +234,10 @@ class Plan:
 
 
 def _key(unit: Unit):
-    """The type of layer, the function or the name of the method that a unit is."""
+    """The type of layer, function or method name of a unit."""
     return type(unit) if isinstance(unit, nn.Module) else unit.target
 
 
 def _successor(unit: Unit) -> str | None:
-    """The name in segext of what takes over from a unit."""
+    """The name of a unit's replacement in segext."""
     return calls.KINDS.get(_key(unit), (None, None))[1]

@@ -1,4 +1,4 @@
-"""What a forward may do with the layers it holds on paths that no trace took, from the syntax of its methods."""
+"""What a forward may do with its layers on paths that no trace took, judging by the syntax of its methods."""
 
 import ast
 import inspect
@@ -10,15 +10,15 @@ from torch import nn
 
 from . import source
 
-# Values in which no module hides.
+# Types of values that cannot contain a module.
 _PLAIN = (bool, int, float, str, type(None), type, torch.dtype, torch.device, torch.Tensor, types.BuiltinFunctionType)
 _OWN = vars(nn.Module())
 
 
 def held(module: nn.Module) -> list[nn.Module] | None:
-    """The modules below the attributes of a module; None where an attribute may hide others."""
+    """The modules below the attributes of a module; None if an attribute may hide further ones."""
     if isinstance(module, torch.jit.ScriptModule):
-        return []  # runs in a world of its own
+        return []  # runs in its own world
     found = []
     for name, value in vars(module).items():
         if name in _OWN and name != "_modules":
@@ -39,9 +39,9 @@ def _is_plain(value: object) -> bool:
 
 
 def only_called(module: nn.Module) -> set[str]:
-    """The children that a module's forward, with the methods it runs, calls and does nothing else with.
+    """The children that a module's forward and the methods it runs only call, and use in no other way.
 
-    Empty where it may reach its children by other ways than their names.
+    Empty if it may reach its children other than by name.
     """
     definitions = _run(module)
     found = {name for name, child in module._modules.items() if child is not None} if definitions else set()
@@ -52,7 +52,7 @@ def only_called(module: nn.Module) -> set[str]:
 
 
 def unpoolings(module: nn.Module, pool: str) -> set[str]:
-    """The children that get the indices of a child of ``module`` as theirs; empty where more may see these."""
+    """The children that receive the indices of a child of ``module``; empty if others may see these."""
     found: set[str] = set()
     for definition in _run(module) if pool in only_called(module) else ():
         own = {id(node): node.attr for node in _own(definition)}
@@ -74,13 +74,13 @@ def unpoolings(module: nn.Module, pool: str) -> set[str]:
 
 
 def _indices(call: ast.Call) -> str | None:
-    """The name that a call passes where an unpooling takes indices."""
+    """The name that a call passes as an unpooling's indices."""
     given = [k.value for k in call.keywords if k.arg == "indices"] + call.args[1:2]
     return given[0].id if given and isinstance(given[0], ast.Name) else None
 
 
 def _run(module: nn.Module) -> list[ast.FunctionDef]:
-    """The methods that a forward may run; none where it may reach its children by other ways than their names."""
+    """The methods that a forward may run; none if it may reach its children other than by name."""
     methods, names = source.methods(type(module)), ["forward"]
     definitions = []
     for name in names:  # grows
@@ -105,7 +105,7 @@ def _run(module: nn.Module) -> list[ast.FunctionDef]:
 
 
 def _own(definition: ast.FunctionDef) -> Iterator[ast.Attribute]:
-    """The attributes of itself that a method names."""
+    """The attributes of ``self`` that a method names."""
     me = definition.args.args[0].arg
     for node in _of(ast.Attribute, definition):
         if isinstance(node.value, ast.Name) and node.value.id == me:

@@ -1,4 +1,4 @@
-"""The calls of stock functions that stand in the methods of a module's class, and what may take their place."""
+"""The calls of stock functions in the methods of a module's class, and their possible replacements."""
 
 import ast
 import builtins
@@ -20,9 +20,9 @@ class Site:
 
     Attributes:
         target: the function, or the name of the tensor's method, that is called.
-        method, index: where: the method's name and the call's number in it.
+        method, index: location: the method's name and the number of the call in it.
         line, column: where the call starts in its file.
-        indices: whether it returns indices; None where that is not written there.
+        indices: whether it returns indices; None if the source does not say.
     """
 
     owner: nn.Module
@@ -34,7 +34,7 @@ class Site:
     indices: bool | None
 
     def successor(self, fused: bool) -> object:
-        """The function that takes over."""
+        """The replacement function."""
         if calls.KINDS[self.target][0] == "relu":
             return swaps.rectified_later
         if calls.KINDS[self.target][0] == "unpool":
@@ -50,7 +50,7 @@ def find(owner: nn.Module) -> dict[Site, tuple[str, ast.Call]]:
     if own_code or not inspect.isfunction(getattr(type(owner), "forward", None)):
         return {}
     found = {}
-    functions = {function: name for name, function in source.methods(type(owner)).items()}  # once, whatever its names
+    functions = {function: name for name, function in source.methods(type(owner)).items()}  # once, under whatever names
     for function, name in functions.items():
         definition = source.definition(function)
         for index, call in enumerate(source.calls(definition) if definition else ()):

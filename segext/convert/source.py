@@ -1,7 +1,7 @@
 """Finds the calls in a method's source and rewrites methods with other callees at some of them.
 
-A rewritten method keeps its globals, closure, defaults, lines and file; only the code differs, by names that its
-closure gains. Calls are known by their number in the method, so that they outlive changes elsewhere in the file.
+A rewritten method keeps its globals, closure, defaults, lines and file; only its code differs, by names added to its
+closure. Calls are identified by their number in the method, which is unaffected by changes elsewhere in the file.
 """
 
 import __future__
@@ -31,7 +31,7 @@ def is_users(code: types.CodeType) -> bool:
 
 
 def methods(kind: type) -> dict[str, types.FunctionType]:
-    """The plain functions of a class and its bases that users wrote, as an instance finds them."""
+    """The plain, user-written functions of a class and its bases, as an instance finds them."""
     found: dict[str, object] = {}
     for base in kind.__mro__:
         found = {**vars(base), **found}
@@ -39,17 +39,17 @@ def methods(kind: type) -> dict[str, types.FunctionType]:
 
 
 def definition(function: types.FunctionType) -> ast.FunctionDef | None:
-    """A method's definition, where that is what runs: not what a decorator made of it, nor what was edited since."""
+    """A method's definition, if that is what runs: not if it was decorated, or edited since."""
     return _definition(function)[0]
 
 
 def calls(definition: ast.FunctionDef) -> list[ast.Call]:
-    """The calls in a method's body, in an order of their own."""
+    """The calls in a method's body, in a fixed order."""
     return [node for statement in definition.body for node in ast.walk(statement) if isinstance(node, ast.Call)]
 
 
 def digest(function: types.FunctionType) -> str:
-    """Changes with what a method says."""
+    """A digest of a method's content."""
     return hashlib.sha256(ast.unparse(definition(function)).encode()).hexdigest()[:16]
 
 
@@ -60,7 +60,7 @@ def local_names(function: types.FunctionType) -> set[str]:
 
 
 def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.FunctionType:
-    """A method that differs in what some of its calls call; a call of a tensor's method passes the tensor instead."""
+    """A method with some of its calls redirected; a call of a tensor's method passes the tensor as an argument."""
     changed, owner = copy.deepcopy(_definition(function))
     changed.decorator_list = []
     found = calls(changed)
@@ -76,7 +76,7 @@ def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.F
     new = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
     functools.update_wrapper(new, function)
     new.__kwdefaults__ = function.__kwdefaults__
-    vars(new).clear()  # of what update_wrapper adds
+    vars(new).clear()  # removes what update_wrapper adds
     vars(new).update(vars(function))
     return new
 
@@ -89,7 +89,7 @@ def is_method_call(call: ast.Call) -> bool:
 
 
 def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef | None, str | None]:
-    """A function's definition and the class around it; not cached, so that functions go with what they hold."""
+    """A function's definition and the class around it; not cached, so that functions can be freed."""
     code = function.__code__
     found, codes = _file("".join(linecache.getlines(code.co_filename, function.__globals__)))
     key = code.co_name, code.co_firstlineno
@@ -98,7 +98,7 @@ def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef | None, s
 
 @functools.lru_cache(maxsize=64)
 def _file(text: str) -> tuple[dict[tuple, tuple[ast.FunctionDef, str | None]], dict[tuple, types.CodeType]]:
-    """Every function of a file, with the innermost class around it, and every code, by name and first line."""
+    """All functions of a file with the innermost class around them, and all code objects, by name and first line."""
     try:
         tree = ast.parse(text)
         module = compile(tree, "", "exec", dont_inherit=True)
@@ -118,7 +118,7 @@ def _file(text: str) -> tuple[dict[tuple, tuple[ast.FunctionDef, str | None]], d
 
 
 def _compile(definition: ast.FunctionDef, owner: str | None, code: types.CodeType, free) -> types.CodeType:
-    """The code of a function that finds ``free`` names in its closure; the class around it mangles private names."""
+    """The code of a function with ``free`` names in its closure; the class around it mangles private names."""
     names = ", ".join(name for name in free if name != "__class__")
     tree = ast.parse(f"def around({names}):\n class {owner}: pass" if owner else f"def around({names}): pass")
     (tree.body[0].body[0] if owner else tree.body[0]).body = [definition]
@@ -128,7 +128,7 @@ def _compile(definition: ast.FunctionDef, owner: str | None, code: types.CodeTyp
 
 
 def nested(code: types.CodeType) -> list[types.CodeType]:
-    """A code and those inside it."""
+    """A code object and those nested in it."""
     codes = [code]
     for outer in codes:  # grows
         codes.extend(c for c in outer.co_consts if isinstance(c, types.CodeType))

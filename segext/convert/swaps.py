@@ -1,5 +1,5 @@
-"""What a converted model calls where it called torch: segext's pools, unpooling to the sizes stock gives, and the
-convolution that follows it, which takes over the unpooling too."""
+"""What a converted model calls in place of torch: segext's pools, unpooling to the sizes that stock returns, and the
+convolution after it, which performs the unpooling too."""
 
 from typing import NamedTuple
 
@@ -26,12 +26,12 @@ def relu_max_pool2d_with_indices(
 
 
 def rectified_later(input, inplace=False):
-    """Stands for a ReLU that is part of the pool that follows."""
+    """Stands for a ReLU that was fused into the pool after it."""
     return input
 
 
 class Unpooled(NamedTuple):
-    """A map still to be unpooled, on its way to the convolution that reads it and nothing else does."""
+    """A map still to be unpooled, on its way to the convolution that is its only reader."""
 
     input: Tensor
     switches: Switches
@@ -41,7 +41,7 @@ class Unpooled(NamedTuple):
 
 
 def deferred_max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None) -> Unpooled | Tensor:
-    """:func:`max_unpool2d` left to the convolution that follows; where stock unpools, it is done here."""
+    """:func:`max_unpool2d` deferred to the convolution after it; where stock has to unpool, it is done here."""
     arguments = kernel_size, stride, padding, output_size
     if isinstance(indices, Switches) and not has_torch_function_unary(input) and _fits(input, indices, *arguments):
         return Unpooled(input, indices)
@@ -51,8 +51,8 @@ def deferred_max_unpool2d(input, indices, kernel_size, stride=None, padding=0, o
 def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None) -> Tensor:
     """Stock's ``max_unpool2d``, sizes and gradients included, for indices that may be switches.
 
-    Where the switches are of other windows than asked for, of overlapping ones, or of a map of another size than stock
-    gives, stock does it, or refuses.
+    If the switches belong to other windows than requested, to overlapping windows, or to a map of another size than
+    stock returns, stock does the unpooling or raises the error.
     """
     arguments = kernel_size, stride, padding, output_size
     if has_torch_function_unary(input):
@@ -65,7 +65,7 @@ def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_siz
 
 
 def _fits(input, switches, kernel_size, stride, padding, output_size) -> bool:
-    """Whether unpooling by switches gives what stock gives, sizes and gradients included."""
+    """Whether unpooling by switches returns what stock returns, including sizes and gradients."""
     kernel, step, _, dilation = window = window_of(kernel_size, stride, padding, switches.dilation)
     overlap = any(s <= d * (k - 1) for k, s, d in zip(kernel, step, dilation, strict=True))
     size = unpooled_size(input, kernel_size, stride, padding, output_size)
@@ -80,14 +80,14 @@ class MaxUnpool2d(nn.MaxUnpool2d):
 
 
 class DeferredMaxUnpool2d(nn.MaxUnpool2d):
-    """:class:`MaxUnpool2d` left to the convolution that follows."""
+    """:class:`MaxUnpool2d` deferred to the convolution after it."""
 
     def forward(self, input, indices, output_size=None) -> Unpooled | Tensor:
         return deferred_max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
 class UnpoolingConv2d(nn.Prepackable, torch.nn.Conv2d):
-    """:class:`torch.nn.Conv2d` that unpools what it is given if that is still to be done."""
+    """:class:`torch.nn.Conv2d` that first unpools its input if that is still to be done."""
 
     _pack = staticmethod(functional.prepack_unpool_conv2d)
 
@@ -101,7 +101,7 @@ class UnpoolingConv2d(nn.Prepackable, torch.nn.Conv2d):
 
 
 class UnpoolingConvTranspose2d(nn.Prepackable, nn.ConvTranspose2d):
-    """:class:`segext.nn.ConvTranspose2d` that unpools what it is given if that is still to be done."""
+    """:class:`segext.nn.ConvTranspose2d` that first unpools its input if that is still to be done."""
 
     _pack = staticmethod(functional.prepack_unpool_conv_transpose2d)
 

@@ -1,7 +1,7 @@
 """Reads one module's own forward as a torch.fx graph, children as leaves, and says what such a graph may hide.
 
-A trace runs the forward once on stand-ins for tensors. It tells all only where the code that ran runs the same way
-every time: without branches, contexts, type tests, hooks of its own and tensors kept beyond the call.
+A trace runs the forward once with stand-ins for tensors. It is complete only if that code runs the same way every
+time: without branches, contexts, type tests, its own hooks, and tensors kept beyond the call.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Untraceable(Exception):
 
 
 class _Proxy(fx.Proxy):
-    """Records ``x += y`` as in place, which fx itself takes for ``x = x + y``; has what a tensor has, no more."""
+    """Records ``x += y`` as in place, which fx treats as ``x = x + y``; has only the attributes that a tensor has."""
 
     def __getattr__(self, name: str):
         if not hasattr(torch.Tensor, name):
@@ -92,7 +92,7 @@ class Tracer(fx.Tracer):
 def _place() -> tuple[nn.Module | None, tuple]:
     """The module whose method is running, and the file, line and column where the user's call ends.
 
-    Python 3.10 knows no columns.
+    Python 3.10 has no columns.
     """
     frame = sys._getframe(1)
     while frame and not source.is_users(frame.f_code):
@@ -153,9 +153,9 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
 def _watching() -> Iterator[set[types.CodeType]]:
     """Collects the code that this thread runs.
 
-    Python offers two hooks, for a profiler and for a debugger. One that is in use is left alone as long as the other is
-    free: what C code put there, such as cProfile or ``torch.profiler``, can be taken away but not put back. Where both
-    are in use, one that Python can put back rests meanwhile.
+    Python has two hooks, one for profilers and one for debuggers. A hook in use is left alone as long as the other is
+    free, since one set from C, such as by cProfile or ``torch.profiler``, can be removed but not restored. If both are
+    in use, one that Python can restore is suspended meanwhile.
     """
     ran: set[types.CodeType] = set()
     hooks = ((sys.getprofile(), sys.setprofile), (sys.gettrace(), sys.settrace))
@@ -175,7 +175,7 @@ def _watching() -> Iterator[set[types.CodeType]]:
 
 
 def _doubt(ran: set[types.CodeType]) -> str:
-    """Why code that ran once may run another way."""
+    """Why code that ran once may run differently another time."""
     if any(code.co_filename in _CONTEXTS for code in ran):
         return "its forward enters a context such as no_grad or autocast"
     if any(code.co_name.startswith("register_") and "hook" in code.co_name for code in ran):
@@ -189,14 +189,14 @@ def _doubt(ran: set[types.CodeType]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _branches(code: types.CodeType) -> bool:
-    """Whether code has a condition, a handler or a context; a loop is none."""
+    """Whether code has a condition, a handler or a context; loops do not count."""
     names = {instruction.opname for instruction in dis.get_instructions(code)}
     handlers = {"PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH", "IS_OP", "CONTAINS_OP"}
     return bool(names & handlers) or any("JUMP" in name and "IF" in name for name in names)
 
 
 def _asks(code: types.CodeType, functions: set[str]) -> bool:
-    """Whether code uses one of some builtin functions, or an attribute that tells a type."""
+    """Whether code uses one of the given built-in functions, or an attribute that reveals a type."""
     used = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
     return bool(used & functions or _TYPE_ATTRIBUTES.intersection(code.co_names))
 
@@ -217,7 +217,7 @@ def reads_types(module: nn.Module) -> bool:
 
 
 def _hide_mode(module: nn.Module) -> None:
-    """Make the mode of a module and all it holds a buffer, which a trace records as it is read."""
+    """Turn the mode of a module and its submodules into a buffer, so that a trace records reads of it."""
     for m in module.modules():
         if not isinstance(m, torch.jit.ScriptModule):
             vars(m).pop("training", None)

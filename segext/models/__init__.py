@@ -1,7 +1,7 @@
-"""Segmentation networks that the layers are for: FCN-32s, FCN-16s and FCN-8s, DeconvNet, SegNet.
+"""Segmentation networks built from segext's layers: FCN-32s, FCN-16s and FCN-8s, DeconvNet, SegNet.
 
-Each is built by a function of its name; ``MODELS`` maps names to these. ``layers="torch"`` builds the same network,
-with the same state dict, of stock layers. ``load_weights`` loads published weights.
+Each is built by a function of the same name; ``MODELS`` maps names to these functions. ``layers="torch"`` builds the
+same network from stock layers, with the same state dict. ``load_weights`` loads published weights.
 """
 
 from .base import SegmentationModel

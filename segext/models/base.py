@@ -1,4 +1,4 @@
-"""What all networks share: class scores from ``forward``, a label map from ``predict``."""
+"""The base class of all networks: class scores from ``forward``, a label map from ``predict``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class SegmentationModel(nn.Module):
     """A network that scores every pixel of an image for every class.
 
-    ``forward`` takes images of (N, in_channels, H, W) and returns raw scores of (N, num_classes, H, W).
+    ``forward`` takes images (N, in_channels, H, W) and returns raw scores (N, num_classes, H, W).
     """
 
     def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
@@ -25,13 +25,13 @@ class SegmentationModel(nn.Module):
         self.in_channels = in_channels
 
     def predict(self, image: Tensor) -> Tensor:
-        """The label map of an image: the class of the largest score at each pixel, the lowest where classes tie.
+        """The label map of an image: the class with the largest score at each pixel; ties go to the lowest class.
 
         Runs in evaluation mode without gradients, and leaves the mode of every module as it was.
 
         Args:
             image: (N, in_channels, H, W) or (in_channels, H, W), floats, normalised as in training. Preprocessing is
-                the caller's: which one is right depends on the weights, not on the architecture.
+                the caller's task, since it depends on the weights, not on the architecture.
 
         Returns:
             (N, H, W) or (H, W); uint8 for up to 256 classes, else int64.
@@ -48,20 +48,20 @@ class SegmentationModel(nn.Module):
         raise NotImplementedError
 
     def _check(self, image: Tensor) -> None:
-        """Raises ValueError for what is no batch of images."""
+        """Raises ValueError for anything but a batch of images."""
         if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[-2:]:
             raise ValueError(f"image should be of shape (N, {self.in_channels}, H, W), but got {tuple(image.shape)}")
 
 
 def label_map(scores: Tensor) -> Tensor:
-    """The largest score's class at each pixel, (N, K, H, W) to (N, H, W): uint8 for up to 256 classes, else int64."""
+    """The class of the largest score per pixel, (N, K, H, W) to (N, H, W): uint8 for up to 256 classes, else int64."""
     labels = scores.argmax(1)
     return labels.to(torch.uint8) if scores.shape[1] <= 256 else labels
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for all of ``model``; at the end each module is in its own mode again."""
+    """Evaluation mode for all of ``model``; at the end, the mode of each module is restored."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""DeconvNet (Noh, Hong and Han, 2015): VGG-16 and its mirror image of unpooling and transposed convolution."""
+"""DeconvNet (Noh, Hong and Han, 2015): VGG-16 mirrored by unpooling and transposed convolution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .vgg import init_for_relu, scaled
 _FC6 = 7  # fc6's kernel, on a map of 1/32 of the image
 _SMALLEST = (_FC6 - 1) * 32 + 1
 
-# Output channels of each decoder stage's transposed convolutions, the first of which unpools; the last one narrows.
+# Output channels of the transposed convolutions of each decoder stage; the first one unpools, the last one narrows.
 _DECODER = (
     ("deconv5", (512, 512, 512)),
     ("deconv4", (512, 512, 256)),
@@ -68,22 +68,22 @@ class DeconvNet(EncoderDecoder):
 
 
 def deconvnet(num_classes: int = 21, **options) -> DeconvNet:
-    """DeconvNet, for images of 224x224, and of any size from 193x193 on.
+    """DeconvNet, for images of 224x224 and of any size from 193x193 on.
 
-    Pools round up and unpooling restores the sizes they recorded, so that scores have the size of the image. Training
-    on images up to 224x224 needs a batch of two or more: fc6 and fc7 give one pixel, of which batch norm has to take
-    statistics.
+    Pools round up and unpooling restores the recorded sizes, so that the scores have the size of the image. Training on
+    images up to 224x224 needs a batch of two or more, because the output of fc6 and fc7 is a single pixel, over which
+    batch norm computes its statistics.
 
     Args:
-        num_classes: of the scores.
-        in_channels: of the images.
-        width: multiplies the channels of every layer but the scores'.
-        fc_channels: of fc6 and fc7, before ``width``.
+        num_classes: channels of the scores.
+        in_channels: channels of the images.
+        width: factor for the channels of every layer except the scores.
+        fc_channels: channels of fc6 and fc7, before ``width``.
         recompute: keep one map of each convolution, batch norm and ReLU for the backward pass rather than two.
         layers: "segext", or "torch" for stock layers with the same state dict.
 
-    The decoder and the score layer start from a Gaussian of deviation 0.01 and batch norm from a shift of 0.001, as
-    published. Encoder, fc6 and fc7 start with He's initialisation, which trains from scratch; published are VGG-16's
-    weights, for which see ``load_weights``.
+    The decoder and the score layer are initialised from a Gaussian with standard deviation 0.01, and batch norm with a
+    shift of 0.001, as published. Encoder, fc6 and fc7 use He initialisation, which trains from scratch; the published
+    network starts from VGG-16's weights, for which see ``load_weights``.
     """
     return DeconvNet(num_classes, **options)

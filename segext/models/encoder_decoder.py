@@ -1,5 +1,5 @@
-"""What DeconvNet and SegNet share: convolution, batch norm and ReLU again and again, pools whose switches are kept,
-and the decoder that unpools with them."""
+"""The common part of DeconvNet and SegNet: blocks of convolution, batch norm and ReLU, pools whose switches are kept,
+and a decoder that unpools with them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class EncoderDecoder(SegmentationModel):
     and decoder, ``_decoder`` those of each decoder stage, of which the first unpools, and ``_score`` the last.
 
     With ``recompute``, autograd keeps one map of each convolution, batch norm and ReLU rather than two: the normalised
-    one is computed again in the backward pass, from the convolution's output. Gradients stay the same to the last bit.
-    Before an unpooling, where maps are a quarter of the size, both are kept. Under ``torch.compile`` the compiler
-    chooses what is.
+    one is recomputed in the backward pass from the convolution's output. Gradients stay bitwise the same. Before an
+    unpooling, where maps are a quarter of the size, both are kept. Under ``torch.compile`` the compiler chooses what to
+    keep.
     """
 
     _between: Sequence[str] = ()
@@ -43,7 +43,7 @@ class EncoderDecoder(SegmentationModel):
             self.add_module(f"pool{stage}", kinds.ReLUMaxPool2d(2, ceil_mode=True, return_indices=True))
 
     def _add(self, name: str, convolution: nn.Conv2d | nn.ConvTranspose2d) -> None:
-        """Adds a convolution, and the batch norm that follows it unless it scores classes."""
+        """Adds a convolution and, unless it scores classes, the batch norm after it."""
         self.add_module(name, convolution)
         if name != self._score:
             norm = nn.BatchNorm2d(convolution.out_channels)
@@ -51,7 +51,7 @@ class EncoderDecoder(SegmentationModel):
             self.add_module(f"{name}_bn", norm)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raw scores, (N, num_classes, H, W), of an image of (N, in_channels, H, W)."""
+        """Raw scores, (N, num_classes, H, W), of an image (N, in_channels, H, W)."""
         return self._convolve(self._score, *self._decoded(image))
 
     def _labels(self, image: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class EncoderDecoder(SegmentationModel):
         return _labels_by_bands(getattr(self, self._score), self._rectified(last, x))
 
     def _decoded(self, image: Tensor) -> tuple[Tensor, str]:
-        """The output of the last convolution but one, neither normalised nor rectified yet, and its name."""
+        """The output of the second-to-last convolution, before batch norm and ReLU, and its name."""
         self._check(image)
         x, last, unpoolings = image, None, []
         for stage, names in enumerate(convolution_names(), start=1):
@@ -87,7 +87,7 @@ class EncoderDecoder(SegmentationModel):
         def run(x: Tensor) -> Tensor:
             return convolution(self._rectified(last, x), *unpooling)
 
-        # A convolution that unpools saves its tensors when it has run, and would run again before they are there.
+        # A convolution that unpools saves its tensors after it has run, so it would run again before they exist.
         recomputes = self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if last is None or unpooling or not recomputes:
             return run(x)
@@ -98,10 +98,10 @@ class EncoderDecoder(SegmentationModel):
 
 
 def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, norm: nn.Module) -> Tensor:
-    """``function(x)``, of which autograd keeps nothing but ``x``: the backward pass calls it again.
+    """``function(x)``, for which autograd keeps only ``x``: the backward pass calls ``function`` again.
 
-    It then stops at the last tensor that was to be kept, which is the input of the convolution that ``function`` ends
-    with: that does not run again. Nor does ``norm`` count its batch twice.
+    That call stops at the last tensor needed, the input of the final convolution in ``function``, which therefore does
+    not run again. ``norm`` does not count its batch twice.
     """
 
     def contexts():
@@ -112,7 +112,7 @@ def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, norm: nn.Module
 
 @contextmanager
 def _statistics_kept(norm: nn.Module) -> Iterator[None]:
-    """While this lasts ``norm`` updates copies of its running statistics, which are then dropped."""
+    """Context in which ``norm`` updates copies of its running statistics, which are then dropped."""
     buffers = dict(norm.named_buffers())
     for name, buffer in buffers.items():
         setattr(norm, name, buffer.clone())
@@ -124,7 +124,7 @@ def _statistics_kept(norm: nn.Module) -> Iterator[None]:
 
 
 def _labels_by_bands(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """``label_map(convolution(x))``, for a stride of 1, of which no more than a band of rows is scored at a time."""
+    """``label_map(convolution(x))`` for a stride of 1, scoring no more than a band of rows at a time."""
     samples, _, height, width = x.shape
     margin = convolution.padding[0]
     rows = max(1, _BAND // max(1, samples * convolution.out_channels * width))  # there may be no samples

@@ -11,12 +11,12 @@ from .base import SegmentationModel
 from .layers import layer_set
 from .vgg import STAGES, channels_of, convolution_names, init_for_relu, scaled
 
-_PADDING = 100  # of the first convolution, so that images of any size leave something for fc6
+_PADDING = 100  # of the first convolution, so that something is left for fc6 whatever the image size
 
 
 @dataclass(frozen=True)
 class _Skip:
-    """Scores of a stage's pool, added once ``upscore`` has doubled the coarser ones. ``crop`` aligns the two maps."""
+    """Scores of a stage's pool, added after ``upscore`` has doubled the coarser ones. ``crop`` aligns the two maps."""
 
     stage: int
     upscore: str
@@ -36,9 +36,9 @@ _HEADS = {32: ((), "upscore", 19), 16: ((_POOL4,), "upscore16", 27), 8: ((_POOL4
 
 
 class FCN(SegmentationModel):
-    """FCN of one stride: see :func:`fcn32s`, :func:`fcn16s`, :func:`fcn8s`.
+    """An FCN with one stride: see :func:`fcn32s`, :func:`fcn16s`, :func:`fcn8s`.
 
-    Layers and keys of the state dict have the names of the published nets: 33, 36 or 39 tensors, among them the dense
+    Layers and state dict keys have the names of the published networks: 33, 36 or 39 tensors, including the dense
     (K, K, k, k) weights of :class:`~segext.models.upscore.Upscore`.
     """
 
@@ -82,7 +82,7 @@ class FCN(SegmentationModel):
         self.add_module(self._last, kinds.Upscore(num_classes, stride, learned=learn_upscore))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raw scores, (N, num_classes, H, W), of an image of (N, in_channels, H, W) with any H and W from 1 on."""
+        """Raw scores, (N, num_classes, H, W), of an image (N, in_channels, H, W) with any H and W from 1 on."""
         return getattr(self, self._last)(self._coarse_scores(image), self._crop, image.shape[-2:])
 
     def _labels(self, image: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class FCN(SegmentationModel):
 
 
 def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
-    """A 1x1 convolution that scores every class zero at first, as published: a skip changes nothing until it learns."""
+    """A 1x1 convolution that initially scores every class zero, as published: a skip has no effect until it learns."""
     layer = nn.Conv2d(channels, num_classes, 1)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -119,16 +119,16 @@ def fcn32s(num_classes: int = 21, **options) -> FCN:
     """FCN-32s: VGG-16's scores at stride 32, upsampled in one step.
 
     Args:
-        num_classes: of the scores.
-        in_channels: of the images.
-        width: multiplies the channels of every layer but the scores'.
-        fc_channels: of fc6 and fc7, before ``width``.
-        dropout: the probability to drop an element after fc6 and fc7.
-        learn_upscore: train the upsampling too, one filter a class; the published weights stay bilinear.
+        num_classes: channels of the scores.
+        in_channels: channels of the images.
+        width: factor for the channels of every layer except the scores.
+        fc_channels: channels of fc6 and fc7, before ``width``.
+        dropout: the probability of dropping an element after fc6 and fc7.
+        learn_upscore: train the upsampling too, one filter per class; in the published networks it stays bilinear.
         layers: "segext", or "torch" for stock layers with the same state dict.
 
-    Convolutions start with He's initialisation, which trains from scratch; the published nets start from VGG-16's
-    weights, for which see ``load_weights``. Score layers start at zero and upsampling is bilinear, as published.
+    Convolutions use He initialisation, which trains from scratch; the published networks start from VGG-16's weights,
+    for which see ``load_weights``. Score layers start at zero and upsampling is bilinear, as published.
     """
     return FCN(32, num_classes, **options)
 
@@ -136,8 +136,8 @@ def fcn32s(num_classes: int = 21, **options) -> FCN:
 def fcn16s(num_classes: int = 21, **options) -> FCN:
     """FCN-16s: FCN-32s with the scores of pool4 added at stride 16.
 
-    Arguments as :func:`fcn32s`, and ``at_once``: scale pool4 by 0.01 before it is scored, for training all strides at
-    once rather than from FCN-32s' weights.
+    Arguments are those of :func:`fcn32s`, and ``at_once``: scale pool4 by 0.01 before it is scored, for training all
+    strides at once rather than from FCN-32s' weights.
     """
     return FCN(16, num_classes, **options)
 
@@ -145,8 +145,8 @@ def fcn16s(num_classes: int = 21, **options) -> FCN:
 def fcn8s(num_classes: int = 21, **options) -> FCN:
     """FCN-8s: FCN-16s with the scores of pool3 added at stride 8.
 
-    Arguments as :func:`fcn32s`, and ``at_once``: scale pool4 by 0.01 and pool3 by 0.0001 before they are scored, for
-    training all strides at once rather than from FCN-16s' weights. Staged and at-once weights have the same keys and
-    mean different things.
+    Arguments are those of :func:`fcn32s`, and ``at_once``: scale pool4 by 0.01 and pool3 by 0.0001 before they are
+    scored, for training all strides at once rather than from FCN-16s' weights. Staged and at-once weights have the same
+    keys but are not interchangeable.
     """
     return FCN(8, num_classes, **options)

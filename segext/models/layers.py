@@ -1,7 +1,7 @@
-"""The two sets of layers that networks are made of: segext's and stock's, of the same names, arguments and state.
+"""The two sets of layers that networks are built from: segext's and stock's, with the same names, arguments and state.
 
-A pool gives (output, indices): switches, or int64 from stock's and where segext has no kernels for the device. A
-convolution that unpools takes them and the size of the map that was pooled: ``layer(x, (indices, size))``.
+A pool returns (output, indices): switches, or int64 for stock and on devices without segext kernels. A convolution that
+unpools takes them and the size of the pooled map: ``layer(x, (indices, size))``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .. import nn as own
 from ..switches import Switches
 from .upscore import TorchUpscore, Upscore
 
-# What a pool leaves for the unpooling that mirrors it: where its maxima were, and the size of its input.
+# What a pool passes to the unpooling that mirrors it: where its maxima were, and the size of its input.
 Unpooling = tuple[Switches | Tensor, Sequence[int]]
 
 
 class WholeMapConv2d(nn.Conv2d):
-    """:class:`torch.nn.Conv2d` that is a matrix product where the kernel covers the whole map, as fc6 does at 7x7.
+    """:class:`torch.nn.Conv2d` that runs as a matrix product if the kernel covers the whole map, as fc6 does at 7x7.
 
-    Each weight is then used once an image, and a convolution would spend most of its time on reordering them.
+    Each weight is then used once per image, and a convolution would spend most of its time reordering weights.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
@@ -41,7 +41,7 @@ class WholeMapConv2d(nn.Conv2d):
 
 
 class UnpoolConv2d(own.UnpoolConv2d):
-    """:class:`segext.nn.UnpoolConv2d` of a 2x2 pool."""
+    """:class:`segext.nn.UnpoolConv2d` for a 2x2 pool."""
 
     def forward(self, x: Tensor, unpooling: Unpooling) -> Tensor:
         indices, size = unpooling
@@ -51,7 +51,7 @@ class UnpoolConv2d(own.UnpoolConv2d):
 
 
 class UnpoolConvTranspose2d(own.UnpoolConvTranspose2d):
-    """:class:`segext.nn.UnpoolConvTranspose2d` of a 2x2 pool."""
+    """:class:`segext.nn.UnpoolConvTranspose2d` for a 2x2 pool."""
 
     def forward(self, x: Tensor, unpooling: Unpooling) -> Tensor:
         indices, size = unpooling
@@ -85,7 +85,7 @@ class TorchUnpoolConvTranspose2d(nn.ConvTranspose2d):
 
 @dataclass(frozen=True)
 class LayerSet:
-    """The classes that a network's layers are of."""
+    """The layer classes of a network."""
 
     ReLUMaxPool2d: type[nn.Module]
     WholeMapConv2d: type[nn.Conv2d]

@@ -1,4 +1,4 @@
-"""The names that published weights give to layers, and which of the models' layers each one is."""
+"""The layer names in published weights, and the models' layers that they correspond to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .vgg import convolution_names
 
 @dataclass(frozen=True)
 class Layout:
-    """How the layers of some weights are named.
+    """A naming scheme for the layers of published weights.
 
     Args:
-        name: what reports call it.
-        own: the models' name of each layer, such as conv1_1 for features.0; a layer that no model has keeps its name.
+        name: its name in reports.
+        own: the models' name for each layer, such as conv1_1 for features.0; layers that no model has keep their name.
         normalised: whether these networks were trained with batch norm.
     """
 
@@ -49,7 +49,7 @@ def recognise(keys: Collection[str]) -> Layout:
     )
 
 
-# A layer that tells a network's names from the others', what they are called, and whether it has batch norm.
+# A layer that identifies a network's naming scheme, the scheme's name, and whether the network has batch norm.
 _CAFFE_NETS = (
     ("score_fr", "FCN's names", False),
     ("conv5_3_D", "SegNet's names", True),
@@ -76,7 +76,7 @@ def _own_name(layer: str) -> str:
 
 
 def _features(batch_norm: bool) -> dict[str, str]:
-    """The models' names of torchvision's ``features.N``: convolutions and batch norms."""
+    """The models' names for torchvision's ``features.N``: convolutions and batch norms."""
     names, index = {}, 0
     for stage in convolution_names():
         for name in stage:

@@ -1,5 +1,4 @@
-"""SegNet (Badrinarayanan, Kendall and Cipolla, 2015): VGG-16's convolutions and their mirror image of unpooling and
-convolution."""
+"""SegNet (Badrinarayanan, Kendall and Cipolla, 2015): VGG-16's convolutions mirrored by unpooling and convolution."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from .vgg import STAGES, convolution_names, init_for_relu, scaled
 class SegNet(EncoderDecoder):
     """See :func:`segnet`."""
 
-    # Named as the encoder's convolutions that they mirror, so their numbers count down.
+    # Named after the encoder's convolutions that they mirror, so their numbers count down.
     _decoder = tuple(
         tuple(f"{name}_D" for name in reversed(names) if name != "conv1_1") for names in reversed(convolution_names())
     )
@@ -42,15 +41,15 @@ class SegNet(EncoderDecoder):
 
 
 def segnet(num_classes: int = 11, **options) -> SegNet:
-    """SegNet, for images of any size: unpooling restores the sizes that pools recorded.
+    """SegNet, for images of any size: unpooling restores the sizes recorded by the pools.
 
     Args:
-        num_classes: of the scores.
-        in_channels: of the images.
-        width: multiplies the channels of every layer but the scores'.
+        num_classes: channels of the scores.
+        in_channels: channels of the images.
+        width: factor for the channels of every layer except the scores.
         recompute: keep one map of each convolution, batch norm and ReLU for the backward pass rather than two.
         layers: "segext", or "torch" for stock layers with the same state dict.
 
-    Convolutions start with He's initialisation and batch norm from a shift of 0.001, as published.
+    Convolutions use He initialisation and batch norm starts with a shift of 0.001, as published.
     """
     return SegNet(num_classes, **options)

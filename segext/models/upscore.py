@@ -1,4 +1,4 @@
-"""FCN's upsampling of class scores: one filter a class, kept as such; dense in state dicts, as everyone stores it."""
+"""FCN's upsampling of class scores: one filter per class, stored as such, but dense in state dicts, as is usual."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .base import label_map
 
 
 class Upscore(nn.Module):
-    """Transposed convolution of K class scores, bilinear interpolation at first, and what FCN does with its result.
+    """Transposed convolution of K class scores, initially bilinear interpolation, and what FCN does with its result.
 
-    The published layer has a dense weight of (K, K, k, k) that holds one filter a class on its diagonal. ``weight``
-    holds the diagonal alone, (K, 1, k, k), so that channels do not mix. State dicts hold the dense weight:
-    ``load_state_dict`` decides whether one is diagonal, and keeps a weight that is not as it is.
+    The published layer has a dense weight (K, K, k, k) with one filter per class on its diagonal. ``weight`` holds only
+    the diagonal, (K, 1, k, k), so that channels do not mix. State dicts hold the dense weight: ``load_state_dict``
+    detects whether it is diagonal, and keeps a weight that is not diagonal unchanged.
 
     Args:
         num_classes: K.
-        stride: s; the kernel's size is 2s.
-        learned: whether the weight takes part in training; in the published networks it does not.
+        stride: s; the kernel size is 2s.
+        learned: whether the weight is trained; in the published networks it is not.
     """
 
     def __init__(self, num_classes: int, stride: int, *, learned: bool = False) -> None:
@@ -34,13 +34,13 @@ class Upscore(nn.Module):
 
     @property
     def groups(self) -> int:
-        """K where channels do not mix, else 1."""
+        """K if channels do not mix, else 1."""
         return self.num_classes // self.weight.shape[1]
 
     def forward(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
         """The upsampled score from row and column ``crop`` on: (N, K, H, W) to (N, K, *size).
 
-        Below and right of that part there must be ``crop`` rows and columns more, as in all of FCN's.
+        There must be ``crop`` more rows and columns below and to the right of that part, as in all FCNs.
         """
         whole = F.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop, groups=self.groups)
         return whole[..., : size[0], : size[1]]
@@ -112,7 +112,7 @@ def bilinear(size: int) -> Tensor:
 
 
 def is_diagonal(weight: Tensor) -> bool:
-    """Whether no two channels of (K, K, k, k) mix. What has no values to look at is taken to be so."""
+    """Whether no two channels of (K, K, k, k) mix; assumed if there are no values to inspect."""
     if weight.is_meta:
         return True
     mixing = ~torch.eye(weight.shape[0], dtype=torch.bool, device=weight.device)
@@ -125,5 +125,5 @@ def diagonal(weight: Tensor) -> Tensor:
 
 
 def dense(weight: Tensor) -> Tensor:
-    """(K, 1, k, k) to (K, K, k, k), with zeros beside the diagonal."""
+    """(K, 1, k, k) to (K, K, k, k), with zeros off the diagonal."""
     return torch.diag_embed(weight.squeeze(1).permute(1, 2, 0)).permute(2, 3, 0, 1).contiguous()

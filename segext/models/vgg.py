@@ -1,4 +1,4 @@
-"""The convolutions of VGG-16, with which every network here begins, and how widths scale."""
+"""The convolutions of VGG-16, with which every network here begins, and the scaling of widths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def channels_of(in_channels: int, width: float) -> dict[str, tuple[int, int]]:
 
 
 def init_for_relu(*layers: nn.Module) -> None:
-    """Weights that keep the variance of what ReLUs let through (He et al., 2015), and biases of zero."""
+    """Weights that preserve variance through ReLUs (He et al., 2015), and zero biases."""
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)

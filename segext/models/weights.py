@@ -1,4 +1,4 @@
-"""Loads published weights into a model, and reports what became of each tensor."""
+"""Loads published weights into a model, and reports what happened to each tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .layouts import Layout, recognise
 
-# Under which keys checkpoints keep the state dict, and what wrappers put before its keys.
+# The keys under which checkpoints keep the state dict, and the prefixes that wrappers add to its keys.
 _WRAPPINGS = ("state_dict", "model_state_dict", "model_state", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -22,16 +22,16 @@ _EPS = 1e-5  # of batch norm in torchvision's nets, and by default in torch
 
 @dataclass
 class LoadReport:
-    """What :func:`load_weights` did; ``print`` shows it, a line a layer.
+    """What :func:`load_weights` did; ``print`` shows it, one line per layer.
 
     Args:
-        layout: whose names the weights have.
+        layout: the naming scheme of the weights.
         model: the model's class.
         loaded: key of the model to the key that it was loaded from.
-        neutral: keys of batch norms that were set to what changes nothing.
-        missing: keys of the model that stay as they were.
+        neutral: keys of batch norms that were set to the identity.
+        missing: keys of the model that were left unchanged.
         unused: key of the weights to the reason why it was not loaded.
-        notes: what else was decided.
+        notes: further decisions.
     """
 
     layout: str
@@ -67,29 +67,29 @@ def load_weights(
 
         print(load_weights(fcn8s(), "vgg16.pth"))
 
-    Known are torchvision's ``vgg16`` and ``vgg16_bn``, of which the first two fully connected layers become the
-    convolutions fc6 and fc7, and the names that the authors of FCN, SegNet and DeconvNet gave to layers in Caffe. Batch
-    norm is what these differ in:
+    Supported are torchvision's ``vgg16`` and ``vgg16_bn``, whose first two fully connected layers become the
+    convolutions fc6 and fc7, and the layer names that the authors of FCN, SegNet and DeconvNet used in Caffe. They
+    differ in batch norm:
 
-    - A model without it gets it folded into its convolutions, which changes no prediction.
-    - Scale and shift without statistics are taken to have them folded in, as the authors' nets for inference do.
+    - For a model without batch norm, it is folded into the convolutions, which changes no prediction.
+    - Scale and shift without statistics are taken to have them folded in, as in the authors' networks for inference.
     - Weights of SegNet or DeconvNet with no batch norm at all are taken to have it folded into the convolutions.
-    - Weights of nets that have none, such as VGG-16, leave the model's as it was.
+    - Weights of networks without batch norm, such as VGG-16, leave the model's unchanged.
 
-    Names do not tell everything: SegNet's are also those of nets that rectify before they normalise, which this one
+    Names do not tell everything: SegNet's are shared by networks that rectify before they normalise, which this one
     does not, and FCN-8s trained at once needs ``at_once=True``.
 
     Args:
-        model: whose parameters and buffers are set. After an error all are as before.
-        source: a file, which is read with ``weights_only=True``, or a mapping: a state dict, a checkpoint that holds
+        model: the model whose parameters and buffers are set. After an error all are unchanged.
+        source: a file, which is read with ``weights_only=True``, or a mapping: a state dict, a checkpoint that contains
             one, or Caffe's ``{layer: (weight, bias)}``. Values are tensors or arrays.
-        skip: layers of the model to leave as they are, such as score layers for other classes than the weights'.
+        skip: layers of the model to leave unchanged, such as score layers for classes other than those of the weights.
 
     Returns:
         What was loaded, what is missing, and what was not used and why.
 
     Raises:
-        ValueError: for a file without weights, weights of no known layout, a tensor that does not fit, or a ``skip``
+        ValueError: for a file without weights, weights of an unknown layout, a tensor that does not fit, or a ``skip``
             that the model does not have.
     """
     tensors = _read(source)
@@ -100,7 +100,7 @@ def load_weights(
         raise ValueError(f"skip should name layers of {type(model).__name__}, but got {unknown[0]!r}")
 
     report = LoadReport(layout.name, type(model).__name__)
-    # By the models' keys: the tensor and the key it has in the weights.
+    # By the models' keys: the tensor and its key in the weights.
     given = {f"{layout.own[_layer(key)]}.{_kind(key)}": (tensor, key) for key, tensor in tensors.items()}
     _fold_batch_norms(given, layers, report)
     updates = _matching(given, state, layers, skip, report)
@@ -111,7 +111,7 @@ def load_weights(
 
 
 def _fold_batch_norms(given: dict[str, tuple[Tensor, str]], layers: set[str], report: LoadReport) -> None:
-    """Where the model has a convolution without batch norm and the weights have one, makes it part of the former."""
+    """Folds a batch norm of the weights into the convolution if the model has none there."""
     normalised = {_layer(key).removesuffix("_bn") for key in given if key.endswith("_bn.weight")}
     folded = [layer for layer in layers if layer in normalised and f"{layer}_bn" not in layers]
     for layer in folded:
@@ -157,7 +157,7 @@ def _matching(
 
 
 def _fits(tensor: Tensor, target: Tensor) -> bool:
-    """Whether the shapes are the same, or differ as a fully connected layer's, or Caffe's batch norm's, may."""
+    """Whether the shapes are equal, or differ as allowed for fully connected layers or Caffe's batch norm."""
     if tensor.shape == target.shape:
         return True
     if target.dim() == 4 and tensor.dim() == 2:  # (outputs, inputs * height * width)
@@ -172,7 +172,7 @@ def _neutralise_batch_norms(
     updates: dict[str, Tensor],
     report: LoadReport,
 ) -> None:
-    """Where the weights have folded batch norms in, lets the model's change nothing more."""
+    """Sets the model's batch norms to the identity if they are folded into the weights."""
     absorbed = layout.normalised and not any(_layer(key).endswith("_bn") for key in given)
     for name, norm in model.named_modules():
         if not isinstance(norm, nn.BatchNorm2d) or f"{name}.running_var" in updates:
@@ -192,7 +192,7 @@ def _neutralise_batch_norms(
 
 
 def _read(source: str | os.PathLike | Mapping[str, object]) -> dict[str, Tensor]:
-    """The state dict in a file, a checkpoint or a mapping, without what wrappers put around it."""
+    """The state dict in a file, a checkpoint or a mapping, without the prefixes of wrappers."""
     where = "the mapping"
     if isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)

@@ -1,4 +1,4 @@
-"""Random scale, crop and mirror of an image and its label, alike."""
+"""Random scaling, cropping and mirroring of an image together with its label."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for each image.
+    """The random choices made for each image.
 
     Args:
-        crop: (height, width) of the result; None for the whole image at the drawn scale.
-        scale: (smallest, largest) factor of the image's size, drawn evenly.
-        mirror: whether half of the images are mirrored left to right.
-        fill: colour of what a crop shows beyond the image.
-        ignore: label of what a crop shows beyond the image.
+        crop: (height, width) of the result; None for the whole image at the chosen scale.
+        scale: (smallest, largest) factor for the image's size, uniformly distributed.
+        mirror: whether to mirror half of the images left to right.
+        fill: colour beyond the edges of the image.
+        ignore: label beyond the edges of the image.
     """
 
     crop: tuple[int, int] | None
@@ -29,7 +29,7 @@ class Augmentation:
     def __call__(
         self, image: Image.Image, label: Image.Image, random: np.random.Generator
     ) -> tuple[Image.Image, Image.Image]:
-        # Always four numbers in this order, so that one option does not change what another draws.
+        # Always four numbers in this order, so that one option does not affect the choices of another.
         scale, down, right, mirror = random.random(4)
         scale = self.scale[0] + scale * (self.scale[1] - self.scale[0])
         if self.crop is not None:
@@ -53,7 +53,7 @@ class Augmentation:
         return image, label
 
     def _extended(self, image, label, part_h, part_w, down, right):
-        """Image and label on a canvas that is no smaller than the part, at a place as random as a crop's."""
+        """Image and label at a random place on a canvas that is no smaller than the part."""
         height, width = max(image.height, int(np.ceil(part_h))), max(image.width, int(np.ceil(part_w)))
         if (width, height) == image.size:
             return image, label

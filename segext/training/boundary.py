@@ -3,13 +3,13 @@
 Csurka et al., "What is a good evaluation measure for semantic segmentation?" (BMVC 2013), with the tolerance and the
 means of Badrinarayanan et al., "SegNet" (2015):
 
-- The boundary of a class in a label map is every pixel of the class beside which (left, right, above or below) is a
-  pixel of the image that is not of the class. In the truth, an ignored pixel is of no class.
+- The boundary of a class in a label map consists of its pixels with a neighbour in the image (left, right, above or
+  below) that is not of the class. In the ground truth, an ignored pixel belongs to no class.
 - The precision of a class in an image is the share of its predicted boundary that lies within the tolerance of its
   true one, the recall the share of its true boundary within the tolerance of the predicted one; F1 is their harmonic
   mean. The tolerance is a Euclidean distance of 0.75 % of the image's diagonal. Predicted boundary on ignored pixels
-  counts for recall, but not for precision: what is right there is not known.
-- A class counts in an image in whose truth it has a boundary; its F1 is 0 there if it is not predicted.
+  counts for recall, but not for precision: the correct label there is unknown.
+- A class counts in an image if it has a boundary in the ground truth; its F1 there is 0 if it is not predicted.
 - The score of a class is the mean over the images in which it counts. The score of a data set is the mean over images
   of the mean over the classes that count.
 """
@@ -25,7 +25,7 @@ TOLERANCE = 0.0075  # of the diagonal
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask with a neighbour in the image that is not of it."""
+    """The pixels of a mask with a neighbour in the image outside the mask."""
     return mask & ~ndimage.binary_erosion(mask, border_value=1)
 
 
@@ -36,7 +36,7 @@ def boundary_f1(
 
     Args:
         predicted, true: classes of the pixels, (H, W).
-        tolerance: in diagonals of the image.
+        tolerance: as a fraction of the image's diagonal.
     """
     distance = tolerance * math.hypot(*true.shape)
     scores = np.full(classes, np.nan)

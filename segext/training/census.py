@@ -16,15 +16,15 @@ from .words import counted
 
 @dataclass(frozen=True)
 class Census:
-    """What the labels of some pairs hold."""
+    """The contents of the labels of some pairs."""
 
     pixels: np.ndarray  # (256,) int64: pixels of each value
     around: np.ndarray  # (256,) int64: labelled pixels of the labels in which the value occurs
 
     def median_frequency_weights(self, classes: int) -> list[float]:
-        """The median of the classes' frequencies over the frequency of each; 0 for a class that does not occur.
+        """The median of the class frequencies divided by each frequency; 0 for a class that does not occur.
 
-        A class's frequency is its share of the labelled pixels of the images that it occurs in (Eigen and Fergus,
+        A class's frequency is its share of the labelled pixels in the images in which it occurs (Eigen and Fergus,
         2015; used for CamVid by Badrinarayanan et al., 2015).
         """
         pixels, around = self.pixels[:classes], self.around[:classes]
@@ -36,16 +36,16 @@ class Census:
 
 
 def census(pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, show: bool = False) -> Census:
-    """Reads every label, and of every image its size.
+    """Reads every label, and the size of every image.
 
     Args:
         ignore: the value of pixels that are not labelled.
-        classes: how many classes there are; any number if None.
+        classes: the number of classes; any number if None.
         show: whether to show a progress bar.
 
     Raises:
-        UserError: for a file that cannot be read, a label of another size than its image, or a value that is neither
-            a class nor ``ignore``.
+        UserError: for a file that cannot be read, a label whose size differs from its image's, or a value that is
+            neither a class nor ``ignore``.
     """
     pixels, around = np.zeros(VALUES, np.int64), np.zeros(VALUES, np.int64)
     for pair in tqdm(pairs, "reading labels", disable=None if show else True, leave=False):

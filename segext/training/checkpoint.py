@@ -1,16 +1,16 @@
-"""Checkpoints: a file is written whole or not at all, and says which network its weights are of.
+"""Checkpoints: files that are written atomically and identify the network that their weights belong to.
 
 A checkpoint is a dict that ``torch.load(weights_only=True)`` reads:
 
 format         FORMAT
 architecture   name in segext.models.MODELS
-arguments      of its builder
+arguments      those of its builder
 model          its state dict, the same for either kind of layers
 normalization  a key of NORMALIZATIONS
 ignore         the value of labels that are not trained on
 step           after which it was taken
 mean_iou       the latest on the validation split, or None
-run            of last.pt only: what resuming needs besides (see loop.py)
+run            in last.pt only: what else resuming needs (see loop.py)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAST, BEST = "last.pt", "best.pt"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes ``path`` anew. Until the new file is complete, and if the process dies, the old one stays."""
+    """Replaces ``path``. The old file stays until the new one is complete, and if the process dies."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
@@ -44,7 +44,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def find(place: Path) -> Path:
-    """The checkpoint that ``place`` is, or the best of the run whose folder it is."""
+    """``place`` if it is a checkpoint, or the best checkpoint if it is the folder of a run."""
     if not place.is_dir():
         return place
     for name in (BEST, LAST):
@@ -54,10 +54,10 @@ def find(place: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU.
+    """The contents of a checkpoint, on the CPU.
 
     Raises:
-        UserError: for a file that is missing, damaged, or no checkpoint of this format.
+        UserError: for a file that is missing, damaged, or not a checkpoint of this format.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -80,11 +80,11 @@ def build(content: dict[str, Any], path: Path, layers: str) -> nn.Module:
     """The network of a checkpoint, with its weights.
 
     Args:
-        path: where it comes from, for errors.
+        path: its origin, for error messages.
         layers: "segext" or "torch".
 
     Raises:
-        UserError: if this segext does not know the architecture, or its weights do not fit it.
+        UserError: if this version does not know the architecture, or the weights do not fit it.
     """
     name = content["architecture"]
     if name not in MODELS:
@@ -100,7 +100,7 @@ def build(content: dict[str, Any], path: Path, layers: str) -> nn.Module:
 
 
 def _misfit(model: nn.Module, state: dict[str, Tensor]) -> str | None:
-    """Loads a state dict, and says what of it does not fit."""
+    """Loads a state dict, and describes what does not fit."""
     try:
         missing, unknown = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # of shapes, a line each after the first

@@ -1,4 +1,4 @@
-"""What ``segext train``, ``segext eval`` and ``segext predict`` do, once their arguments are parsed."""
+"""The commands ``segext train``, ``segext eval`` and ``segext predict``, given their parsed arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .words import counted
 
 
 def train(options: argparse.Namespace) -> None:
-    """Starts the run in ``options.out``, or goes on with it."""
+    """Starts or resumes the run in ``options.out``."""
     with joined(options.device) as process:
         out, state = options.out, None
         if options.resume:
@@ -65,7 +65,7 @@ def _state_of(out: Path) -> dict[str, Any]:
 
 
 def _refuse_to_overwrite(out: Path) -> None:
-    """A run at step 0 has nothing to lose, and may be what a mistake that its first step showed has left."""
+    """Refuses unless the old run is at step 0: it has nothing to lose, and may be left over from a mistake."""
     path = out / checkpoint.LAST
     if path.is_file() and (run := checkpoint.load(path))["step"]:
         holds = f"{out} holds a run of {run['architecture']}, at step {run['step']}"
@@ -73,7 +73,7 @@ def _refuse_to_overwrite(out: Path) -> None:
 
 
 def evaluation(options: argparse.Namespace) -> None:
-    """Prints the scores of a checkpoint on a split, and writes them as JSON if asked to."""
+    """Prints the scores of a checkpoint on a split, and writes them as JSON if requested."""
     content, predictor = _predictor(options)
     classes, ignore = content["arguments"]["num_classes"], content["ignore"]
     pairs = find(options.data, options.split)
@@ -89,7 +89,7 @@ def evaluation(options: argparse.Namespace) -> None:
 
 
 def prediction(options: argparse.Namespace) -> None:
-    """Writes a label map and an overlay for an image, or for each of a folder."""
+    """Writes a label map and an overlay for an image, or for each image in a folder."""
     source, out = options.images, options.out
     images = images_in(source) if source.is_dir() else [source]
     if not images:
@@ -106,10 +106,10 @@ def prediction(options: argparse.Namespace) -> None:
 
 
 def _targets(images: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Where the label map and the overlay of each image go.
+    """The paths of the label map and the overlay for each image.
 
     Raises:
-        UserError: if a file would replace an image, or another's.
+        UserError: if a file would replace an image, or a file of another image.
     """
     targets = [(out / f"{path.stem}.png", out / f"{path.stem}_overlay.png") for path in images]
     taken = {path.resolve(): path for path in images}
@@ -122,7 +122,7 @@ def _targets(images: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
 
 
 def _predictor(options: argparse.Namespace) -> tuple[dict[str, Any], Predictor]:
-    """The checkpoint that was asked for, and what predicts by it."""
+    """The requested checkpoint, and a predictor that uses it."""
     path = checkpoint.find(options.checkpoint)
     content = checkpoint.load(path)
     device = choose_device(options.device)

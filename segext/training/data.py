@@ -17,14 +17,14 @@ from .pictures import read_image, read_label
 from .randomness import Purpose, generator
 
 Sample = tuple[Tensor, Tensor]  # image (3, H, W), label (H, W); uint8
-Draw = tuple[int, int]  # which image, and how many were read before: what its augmentation depends on
+Draw = tuple[int, int]  # index of the image, and number of images read before, which determine its augmentation
 
 
 class Segmentation(Dataset):
-    """Pairs of images and labels. An index gives a pair as it is, a :data:`Draw` gives it augmented.
+    """Pairs of images and labels. An index returns a pair unchanged, a :data:`Draw` returns it augmented.
 
-    A file that cannot be read gives its error instead of a sample: raised in a worker, it would arrive with the
-    worker's traceback for a text.
+    For a file that cannot be read, the error is returned instead of a sample: raised in a worker, it would arrive with
+    the worker's traceback as its text.
     """
 
     def __init__(self, pairs: Sequence[Pair], augmentation: Augmentation | None = None, seed: int = 0) -> None:
@@ -56,8 +56,8 @@ def as_tensor(picture: Image.Image) -> Tensor:
 class Draws(Sampler[list[Draw]]):
     """The batches of one process, from one step to another.
 
-    Epochs follow one another without a gap, each in an order of its own; a batch may hold the end of one and the start
-    of the next. Of each batch, which has ``batch`` images over all processes, a process has its share.
+    Epochs follow one another without a gap, each in its own order; a batch may contain the end of one and the start of
+    the next. Each batch has ``batch`` images over all processes, and each process gets its share.
     """
 
     def __init__(self, images: int, batch: int, steps: range, *, seed: int, rank: int = 0, processes: int = 1) -> None:
@@ -82,7 +82,7 @@ class Draws(Sampler[list[Draw]]):
 
 
 def collate(samples: Sequence[Sample | UserError]) -> Sample | UserError:
-    """Images (N, 3, H, W) and labels (N, H, W), or the error of one of them."""
+    """Images (N, 3, H, W) and labels (N, H, W), or the error from one of them."""
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
@@ -95,7 +95,7 @@ def collate(samples: Sequence[Sample | UserError]) -> Sample | UserError:
 
 
 def batches(loader: DataLoader) -> Iterator[Sample]:
-    """What a loader gives.
+    """The batches of a loader.
 
     Raises:
         UserError: for a file that cannot be read.
@@ -111,6 +111,6 @@ def training_loader(data: Segmentation, draws: Draws, workers: int, *, pin: bool
 
 
 def evaluation_loader(data: Segmentation, workers: int, *, rank: int = 0, processes: int = 1) -> DataLoader:
-    """Single images, as they are: of all, those of one process."""
+    """A loader of single, unchanged images: those of one process."""
     mine = range(rank, len(data), processes)
     return DataLoader(data, batch_size=None, sampler=mine, num_workers=workers)

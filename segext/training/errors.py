@@ -1,15 +1,15 @@
-"""What ends a command with one sentence rather than a traceback."""
+"""Errors that end a command with one sentence rather than a traceback."""
 
 from __future__ import annotations
 
 
 class Failure(Exception):
-    """A command cannot go on. The text is one sentence for whoever typed it; ``status`` is the exit status."""
+    """A command cannot continue. The text is one sentence for the user; ``status`` is the exit status."""
 
     status = 1
 
 
 class UserError(Failure):
-    """What was given cannot be used. The text names it, and what to give instead where that is known."""
+    """Unusable input. The text names it and, where known, what to use instead."""
 
     status = 2

@@ -19,10 +19,10 @@ from .tiles import Tiling, predict
 
 
 class Predictor:
-    """Labels of images, by a model whose scores at full resolution are never stored.
+    """Labels images with a model whose full-resolution scores are never stored.
 
     Args:
-        model: of :mod:`segext.models`, on ``device``.
+        model: one of :mod:`segext.models`, on ``device``.
     """
 
     def __init__(self, model: nn.Module, normalization: Normalization, device: torch.device, tiling: Tiling) -> None:
@@ -41,13 +41,13 @@ class Predictor:
             raise UserError(f"{name}: {error}") from error
 
     def _labels(self, tile: Tensor) -> Tensor:
-        # Only a tile at a time is there in float32.
+        # Only one tile at a time exists in float32.
         return self._model.predict(self._normalization(tile.to(self._device)))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a split. Of boundaries only where they were asked for."""
+    """The scores of a split; boundary scores only if requested."""
 
     images: int
     scores: Scores
@@ -65,9 +65,10 @@ def evaluate(
     workers: int = 0,
     boundaries: bool = False,
 ) -> Evaluation:
-    """Scores the labels that ``predictor`` gives the images of ``data``, against theirs.
+    """Scores the labels that ``predictor`` returns for the images of ``data`` against the true ones.
 
-    With several processes each takes its share, and all get the scores of all; boundaries are for one process alone.
+    With several processes, each processes its share and all receive the overall scores; boundary scores need a single
+    process.
 
     Raises:
         UserError: for a file that cannot be read, or an image that is too small.

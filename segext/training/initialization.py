@@ -1,4 +1,4 @@
-"""The model that a run starts with: its weights random, published, or another run's."""
+"""The model that a run starts with, with random weights, published weights or those of another run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .settings import Settings
 
 
 def initial_model(settings: Settings) -> tuple[nn.Module, str]:
-    """A model as the settings say, and a text that says where its weights are from.
+    """A model according to the settings, and a text that tells the origin of its weights.
 
     Raises:
         UserError: for arguments that the model does not have, or weights that do not fit it.

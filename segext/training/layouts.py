@@ -1,10 +1,10 @@
-"""Where images and labels lie: the folder layouts of CamVid and PASCAL VOC, detected.
+"""Detects the folder layouts of CamVid and PASCAL VOC, which determine the paths of images and labels.
 
 CamVid      DATA/{train,val}/images/NAME.jpg with DATA/{train,val}/labels/NAME.png
-PASCAL VOC  DATA/ImageSets/Segmentation/{train,val}.txt, a NAME a line,
+PASCAL VOC  DATA/ImageSets/Segmentation/{train,val}.txt, one NAME per line,
             with DATA/JPEGImages/NAME.jpg and DATA/SegmentationClass/NAME.png
 
-A file DATA/classes.txt, a name a line, names the classes, and so says how many there are.
+A file DATA/classes.txt, one name per line, names the classes and so defines their number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Pair:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files of ``folder``, by name."""
+    """The image files in ``folder``, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
@@ -56,13 +56,13 @@ def find(data: Path, split: str) -> list[Pair]:
 
 
 def named_classes(data: Path, count: int | None = None) -> list[str] | None:
-    """The names in classes.txt; None without such a file.
+    """The names in classes.txt; None if there is no such file.
 
     Args:
-        count: how many classes the network has; as many as there are names if None.
+        count: the number of the network's classes; the number of names if None.
 
     Raises:
-        UserError: for another number of names than ``count``, or than a label can hold.
+        UserError: if the number of names is not ``count``, or more than a label can hold.
     """
     listed = data / "classes.txt"
     if not listed.is_file():
@@ -78,7 +78,7 @@ def named_classes(data: Path, count: int | None = None) -> list[str] | None:
 
 
 def class_names(data: Path, count: int) -> list[str]:
-    """The names of ``count`` classes: of classes.txt, of PASCAL VOC if ``data`` is laid out so, or numbers."""
+    """The names of ``count`` classes: from classes.txt, PASCAL VOC's if ``data`` has its layout, or numbers."""
     names = named_classes(data, count)
     if names is not None:
         return names

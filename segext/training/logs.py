@@ -1,4 +1,4 @@
-"""What a run writes down: a row of log.csv for each step and each evaluation, and TensorBoard's files if asked for."""
+"""The logs of a run: a row of log.csv for each step and each evaluation, and TensorBoard files if requested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = "log.csv"
 
 
 class Log:
-    """The log of the run in a folder, as it was after ``step`` steps: rows of later ones, if any, are dropped."""
+    """The log of the run in a folder, as it was after ``step`` steps; rows of later steps are dropped."""
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
         path = folder / FILE
@@ -60,7 +60,7 @@ class Log:
 
 
 def _rows(path: Path, step: int) -> list[dict[str, str]]:
-    """The rows of a log up to ``step``, without one that was cut short by the end of its process."""
+    """The rows of a log up to ``step``, without a row that was cut short when its process died."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:

@@ -1,8 +1,8 @@
-"""Goes through the steps of a run, evaluates in between, and keeps in the run's folder what it has come to.
+"""Runs the steps of a run, evaluates in between, and keeps its results in the run's folder.
 
-last.pt   the state after the latest evaluation, or when the run was stopped: what resuming starts from
+last.pt   the state after the latest evaluation, or when the run was stopped; resuming starts from it
 best.pt   the weights with the best mean IoU on the validation split so far
-log.csv   a row a step, and a row an evaluation
+log.csv   a row per step and a row per evaluation
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .processes import Process
 from .settings import Settings
 from .trainer import Trainer
 
-# Losses wait on the device until so many are there: fetching each would make the device wait for Python.
+# Losses stay on the device until there are this many: fetching each one would make the device wait for Python.
 STEPS_BETWEEN_ROWS = 10
 
 
 class Interrupted(Failure):
-    """The run was asked to stop, by signals to this process or to another of the run, and can be resumed."""
+    """The run was stopped by signals to this process or another one of the run, and can be resumed."""
 
     def __init__(self, step: int, steps: int, signals: Sequence[int]) -> None:
         super().__init__(f"stopped after step {step} of {steps}: --resume goes on from there")
@@ -43,16 +43,16 @@ class Interrupted(Failure):
 
 @dataclass
 class Run:
-    """A run, from the step its trainer is at.
+    """A run, starting from the current step of its trainer.
 
     Args:
-        steps: of the whole run.
+        steps: number of steps of the whole run.
         every: steps between evaluations.
         out: an existing folder.
-        workers: processes that read images.
-        origin: where the weights are from, in words.
+        workers: number of processes that read images.
+        origin: the origin of the weights, in words.
         log: in the first process only.
-        best, mean_iou: the best and the latest on the validation split; None before the first evaluation.
+        best, mean_iou: the best and the latest mean IoU on the validation split; None before the first evaluation.
     """
 
     settings: Settings
@@ -88,7 +88,7 @@ class Run:
                 bar.update()
                 pausing = step % STEPS_BETWEEN_ROWS == 0 or step == self.steps
                 evaluating = step % self.every == 0 or step == self.steps
-                # Processes stop after the same step, which they must agree upon.
+                # All processes stop after the same step, which they must agree on.
                 stopping = (pausing or self.process.count == 1) and self.process.any(bool(requests))
                 if pausing or evaluating or stopping:
                     self._write(losses, bar)
@@ -116,7 +116,7 @@ class Run:
         return tqdm(total=self.steps, initial=self.trainer.step, desc=self.settings.model, unit="step", disable=shown)
 
     def _epoch(self, step: int) -> int:
-        """How often the images had been gone through when the last image of a step, counted from 1, was read."""
+        """The number of passes over the images when the last image of a step, counted from 1, was read."""
         return (step * self.settings.batch - 1) // len(self.train)
 
     def _write(self, losses: list[tuple[float, Tensor]], bar: tqdm) -> None:
@@ -150,7 +150,7 @@ class Run:
             return
         self.log.scores(step, self._epoch(step), found)
         self.log.flush()
-        # Before last.pt: a run that dies in between evaluates this step again, and finds it better again.
+        # Before last.pt: a run that dies in between repeats this evaluation, and again finds it better.
         if better:
             checkpoint.save(self.out / checkpoint.BEST, self._content())
         bar.write(
@@ -182,9 +182,9 @@ class Run:
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """The numbers of the signals by which this process was asked to stop, as they come; nothing else happens then.
+    """Collects the numbers of the signals that ask this process to stop, without doing anything else.
 
-    A second interrupt from the keyboard is not waited for.
+    A second keyboard interrupt takes effect at once.
     """
     requests: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Pixel accuracy, class accuracy and IoU, of a confusion matrix."""
+"""Pixel accuracy, class accuracy and IoU from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 
 def confusion_matrix(classes: int, ignore: int) -> MulticlassConfusionMatrix:
-    """torchmetrics' confusion matrix, (true class, predicted class), of pixels that are not ignored.
+    """torchmetrics' confusion matrix, (true class, predicted class), over pixels that are not ignored.
 
-    It adds the matrices of all processes up when it is computed.
+    Computing it sums the matrices of all processes.
     """
     return MulticlassConfusionMatrix(classes, ignore_index=ignore, validate_args=False)  # labels have been checked
 
 
 class Scores:
-    """Of a confusion matrix n (true i, predicted j), as Long et al. (2015) define them.
+    """Scores from a confusion matrix n (true i, predicted j), as defined by Long et al. (2015).
 
     pixel_accuracy   sum_i n_ii / sum_ij n_ij
-    accuracies       n_ii / sum_j n_ij, a class; NaN for one that no pixel has. class_accuracy is their mean
-    ious             n_ii / (sum_j n_ij + sum_j n_ji - n_ii), a class; NaN for one that no pixel has or is given.
-                     mean_iou is their mean
+    accuracies       n_ii / sum_j n_ij per class; NaN for a class without pixels. class_accuracy is their mean
+    ious             n_ii / (sum_j n_ij + sum_j n_ji - n_ii) per class; NaN for a class with no true or predicted
+                     pixels. mean_iou is their mean
     """
 
     def __init__(self, confusion: Tensor) -> None:

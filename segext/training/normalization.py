@@ -1,4 +1,4 @@
-"""How the pixels of an image become the numbers that a network reads."""
+"""Converts the pixels of an image to the network's input values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalization:
-    """(pixel - mean) / deviation for pixels of 0 to 255, channel by channel.
+    """(pixel - mean) / deviation per channel, for pixels from 0 to 255.
 
     Args:
-        mean, deviation: of red, green and blue.
-        bgr: whether the network reads blue first.
+        mean, deviation: for red, green and blue.
+        bgr: whether the network expects blue first.
     """
 
     mean: tuple[float, float, float]
@@ -32,11 +32,11 @@ class Normalization:
 
     @property
     def fill(self) -> tuple[int, int, int]:
-        """The colour that becomes zero, or nearly."""
+        """The colour that becomes (nearly) zero."""
         return tuple(round(value) for value in self.mean)
 
 
-# By the weights that want them: torchvision's, and those of the Caffe networks (FCN, DeconvNet).
+# By the weights that need them: torchvision's, and those of the Caffe networks (FCN, DeconvNet).
 NORMALIZATIONS = {
     "torchvision": Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False),
     "caffe": Normalization((122.67892, 116.66877, 104.00699), (1.0, 1.0, 1.0), bgr=True),

@@ -1,4 +1,4 @@
-"""Reads images and labels, and says in one sentence which file cannot be read and why."""
+"""Reads images and labels; errors are one sentence that names the file and the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import UserError
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The image of ``path``. Its pixels are read on first use, so the errors of that are translated too.
+    """The image at ``path``. Its pixels are read on first use, so errors from reading them are translated too.
 
     Raises:
         UserError: if the file cannot be read as an image.
@@ -27,17 +27,17 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         raise UserError(f"cannot read {path}: it is not an image of a format that Pillow knows") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error  # what Pillow's decoders raise on damaged files
+        raise UserError(f"cannot read {path}: {error}") from error  # raised by Pillow's decoders on damaged files
 
 
 def read_image(path: Path) -> Image.Image:
-    """The image of ``path`` in RGB."""
+    """The image at ``path``, in RGB."""
     with opened(path) as image:
         return image.convert("RGB")
 
 
 def read_label(path: Path) -> Image.Image:
-    """The label of ``path``: an image of mode L, whose values are classes."""
+    """The label at ``path``: an image of mode L, whose values are classes."""
     with opened(path) as image:
         if image.mode not in ("L", "P"):
             raise UserError(

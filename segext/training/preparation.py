@@ -1,4 +1,4 @@
-"""Puts a run together: data, model, trainer, from settings or from where an earlier process left it."""
+"""Sets up a run (data, model, trainer) from settings or from the saved state of an earlier process."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def prepare(
 
     Args:
         out: an existing folder.
-        state: what last.pt holds.
+        state: the contents of last.pt.
 
     Raises:
-        UserError: for data, settings or weights that do not fit each other.
+        UserError: for data, settings or weights that do not fit together.
     """
     if settings.batch % process.count:
         raise UserError(f"--batch {settings.batch} does not divide by {process.count} processes")

@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or those that torchrun started, each with its share of every batch."""
+"""The processes of a run: a single one, or those started by torchrun, each with its share of every batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Process:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes files and talks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -34,21 +34,21 @@ class Process:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all must ask."""
+        """Whether the flag is set in any process; all processes must call this."""
         return bool(self.sum(torch.tensor(int(flag), device=self.device))) if self.count > 1 else flag
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Gives all processes the first one's buffers: batch norm's statistics are of each one's own images."""
+        """Gives all processes the buffers of the first: batch norm's statistics come from each process's own images."""
         if self.count > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device called ``name``, on the CPU or CUDA; if None, CUDA where it is there and the CPU elsewhere.
+    """The device called ``name``, on the CPU or CUDA; if None, CUDA if available, else the CPU.
 
     Raises:
-        UserError: for a device of another type, or one that is not there.
+        UserError: for a device of another type, or one that is not available.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,7 +69,7 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def joined(device: str | None) -> Iterator[Process]:
-    """This process among those of torchrun, if torchrun started it."""
+    """This process among those started by torchrun, if any."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Process(choose_device(device))

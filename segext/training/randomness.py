@@ -1,7 +1,7 @@
-"""Where all random numbers of a run come from: its seed, what they are for, and how often that was asked before.
+"""The source of all random numbers of a run: its seed, their purpose, and a counter.
 
-No generator outlives a step. Whoever knows the seed and the step knows every number that follows, so that a run goes
-on after an interruption exactly as it would have without, on any number of workers.
+No generator outlives a step. The seed and the step determine all numbers that follow, so that a run continues after an
+interruption exactly as it would have without one, with any number of workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 class Purpose(IntEnum):
     ORDER = 0  # of the images of an epoch
     AUGMENTATION = 1  # of one image
-    STEP = 2  # what the model itself draws, such as dropout
+    STEP = 2  # of the model itself, such as dropout
     MODEL = 3  # initial weights
 
 

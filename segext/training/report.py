@@ -13,7 +13,7 @@ COLUMNS = ("accuracy", "IoU", "boundary F1")
 
 
 def table(found: Evaluation, names: Sequence[str]) -> str:
-    """A line for each class and one for their means, in percent; a dash where there is nothing to score."""
+    """A line for each class and one for the means, in percent; a dash if there is nothing to score."""
     scores = found.scores
     columns = zip(scores.accuracies, scores.ious, found.boundary_f1s, strict=True)
     rows = [(name, *values) for name, values in zip(names, columns, strict=True)]
@@ -32,7 +32,7 @@ def table(found: Evaluation, names: Sequence[str]) -> str:
 
 
 def plain(found: Evaluation, names: Sequence[str]) -> dict[str, Any]:
-    """What JSON can hold: None for NaN, shares from 0 to 1."""
+    """The scores as JSON values: None for NaN, shares from 0 to 1."""
     scores = found.scores
     return {
         "images": found.images,

@@ -1,4 +1,4 @@
-"""The settings of a run: what its result depends on. They are chosen at its start and kept when it is resumed."""
+"""The settings of a run, which determine its result. They are chosen at its start and kept when it is resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .normalization import NORMALIZATIONS
 
 
 def checked(kind: Callable[[str], Any], wanted: str, holds: Callable[[Any], bool]) -> Callable[[str], Any]:
-    """A type for argparse: ``kind``, if the value ``holds``."""
+    """A type for argparse: ``kind``, restricted to values for which ``holds`` is true."""
 
     def parse(text: str) -> Any:
         try:
@@ -51,17 +51,17 @@ def argument(text: str) -> tuple[str, bool | int | float | str]:
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field that is also an option of the command line; ``more`` as for argparse."""
+    """A field that is also a command-line option; ``more`` goes to argparse."""
     return field(default=default, metadata={"help": help, **more})
 
 
-# Arguments of the builders that --argument does not set, and what does.
+# Arguments of the builders that --argument cannot set, and what sets them.
 _OWN_OPTIONS = {"num_classes": "--classes", "width": "--width", "layers": "--layers"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Each field is an option of ``segext train``, which says what it means."""
+    """Each field is an option of ``segext train``, which documents it."""
 
     model: str = option("", "the architecture", choices=tuple(MODELS))
     width: float = option(1.0, "channels of each layer, as a share of the published", type=positive)
@@ -99,10 +99,10 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """From what argparse found, which may hold more than settings.
+        """Settings from argparse's result, which may contain other values too.
 
         Raises:
-            UserError: for values that do not go together.
+            UserError: for values that cannot be combined.
         """
         values = {item.name: given[item.name] for item in fields(cls) if item.name in given}
         values["argument"] = dict(values.get("argument") or ())
@@ -123,17 +123,17 @@ class Settings:
         return settings
 
     def plain(self) -> dict[str, Any]:
-        """As a dict of plain values, which ``of`` takes."""
+        """The settings as a dict of plain values, which ``of`` accepts."""
         return asdict(self)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the model's builder, but for the layers, which its weights do not depend on."""
+        """The arguments of the model's builder, except ``layers``, which do not affect its weights."""
         return {"num_classes": self.classes, "width": self.width, **self.argument}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options for all settings. What is not given does not appear in argparse's result."""
+    """Adds options for all settings. Omitted options do not appear in argparse's result."""
     for item in fields(Settings):
         more = dict(item.metadata)
         text = more.pop("help")
@@ -145,10 +145,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def agree(recorded: Settings, given: Mapping[str, Any], run: str) -> None:
-    """Whether settings that are given again are those of the run.
+    """Checks that repeated settings match those of the run.
 
     Raises:
-        UserError: naming the first that is not.
+        UserError: naming the first one that does not.
     """
     again = Settings.of({**recorded.plain(), **given})
     for item in fields(Settings):

@@ -1,12 +1,12 @@
-"""Labels of an image too large for one pass, by overlapping tiles.
+"""Labels an image that is too large for one pass, by overlapping tiles.
 
-A network gives labels, not scores, so overlaps cannot be averaged: each pixel takes its label from one tile, the one
-in which it lies further from the cut. Between two neighbours the seam runs through the middle of their overlap, so
-that a tile's margin of half the overlap is context only.
+The networks return labels, not scores, so overlaps cannot be averaged: each pixel takes its label from the tile in
+which it lies further from the cut. The seam between two neighbours runs through the middle of their overlap, so that a
+tile's margin of half the overlap is only context.
 
-Tiles start at multiples of 32, where the windows of five 2x2 pools fall as they do in the whole image. A network that
-sees no further than half the overlap therefore gives the labels it would give in one pass. The networks here see 200
-pixels and more, and FCN pads by 100: their labels may differ near seams.
+Tiles start at multiples of 32, so that the windows of five 2x2 pools are aligned as in the whole image. A network whose
+receptive field reaches no further than half the overlap therefore returns the same labels as in one pass. The networks
+here reach 200 pixels and more, and FCN pads by 100, so their labels may differ near seams.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Tiling:
     """Which images are cut, and how.
 
     Args:
-        size: pixels of a tile's side, a multiple of 32. An image no larger is not cut.
-        overlap: pixels that neighbours share, a multiple of 32.
+        size: side length of a tile in pixels, a multiple of 32. Images that are no larger are not cut.
+        overlap: pixels shared by neighbouring tiles, a multiple of 32.
     """
 
     size: int = 1024
@@ -42,7 +42,7 @@ class Tiling:
             )
 
     def along(self, length: int) -> list[Span]:
-        """The tiles along a side. The last is up to 31 pixels larger, so that it starts aligned and ends the side."""
+        """The tiles along a side. The last is up to 31 pixels larger, to start aligned and end with the side."""
         if length <= self.size:
             return [Span(0, length, 0, length)]
         last = (length - self.size) // ALIGNMENT * ALIGNMENT
@@ -54,7 +54,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Span:
-    """Along one side: from where to where a tile reads, and from where to where its labels are kept."""
+    """Along one side: the range that a tile reads, and the range in which its labels are kept."""
 
     start: int
     stop: int

@@ -1,4 +1,4 @@
-"""One step of training after another: model, optimizer and schedule, and the state that makes a run go on exactly."""
+"""Training steps: model, optimizer and schedule, and the state needed to resume a run exactly."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .words import counted
 
 
 class Trainer:
-    """Trains ``model`` as the settings say.
+    """Trains ``model`` according to the settings.
 
     Args:
-        model: on the process' device; the same in all processes.
-        steps: of the whole run.
-        class_weights: in the loss; None for 1 each.
+        model: on the process's device; the same in all processes.
+        steps: number of steps of the whole run.
+        class_weights: class weights of the loss; None for 1 each.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Trainer:
         return self._schedule.get_last_lr()[0]
 
     def train(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Takes a step on a process' share of a batch.
+        """Takes one step on a process's share of a batch.
 
-        The loss is the cross-entropy of a pixel, times its class's weight, over the number of labelled pixels of the
-        whole batch (not over the sum of their weights, as torch's: Badrinarayanan et al. and Long et al. do without).
+        The loss is the sum of the pixels' cross-entropies, times their class weights, divided by the number of labelled
+        pixels in the whole batch, as in Badrinarayanan et al. and Long et al. (torch divides by the weights' sum).
 
         Args:
             images: (N, 3, H, W), uint8.
             labels: (N, H, W), uint8.
 
         Returns:
-            This process' part of the loss, a scalar: the sum over processes is the loss.
+            This process's part of the loss, a scalar; the sum over all processes is the loss.
 
         Raises:
             UserError: for images too small for the model, or too few for batch norm.
@@ -75,7 +75,7 @@ class Trainer:
         loss, labelled = cross_entropy(scores, labels, self._settings.ignore, self._class_weights)
         loss = loss / process.sum(labelled).clamp(min=1)
         self._optimizer.zero_grad(set_to_none=True)
-        # DistributedDataParallel takes the mean of the processes' gradients: that of their sum is wanted.
+        # DistributedDataParallel averages the processes' gradients, but their sum is needed.
         self._scaler.scale(loss * process.count).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
@@ -89,7 +89,7 @@ class Trainer:
         return torch.autocast(self._process.device.type, getattr(torch, self._settings.precision))
 
     def state(self) -> dict[str, Any]:
-        """All that the next steps depend on, but for the settings and the model's own state."""
+        """Everything that the next steps depend on, except the settings and the model's own state."""
         return {
             "step": self.step,
             "optimizer": self._optimizer.state_dict(),
@@ -105,13 +105,13 @@ class Trainer:
 
 
 def cross_entropy(scores: Tensor, labels: Tensor, ignore: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The sum of weighted cross-entropies over labelled pixels, in float32, and the number of these pixels."""
+    """The sum of the weighted cross-entropies over labelled pixels, in float32, and the number of these pixels."""
     loss = F.cross_entropy(scores.float(), labels.long(), weights, ignore_index=ignore, reduction="sum")
     return loss, (labels != ignore).sum()
 
 
 def optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """As published for the networks here: biases do not decay and, with SGD, learn at twice the rate."""
+    """The optimizer, as published for these networks: biases do not decay and, with SGD, learn at twice the rate."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     biases = [parameter for name, parameter in named if name.endswith("bias")]
     others = [parameter for name, parameter in named if not name.endswith("bias")]
