@@ -1,4 +1,4 @@
-// The pybind11 module segext._C: facts about the build and the processor, which no op schema carries. No tensors.
+// The pybind11 module segext._C: information about the build and the processor that no op provides. No tensors.
 #include <pybind11/pybind11.h>
 
 #include "kernels/cpu/capability.h"

@@ -1,7 +1,7 @@
 // Every op of segext, as the dispatcher knows it. Kernels register themselves in ops/, autograd and fakes in Python.
 //
-// All arguments are explicit. `codes` are packed switches (kernels/switches.h); `channels_last` is the memory format an
-// op works in: codes lie in it, other tensors are brought to it, results come in it.
+// All arguments are explicit. `codes` are packed switches (kernels/switches.h); `channels_last` is the memory format
+// that an op works in: codes must be in it, other tensors are converted to it, results are returned in it.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(segext, library) {

@@ -1,4 +1,4 @@
-// The element types that kernels take. Half types travel as raw bits.
+// The element types that kernels support. Half types are passed as raw bits.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
-// Contract of the extremes of int64 values that say where something belongs, indices or classes: what a check of them
-// needs to know.
+// Contract of the extremes of int64 indices or classes, which a range check of them needs.
 //
 // Op: extremes.
 #pragma once

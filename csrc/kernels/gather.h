@@ -1,4 +1,4 @@
-// Contract of gather, scatter's adjoint: each pooled element reads the pixel its switch names.
+// Contract of gather, scatter's adjoint: each pooled element reads the pixel that its switch refers to.
 //
 // Ops: max_unpool2d_backward (kKeepLast), max_pool2d_double_backward (kAdd).
 #pragma once

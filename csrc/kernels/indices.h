@@ -1,7 +1,7 @@
 // Contract of everything that reads or writes stock's int64 indices (row * width + column of the full map).
 //
-// Conversions between indices, in stock's layout, and packed codes; and unpooling driven by indices, with the rule of
-// scatter's kKeepLast for indices that name one pixel twice.
+// Conversions between indices, in stock's layout, and packed codes; and unpooling by indices, which treats repeated
+// indices like scatter's kKeepLast.
 #pragma once
 
 #include "element_type.h"

@@ -1,7 +1,7 @@
 // Contract of max-pooling with switches (ops max_pool2d and relu_max_pool2d).
 //
 // Every window yields its maximum and the code of the tap that held it: the first maximum in row-major order; a NaN
-// beats every number and the last NaN wins; taps in the padding take no part, so a window of -inf names its first tap
+// beats every number and the last NaN wins; taps in the padding are ignored, so a window of -inf selects its first tap
 // inside the map. A window wholly in the padding gives the lowest value of the type (-inf) and code 0. With `relu` each
 // tap is max(tap, 0) first (NaN stays), so a window without a positive value gives 0 and its first tap inside the map.
 #pragma once

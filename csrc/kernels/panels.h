@@ -1,4 +1,4 @@
-// Panels: outputs of a convolution that kernels make side by side, a few vectors of them.
+// Panels: groups of a convolution's outputs, a few vectors wide, that kernels compute together.
 #pragma once
 
 #include "switches.h"

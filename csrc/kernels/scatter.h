@@ -1,4 +1,4 @@
-// Contract of scatter: a pooled map's values go to the pixels their switches name, every other pixel gets zero.
+// Contract of scatter: a pooled map's values go to the pixels of their switches, every other pixel gets zero.
 //
 // Ops: max_unpool2d (kKeepLast), max_pool2d_backward (kAdd), and, as adjoints, the derivatives of gather's ops.
 #pragma once

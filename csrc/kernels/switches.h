@@ -1,7 +1,7 @@
-// The switch format (version 1) and the geometry of a pooling window: the one place that knows the bit layout.
+// The switch format (version 1) and the geometry of a pooling window: the only file that knows the bit layout.
 //
 // A switch says where in its window a maximum was. Its code is i * kernel_w + j of the winning tap (row i, column j,
-// counted before dilation). A sample's codes lie in the memory order of the pooled map (NCHW or channels_last), packed
+// counted before dilation). A sample's codes are in the memory order of the pooled map (NCHW or channels_last), packed
 // little-endian at `code_bits` bits each: element e of a sample starts at bit e * bits of the sample's row of bytes.
 // Eight codes fill exactly `bits` bytes, so every element number divisible by 8 starts on a byte.
 //

@@ -1,9 +1,9 @@
 // Contract of unpooling followed by a 3x3 convolution of stride 1, transposed or not, in which the unpooled map is
-// never stored. Windows are 2x2 with stride 2 and no padding, so that of four pixels at most one holds a value: a
-// quarter of the multiplications is left, forward and backward.
+// never stored. Windows are 2x2 with stride 2 and no padding, so that at most one pixel in four holds a value
+// and only a quarter of the multiplications remain, forward and backward.
 //
-// On CUDA, from compute capability 8.0 on, half types are multiplied by tensor cores, zeros too; then a pixel without a
-// value adds NaN where the weight is infinite or NaN.
+// On CUDA, from compute capability 8.0 on, half types use tensor cores, which multiply the zeros too; a pixel without a
+// value then adds NaN if the weight is infinite or NaN.
 //
 // Ops: unpool_conv2d, and unpool_conv2d_backward, which is for the CPU only.
 #pragma once

@@ -1,5 +1,5 @@
-// How kernels meet the layer above: units of CPU work for its threads, and CUDA's stream and status without CUDA's
-// headers (libtorch's glue is compiled where no CUDA toolkit is).
+// Interface between kernels and the layer above: units of CPU work for its threads, and CUDA's stream and status
+// without CUDA's headers (libtorch's glue is compiled even where there is no CUDA toolkit).
 #pragma once
 
 #include <cstdint>

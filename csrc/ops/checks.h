@@ -1,4 +1,4 @@
-// What an op refuses, and how it says so: RuntimeErrors that name the op and show the offending value.
+// Argument checks of ops, which raise RuntimeErrors that name the op and show the offending value.
 #pragma once
 
 #include <sstream>

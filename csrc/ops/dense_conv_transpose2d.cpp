@@ -1,4 +1,4 @@
-// Transposed convolutions whose channels mix. CPU only: elsewhere conv_transpose2d.py has stock's.
+// Transposed convolutions whose channels mix. CPU only: elsewhere conv_transpose2d.py uses stock's.
 #include "../kernels/dense_conv_transpose2d.h"
 
 #include <optional>

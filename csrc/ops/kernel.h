@@ -1,4 +1,4 @@
-// How an op runs its kernels, on the device that a tensor is on, and registers itself.
+// Runs an op's kernels on a tensor's device, and registers the op.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

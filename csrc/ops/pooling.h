@@ -1,7 +1,7 @@
-// What the glue of pooling and unpooling shares: arguments checked into a geometry.
+// Common glue of pooling and unpooling: checks arguments and derives the geometry.
 //
-// An op works in the memory format its `channels_last` argument names: codes lie in that order, tensors in the other
-// are converted first, results come in it.
+// An op works in the memory format given by its `channels_last` argument: codes must be in that order, other tensors
+// are converted first, results are returned in it.
 #pragma once
 
 #include "../kernels/switches.h"

@@ -1,5 +1,5 @@
-// Unpooling and 3x3 convolution in one for every device that has kernels, and its backward for the CPU: elsewhere
-// ops.py composes that.
+// Fused unpooling and 3x3 convolution for every device that has kernels, and its backward for the CPU; elsewhere ops.py
+// composes the backward.
 #include "../kernels/unpool_conv2d.h"
 
 #include <torch/csrc/stable/ops.h>

@@ -1,5 +1,5 @@
-// What the glue of transposed convolutions shares: checks of operands, and of those whose channels do not mix the
-// geometry, operands in the layout kernels read, and gradients that come in parts.
+// Common glue of transposed convolutions: checks of operands and, for those whose channels do not mix, the geometry,
+// operands in the layout that kernels read, and gradients that come in parts.
 #pragma once
 
 #include <optional>

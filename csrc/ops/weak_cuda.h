@@ -1,5 +1,5 @@
-// Forced into every glue file of a build with CUDA: torch's CUDA entry point is weak, so that the same library also
-// loads under a CPU-only torch. launch() in kernel.cpp checks that it is there before each use.
+// Force-included into every glue file of a build with CUDA: declares torch's CUDA entry point weak, so that the library
+// also loads under a CPU-only torch. launch() in kernel.cpp checks that it exists before each use.
 #pragma once
 
 extern "C" {

@@ -1,16 +1,16 @@
-// The adjoint of upsampling: gradients of rows of output, added up for the input rows, weights and bias they came from.
+// The adjoint of upsampling: sums the gradients of output rows into those of the input rows, weights and bias.
 //
-// All happens in a frame as wide as a spread row of input (upsampling.h), where neighbouring columns are neighbouring
-// elements and each tap is a constant distance away:
+// All sums are taken in a frame as wide as a spread input row (upsampling.h), in which neighbouring columns are
+// neighbouring elements and each tap is at a constant distance:
 //
 //   stride 2         frame      A A B B C C           A: period of input column a
-//                   tap m = 0   0 1 2 3 4 5           the output column that sends through this tap
-//                   tap m = 1   2 3 4 5 . .           . has no column, and counts for nothing
+//                   tap m = 0   0 1 2 3 4 5           the output column that this tap reads
+//                   tap m = 1   2 3 4 5 . .           . no column: contributes nothing
 //
-// An element of the frame sums up gradients times weights, over taps and rows; the elements of a period are their input
-// column's gradient. A place in the period sums up gradients times input, over the frame; those are a tap's gradients.
-// Both go through the frame in units: periods that fill a vector, or one period of some vectors, whose elements keep
-// their place, so that weights and sums stay in registers from one unit to the next.
+// Each element of the frame sums gradients times weights over taps and rows; the elements of a period together are the
+// gradient of their input column. Each position in the period sums gradients times input over the frame; these are the
+// gradients of a tap. Both sums traverse the frame in units: either several periods that fill a vector, or one period
+// of several vectors. An element has the same position in each unit, so weights and sums stay in registers.
 #pragma once
 
 #include "../depthwise_conv_transpose2d_backward.h"
@@ -28,8 +28,8 @@ class AdjointRows {
   static constexpr int kN = kLanes<Sum>;
 
  public:
-  // For `planes` planes at once: those of a group, each of `spread.depth` channels. A plane's number is that which
-  // `inputs` and `weights` know it by.
+  // For `planes` planes at once: those of a group, each with `spread.depth` channels. Planes are numbered as in
+  // `inputs` and `weights`.
   AdjointRows(const UpsamplingGradients& out, const void* input, const GradientBands& bands, const Upsampling& g,
               const Spread& spread, int64_t planes, SpreadRows<E>& inputs, const PhaseWeights<E>& weights)
       : out_(out),

@@ -1,4 +1,4 @@
-// Scratch memory, aligned to cache lines, that a thread reuses from one unit of work to the next.
+// Scratch memory, aligned to cache lines, which a thread reuses for all its units of work.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Reads the processor and the environment for the instruction set to use.
+// Determines the instruction set to use, from the processor and the environment.
 #include "capability.h"
 
 #include <cstdlib>

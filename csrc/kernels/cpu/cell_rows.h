@@ -1,8 +1,8 @@
-// Upsampling by kernels twice as tall and wide as their strides, as bilinear ones are.
+// Upsampling with kernels twice as high and wide as their strides, such as bilinear ones.
 //
-// The stride_h output rows of a cell see the same two input rows: the cell's own and the one before. An element is the
-// sum of four products, which takes less time than writing it; so what a row costs besides counts. Two rows are made at
-// once, which shares the loads of their input, and a cell looks up its input once.
+// The stride_h output rows of a cell depend on the same two input rows: the cell's own and the previous one. An element
+// is the sum of four products, which takes less time than writing it, so the other costs of a row matter. Two rows are
+// computed at once, which shares the loads of their input, and a cell looks up its input once.
 #pragma once
 
 #include <numeric>

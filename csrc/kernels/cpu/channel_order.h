@@ -1,4 +1,4 @@
-// The order in which a kernel takes the channels of neighbouring cells: those with the same codes after each other.
+// The order in which a kernel takes the channels of neighbouring cells: those with equal codes are consecutive.
 #pragma once
 
 #include <cstring>

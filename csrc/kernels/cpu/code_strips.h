@@ -1,4 +1,4 @@
-// How codes divide into work when they change their memory order.
+// Division of codes into units of work when their memory order is changed.
 #pragma once
 
 #include "rows.h"

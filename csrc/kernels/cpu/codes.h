@@ -1,4 +1,4 @@
-// Runs of codes between their packed form and a byte each, which is what the vector kernels work on.
+// Converts runs of codes between the packed form and one byte per code, which the vector kernels use.
 #pragma once
 
 #include "buffer.h"

@@ -1,4 +1,4 @@
-// How the result of a transposed convolution divides into work on the CPU.
+// Division of a transposed convolution's result into units of work on the CPU.
 #pragma once
 
 #include "../dense_conv_transpose2d.h"

@@ -1,10 +1,10 @@
-// Transposed convolution by sub-pixel phases: output pixels whose row and column leave the same rests when divided by
-// the stride meet the same taps, and are a plain convolution of stride 1 by these. So each output is summed up in
-// registers and written once; no products are stored on the way.
+// Transposed convolution by sub-pixel phases: output pixels whose row and column have the same remainders modulo the
+// stride use the same taps, and form a plain convolution of stride 1 with these. Each output is therefore summed in
+// registers and written once; no intermediate products are stored.
 //
-// A band of input rows is copied planar and with margins, so that one run over its pixels, row ends included, covers
-// all of a phase's: tap and pixel only shift where the run starts. A tile is kPixels neighbours in the run by two
-// vectors of outputs; the weights of a block of channels stay in the first-level cache while tiles go by.
+// A band of input rows is copied to planes with margins, so that a single run over its pixels, row ends included,
+// covers all pixels of a phase; tap and pixel only shift the start of the run. A tile is kPixels neighbours in the run
+// by two vectors of outputs; the weights of a block of channels stay in the first-level cache for all tiles.
 #include "../dense_conv_transpose2d.h"
 
 #include "dense_bands.h"

@@ -1,6 +1,6 @@
 // Upsampling without mixing channels: an output row is a sum of a few products of spread input rows and weights, all of
-// them runs in cache, so that what limits it is writing the output. Bilinear kernels go by cells (cell_rows.h), any
-// other by rows.
+// them contiguous and in cache, so that writing the output is the limit. Bilinear kernels are processed by cells
+// (cell_rows.h), all others by rows.
 #include "../depthwise_conv_transpose2d.h"
 
 #include "cell_rows.h"

@@ -1,5 +1,5 @@
-// Gradients of upsampling without mixing channels: rows of the output's gradient are read once, half types widened into
-// scratch, and added up in cache for input, weights and bias.
+// Gradients of upsampling without mixing channels: rows of the output's gradient are read once, half types are widened
+// into scratch memory, and the sums for input, weights and bias are taken in cache.
 #include "../depthwise_conv_transpose2d_backward.h"
 
 #include "adjoint_rows.h"

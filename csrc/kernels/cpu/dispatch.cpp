@@ -1,4 +1,4 @@
-// Picks, once per process, the instruction set the CPU kernels run at, and says how their work divides.
+// Selects the instruction set of the CPU kernels, once per process, and defines how their work is divided.
 #include "../dense_conv_transpose2d.h"
 #include "../depthwise_conv_transpose2d_backward.h"
 #include "../depthwise_cross_entropy.h"

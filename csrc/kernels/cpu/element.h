@@ -1,7 +1,7 @@
-// What kernels must know of each element type: how it ranks in a pool, what a NaN is, its lowest value.
+// Properties of each element type that kernels need: its rank in a pool, its NaNs, its lowest value.
 //
-// Vectors of half types rank as sixteen-bit integers, with no conversion: sign and magnitude become a two's-complement
-// number, so that -0 ties with +0, and a NaN becomes the larger the later its tap, so that the last one wins.
+// Vectors of half types are ranked as sixteen-bit integers, without conversion: sign and magnitude become a
+// two's-complement number, so that -0 ties with +0; the later the tap of a NaN, the larger its rank, so the last wins.
 #pragma once
 
 #include <limits>

@@ -1,7 +1,7 @@
-// Gather: every pooled element reads the pixel its switch names, a pooled row at a time.
+// Gather: every pooled element reads the pixel that its switch refers to, one pooled row at a time.
 //
-// Reading all pixels of a window and selecting by code costs no more memory traffic than reading the named ones, since
-// their cache lines are the same, and it vectorises.
+// Reading all pixels of a window and selecting by code costs no more memory traffic than reading the selected ones,
+// since their cache lines are the same, and it vectorises.
 #include "../gather.h"
 
 #include "buffer.h"

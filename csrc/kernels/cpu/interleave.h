@@ -1,13 +1,13 @@
-// Rows that a vector cannot walk as they lie (pixels of a few channels, lines of a few columns), taken apart into runs
-// that it can, and put together again.
+// Splits rows that vectors cannot process in place (pixels of few channels, lines of few columns) into runs that they
+// can, and reassembles them.
 //
 // A row is a sequence of groups of elements, group k of phase k % stride:
 //
 //   row        a0 a1 | b0 b1 | a2 a3 | b2 b3        groups of two elements, stride 2
 //   phases     a0 a1 a2 a3 ..   b0 b1 b2 b3 ..
 //
-// Channels_last pixels are groups of `channels` elements: the phases hold what neighbouring windows see at one tap,
-// side by side. NCHW lines are groups of `width` elements: the phases hold the rows of several windows end to end.
+// Channels_last pixels are groups of `channels` elements: the phases hold, side by side, what neighbouring windows read
+// at one tap. NCHW lines are groups of `width` elements: the phases hold the rows of several windows end to end.
 #pragma once
 
 #include "buffer.h"

@@ -1,4 +1,4 @@
-// Rows of an upsampled map, made from sums: what is added to them, their rounding, and the way to memory.
+// Turns sums into rows of an upsampled map: adds the addend, rounds, and writes to memory.
 #pragma once
 
 #include "../depthwise_conv_transpose2d.h"

@@ -1,4 +1,4 @@
-// Where a map's rows go, front to back: straight to memory, or around the caches.
+// Destination of a map's rows, written front to back: plain stores, or stores that bypass the caches.
 #pragma once
 
 #include "buffer.h"

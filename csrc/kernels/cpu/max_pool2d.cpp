@@ -24,7 +24,7 @@ struct VectorBest {
   typename E::VectorRank rank{};
   Codes code{};
 
-  // `first`: nothing was taken before. A constant in unrolled loops.
+  // `first`: whether this is the first tap. A constant in unrolled loops.
   SEGEXT_INLINE void take(Vec<Raw> v, int64_t tap, bool first) {
     auto later = E::rank(v, tap);
     if constexpr (kRelu) {
@@ -45,7 +45,7 @@ struct VectorBest {
   }
 };
 
-// As above for one element.
+// The same for one element.
 template <class E, bool kRelu>
 struct ScalarBest {
   typename E::Raw value = E::kLowest;
@@ -103,7 +103,8 @@ class Pool {
   }
 
  private:
-  // Pooled rows from row `oh` of a plane on, at most `most`; that is row r of the sample. Returns how many were made.
+  // Computes at most `most` pooled rows from row `oh` of a plane on, which is row r of the sample. Returns their
+  // number.
   int64_t rows(const Raw* plane, int64_t r, int64_t oh, int64_t most, Raw* out, CodeWriter& codes) {
     if constexpr (E::kMaxVectorTaps > 0) {
       if (const int64_t whole = tiles_ ? g_.height / w_.kernel_h : 0; oh < whole) {  // rows of windows inside the map
@@ -146,9 +147,9 @@ class Pool {
     scalars(plane, top, inside, {0, g_.pooled_width}, out, codes);
   }
 
-  // Pooled columns `columns` of NCHW, a vector at a time, from window rows `step` apart; `corner` is the first tap of
-  // column 0. Kernel, unless it is kAnyKernel, is the height and the width of the window, all of whose rows are inside.
-  // kFar: the lines are the map's own, out of cache.
+  // Computes the pooled NCHW columns `columns`, a vector at a time, from window rows `step` apart; `corner` is the
+  // first tap of column 0. Unless it is kAnyKernel, Kernel is the height and the width of a window all of whose rows
+  // are inside the map. kFar: the lines are those of the map itself, not yet in cache.
   template <int Stride, int Kernel, bool kFar>
   SEGEXT_INLINE void columns(const Raw* corner, int64_t step, Range columns, Range inside, Raw* out,
                              CodeWriter& codes) const {
@@ -168,8 +169,8 @@ class Pool {
     });
   }
 
-  // `count` pooled rows of windows that tile the map, from its row `lines` on. Returns that. Not inlined: where the
-  // loops of all windows are one function, none keeps its vectors in registers.
+  // Computes `count` pooled rows of windows that tile the map, from its row `lines` on, and returns `count`. Not
+  // inlined: with the loops of all windows in one function, none would keep its vectors in registers.
   template <int Size>
   __attribute__((noinline)) int64_t tiled(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) const {
     const Range whole{0, smaller(g_.pooled_width, g_.width / Size)};
@@ -180,7 +181,7 @@ class Pool {
     return count;
   }
 
-  // As above, of lines laid end to end.
+  // The same for lines joined end to end.
   int64_t merged(const Raw* lines, int64_t count, Raw* out, CodeWriter& codes) {
     phases_.reserve(w_.kernel_h, count * g_.width);
     phases_.split(lines, count * w_.kernel_h, g_.width, w_.kernel_h);
@@ -193,7 +194,7 @@ class Pool {
     return count;
   }
 
-  // The interior of a row of channels_last pixels of few channels.
+  // The interior of a row of channels_last pixels with few channels.
   void packed(const Raw* plane, int64_t top, Range inside, Raw* out, CodeWriter& codes) {
     taps_.for_each_part(g_, plane, top, inside, interior_, [&](Range part, const TapRow<Raw>* taps, int count) {
       Raw* first = out + part.begin * rows_.depth;
@@ -208,7 +209,7 @@ class Pool {
     });
   }
 
-  // All channels of one channels_last pixel. Kernel as above, with all columns inside too.
+  // All channels of one channels_last pixel. Kernel is as above, with all columns inside the map too.
   template <int Kernel>
   SEGEXT_INLINE void pixel(const Raw* corner, Range inside, Range across, Raw* out, CodeWriter& codes) const {
     const int64_t rows_begin = Kernel ? 0 : inside.begin, rows_end = Kernel ? Kernel : inside.end;
@@ -231,7 +232,7 @@ class Pool {
     });
   }
 
-  // Stores a vector of pooled elements, of which `left` are still to come.
+  // Stores a vector of pooled elements; `left` elements remain in the row, these included.
   template <class Lanes>
   static SEGEXT_INLINE void put(const Best& best, Lanes lanes, Raw* out, int64_t left, CodeWriter& codes) {
     narrow_codes<Raw>(codes.tail(), best.code);
@@ -239,7 +240,7 @@ class Pool {
     lanes.store_lanes(out, best.value, 0, 1);
   }
 
-  // Any window, one element at a time, in both formats.
+  // Any window in either format, one element at a time.
   void scalars(const Raw* plane, int64_t top, Range inside, Range columns, Raw* out, CodeWriter& codes) const {
     for (int64_t j = columns.begin; j < columns.end; ++j) {
       const int64_t left = j * w_.stride_w - w_.padding_w;

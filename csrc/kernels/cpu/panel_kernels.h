@@ -1,4 +1,4 @@
-// The 3x3 kernels of one channel and one panel's outputs, and their way to the panel and back.
+// The 3x3 kernels of one channel and one panel's outputs, and their transfer to the panel and back.
 #pragma once
 
 #include "../unpool_conv2d.h"

@@ -1,4 +1,4 @@
-// Finished rows of a part of a panel, [pixels, lanes], on their way to the output in either memory format.
+// Writes finished rows of a part of a panel, [pixels, lanes], to the output in either memory format.
 #pragma once
 
 #include "../panels.h"

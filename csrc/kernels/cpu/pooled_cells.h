@@ -1,4 +1,4 @@
-// The pooled map by cells: what each 2x2 window puts into the unpooled map, in the order a kernel walks it.
+// The pooled map by cells: what each 2x2 window contributes to the unpooled map, in the order of the kernel.
 #pragma once
 
 #include "../unpool_conv2d.h"

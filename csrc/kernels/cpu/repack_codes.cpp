@@ -1,4 +1,4 @@
-// Codes from one memory order to the other: the transposition of a matrix whose elements are a few bits.
+// Converts codes from one memory order to the other: transposes a matrix whose elements are a few bits.
 #include "../indices.h"
 #include "code_strips.h"
 #include "codes.h"

@@ -1,7 +1,7 @@
-// Rows: the runs of memory that CPU kernels walk, and the arithmetic between the rows and columns of the two maps.
+// Rows: the runs of memory that CPU kernels process, and the arithmetic between rows and columns of the two maps.
 //
 // A row of a map is one line of one plane (NCHW) or one line of a sample with all its channels (channels_last); in both
-// formats the rows of a map follow each other in memory. A row has `columns` pixels of `depth` neighbouring elements.
+// formats the rows of a map are consecutive in memory. A row has `columns` pixels of `depth` neighbouring elements.
 #pragma once
 
 #include "../switches.h"

@@ -1,9 +1,9 @@
 // Scatter: writes the full map a row at a time, each row from the few pooled rows whose windows reach it.
 //
-// A full row is written once, front to back, whatever the windows; so rows are independent, no result depends on how
-// threads split them, and large maps can be written around the caches (map_writer.h). The pooled rows it needs are
-// unpacked to a byte a code (and masked or widened where asked) in scratch that stays in the first-level cache and
-// serves the next row too.
+// Whatever the windows, a full row is written once, front to back. Rows are therefore independent, results do not
+// depend on how threads divide them, and large maps can bypass the caches (map_writer.h). The pooled rows needed are
+// unpacked to one byte per code (and masked or widened if requested) in scratch memory that stays in the first-level
+// cache and is reused for the next row.
 #include "../scatter.h"
 
 #include "buffer.h"

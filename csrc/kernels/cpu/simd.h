@@ -1,7 +1,7 @@
-// Vectors as wide as the instruction set this file is compiled for, on GCC's vector extensions.
+// Vectors as wide as the instruction set that this file is compiled for, using GCC's vector extensions.
 //
-// Arithmetic and comparisons are the language's own operators on these types; here are only the operations the language
-// lacks: partial and non-temporal memory access, (de)interleaving, and the widening of codes to lanes.
+// Arithmetic and comparisons use the language's operators on these types; this file adds only the operations that the
+// language lacks: partial and non-temporal memory access, (de)interleaving, and the widening of codes to lanes.
 #pragma once
 
 #if defined(__x86_64__)

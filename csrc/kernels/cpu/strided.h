@@ -1,4 +1,4 @@
-// Walking a window row for a vector of pooled columns in NCHW: pixels `stride` apart, loaded whole and deinterleaved.
+// Reads a window row for a vector of pooled NCHW columns: pixels `stride` apart, loaded whole and deinterleaved.
 #pragma once
 
 #include <type_traits>

@@ -1,4 +1,4 @@
-// Sums of products: the type they are taken in, and the way there and back.
+// Sums of products: the accumulation type, and conversions to and from it.
 #pragma once
 
 #include "element.h"

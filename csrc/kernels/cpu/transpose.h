@@ -1,4 +1,4 @@
-// Transposition of matrices in memory, a square of vectors at a time.
+// Transposition of matrices in memory, one square of vectors at a time.
 #pragma once
 
 #include "rows.h"

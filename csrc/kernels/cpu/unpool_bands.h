@@ -1,4 +1,4 @@
-// How the result of unpooling and convolution divides into work on the CPU.
+// Division of the result of unpooling and convolution into units of work on the CPU.
 #pragma once
 
 #include "../unpool_conv2d.h"

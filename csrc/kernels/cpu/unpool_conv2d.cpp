@@ -1,17 +1,18 @@
-// Unpooling and 3x3 convolution, forward: every value is multiplied by its nine weights and added where they reach.
+// Unpooling and 3x3 convolution, forward: every value is multiplied by its nine weights and added to the outputs that
+// it contributes to.
 //
-// A cell (a 2x2 window) reaches a patch of 4x4 output pixels, of which each of its values, one a channel, feeds the 3x3
-// that start at its pixel. A kernel call adds up one panel of outputs over a block of channels whose weights stay in
-// the first-level cache. Channels are taken by their code, so that the code need not be looked at: a bit mask of them
-// is found by comparing 64 codes at once. With 32 vector registers two neighbouring cells share a patch of 4x6, which
-// stays in registers, and each weight that is loaded:
+// A cell (a 2x2 window) contributes to a patch of 4x4 output pixels; each of its values, one per channel, contributes
+// to the 3x3 that start at its pixel. A kernel call sums one panel of outputs over a block of channels whose weights
+// stay in the first-level cache. Channels are processed by code, so that there is no branch on the code: comparing 64
+// codes at once gives a bit mask of the channels with a code. With 32 vector registers, two neighbouring cells share a
+// patch of 4x6, which stays in registers, and each loaded weight:
 //
 //     a a a a . .        one value of cell A, say with code 1 (top right), feeds   . x x x . .
 //     a a # # b b                                                                  . x x x . .
 //     a a # # b b                                                                  . x x x . .
 //     a a a a . .  (and b below it)                                                . . . . . .
 //
-// With fewer, cells go one by one, and the nine sums of a code are in registers while its channels last.
+// With fewer, cells are processed one by one, and the nine sums of a code stay in registers for all its channels.
 #include <type_traits>
 
 #include "channel_order.h"

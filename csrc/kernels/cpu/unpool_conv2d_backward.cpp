@@ -1,13 +1,14 @@
-// Unpooling and 3x3 convolution, backward. A value of the pooled map meets the gradient at the 3x3 output pixels that
-// it fed, and nowhere else: with its weights that is its own gradient, with itself its share of the weights'.
+// Unpooling and 3x3 convolution, backward. A value of the pooled map needs the gradient only at the 3x3 output pixels
+// that it contributed to: times the weights, it is the value's own gradient; times the value, its share of the
+// weights'.
 //
-// For one channel and one panel of outputs, nine vectors of weights and nine of their gradient stay in registers while
-// the channel's values go by, so that each vector of the result's gradient is loaded once for two products:
+// For one channel and one panel of outputs, nine vectors of weights and nine of their gradient stay in registers for
+// all values of the channel, so that each vector of the result's gradient is loaded once for two products:
 //
 //     grad_weight[tap] += value * grad[pixel + tap]         for all nine taps
 //     grad_value       += weight[tap] * grad[pixel + tap]   summed over a panel's outputs after the nine
 //
-// Values go by a tile at a time, small enough for its gradients to stay in the first-level cache over all channels.
+// Values are processed in tiles small enough for their gradients to stay in the first-level cache over all channels.
 #include "panel_rows.h"
 #include "pooled_cells.h"
 

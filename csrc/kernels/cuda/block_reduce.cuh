@@ -1,4 +1,4 @@
-// Sums, and whatever else is combined pair by pair, over the threads of a block.
+// Sums and other pairwise reductions over the threads of a block.
 #pragma once
 
 #include "launch.cuh"

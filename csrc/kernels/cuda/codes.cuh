@@ -1,8 +1,8 @@
-// How threads and warps share the bytes of packed codes. The layout itself is switches.h's.
+// How threads and warps share the bytes of packed codes. switches.h defines the layout itself.
 //
-// A thread that holds several neighbouring elements moves their codes as one run of whole bytes, in one access. Where
-// threads hold one element each, a warp holds 32 neighbours, the first a multiple of 32: whole bytes again, which the
-// warp puts together by shuffles. No byte has two writers.
+// A thread that holds several neighbouring elements reads or writes their codes as one run of whole bytes, in one
+// access. Where threads hold one element each, a warp holds 32 neighbours, the first a multiple of 32. These are whole
+// bytes again, which the warp assembles by shuffles. No byte has two writers.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
-// Kernels of upsampling's label map: scores are made, compared and forgotten in registers.
+// Kernels of upsampling's label map: scores are computed, compared and discarded in registers.
 //
 //   depthwise_argmax_cells_kernel   kernels that span at most two strides, such as every bilinear one
-//   depthwise_argmax_kernel         everything else: one pixel a thread
+//   depthwise_argmax_kernel         everything else: one pixel per thread
 //
-// Nothing but the label is written, a byte a thread: those of a warp are neighbours and leave it as one sector.
+// Only the labels are written, one byte per thread: those of a warp are neighbours and are written as one sector.
 #pragma once
 
 #include "score_cells.cuh"

@@ -1,8 +1,8 @@
 // Kernels of upsampling without mixing channels: every output element is written once, by one thread, and nothing is
-// kept between.
+// stored in between.
 //
 //   depthwise_conv_transpose2d_cells_kernel   kernels that span at most two strides, such as every bilinear one
-//   depthwise_conv_transpose2d_kernel         everything else: one element a thread, coalesced along the output
+//   depthwise_conv_transpose2d_kernel         everything else: one element per thread, coalesced along the output
 #pragma once
 
 #include <numeric>

@@ -1,6 +1,6 @@
 // Kernels of the gradients of upsampling: those of upsampling_gradients.cuh from a map in memory, and
 //
-//   sum_parts_kernel   adds up what blocks found for weights and bias
+//   sum_parts_kernel   sums the parts of the blocks for weights and bias
 #pragma once
 
 #include "upsampling_gradients.cuh"

@@ -1,4 +1,4 @@
-// The kernel that finds the extremes of int64 values: a block finds those of its part.
+// The kernel that finds the extremes of int64 values: each block finds those of its part.
 #pragma once
 
 #include "../extremes.h"

@@ -1,9 +1,9 @@
-// Kernels of gather: each pooled element reads the pixel its switch names. Nothing is computed, so kernels are compiled
+// Kernels of gather: each pooled element reads the pixel of its switch. Nothing is computed, so kernels are compiled
 // for the bits of an element, one for each size.
 //
 //   gather_blocks_kernel                NCHW, 2x2 windows side by side, rows of the map that 16-byte vectors fill
 //   gather_channels_last_blocks_kernel  channels_last, the same windows, channels that 16-byte vectors fill
-//   gather_kernel                       everything else: one element a thread, coalesced along the pooled map
+//   gather_kernel                       everything else: one element per thread, coalesced along the pooled map
 #pragma once
 
 #include <cstdint>

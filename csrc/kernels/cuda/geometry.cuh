@@ -1,4 +1,4 @@
-// A PoolGeometry as kernels use it: divisions prepared, in 32-bit numbers wherever a sample allows it.
+// A PoolGeometry prepared for kernels: divisors are precomputed, with 32-bit numbers wherever a sample allows it.
 //
 // Numbers inside one sample are of type Index; only a sample's start in its tensor is always 64-bit. Index is int32_t
 // unless a sample of either map, or the reach of a window, exceeds it.

@@ -1,9 +1,9 @@
-// Kernels around stock's int64 indices: to and from packed codes, codes from one memory order to the other, and
-// unpooling by indices. A thread has one element; a warp that writes codes has 32 neighbours of one sample.
+// Kernels around stock's int64 indices: conversion to and from packed codes, conversion of codes between memory orders,
+// and unpooling by indices. A thread has one element; a warp that writes codes has 32 neighbours of one sample.
 //
-// Unpooling by indices cannot ask which elements name a pixel, so it takes two steps: every element bids for its pixel
-// with its number in the plane, the highest of which stays (a maximum comes out alike in any order), and then each
-// pixel or element looks at who won.
+// Unpooling by indices cannot look up which elements refer to a pixel, so it takes two steps: first, every element bids
+// for its pixel with its number in the plane, of which the maximum stays, in whatever order they come; then each pixel
+// or element reads which one won.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // How every kernel is launched: one-dimensional grids of one block size.
 //
-// A grid holds up to 2^31 - 1 blocks, 5 * 10^11 threads: more than any memory has elements, so kernels need no loop
-// over a grid that is too small.
+// A grid holds up to 2^31 - 1 blocks, 5 * 10^11 threads. No memory has that many elements, so kernels need no
+// grid-stride loop.
 #pragma once
 
 #include <cstdint>

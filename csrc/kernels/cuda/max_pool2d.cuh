@@ -3,9 +3,9 @@
 //
 //   max_pool2d_blocks_kernel         NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
 //   max_pool2d_channels_last_kernel  channels_last, any window, channels that 16-byte vectors fill
-//   max_pool2d_kernel                everything else: one element a thread, coalesced along the pooled map
+//   max_pool2d_kernel                everything else: one element per thread, coalesced along the pooled map
 //
-// Those of max_pool2d_overlaps.cuh come before the last.
+// The kernels of max_pool2d_overlaps.cuh take precedence over the last one.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Kernels of max-pooling in NCHW for 3x3 windows two pixels apart, as in the stems of ResNets: taps at distances that
-// are known, several outputs of a row a thread.
+// Kernels of max-pooling in NCHW for 3x3 windows two pixels apart, as in the stems of ResNets: taps at known
+// distances, several outputs of a row per thread.
 //
 //   max_pool2d_overlaps_kernel       a padding of 1, rows that 16-byte vectors fill
 //   max_pool2d_overlap_pairs_kernel  a padding of 0 or 1, any width

@@ -1,4 +1,4 @@
-// The running maxima of windows, of one or of a vector of them, and the codes of the taps that hold them.
+// The running maxima of one window or a vector of windows, and the codes of the taps that hold them.
 #pragma once
 
 #include <cstdint>

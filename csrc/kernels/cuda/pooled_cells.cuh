@@ -1,5 +1,5 @@
-// Turns pooled values of half types and their 2x2 codes from NCHW to channels_last: tile products read cells of
-// neighbouring channels, which in NCHW lie a plane apart.
+// Converts pooled values of half types and their 2x2 codes from NCHW to channels_last, because tile products read cells
+// of neighbouring channels, which in NCHW are a plane apart.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Instructions that CUDA C++ has no functions for. The emulation has its own definitions of all.
+// Instructions for which CUDA C++ has no functions. The emulation has its own definitions of all of them.
 #pragma once
 
 #include <cstdint>

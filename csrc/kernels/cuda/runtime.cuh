@@ -1,5 +1,5 @@
 // The CUDA runtime, the half-precision intrinsics and the instructions of ptx.cuh, or the CPU emulation of them that
-// runs the kernels in tests. The only file here that knows there are two.
+// runs the kernels in tests. The only file here that distinguishes the two.
 #pragma once
 
 #if defined(SEGEXT_CUDA_EMULATION)

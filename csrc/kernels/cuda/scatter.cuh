@@ -1,4 +1,4 @@
-// Kernels of scatter, in gather form: a thread owns pixels of the full map, looks up which switches name them, and
+// Kernels of scatter, in gather form: a thread owns pixels of the full map, looks up which switches refer to them, and
 // writes each once, zero or not. No pixel has two writers, so nothing is cleared first and nothing is atomic.
 //
 //   scatter_blocks_kernel                 NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
@@ -6,9 +6,9 @@
 //   scatter_channels_last_blocks_kernel   channels_last, 2x2 windows side by side
 //   scatter_channels_last_windows_kernel  channels_last, other windows that do not overlap
 //   scatter_channels_last_kernel          channels_last, any windows
-//   scatter_kernel                        everything else: one pixel a thread, coalesced along the full map
+//   scatter_kernel                        everything else: one pixel per thread, coalesced along the full map
 //
-// Those of scatter_overlaps.cuh come before the last two.
+// The kernels of scatter_overlaps.cuh take precedence over the last two.
 //
 // Where windows do not overlap, and where the last of overlapping ones is kept, values are only moved, and kernels are
 // compiled for the bits of an element. Sums need the type.

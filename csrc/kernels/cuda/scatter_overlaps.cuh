@@ -1,10 +1,10 @@
-// Kernels of scatter's sums where 3x3 windows lie two pixels apart, as in the stems of ResNets, and share the row and
+// Kernels of scatter's sums where 3x3 windows are two pixels apart, as in the stems of ResNets, and share the row and
 // the column between them. Like those of scatter.cuh they write each pixel once, from what they look up.
 //
 //   scatter_overlaps_kernel                NCHW
 //   scatter_channels_last_overlaps_kernel  channels_last, channels that 16-byte vectors fill
 //
-// The map falls into tiles of 2x2 pixels under 2x2 windows each. Of one axis:
+// The map is divided into tiles of 2x2 pixels, each under 2x2 windows. Along one axis:
 //
 //     window c        0 1 2
 //     window c + 1        0 1 2     taps
@@ -12,7 +12,7 @@
 //
 // A thread reads the windows of its tiles once and compares codes with constants. Sums are taken in row-major order of
 // the windows. The first tile may begin, and the last end, outside the map. In place of a window that does not exist
-// another is read, so that no load waits for a branch, and its codes are replaced by one that names no pixel.
+// another one is read, so that no load waits for a branch, and its codes are replaced by one that selects no pixel.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Launches unpooling and 3x3 convolution: half types by tensor cores, all else, and they on devices that lack these, by
-// the cores of each type.
+// Launches unpooling and 3x3 convolution: half types on tensor cores; other types, and half types on devices without
+// tensor cores, on the cores of each type.
 #include <algorithm>
 #include <limits>
 

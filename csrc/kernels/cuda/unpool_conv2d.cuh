@@ -1,4 +1,4 @@
-// What the kernels of unpooling and 3x3 convolution share: the maps, and the division of the result among blocks.
+// Common parts of the kernels of unpooling and 3x3 convolution: the maps, and the division of the result among blocks.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
-// Unpooling and 3x3 convolution on the cores of each type: every value is multiplied by its nine weights and added
-// where they reach, so a quarter of the multiplications is left, and a pixel without a value takes part in none.
+// Unpooling and 3x3 convolution on the cores of each type: every value is multiplied by its nine weights and added to
+// the outputs it contributes to. Only a quarter of the multiplications remain; pixels without a value need none.
 //
-// Lanes of a warp are outputs, two each, or one of float64. All else, the code too, is the same for a whole warp: a
-// branch on the code costs no divergence, and within it the sums that a value feeds are known registers. A warp has 2x2
-// cells, which share each weight that it loads; their sums are a patch of 6x6 pixels:
+// Each lane of a warp computes two outputs, or one for float64. All else, including the code, is the same for the whole
+// warp, so branches on the code do not diverge, and within a branch the sums that a value feeds are known registers. A
+// warp has 2x2 cells, which share each loaded weight; their sums are a patch of 6x6 pixels:
 //
 //     cells    a b        code 3 (bottom right) of a    . . . . . .
 //              c d        feeds the patch here          . x x x . .
@@ -12,11 +12,12 @@
 //                                                       . . . . . .
 //                                                       . . . . . .
 //
-// A block has eight such warps side by side, a tile of 2x16 cells, and goes down a strip of such tiles. What a tile's
-// cells feed below it stays in the warps' registers, where the next tile adds to it; what a warp's cells feed to their
-// right, the next warp adds to its own by way of shared memory. So a sum has one order, which depends on where strips
-// begin. The first two rows and columns of a strip's pixels lack what the cells before feed, so the next strip begins a
-// cell before this one's end and makes them:
+// A block has eight such warps side by side, a tile of 2x16 cells, and moves down a strip of such tiles. The sums that
+// a tile's cells feed below it stay in the warps' registers, where the next tile adds to them; those that a warp's
+// cells feed to their right are passed through shared memory to the next warp, which adds them to its own. A sum
+// therefore has a fixed order, which depends on where strips begin. The first two rows and columns of a strip's pixels
+// lack the contributions of the preceding cells, so the next strip begins one cell before this one's end and computes
+// them:
 //
 //     cells of strip 0     0 1 2 ... 15
 //     cells of strip 1               15 16 17 ...

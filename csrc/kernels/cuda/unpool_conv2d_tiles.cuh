@@ -1,21 +1,21 @@
-// Unpooling and 3x3 convolution of half types by tensor cores: an implicit product, for which each block unpools what
-// it reads into shared memory. The zeros are multiplied too: where a weight is infinite or NaN, so is every result that
-// it could reach, as after unpooling into a map.
+// Unpooling and 3x3 convolution of half types on tensor cores: an implicit matrix product, for which each block unpools
+// its input into shared memory. The zeros are multiplied too: an infinite or NaN weight makes every result that it
+// could reach infinite or NaN, as after unpooling into a map.
 //
-// A block makes 16x16 pixels of 64 outputs. Step by step of 16 channels, it places 10x10 cells as the 18x18 pixels of
-// the unpooled map that its result depends on, and gets its weights in the order of the panels. A warp has four rows of
-// 16 pixels and 32 outputs. For each column of taps, which is a shift by so many pixels, it loads the six rows that it
-// reads once, for all rows of taps:
+// A block computes 16x16 pixels of 64 outputs. In steps of 16 channels, it unpools 10x10 cells to the 18x18 pixels of
+// the unpooled map that its result depends on, and reads its weights in the order of the panels. A warp has four rows
+// of 16 pixels and 32 outputs. For each column of taps, which is a shift by as many pixels, it loads the six rows that
+// it reads once, for all rows of taps:
 //
 //     row of output       0       1       2       3
 //     row of taps       0 1 2   0 1 2   0 1 2   0 1 2
 //     row that is read  2 1 0   3 2 1   4 3 2   5 4 3
 //
-// In shared memory, pixels are 16 bytes of 8 channels, in rows whose even columns lie side by side and whose odd
-// columns follow. The left operand of a tile product takes the even pixels as its upper half and the odd ones as its
-// lower. So whatever the shift, eight pixels that are loaded at once are neighbours, without bank conflicts; and of the
-// result a lane has, of two neighbouring pixels, eight neighbouring outputs (weight_panels.cuh): whole vectors in
-// channels_last, and pairs in NCHW.
+// In shared memory, a pixel is 16 bytes of 8 channels, and a row has its even columns first and its odd columns after
+// them. The left operand of a tile product has the even pixels as its upper half and the odd ones as its lower half.
+// Whatever the shift, the eight pixels loaded at once are therefore neighbours, without bank conflicts. Of the result,
+// a lane holds eight neighbouring outputs for two neighbouring pixels (weight_panels.cuh): whole vectors in
+// channels_last, pairs in NCHW.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // The pieces of upsampling without mixing channels: its geometry, its weights, and how threads are divided over it.
 //
-// Upsampling is a pool's geometry turned round: an input pixel is a window, its taps are the output pixels it reaches,
+// Upsampling has a pool's geometry in reverse: an input pixel is a window, its taps are the output pixels it reaches,
 // padding is the origin. With stride s, the output rows from h * s - origin on are the *cell* of input row h; row
 // h * s - origin + p of it has phase p. Where a kernel spans at most two strides, a pixel of the cell sees input rows h
 // and h - 1, at taps that its phase alone decides:
@@ -9,11 +9,11 @@
 //                            phase 0    tap 2    tap 0
 //                            phase 1    tap 3    tap 1
 //
-// So a thread that goes down its column from cell to cell needs the weights of few phases, which stay in registers or
-// in shared memory, and each row of input that it has read serves the cell and the next one.
+// A thread that moves down its column from cell to cell therefore needs the weights of few phases, which stay in
+// registers or in shared memory, and uses each input row that it reads for two cells.
 //
-// Every sum is taken in one order, from the last input row to the first and in a row from left to right, each product
-// added with one rounding, as the CPU kernels with FMA do.
+// Every sum is taken in a fixed order, from the last input row to the first and from left to right within a row; each
+// product is added with a single rounding, as in the CPU kernels with FMA.
 #pragma once
 
 #include <cstdint>

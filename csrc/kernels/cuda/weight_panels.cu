@@ -1,4 +1,4 @@
-// Launches the packing of weights, in the order of the kernel that will read them.
+// Launches the packing of weights into the order of the kernel that will read them.
 #include "weight_panels.cuh"
 
 namespace segext {

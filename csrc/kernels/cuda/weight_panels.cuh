@@ -1,5 +1,5 @@
-// Packs the weights of a 3x3 convolution in the order in which kernels read them, with zeros for the outputs and
-// channels that fill up the last group and step: so reads are whole vectors of neighbours, without a condition.
+// Packs the weights of a 3x3 convolution in the order in which kernels read them. The last group of outputs and the
+// last step of channels are padded with zeros, so that reads are whole vectors, without conditions.
 #pragma once
 
 #include <cstdint>
