@@ -234,12 +234,12 @@ def _linear(name: str, adjoint: str, tensors: int) -> Callable[..., Tensor]:
 
 
 def _is_differentiated() -> bool:
-    """Inside a backward: whether its result may be differentiated in turn."""
+    """Inside a backward pass: whether its result may itself be differentiated."""
     return torch.is_grad_enabled() or forward_ad._current_level >= 0
 
 
 class _DepthwiseConvTranspose2d(torch.autograd.Function):
-    """Transposed convolution whose channels do not mix, and its addend. Second derivatives are stock's."""
+    """Transposed convolution whose channels do not mix, plus an addend. Second derivatives use stock's ops."""
 
     generate_vmap_rule = True
 
@@ -282,11 +282,11 @@ class _DepthwiseConvTranspose2d(torch.autograd.Function):
 
 
 def _upsampling_gradients(grad_output, input, weight, stride, origin, dilation, needs) -> tuple[Tensor | None, ...]:
-    """Gradients of input, weight and bias, those that ``needs`` asks for: differentiable, by stock's convolutions."""
+    """The gradients of input, weight and bias requested by ``needs``: differentiable, with stock's convolutions."""
     needs_input, needs_weight, needs_bias = needs
     grad_input = grad_weight = grad_bias = None
     if needs_input or needs_weight:
-        # The adjoint is a convolution over the whole result, of which the output is a part.
+        # The adjoint is a convolution over the whole result; the output is a part of it.
         axes = zip(input.shape[-2:], weight.shape[-2:], stride, dilation, strict=True)
         whole = [(size - 1) * s + (kernel - 1) * d + 1 for size, kernel, s, d in axes]
         grad = _embed(grad_output, whole, origin)
@@ -302,7 +302,7 @@ def _upsampling_gradients(grad_output, input, weight, stride, origin, dilation, 
 
 
 def _upsampling_tangent(input, weight, input_tangent, weight_tangent, bias_tangent, addend_tangent, static) -> Tensor:
-    """The tangent of an upsampling from those of its operands, of which any may be None."""
+    """The tangent of an upsampling from the tangents of its operands, any of which may be None."""
 
     def upsample(input, weight, *added):
         return depthwise_conv_transpose2d(input, weight, *added, *static)
@@ -311,9 +311,9 @@ def _upsampling_tangent(input, weight, input_tangent, weight_tangent, bias_tange
 
 
 def _product_tangent(function, operands, tangents, added) -> Tensor:
-    """The tangent of ``function(input, weight, *terms)``, which is linear in input and in weight and adds the terms.
+    """The tangent of ``function(input, weight, *terms)``, which is linear in input and in weight, and adds the terms.
 
-    Tangents of operands and of terms may be None.
+    The tangents of operands and terms may be None.
     """
     (input, weight), (input_tangent, weight_tangent) = operands, tangents
     parts = []
@@ -326,7 +326,7 @@ def _product_tangent(function, operands, tangents, added) -> Tensor:
 
 
 class _DenseConvTranspose2d(torch.autograd.Function):
-    """Transposed convolution whose channels mix. Gradients are stock's."""
+    """Transposed convolution whose channels mix. Gradients use stock's ops."""
 
     generate_vmap_rule = True
 
@@ -368,7 +368,7 @@ class _DenseConvTranspose2d(torch.autograd.Function):
 
 
 class _UnpoolConv2d(torch.autograd.Function):
-    """Unpooling and convolution: keeps the pooled map. Second derivatives are those of the two in sequence."""
+    """Unpooling and convolution: keeps the pooled map. Second derivatives are those of the two ops in sequence."""
 
     generate_vmap_rule = True
 
@@ -394,7 +394,7 @@ class _UnpoolConv2d(torch.autograd.Function):
         wanted = needs_input, needs_weight
         grad_input = grad_weight = None
         if any(wanted):
-            in_sequence = _is_differentiated() or grad_output.is_cuda  # which has no kernels for the gradients
+            in_sequence = _is_differentiated() or grad_output.is_cuda  # CUDA has no kernels for the gradients
             differentiate = _unpool_conv2d_gradients if in_sequence else unpool_conv2d_backward
             grads = differentiate(grad_output, *ctx.saved_tensors, *ctx.static, *wanted)
             grad_input, grad_weight = (g if needed else None for g, needed in zip(grads, wanted, strict=True))
@@ -412,8 +412,8 @@ class _UnpoolConv2d(torch.autograd.Function):
 
 
 def _unpool_conv2d_gradients(grad_output, input, codes, weight, size, padding, transposed, channels_last, *wanted):
-    """What unpool_conv2d_backward gives, by ops that can be differentiated again and that CUDA has: the map is made
-    again, and its products are stock's."""
+    """The result of unpool_conv2d_backward from ops that can be differentiated again and that exist on CUDA: the map is
+    recomputed, and its products are stock's."""
     unpooling = size, *UNPOOLED_WINDOW, channels_last
     convolution = (1, 1), padding, (1, 1), transposed, (0, 0), 1
     return unpooled_convolution_gradients(grad_output, input, codes, weight, unpooling, convolution, *wanted)
@@ -422,7 +422,7 @@ def _unpool_conv2d_gradients(grad_output, input, codes, weight, size, padding, t
 def unpooled_convolution_gradients(
     grad_output, input, codes, weight, unpooling, convolution, *wanted
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of a pooled map and of the weight of the convolution, of any kind, that reads what was unpooled.
+    """Gradients of a pooled map and of the weight of the (plain or transposed) convolution that reads the unpooled map.
 
     ``unpooling`` and ``convolution``: the other arguments of :func:`max_unpool2d` and of stock's op.
     """
@@ -436,7 +436,7 @@ def unpooled_convolution_gradients(
 
 
 def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
-    """A map of ``size`` that holds ``x`` from ``origin`` on, as far as it reaches, and zeros around it."""
+    """A map of ``size`` that contains ``x`` from ``origin`` on, as far as it fits, surrounded by zeros."""
     (top, left), (height, width) = origin, x.shape[-2:]
     return torch.nn.functional.pad(x, (left, size[1] - left - width, top, size[0] - top - height))
 
@@ -552,7 +552,7 @@ def _score_gradient(scores, target, class_weight, ignore_index, label_smoothing)
 max_pool2d = _pool(relu=False)
 relu_max_pool2d = _pool(relu=True)
 
-# Each pair is adjoint to the other; so the family is closed under differentiation.
+# The ops of each pair are adjoint to each other, so the family is closed under differentiation.
 max_pool2d_backward = _linear("max_pool2d_backward", "max_pool2d_double_backward", tensors=2)
 max_pool2d_double_backward = _linear("max_pool2d_double_backward", "max_pool2d_backward", tensors=2)
 max_unpool2d = _linear("max_unpool2d", "max_unpool2d_backward", tensors=1)
@@ -594,8 +594,8 @@ unpool_conv2d = _differentiable(
     is_linear=False,
 )
 
-# Not differentiable: conversions of codes, checks, forms that write into a caller's tensor, and backwards that give way
-# to compositions of other ops where they are differentiated.
+# Not differentiable: conversions of codes, checks, variants that write into a caller's tensor, and backward ops that
+# are replaced by compositions of other ops where they are differentiated.
 max_pool2d_backward_out = _ops.max_pool2d_backward_out.default
 max_unpool2d_out = _ops.max_unpool2d_out.default
 switches_to_indices = _ops.switches_to_indices.default

@@ -1,8 +1,8 @@
-"""Every op once more in plain PyTorch, slow and obvious: the oracle of tests and benchmarks. Imports only torch.
+"""Every op in plain PyTorch, slow and obvious: the oracle for tests and benchmarks. Imports only torch.
 
-A *tap* is the place of a maximum inside its window, ``i * kernel_w + j`` for row i and column j counted before
-dilation; `taps` is an int64 tensor of the pooled shape that holds one for every pooled element, the unpacked form of
-the switches. The functions are built from differentiable operations, so derivatives of any order come from autograd,
+A *tap* is the position of a maximum in its window, ``i * kernel_w + j`` for row i and column j counted before
+dilation; `taps` is an int64 tensor of the pooled shape with one tap per pooled element, the unpacked form of the
+switches. The functions are built from differentiable operations, so derivatives of any order come from autograd,
 while the explicit backwards state how segext computes them.
 
 Maps are (N, C, H, W) or unbatched (C, H, W); a pooled map is (N, C, PH, PW) or (C, PH, PW). `kernel_size`, `stride`,
@@ -63,7 +63,7 @@ def pooled_size(
 ) -> tuple[int, int]:
     """(PH, PW) of a pool over a map of `input_size` (H, W).
 
-    With `ceil_mode` a last, incomplete window counts too, unless it would start beyond the map and its left padding.
+    With `ceil_mode`, an incomplete last window counts too, unless it would start beyond the map and its left padding.
     """
     sizes = []
     for size, axis in zip(_pair(input_size), _axes(kernel_size, stride, padding, dilation), strict=True):
@@ -85,9 +85,9 @@ def max_pool2d(
 ) -> tuple[Tensor, Tensor]:
     """Max-pooling of a map (N, C, H, W): the maxima (N, C, PH, PW) and their taps, same shape.
 
-    Of equal maxima the first in row-major order is taken. A NaN beats every number, and the last NaN is taken. Padding
-    takes no part, so a window of -inf names its first tap inside the map; a window wholly in the padding gives the
-    lowest value of the type and tap 0.
+    Among equal maxima, the first in row-major order wins. A NaN beats every number, and the last NaN wins. Padding is
+    ignored, so a window of -inf selects its first tap inside the map; a window wholly in the padding gives the lowest
+    value of the type and tap 0.
 
     Source: torch.nn.functional.max_pool2d, eager CPU.
     """
@@ -138,9 +138,9 @@ def max_pool2d_backward(
 ) -> Tensor:
     """Gradient (N, C, H, W) of a pool's input from the gradient (N, C, PH, PW) of its output.
 
-    Every pixel gets the sum of the gradients of the windows that took it, added in row-major order of the pooled map
-    and, for half types, in float32. With `relu_output`, the pooled output of ReLU and pool, a gradient counts as zero
-    where that is <= 0 (NaN is not).
+    Every pixel gets the sum of the gradients of the windows that selected it, added in row-major order of the pooled
+    map and, for half types, in float32. With `relu_output`, the output of the fused ReLU and pool, a gradient counts as
+    zero where that output is <= 0 (NaN is not).
     """
     height, width = _pair(input_size)
     indices = tap_indices(taps, input_size, kernel_size, stride, padding, dilation)
@@ -163,7 +163,7 @@ def max_pool2d_double_backward(
 ) -> Tensor:
     """Adjoint of `max_pool2d_backward`: what each pooled element (N, C, PH, PW) reads at its tap of a map (N, C, H, W).
 
-    Zero where a tap names no pixel, or, with `relu_output`, where that is <= 0.
+    Zero where a tap refers to no pixel or, with `relu_output`, where that is <= 0.
     """
     indices = tap_indices(taps, grad_grad_input.shape[-2:], kernel_size, stride, padding, dilation)
     return _through_relu(_read(grad_grad_input, indices), relu_output)
@@ -180,8 +180,8 @@ def max_unpool2d(
 ) -> Tensor:
     """Puts values (N, C, PH, PW) at their taps in a map (N, C, H, W) of `output_size` (H, W); zero everywhere else.
 
-    Where several taps name one pixel, the last in row-major order of the pooled map stays. A tap that names no pixel
-    places nothing.
+    Where several taps refer to the same pixel, the last in row-major order of the pooled map stays. A tap that refers
+    to no pixel places nothing.
 
     Source: torch.nn.functional.max_unpool2d, eager CPU, and Noh et al. 2015, figure 3.
     """
@@ -200,7 +200,7 @@ def max_unpool2d_backward(
 ) -> Tensor:
     """Gradient (N, C, PH, PW) of the values that `max_unpool2d` placed, from that of its output (N, C, H, W).
 
-    Only the element that stayed in a pixel gets its gradient; stock gives it to every element that named the pixel,
+    Only the element that stayed in a pixel gets its gradient; stock gives it to every element that refers to the pixel,
     which is not the derivative (https://github.com/pytorch/pytorch/issues/80827).
     """
     return max_unpool2d_indices_backward(
@@ -218,7 +218,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Size2 = 1,
 ) -> Tensor:
-    """Transposed convolution of (N, C, H, W): every tap adds the input, times its weight, where it reaches."""
+    """Transposed convolution of (N, C, H, W): every tap adds the input times its weight to the pixel it reaches."""
     s, p, more, d = map(_pair, (stride, padding, output_padding, dilation))
     samples, _, height, width = input.shape
     kernel = weight.shape[-2:]

@@ -141,7 +141,7 @@ def _costs(networks: Sequence[NetworkRow]) -> str:
         ["network", "layers", "ms a step", "", "ms an image", "", "kept MB", "switches B", "peak MB", "image MB", ""],
         rows,
         "step: forward, backward and update on a batch of crops. image: a prediction of one whole image.",
-        "Medians, turn about; the factor is times as fast as stock in the format in which it is faster.",
+        "Medians, measured in turn; the factor is the speedup over stock in its faster format.",
         "kept: by autograd for a step, parameters not counted. switches: of all pools, one image; stock's are int64.",
         "peak, image: what a step, and a prediction, adds at most to the memory of a process of its own.",
         left=2,
