@@ -68,14 +68,18 @@ STABLE_TORCH_LIBRARY(segext, library) {
       "int[2] stride, SymInt[2] origin, int[2] dilation, bool channels_last, bool return_scores) "
       "-> (Tensor labels, Tensor scores)");
   // The cross-entropy of such scores, of each pixel or, with `reduce`, their sum, and the weight of the pixels that
-  // count: both float32, or float64 for float64. Its gradients; those not needed are empty.
+  // count: both float32, or float64 for float64. Of each pixel, what its backward needs: two numbers of that type, from
+  // which scores that are made again become a softmax, and the label, uint8 up to 255 classes, else int32, -1 where the
+  // pixel does not count. Both are empty unless they are asked for, as autograd does by itself. Its gradients; those
+  // not needed are empty.
   library.def(
       "depthwise_conv_transpose2d_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
       "Tensor? class_weight, int[2] stride, SymInt[2] origin, int[2] dilation, SymInt ignore_index, "
-      "float label_smoothing, bool channels_last, bool reduce) -> (Tensor loss, Tensor total_weight)");
+      "float label_smoothing, bool channels_last, bool reduce, bool return_normalizers) "
+      "-> (Tensor loss, Tensor total_weight, Tensor normalizers, Tensor labels)");
   library.def(
       "depthwise_conv_transpose2d_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor weight, Tensor? bias, "
-      "Tensor target, Tensor? class_weight, int[2] stride, SymInt[2] origin, int[2] dilation, SymInt ignore_index, "
+      "Tensor? class_weight, Tensor normalizers, Tensor labels, int[2] stride, SymInt[2] origin, int[2] dilation, "
       "float label_smoothing, bool channels_last, bool needs_input, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 

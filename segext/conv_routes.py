@@ -117,8 +117,9 @@ class Depthwise(_Route):
         if target.is_cuda and can_check(target):
             check = criterion.check_of(target, weight.shape[0] * weight.shape[1])
         try:
-            loss, total_weight = ops.depthwise_conv_transpose2d_cross_entropy(
-                input, weight, bias, target, class_weight, *window, *options
+            # Without what gradients need, which autograd asks for by itself.
+            loss, total_weight, *_ = ops.depthwise_conv_transpose2d_cross_entropy(
+                input, weight, bias, target, class_weight, *window, *options, False
             )
         except RuntimeError as error:
             invalid = re.search(r"Target -?\d+ is out of bounds\.", str(error))

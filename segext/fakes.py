@@ -203,39 +203,49 @@ def _fake_depthwise_argmax(input, weight, bias, output_size, *rest):
     return input.new_empty(size, dtype=torch.uint8), input.new_empty(size if return_scores else (0,))
 
 
-def _check_cross_entropy(input, weight, bias, target, class_weight) -> torch.dtype:
-    """The type that losses are summed in."""
-    channels = _fake_depthwise(input, weight, bias, target.shape[-2:], False).shape[1]
-    _check_device("target", target, input)
+def _check_cross_entropy(input, weight, bias, name, pixels, class_weight) -> tuple[torch.dtype, torch.dtype]:
+    """The types that losses are summed in and that labels have. ``pixels``: the target or, by ``name``, its labels."""
+    channels = _fake_depthwise(input, weight, bias, pixels.shape[-2:], False).shape[1]
+    label_dtype = torch.uint8 if channels <= 255 else torch.int32
+    expected = label_dtype if name == "labels" else torch.int64
+    _check_device(name, pixels, input)
     torch._check(
-        target.dtype == torch.int64 and target.dim() == 3 and target.shape[0] == input.shape[0],
-        lambda: f"target should be int64 of size (N, height, width), but is {target.dtype} of {list(target.shape)}",
-    )
-    dtype = torch.promote_types(input.dtype, torch.float32)
-    torch._check(
-        class_weight is None or (class_weight.dtype == dtype and tuple(class_weight.shape) == (channels,)),
+        pixels.dtype == expected and pixels.dim() == 3 and pixels.shape[0] == input.shape[0],
         lambda: (
-            f"class_weight should be {dtype} of size [{channels}], but is {class_weight.dtype} of "
-            f"{list(class_weight.shape)}"
+            f"{name} should be {expected} of size (N, height, width), but is {pixels.dtype} of {list(pixels.shape)}"
         ),
     )
-    return dtype
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    if class_weight is not None:
+        _check_tensor("class_weight", class_weight, dtype, (channels,))
+    return dtype, label_dtype
+
+
+def _check_tensor(name, tensor, dtype, shape) -> None:
+    torch._check(
+        tensor.dtype == dtype and tuple(tensor.shape) == tuple(shape),
+        lambda: f"{name} should be {dtype} of size {list(shape)}, but is {tensor.dtype} of {list(tensor.shape)}",
+    )
 
 
 def _fake_cross_entropy(input, weight, bias, target, class_weight, *rest):
-    *_criterion, reduce = rest
-    dtype = _check_cross_entropy(input, weight, bias, target, class_weight)
+    *_criterion, reduce, return_normalizers = rest
+    dtype, label_dtype = _check_cross_entropy(input, weight, bias, "target", target, class_weight)
     loss = torch.empty(() if reduce else target.shape, dtype=dtype, device=input.device)
-    return loss, input.new_empty((), dtype=dtype)
+    sizes = ((*target.shape, 2), target.shape) if return_normalizers else ((0,), (0,))
+    kept = (input.new_empty(size, dtype=t) for size, t in zip(sizes, (dtype, label_dtype), strict=True))
+    return loss, input.new_empty((), dtype=dtype), *kept
 
 
-def _fake_cross_entropy_backward(grad_loss, input, weight, bias, target, class_weight, *rest):
+def _fake_cross_entropy_backward(grad_loss, input, weight, bias, class_weight, normalizers, labels, *rest):
     *_criterion, channels_last, needs_input, needs_weight, needs_bias = rest
-    dtype = _check_cross_entropy(input, weight, bias, target, class_weight)
+    dtype, _ = _check_cross_entropy(input, weight, bias, "labels", labels, class_weight)
+    _check_device("normalizers", normalizers, input)
+    _check_tensor("normalizers", normalizers, dtype, (*labels.shape, 2))
     torch._check(
-        grad_loss.dtype == dtype and (grad_loss.dim() == 0 or grad_loss.shape == target.shape),
+        grad_loss.dtype == dtype and (grad_loss.dim() == 0 or grad_loss.shape == labels.shape),
         lambda: (
-            f"grad_loss should be {dtype}, one value or of size {list(target.shape)}, but is {grad_loss.dtype} of "
+            f"grad_loss should be {dtype}, one value or of size {list(labels.shape)}, but is {grad_loss.dtype} of "
             f"{list(grad_loss.shape)}"
         ),
     )

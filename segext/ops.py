@@ -442,71 +442,80 @@ def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy of upsampled scores: keeps nothing but its arguments, from which gradients make scores again."""
+    """Cross-entropy of upsampled scores: keeps of each pixel what makes a softmax of scores that gradients make again.
+
+    Gives that as results too, whether the op's were to have it or not.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(input, weight, bias, target, class_weight, static):
         op = _ops.depthwise_conv_transpose2d_cross_entropy.default
+        *rest, _return_normalizers = static.values
         with torch._C._AutoDispatchBelowAutograd():
-            return op(input, weight, bias, target, class_weight, *static.values)
+            return op(input, weight, bias, target, class_weight, *rest, True)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, static = inputs
-        _loss, total_weight = output
-        ctx.mark_non_differentiable(total_weight)
+        input, weight, bias, _target, class_weight, static = inputs
+        _loss, *others = output
+        ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        *ctx.static, ctx.reduce = static.values
+        _total_weight, normalizers, labels = others
+        saved = (input, weight, bias, class_weight, normalizers, labels)
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+        *ctx.window, _ignore_index, ctx.label_smoothing, ctx.channels_last, ctx.reduce, _ = static.values
 
     @staticmethod
-    def backward(ctx, grad_loss, _grad_total_weight):
+    def backward(ctx, grad_loss, *_):
         if grad_loss is None:
             return (None,) * 6
         needs = ctx.needs_input_grad[:3]
         gradients = depthwise_conv_transpose2d_cross_entropy_backward(
-            grad_loss, *ctx.saved_tensors, *ctx.static, *needs
+            grad_loss, *ctx.saved_tensors, *ctx.window, ctx.label_smoothing, ctx.channels_last, *needs
         )
         return *(x if needed else None for x, needed in zip(gradients, needs, strict=True)), None, None, None
 
     @staticmethod
     def jvp(ctx, input_tangent, weight_tangent, bias_tangent, *_):
-        input, weight, bias, target, class_weight = ctx.saved_tensors
-        *window, ignore_index, label_smoothing, channels_last = ctx.static
-        upsampling = (target.shape[-2:], *window, (0, 0), channels_last)
+        input, weight, bias, class_weight, _normalizers, labels = ctx.saved_tensors
+        upsampling = (labels.shape[-2:], *ctx.window, (0, 0), ctx.channels_last)
         scores = depthwise_conv_transpose2d(input, weight, bias, None, *upsampling)
         tangent = _upsampling_tangent(input, weight, input_tangent, weight_tangent, bias_tangent, None, upsampling)
-        by_score = _score_gradient(scores, target, class_weight, ignore_index, label_smoothing)
+        by_score = _score_gradient(scores, labels, class_weight, ctx.label_smoothing)
         loss = (by_score * tangent).sum(1)
-        return loss.sum() if ctx.reduce else loss, None
+        return loss.sum() if ctx.reduce else loss, None, None, None
 
 
 class _CrossEntropyBackward(torch.autograd.Function):
-    """Gradients of :class:`_CrossEntropy`. Those of higher order come from a composition that does hold the scores."""
+    """Gradients of :class:`_CrossEntropy`. Those of higher order come from a composition that does hold the scores.
+
+    They are the whole ones, through the normalizers too, which are taken to be the loss's of these scores.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad_loss, input, weight, bias, target, class_weight, static):
+    def forward(grad_loss, input, weight, bias, class_weight, normalizers, labels, static):
         op = _ops.depthwise_conv_transpose2d_cross_entropy_backward.default
         with torch._C._AutoDispatchBelowAutograd():
-            return op(grad_loss, input, weight, bias, target, class_weight, *static.values)
+            return op(grad_loss, input, weight, bias, class_weight, normalizers, labels, *static.values)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, static = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        grad_loss, input, weight, bias, class_weight, _normalizers, labels, static = inputs
+        saved = (grad_loss, input, weight, bias, class_weight, labels)
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
         ctx.static = static.values
 
     @staticmethod
     def backward(ctx, *cotangents):
         _, pull_back = torch.func.vjp(*_CrossEntropyBackward._composition(ctx))
         gradients = (*pull_back(cotangents), None)[:4]  # there may be no bias
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -520,13 +529,13 @@ class _CrossEntropyBackward(torch.autograd.Function):
     @staticmethod
     def _composition(ctx):
         """The gradients as a differentiable function of what they depend on, and its arguments."""
-        *primals, target, class_weight = ctx.saved_tensors
-        *window, ignore_index, label_smoothing, channels_last, needs_input, needs_weight, needs_bias = ctx.static
+        *primals, class_weight, labels = ctx.saved_tensors
+        *window, label_smoothing, channels_last, needs_input, needs_weight, needs_bias = ctx.static
 
         def gradients(grad_loss, input, weight, bias=None):
-            upsampling = (target.shape[-2:], *window, (0, 0), channels_last)
+            upsampling = (labels.shape[-2:], *window, (0, 0), channels_last)
             scores = depthwise_conv_transpose2d(input, weight, bias, None, *upsampling)
-            by_score = _score_gradient(scores, target, class_weight, ignore_index, label_smoothing)
+            by_score = _score_gradient(scores, labels, class_weight, label_smoothing)
             grad_scores = (grad_loss if grad_loss.dim() == 0 else grad_loss.unsqueeze(1)) * by_score
             needs = (needs_input, needs_weight, needs_bias)
             found = _upsampling_gradients(grad_scores.to(input.dtype), input, weight, *window, needs)
@@ -535,15 +544,15 @@ class _CrossEntropyBackward(torch.autograd.Function):
         return gradients, *(x for x in primals if x is not None)
 
 
-def _score_gradient(scores, target, class_weight, ignore_index, label_smoothing) -> Tensor:
+def _score_gradient(scores, labels, class_weight, label_smoothing) -> Tensor:
     """The derivative of each pixel's cross-entropy by its scores (N, K, H, W), differentiable."""
     probability = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)
     classes = probability.shape[1]
     if class_weight is None:
         class_weight = probability.new_ones(classes)
-    counts = (target != ignore_index).unsqueeze(1)
-    labels = target.unsqueeze(1).where(counts, 0)
-    is_target = labels == torch.arange(classes, device=target.device).view(-1, 1, 1)
+    labels = labels.unsqueeze(1)
+    counts = (labels >= 0) & (labels < classes)
+    is_target = labels == torch.arange(classes, device=labels.device).view(-1, 1, 1)
     each = class_weight.view(-1, 1, 1) * (max(label_smoothing, 0) / classes)
     shares = (is_target * class_weight.view(-1, 1, 1) * (1 - max(label_smoothing, 0)) + each) * counts
     return probability * shares.sum(1, keepdim=True) - shares
@@ -576,7 +585,7 @@ depthwise_conv_transpose2d_cross_entropy = _differentiable(
 depthwise_conv_transpose2d_cross_entropy_backward = _differentiable(
     _ops.depthwise_conv_transpose2d_cross_entropy_backward.default,
     _CrossEntropyBackward,
-    lambda *args: (*args[:6], _Static(*args[6:])),
+    lambda *args: (*args[:7], _Static(*args[7:])),
     is_linear=False,
 )
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as stock
+import torch.utils.checkpoint
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, LAYOUTS, channels_last, contiguous, hard_values, name, normal, threads
@@ -199,10 +200,10 @@ def test_unbatched():
 def test_gradients_of_a_target_without_pixels():
     """Of the op itself: the functions refuse such a crop."""
     input, weight = normal((2, 3, 4, 5)), normal((3, 1, 4, 4), seed=1)
-    target = torch.zeros((2, 0, 5), dtype=torch.int64)
-    options = (None, (2, 2), (1, 1), (1, 1), -100, 0.0, False, True, True, False)
+    of_pixels = (None, torch.zeros((2, 0, 5, 2)), torch.zeros((2, 0, 5), dtype=torch.uint8))
+    options = ((2, 2), (1, 1), (1, 1), 0.0, False, True, True, False)
     backward = torch.ops.segext.depthwise_conv_transpose2d_cross_entropy_backward
-    grads = backward(torch.ones(()), input, weight, None, target, *options)
+    grads = backward(torch.ones(()), input, weight, None, *of_pixels, *options)
     for grad, of in zip(grads, (input, weight), strict=False):
         torch.testing.assert_close(grad, torch.zeros_like(of))
 
@@ -584,6 +585,10 @@ def test_what_else_stock_takes(target, options):
         ({"class_weight": torch.ones(4)}, "class_weight should be"),
         ({"weight": torch.ones(4, 1, 4, 4)}, "weight"),
         ({"bias": torch.ones(5).double()}, "bias"),
+        ({"labels": torch.zeros(2, 6, 7, dtype=torch.int32)}, "labels should be"),
+        ({"labels": torch.zeros(3, 6, 7, dtype=torch.uint8)}, "labels"),
+        ({"normalizers": torch.ones(2, 6, 7)}, "normalizers should be"),
+        ({"normalizers": torch.ones(2, 6, 7, 2).double()}, "normalizers should be"),
         ({"grad_loss": torch.ones(2, 6, 6)}, "grad_loss should be"),
         ({"grad_loss": torch.ones(()).double()}, "grad_loss should be"),
     ],
@@ -598,16 +603,26 @@ def test_the_ops_turn_away_what_does_not_fit(where, change, message):
         "bias": torch.ones(5),
         "target": torch.zeros(2, 6, 7, dtype=torch.int64),
         "class_weight": torch.ones(5),
+        "normalizers": torch.ones(2, 6, 7, 2),
+        "labels": torch.zeros(2, 6, 7, dtype=torch.uint8),
     }
-    window = ((2, 2), (1, 1), (1, 1), 255, 0.0, False)
+    window = ((2, 2), (1, 1), (1, 1))
     grad_loss, tensors = change.get("grad_loss", torch.ones(())).to(where), tensors | change
-    arguments = [tensors[name].to(where) for name in ("input", "weight", "bias", "target", "class_weight")]
+    operands, criterion, kept = (
+        [tensors[name].to(where) for name in names]
+        for names in (("input", "weight", "bias"), ("target", "class_weight"), ("normalizers", "labels"))
+    )
     registered = torch.ops.segext
-    with pytest.raises(RuntimeError, match=message):
-        registered.depthwise_conv_transpose2d_cross_entropy_backward(grad_loss, *arguments, *window, True, True, True)
-    if "grad_loss" not in change:
+    if "target" not in change:
         with pytest.raises(RuntimeError, match=message):
-            registered.depthwise_conv_transpose2d_cross_entropy(*arguments, *window, True)
+            registered.depthwise_conv_transpose2d_cross_entropy_backward(
+                grad_loss, *operands, criterion[1], *kept, *window, 0.0, False, True, True, True
+            )
+    if change.keys().isdisjoint(("grad_loss", "normalizers", "labels")):
+        with pytest.raises(RuntimeError, match=message):
+            registered.depthwise_conv_transpose2d_cross_entropy(
+                *operands, *criterion, *window, 255, 0.0, False, True, True
+            )
 
 
 @pytest.mark.parametrize("groups", [5, 1])
@@ -651,6 +666,71 @@ def test_derivatives(reduction, smoothing, weighted, layout):
     assert torch.autograd.gradgradcheck(function, leaves, check_fwd_over_rev=True)
 
 
+@pytest.mark.parametrize("classes", [254, 255, 256, 257])
+@pytest.mark.parametrize("ignored", [255, -100, 0])
+def test_labels_of_many_classes(classes, ignored):
+    """They are kept in bytes, of which one says that a pixel does not count, for as long as they fit."""
+    window = (2, 1, 0, classes)
+    x, weight, bias, target, class_weight = problem(classes, 1, (3, 4), 4, *window, samples=1, crop=(0, 0), less=0)
+    target.view(-1)[: 2 * classes : 2] = torch.arange(classes)[: target.numel() // 2]
+    target = torch.cat((target, torch.arange(classes).repeat(2)[: target.numel()].flip(0).view(target.shape)))
+    target = torch.cat((target, torch.full_like(target, classes - 1)[:1]))
+    target[target == IGNORED] = ignored if classes <= IGNORED else IGNORED
+    target[:, 0, :3] = ignored
+    x = torch.cat((x, x.sin(), x.cos()))
+    for options in ({"reduction": "none", "label_smoothing": 0.1}, {"reduction": "sum", "class_weight": class_weight}):
+        check(x, weight, bias, target, window, 1e-12, ignore_index=ignored, **options)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_what_is_kept_serves_every_backward_pass(reduction, layout):
+    """It knows nothing of the loss's gradient, and hooks may pack it."""
+    window = (2, 1, 0, 5)
+    x, weight, bias, target, class_weight = problem(5, 1, (6, 7), 4, *window)
+    leaves = [leaf.requires_grad_() for leaf in (layout(x), weight, bias)]
+    options = {"crop": (1, 2), "ignore_index": IGNORED, "class_weight": class_weight, "reduction": reduction}
+    expected = composition(leaves[0], weight, target, bias, *window, **options)
+    with torch.autograd.graph.save_on_cpu():
+        hooked = own.conv_transpose2d_cross_entropy(leaves[0], weight, target, bias, *window, **options)
+    for loss in (hooked, own.conv_transpose2d_cross_entropy(leaves[0], weight, target, bias, *window, **options)):
+        for seed in range(3):
+            grad = normal(expected.shape, torch.float64, seed=seed)
+            both = [torch.autograd.grad(of, leaves, grad, retain_graph=True) for of in (loss, expected)]
+            for actual, e in zip(*both, strict=True):
+                torch.testing.assert_close(actual, e)
+    checkpointed = torch.utils.checkpoint.checkpoint(
+        lambda x: own.conv_transpose2d_cross_entropy(x, weight, target, bias, *window, **options),
+        leaves[0],
+        use_reentrant=False,
+    )
+    ones = torch.ones_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(checkpointed, leaves, ones), torch.autograd.grad(expected, leaves, ones)
+    )
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e8, 1e30])
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_scores_are_made_again_to_the_bit(window, scale):
+    """Else those beside a large one would not be far below it, but anywhere: gradients would be no probabilities."""
+    kernel, stride, padding, output_padding, dilation = window
+    window = (stride, padding, output_padding, 5, dilation)
+    size = (2, 2) if kernel == 64 else (5, 7)
+    x, weight, bias, target, _ = problem(5, 1, size, kernel, *window, dtype=torch.float32)
+    x, bias = (x * scale).requires_grad_(), bias * scale
+    for layout in FORMATS:
+        leaf = layout(x)
+        loss = own.conv_transpose2d_cross_entropy(
+            leaf, weight, target, bias, *window, crop=(1, 2), ignore_index=IGNORED, reduction="sum"
+        )
+        (grad,) = torch.autograd.grad(loss, leaf)
+        # No pixel's gradient by a score is above one, and a pixel of input feeds no more than a kernel's.
+        most = weight.abs().sum((1, 2, 3)).view(-1, 1, 1)
+        assert (grad.abs() <= most * (1 + 1e-5)).all()
+        assert grad.count_nonzero() > 0
+
+
 def test_any_leaf_may_need_no_gradient():
     calls, leaves, _ = small()
     function, _ = calls()
@@ -673,6 +753,24 @@ def test_transforms():
         lambda f: lambda x, w, b: torch.vmap(f, (None, 0, None))(x, torch.stack((w, w.sin(), w.cos())), b),
     ):
         torch.testing.assert_close(transform(ours)(*leaves), transform(theirs)(*leaves))
+
+
+@pytest.mark.parametrize("return_normalizers", [False, True])
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_the_op_itself(differentiated, return_normalizers):
+    """Autograd asks for what it keeps, whether the caller does or not."""
+    x, weight, bias, target, class_weight = problem(5, 1, (4, 5), 4, 2, 0, 0, 5)
+    x.requires_grad_(differentiated)
+    options = ((2, 2), (1, 2), (1, 1), IGNORED, 0.1, False, True, return_normalizers)
+    arguments = (x, weight, bias, target, class_weight, *options)
+    op = torch.ops.segext.depthwise_conv_transpose2d_cross_entropy.default
+    torch.library.opcheck(op, arguments)
+    *_, normalizers, labels = op(*arguments)
+    assert not (normalizers.requires_grad or labels.requires_grad)
+    kept = differentiated or return_normalizers
+    assert [tuple(t.shape) for t in (normalizers, labels)] == (
+        [(*target.shape, 2), tuple(target.shape)] if kept else [(0,), (0,)]
+    )
 
 
 def test_third_derivative():
@@ -803,16 +901,55 @@ def test_torch_fx_does_not_lose_the_crop():
 # ---- Memory --------------------------------------------------------------------------------------------------------
 
 
-def test_autograd_keeps_nothing_but_the_arguments():
-    x, weight, bias, target, class_weight = problem(5, 1, (20, 20), 16, 8, 0, 0, 5, dtype=torch.float32)
-    x.requires_grad_()
+@pytest.mark.parametrize(("dtype", "normalizer"), [(torch.float32, 8), (torch.bfloat16, 8), (torch.float64, 16)])
+@pytest.mark.parametrize(("classes", "label"), [(5, 1), (255, 1), (256, 4)])
+def test_autograd_keeps_a_normalizer_and_a_label_of_each_pixel(classes, label, dtype, normalizer):
+    """Beside its arguments, if there will be a gradient."""
+    x, weight, bias, target, class_weight = problem(classes, 1, (5, 6), 16, 8, 0, 0, classes, dtype=dtype, samples=1)
+    class_weight = class_weight.to(torch.promote_types(dtype, torch.float32)) if dtype.itemsize > 2 else None
 
     def loss():
         return own.conv_transpose2d_cross_entropy(
-            x, weight, target, bias, 8, groups=5, class_weight=class_weight, ignore_index=IGNORED, reduction="sum"
+            x, weight, target, bias, 8, groups=classes, class_weight=class_weight, ignore_index=IGNORED, reduction="sum"
         )
 
-    assert saved_bytes(loss, (x, weight, bias, target, class_weight)) == 0
+    given = [tensor for tensor in (x, weight, bias, target, class_weight) if tensor is not None]
+    assert saved_bytes(loss, given) == 0
+    x.requires_grad_()
+    assert saved_bytes(loss, given) == target.numel() * (normalizer + label)
+    with torch.no_grad():
+        assert saved_bytes(loss, given) == 0
+
+
+class Results(TorchDispatchMode):
+    """The bytes of what the loss's op gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.nbytes = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        results = function(*arguments, **(keywords or {}))
+        if function is torch.ops.segext.depthwise_conv_transpose2d_cross_entropy.default:
+            self.nbytes.append(sum(x.nbytes for x in results))
+        return results
+
+
+def test_without_a_gradient_nothing_is_made_for_it():
+    x, weight, bias, target, _ = problem(5, 1, (6, 7), 4, 2, 0, 0, 5, dtype=torch.float32)
+    options = {"stride": 2, "groups": 5, "ignore_index": IGNORED}
+    leaf = x.clone().requires_grad_()
+    exported = torch.export.export(Head(), (leaf, target)).module()
+    with Results() as results:
+        for call in (
+            lambda: own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options),
+            lambda: own.conv_transpose2d_cross_entropy(leaf, weight, target, bias, **options),
+            lambda: exported(leaf, target),
+        ):
+            with torch.no_grad():
+                call()
+        own.conv_transpose2d_cross_entropy(x, weight, target, bias, **options)
+    assert results.nbytes == [8] * 4
 
 
 class Largest(TorchDispatchMode):
@@ -841,7 +978,7 @@ def test_nothing_is_as_large_as_the_scores(layout, reduction):
             x, weight, target, None, 8, groups=21, crop=(1, 2), ignore_index=IGNORED, reduction=reduction
         )
         loss.sum().backward()
-    assert largest.elements <= target.numel() < 2 * 21 * 9 * 9 * 16
+    assert largest.elements <= 2 * target.numel() < 21 * 9 * 9 * 16
     ran = {
         "segext::depthwise_conv_transpose2d_cross_entropy",
         "segext::depthwise_conv_transpose2d_cross_entropy_backward",

@@ -66,11 +66,11 @@ SCRATCH = {
     "max_unpool2d_indices_backward": 4 * PIXELS,
     "unpool_conv2d": 4 * 9 * 16 * 64,
 }
-# Sums that come in parts, and two numbers for each pixel: how many tensors, of fewer bytes than the scores.
+# Sums that come in parts: how many tensors, of fewer bytes than the scores.
 WITH_PARTS = {
     "depthwise_conv_transpose2d_backward": 2,
     "depthwise_conv_transpose2d_cross_entropy": 1,
-    "depthwise_conv_transpose2d_cross_entropy_backward": 3,
+    "depthwise_conv_transpose2d_cross_entropy_backward": 2,
 }
 
 
@@ -95,6 +95,10 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
     target = torch.randint(-1, channels, (SHAPE[0], 39, 44), generator=torch.Generator().manual_seed(3)).to(device)
     losses = (target, torch.rand(channels, generator=torch.Generator().manual_seed(4)).to(device, sums))
     criterion = (*upsampling[1:], -1, 0.1, last)
+    *_, normalizers, labels = ops.depthwise_conv_transpose2d_cross_entropy(
+        map, weight, bias, *losses, *criterion, True, True
+    )
+    of_pixels = (losses[1], normalizers, labels, *upsampling[1:], 0.1, last)
 
     def pool_backward_into(grad):
         ops.max_pool2d_backward_out(grad, codes, relu_output, size, *window, last, out)
@@ -150,12 +154,12 @@ def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
         ),
         "depthwise_conv_transpose2d_cross_entropy": (
             map,
-            lambda x: ops.depthwise_conv_transpose2d_cross_entropy(x, weight, bias, *losses, *criterion, True),
+            lambda x: ops.depthwise_conv_transpose2d_cross_entropy(x, weight, bias, *losses, *criterion, True, True),
         ),
         "depthwise_conv_transpose2d_cross_entropy_backward": (
             normal(target.shape, sums, seed=5).to(device),
             lambda grad: ops.depthwise_conv_transpose2d_cross_entropy_backward(
-                grad, map, weight, bias, *losses, *criterion, True, True, True
+                grad, map, weight, bias, *of_pixels, True, True, True
             ),
         ),
         # Of 2x2 windows, whatever the pool.

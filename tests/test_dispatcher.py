@@ -60,15 +60,18 @@ def upsampling_arguments(input, last):
     sums = torch.promote_types(input.dtype, torch.float32)
     class_weight = torch.rand(10, dtype=sums, generator=torch.Generator().manual_seed(0)).to(input.device)
     grad_loss = normal((2, 9, 11), sums).to(input.device).requires_grad_()
-    loss = (input, weight, bias, target, class_weight, *window[1:], 255, 0.1, last)
+    loss = (target, class_weight, *window[1:], 255, 0.1, last, False, True)
+    parameters = (input, weight, bias)
+    *_, normalizers, labels = ops.depthwise_conv_transpose2d_cross_entropy(*(x.detach() for x in parameters), *loss)
+    of_pixels = (class_weight, normalizers, labels, *window[1:], 0.1, last)
     grad, needs = normal((2, 10, 9, 11), input.dtype).to(input.device), (True, True, True)
     return {
         "dense_conv_transpose2d": (input, weight, bias[:2], (14, 18), (2, 2), (1, 1), (1, 1), last),
         "depthwise_conv_transpose2d": (input, weight, bias, addend, *window, (2, 1), last),
         "depthwise_conv_transpose2d_backward": (grad, input.detach(), weight.detach(), *window[1:], last, *needs),
         "depthwise_conv_transpose2d_argmax": (input.detach(), weight.detach(), bias.detach(), *window, last, True),
-        "depthwise_conv_transpose2d_cross_entropy": (*loss, False),
-        "depthwise_conv_transpose2d_cross_entropy_backward": (grad_loss, *loss, *needs),
+        "depthwise_conv_transpose2d_cross_entropy": (*parameters, *loss),
+        "depthwise_conv_transpose2d_cross_entropy_backward": (grad_loss, *parameters, *of_pixels, *needs),
     }
 
 

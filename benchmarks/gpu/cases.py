@@ -216,11 +216,14 @@ def upsampling_results(case: UpsamplingCase, device: torch.device | str) -> Iter
     target = torch.randint(-1, outputs, (samples, *size), generator=generator).to(device)
     for reduce, smoothing in ((False, 0.1), (True, 0.0)):
         criterion = (target, None, *window[1:], -1, smoothing, last)
-        loss, total_weight = ops.depthwise_conv_transpose2d_cross_entropy(x, weight, bias, *criterion, reduce)
+        loss, total_weight, normalizers, labels = ops.depthwise_conv_transpose2d_cross_entropy(
+            x, weight, bias, *criterion, reduce, True
+        )
         yield f"{ROUNDED} of {'all' if reduce else 'each'}", loss
         yield "weight of all", total_weight
+        yield "labels of all", labels
         gradients = ops.depthwise_conv_transpose2d_cross_entropy_backward(
-            torch.ones_like(loss), x, weight, bias, *criterion, True, True, True
+            torch.ones_like(loss), x, weight, bias, None, normalizers, labels, *window[1:], smoothing, last, *[True] * 3
         )
         for name, gradient in zip(("input", "weight", "bias"), gradients, strict=True):
             yield f"{ROUNDED}, gradient of {name}", gradient

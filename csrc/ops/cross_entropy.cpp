@@ -9,43 +9,43 @@
 namespace segext::ops {
 namespace {
 
-// A call checked, its tensors dense.
+// A call checked, its tensors dense. `pixels`: the target, or the labels that stand for it.
 struct Call {
   Upsampling geometry;
   Operands operands;
-  Tensor target;
+  Tensor pixels;
   std::optional<Tensor> class_weight;
-  int64_t ignore_index;
   double label_smoothing;
 
   DepthwiseConvTranspose2dParams scores(const char* op) const { return operands.params(op, geometry); }
   CrossEntropy criterion() const {
-    return {static_cast<const int64_t*>(target.const_data_ptr()),
-            class_weight.has_value() ? class_weight->const_data_ptr() : nullptr, ignore_index, label_smoothing};
+    return {class_weight.has_value() ? class_weight->const_data_ptr() : nullptr, label_smoothing};
   }
 };
 
+// A tensor of one of the kinds that kernels read: of this type and size, on the input's device.
+void check_tensor(const char* op, const char* name, const Tensor& tensor, ScalarType type, const Ints& sizes,
+                  const Tensor& input) {
+  check_device(op, name, tensor, "input", input);
+  SEGEXT_CHECK(tensor.scalar_type() == type && sizes_of(tensor) == sizes, op, ": ", name, " should be ",
+               torch::headeronly::toString(type), " of size ", text(sizes), ", but is ",
+               torch::headeronly::toString(tensor.scalar_type()), " of ", text(sizes_of(tensor)));
+}
+
 Call make_call(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-               const Tensor& target, const std::optional<Tensor>& class_weight, const Ints& stride, const Ints& origin,
-               const Ints& dilation, int64_t ignore_index, double label_smoothing, bool channels_last) {
-  check_device(op, "target", target, "input", input);
-  SEGEXT_CHECK(target.scalar_type() == ScalarType::Long, op, ": target should be int64, but is ",
-               torch::headeronly::toString(target.scalar_type()));
-  SEGEXT_CHECK(target.dim() == 3 && input.dim() == 4 && target.size(0) == input.size(0), op, ": target of size ",
-               text(sizes_of(target)), " does not fit input of size ", text(sizes_of(input)));
+               const char* name, const Tensor& pixels, const std::optional<Tensor>& class_weight, const Ints& stride,
+               const Ints& origin, const Ints& dilation, double label_smoothing, bool channels_last) {
+  check_device(op, name, pixels, "input", input);
+  SEGEXT_CHECK(pixels.dim() == 3 && input.dim() == 4 && pixels.size(0) == input.size(0), op, ": ", name, " of size ",
+               text(sizes_of(pixels)), " does not fit input of size ", text(sizes_of(input)));
   const Upsampling geometry =
-      make_upsampling(op, input, weight, bias, spatial_size(target), stride, origin, dilation, channels_last);
+      make_upsampling(op, input, weight, bias, spatial_size(pixels), stride, origin, dilation, channels_last);
   if (class_weight.has_value()) {
-    check_device(op, "class_weight", *class_weight, "input", input);
-    SEGEXT_CHECK(class_weight->scalar_type() == sum_type(input) && sizes_of(*class_weight) == Ints{geometry.channels},
-                 op, ": class_weight should be ", torch::headeronly::toString(sum_type(input)), " of size ",
-                 text({geometry.channels}), ", but is ", torch::headeronly::toString(class_weight->scalar_type()),
-                 " of ", text(sizes_of(*class_weight)));
+    check_tensor(op, "class_weight", *class_weight, sum_type(input), {geometry.channels}, input);
   }
   SEGEXT_CHECK(label_smoothing <= 1, op, ": label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
-  Call call{
-      geometry,       Operands(input, weight, bias, channels_last), dense(target, false), std::nullopt, ignore_index,
-      label_smoothing};
+  Call call{geometry, Operands(input, weight, bias, channels_last), dense(pixels, false), std::nullopt,
+            label_smoothing};
   if (class_weight.has_value()) call.class_weight = dense(*class_weight, false);
   return call;
 }
@@ -59,17 +59,40 @@ int64_t cuda_parts(const Upsampling& geometry, ElementType type) {
 int64_t cuda_parts(const Upsampling&, ElementType) { return 0; }
 #endif
 
-// What the op gives: losses, of each pixel or their sum, and the weight of the pixels that count.
-struct Losses {
-  Tensor loss, weight;
-  bool reduce;
+ScalarType label_type(int64_t classes) { return has_byte_labels(classes) ? ScalarType::Byte : ScalarType::Int; }
 
-  Losses(const Tensor& input, const Tensor& target, bool reduce)
+Ints normalizer_sizes(const Tensor& pixels) {
+  Ints sizes = sizes_of(pixels);
+  sizes.push_back(2);
+  return sizes;
+}
+
+// What the op gives: losses, of each pixel or their sum, the weight of the pixels that count, and what gradients need.
+struct Losses {
+  Tensor loss, weight, normalizers, labels;
+  bool reduce, keeps;
+
+  Losses(const Tensor& input, const Tensor& target, int64_t classes, bool reduce, bool keeps)
       : loss(empty(input, reduce ? Ints{} : sizes_of(target), sum_type(input))),
         weight(empty(input, {}, sum_type(input))),
-        reduce(reduce) {}
+        normalizers(empty(input, keeps ? normalizer_sizes(target) : Ints{0}, sum_type(input))),
+        labels(empty(input, keeps ? sizes_of(target) : Ints{0}, label_type(classes))),
+        reduce(reduce),
+        keeps(keeps) {}
 
-  void* of_pixels() const { return reduce ? nullptr : loss.mutable_data_ptr(); }
+  // `rows` or `totals`, which are the CPU's and CUDA's.
+  DepthwiseCrossEntropyParams params(const char* op, const Call& call, int64_t ignore_index, LossRow* rows,
+                                     const LossTotals& totals) const {
+    return {call.scores(op),
+            call.criterion(),
+            static_cast<const int64_t*>(call.pixels.const_data_ptr()),
+            ignore_index,
+            reduce ? nullptr : loss.mutable_data_ptr(),
+            keeps ? normalizers.mutable_data_ptr() : nullptr,
+            keeps ? labels.mutable_data_ptr() : nullptr,
+            rows,
+            totals};
+  }
 
   void fill(double loss_sum, double weight_sum) {
     if (reduce) torch::stable::fill_(loss, loss_sum);
@@ -78,14 +101,14 @@ struct Losses {
 };
 
 // Adds rows up here, where a target that is invalid is an error.
-void run_on_cpu(const char* op, const Call& call, Losses* out) {
+void run_on_cpu(const char* op, const Call& call, int64_t ignore_index, Losses* out) {
   const Upsampling& g = call.geometry;
   std::vector<LossRow> rows(g.samples * g.output_height);
-  const DepthwiseCrossEntropyParams params{call.scores(op), call.criterion(), out->of_pixels(), rows.data(), {}};
-  run(call.target, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
+  const DepthwiseCrossEntropyParams params = out->params(op, call, ignore_index, rows.data(), {});
+  run(call.pixels, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
   double loss = 0, weight = 0;
   for (size_t r = 0; r < rows.size(); ++r) {
-    SEGEXT_CHECK(rows[r].invalid < 0, "Target ", call.criterion().target[r * g.output_width + rows[r].invalid],
+    SEGEXT_CHECK(rows[r].invalid < 0, "Target ", params.target[r * g.output_width + rows[r].invalid],
                  " is out of bounds.");
     loss += rows[r].loss;
     weight += rows[r].weight;
@@ -94,52 +117,56 @@ void run_on_cpu(const char* op, const Call& call, Losses* out) {
 }
 
 // Waits for no values: a target that is invalid counts as ignored.
-void run_on_cuda(const char* op, const Call& call, Losses* out) {
+void run_on_cuda(const char* op, const Call& call, int64_t ignore_index, Losses* out) {
   const int64_t blocks = cuda_parts(call.geometry, floating_element_type(op, call.operands.input));
   const Tensor parts = empty(call.operands.input, {blocks, 2}, ScalarType::Double);
   const LossTotals totals{out->reduce ? out->loss.mutable_data_ptr() : nullptr, out->weight.mutable_data_ptr(),
                           static_cast<double*>(parts.mutable_data_ptr())};
-  const DepthwiseCrossEntropyParams params{call.scores(op), call.criterion(), out->of_pixels(), nullptr, totals};
-  run(call.target, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
+  run(call.pixels, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy),
+      out->params(op, call, ignore_index, nullptr, totals));
 }
 
-std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy(
+std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy(
     const Tensor& input, const Tensor& weight, const std::optional<Tensor> bias, const Tensor& target,
     const std::optional<Tensor> class_weight, const Ints stride, const Ints origin, const Ints dilation,
-    int64_t ignore_index, double label_smoothing, bool channels_last, bool reduce) {
+    int64_t ignore_index, double label_smoothing, bool channels_last, bool reduce, bool return_normalizers) {
   constexpr const char* op = "depthwise_conv_transpose2d_cross_entropy";
-  const Call call = make_call(op, input, weight, bias, target, class_weight, stride, origin, dilation, ignore_index,
+  SEGEXT_CHECK(target.scalar_type() == ScalarType::Long, op, ": target should be int64, but is ",
+               torch::headeronly::toString(target.scalar_type()));
+  const Call call = make_call(op, input, weight, bias, "target", target, class_weight, stride, origin, dilation,
                               label_smoothing, channels_last);
-  Losses losses(input, target, reduce);
+  Losses losses(input, target, call.geometry.channels, reduce, return_normalizers);
   if (target.numel() == 0) {
     losses.fill(0, 0);
   } else if (target.is_cpu()) {
-    run_on_cpu(op, call, &losses);
+    run_on_cpu(op, call, ignore_index, &losses);
   } else {
-    run_on_cuda(op, call, &losses);
+    run_on_cuda(op, call, ignore_index, &losses);
   }
-  return {losses.loss, losses.weight};
+  return {losses.loss, losses.weight, losses.normalizers, losses.labels};
 }
 
 std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_backward(
     const Tensor& grad_loss, const Tensor& input, const Tensor& weight, const std::optional<Tensor> bias,
-    const Tensor& target, const std::optional<Tensor> class_weight, const Ints stride, const Ints origin,
-    const Ints dilation, int64_t ignore_index, double label_smoothing, bool channels_last, bool needs_input,
+    const std::optional<Tensor> class_weight, const Tensor& normalizers, const Tensor& labels, const Ints stride,
+    const Ints origin, const Ints dilation, double label_smoothing, bool channels_last, bool needs_input,
     bool needs_weight, bool needs_bias) {
   constexpr const char* op = "depthwise_conv_transpose2d_cross_entropy_backward";
-  const Call call = make_call(op, input, weight, bias, target, class_weight, stride, origin, dilation, ignore_index,
+  const Call call = make_call(op, input, weight, bias, "labels", labels, class_weight, stride, origin, dilation,
                               label_smoothing, channels_last);
+  const Upsampling& g = call.geometry;
+  check_tensor(op, "labels", labels, label_type(g.channels), sizes_of(labels), input);
+  check_tensor(op, "normalizers", normalizers, sum_type(input), normalizer_sizes(labels), input);
   const bool one_value = grad_loss.dim() == 0;
-  SEGEXT_CHECK(grad_loss.scalar_type() == sum_type(input) && (one_value || sizes_of(grad_loss) == sizes_of(target)), op,
+  SEGEXT_CHECK(grad_loss.scalar_type() == sum_type(input) && (one_value || sizes_of(grad_loss) == sizes_of(labels)), op,
                ": grad_loss should be ", torch::headeronly::toString(sum_type(input)), ", one value or of size ",
-               text(sizes_of(target)), ", but is ", torch::headeronly::toString(grad_loss.scalar_type()), " of ",
+               text(sizes_of(labels)), ", but is ", torch::headeronly::toString(grad_loss.scalar_type()), " of ",
                text(sizes_of(grad_loss)));
   check_device(op, "grad_loss", grad_loss, "input", input);
-  const Upsampling& g = call.geometry;
-  const bool any = target.numel() > 0;
+  const bool any = labels.numel() > 0;
   const GradientParts counts =
-      any ? gradient_parts(target, g, depthwise_cross_entropy_backward_cpu_parts) : GradientParts{0, 0};
-  const Tensor grad = dense(grad_loss, false);
+      any ? gradient_parts(labels, g, depthwise_cross_entropy_backward_cpu_parts) : GradientParts{0, 0};
+  const Tensor grad = dense(grad_loss, false), dense_normalizers = dense(normalizers, false);
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
   const Parts weights(needs_weight, input, sizes_of(weight), counts.weight);
@@ -147,12 +174,16 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
   if (!any) {
     torch::stable::fill_(grad_input, 0);
   } else {
-    const Tensor normalizers = empty(input, {target.is_cpu() ? 0 : 2 * target.numel()}, sum_type(input));
     const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
                                         biases.data()};
-    const DepthwiseCrossEntropyBackwardParams params{call.scores(op), call.criterion(), grad.const_data_ptr(),
-                                                     one_value,       gradients,        normalizers.mutable_data_ptr()};
-    run(target, SEGEXT_KERNEL(DepthwiseCrossEntropyBackwardParams, depthwise_cross_entropy_backward), params);
+    const DepthwiseCrossEntropyBackwardParams params{call.scores(op),
+                                                     call.criterion(),
+                                                     dense_normalizers.const_data_ptr(),
+                                                     call.pixels.const_data_ptr(),
+                                                     grad.const_data_ptr(),
+                                                     one_value,
+                                                     gradients};
+    run(labels, SEGEXT_KERNEL(DepthwiseCrossEntropyBackwardParams, depthwise_cross_entropy_backward), params);
   }
   return {grad_input, weights.total(op), biases.total(op)};
 }

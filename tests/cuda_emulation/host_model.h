@@ -377,15 +377,17 @@ inline void depthwise_argmax(const DepthwiseArgmaxParams& p, uint8_t* labels, vo
 
 // The cross-entropy of one pixel and its derivatives by the scores, by the contract's formula.
 struct PixelLoss {
+  int64_t label = -1;
   double loss = 0, weight = 0;
   std::vector<double> by_score;
 };
 
-inline PixelLoss pixel_loss(const DepthwiseConvTranspose2dParams& scores, const CrossEntropy& criterion, int64_t n,
-                            int64_t y, int64_t x) {
+inline PixelLoss pixel_loss(const DepthwiseCrossEntropyParams& p, int64_t n, int64_t y, int64_t x) {
+  const DepthwiseConvTranspose2dParams& scores = p.scores;
+  const CrossEntropy& criterion = p.criterion;
   const Upsampling& g = scores.geometry;
-  const int64_t t = criterion.target[(n * g.output_height + y) * g.output_width + x];
-  const bool counts = t >= 0 && t < g.channels && t != criterion.ignored;
+  const int64_t t = p.target[(n * g.output_height + y) * g.output_width + x];
+  const bool counts = t >= 0 && t < g.channels && t != p.ignored;
   const ElementType sum_type = scores.type == ElementType::kFloat64 ? ElementType::kFloat64 : ElementType::kFloat32;
   std::vector<double> score(g.channels);
   double largest = -std::numeric_limits<double>::infinity(), sum = 0;
@@ -395,6 +397,7 @@ inline PixelLoss pixel_loss(const DepthwiseConvTranspose2dParams& scores, const 
   }
   for (int64_t c = 0; c < g.channels; ++c) sum += std::exp(score[c] - largest);
   PixelLoss result;
+  if (counts) result.label = t;
   result.by_score.assign(g.channels, 0);
   for (int64_t c = 0; c < g.channels; ++c) {
     const double weight = criterion.class_weight == nullptr ? 1 : load(criterion.class_weight, sum_type, c);
@@ -415,15 +418,16 @@ inline PixelLoss pixel_loss(const DepthwiseConvTranspose2dParams& scores, const 
   return result;
 }
 
-inline void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& p, double* losses, double* loss,
+inline void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& p, double* losses, int64_t* labels, double* loss,
                                     double* weight) {
   const Upsampling& g = p.scores.geometry;
   *loss = *weight = 0;
   for (int64_t n = 0; n < g.samples; ++n) {
     for (int64_t y = 0; y < g.output_height; ++y) {
       for (int64_t x = 0; x < g.output_width; ++x) {
-        const PixelLoss pixel = pixel_loss(p.scores, p.criterion, n, y, x);
+        const PixelLoss pixel = pixel_loss(p, n, y, x);
         *losses++ = pixel.loss;
+        *labels++ = pixel.label;
         *loss += pixel.loss;
         *weight += pixel.weight;
       }
@@ -447,8 +451,9 @@ inline void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBa
   }
 }
 
-// Likewise.
-inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams& p, double* input,
+// Likewise. `loss`: the call whose gradients these are.
+inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyParams& loss,
+                                             const DepthwiseCrossEntropyBackwardParams& p, double* input,
                                              double* weight, double* bias) {
   const Upsampling& g = p.scores.geometry;
   const ElementType type = p.scores.type;
@@ -456,9 +461,9 @@ inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackward
   for (int64_t n = 0; n < g.samples; ++n) {
     for (int64_t y = 0; y < g.output_height; ++y) {
       for (int64_t x = 0; x < g.output_width; ++x) {
-        const PixelLoss pixel = pixel_loss(p.scores, p.criterion, n, y, x);
-        const double grad =
-            load(p.grad_loss, sum_type, p.one_value ? 0 : (n * g.output_height + y) * g.output_width + x);
+        const PixelLoss pixel = pixel_loss(loss, n, y, x);
+        const int64_t at = p.one_value ? 0 : (n * g.output_height + y) * g.output_width + x;
+        const double grad = pixel.label < 0 ? 0 : load(p.grad_loss, sum_type, at);
         for (int64_t c = 0; c < g.channels; ++c) {
           add_gradients(p.scores, n, c, y, x, grad * pixel.by_score[c], input, weight, bias);
         }

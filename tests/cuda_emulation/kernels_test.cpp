@@ -506,7 +506,8 @@ class Tester {
     expect_close(output, expected, type, tolerance, "unpool_conv2d", what);
   }
 
-  // `weighted`: class weights, of which one is zero. `special`: NaN and infinities here and there in the input.
+  // `weighted`: class weights, of which one is zero. `special`: NaN and infinities here and there in the input, or an
+  // infinite gradient of pixels none of which counts. What gradients need comes from the loss.
   void cross_entropy(const Upsampling& g, ElementType type, double smoothing, bool weighted, bool special) {
     const int64_t pixels = g.samples * g.output_height * g.output_width;
     if (pixels == 0 || !takes_next()) return;  // the launchers are not called for nothing
@@ -529,12 +530,12 @@ class Tester {
       host_model::store(class_weight.data(), sum_type, c, static_cast<double>(c + 2 * g.channels / 3) * 0.25);
     }
     host_model::store(class_weight.data(), sum_type, g.channels / 2, 0);
-    constexpr int64_t kIgnored = 255;
-    constexpr int64_t kNoClass[] = {kIgnored, kIgnored, -1, int64_t{1} << 40};
+    const int64_t ignored = g.channels > 255 ? 7 : 255, no_class[] = {ignored, ignored, -1, int64_t{1} << 40};
+    const bool nothing_counts = special && random_() % 4 == 0;
     for (int64_t k = 0; k < pixels; ++k) {
-      const bool counts = random_() % 4 != 0;
+      const bool counts = !nothing_counts && random_() % 4 != 0;
       target.int64s()[k] =
-          counts ? static_cast<int64_t>(random_() % static_cast<uint64_t>(g.channels)) : kNoClass[random_() % 4];
+          counts ? static_cast<int64_t>(random_() % static_cast<uint64_t>(g.channels)) : no_class[random_() % 4];
     }
     DepthwiseConvTranspose2dParams scores{};
     scores.input = input.data();
@@ -542,25 +543,29 @@ class Tester {
     scores.bias = has_bias ? bias.data() : nullptr;
     scores.geometry = g;
     scores.type = type;
-    const CrossEntropy criterion{target.int64s(), weighted ? class_weight.data() : nullptr, kIgnored, smoothing};
+    const CrossEntropy criterion{weighted ? class_weight.data() : nullptr, smoothing};
     const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (weighted ? ", weighted" : "") +
                              (special ? ", special" : "") + ", smoothing " + std::to_string(smoothing);
     const double tolerance = type == ElementType::kFloat64 ? 1e-12 : 1e-5;
-    {
+    Array normalizers(2 * pixels, sum_size, false), labels(pixels, g.channels > 255 ? 4 : 1, false);
+    DepthwiseCrossEntropyParams params{scores,  criterion, target.int64s(), ignored, nullptr,
+                                       nullptr, nullptr,   nullptr,         {}};
+    std::vector<double> expected(pixels);
+    std::vector<int64_t> expected_labels(pixels);
+    double expected_loss, expected_weight;
+    host_model::depthwise_cross_entropy(params, expected.data(), expected_labels.data(), &expected_loss,
+                                        &expected_weight);
+    for (const bool keeps : {false, true}) {
+      if (!keeps && random_() % 4 != 0) continue;
       Array losses(pixels, sum_size, false), loss(1, sum_size, false), total_weight(1, sum_size, false),
           parts(2 * depthwise_cross_entropy_cuda_parts(g, type), 8, false);
-      const DepthwiseCrossEntropyParams params{
-          scores,
-          criterion,
-          reduces ? nullptr : losses.data(),
-          nullptr,
-          {reduces ? loss.data() : nullptr, total_weight.data(), static_cast<double*>(parts.data())}};
+      params.losses = reduces ? nullptr : losses.data();
+      params.normalizers = keeps ? normalizers.data() : nullptr;
+      params.labels = keeps ? labels.data() : nullptr;
+      params.totals = {reduces ? loss.data() : nullptr, total_weight.data(), static_cast<double*>(parts.data())};
       const int64_t before = launches_in_all();
       expect_success(depthwise_cross_entropy_cuda(params, nullptr), "depthwise_cross_entropy", what);
       expect_launches(before, 2, "depthwise_cross_entropy", what);
-      std::vector<double> expected(pixels);
-      double expected_loss, expected_weight;
-      host_model::depthwise_cross_entropy(params, expected.data(), &expected_loss, &expected_weight);
       if (reduces) {
         expect_close(loss, {expected_loss}, sum_type, tolerance, "depthwise_cross_entropy loss", what);
       } else {
@@ -568,12 +573,24 @@ class Tester {
       }
       expect_close(total_weight, {expected_weight}, sum_type, tolerance, "depthwise_cross_entropy weight", what);
     }
-    Array grad_loss(reduces ? 1 : pixels, sum_size, false), normalizers(2 * pixels, sum_size, false);
+    for (int64_t k = 0; k < pixels; ++k) {
+      const int64_t expected_label = expected_labels[k];
+      const bool same = g.channels > 255
+                            ? static_cast<const int32_t*>(labels.data())[k] == expected_label
+                            : labels.bytes()[k] == (expected_label < 0 ? 255 : static_cast<uint8_t>(expected_label));
+      if (same) continue;
+      std::fprintf(stderr, "depthwise_cross_entropy: label %ld is not %ld: %s\n", k, expected_label, what.c_str());
+      std::exit(1);
+    }
+    Array grad_loss(reduces ? 1 : pixels, sum_size, false);
     fill(&grad_loss, sum_type, false);
-    DepthwiseCrossEntropyBackwardParams params{scores, criterion, grad_loss.data(), reduces, {}, normalizers.data()};
-    gradients(g, type, &params.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
-      expect_success(depthwise_cross_entropy_backward_cuda(params, nullptr), "depthwise_cross_entropy_backward", what);
-      host_model::depthwise_cross_entropy_backward(params, by_input, by_weight, by_bias);
+    if (nothing_counts) host_model::store(grad_loss.data(), sum_type, 0, std::numeric_limits<double>::infinity());
+    DepthwiseCrossEntropyBackwardParams backward{
+        scores, criterion, normalizers.data(), labels.data(), grad_loss.data(), reduces, {}};
+    gradients(g, type, &backward.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
+      expect_success(depthwise_cross_entropy_backward_cuda(backward, nullptr), "depthwise_cross_entropy_backward",
+                     what);
+      host_model::depthwise_cross_entropy_backward(params, backward, by_input, by_weight, by_bias);
     });
   }
 
@@ -883,7 +900,7 @@ void test_upsampling(Tester* tester) {
 
 // Also sizes around the tiles whose gradients a block makes: four to sixteen rows of input, columns of input whose
 // output is 256 columns or somewhat more, and more than one block has. Of strides, how many columns make groups, and
-// how rows are taken four and two at once.
+// how rows are taken four and two at once. As many classes as labels in bytes have, and one more.
 void test_gradients(Tester* tester) {
   std::vector<Upsample> shapes = upsamplings();
   const Upsample around_tiles[] = {
@@ -904,6 +921,9 @@ void test_gradients(Tester* tester) {
       {2, 2, 2, 17, 5, {3, 3}, {2, 2}, {1, 1}},
   };
   shapes.insert(shapes.end(), std::begin(around_tiles), std::end(around_tiles));
+  // Labels in bytes, and no longer.
+  for (const int64_t classes : {255, 256}) shapes.push_back({1, classes, 1, 2, 3, {4, 4}, {2, 2}, {1, 1}});
+  shapes.push_back({1, 256, 1, 1, 3, {1, 3}, {1, 1}});
   constexpr double kSmoothings[] = {0, 0.25, 1};
   for (const bool channels_last : {false, true}) {
     for (size_t k = 0; k < shapes.size(); ++k) {

@@ -1,5 +1,6 @@
-// Cross-entropy of upsampled scores and its gradients. Scores of a few columns, of all classes, are made into scratch
-// that stays in the first-level cache, and become a loss or a gradient there: they are never written to memory.
+// Cross-entropy of upsampled scores and its gradients. Scores of a few columns, of all classes, are never written to
+// memory: losses make them into scratch that stays in the first-level cache, since a softmax wants the largest first.
+// Gradients know it from the pixel's normalizer, and take each score as it comes.
 #include "../depthwise_cross_entropy.h"
 
 #include "adjoint_rows.h"
@@ -32,98 +33,92 @@ class Total {
   Vec<double> sum_{};
 };
 
+// The weights of classes.
+template <class Sum>
+class ClassWeights {
+ public:
+  ClassWeights(const CrossEntropy& criterion, int64_t classes)
+      : given_(static_cast<const Sum*>(criterion.class_weight)) {
+    for (int64_t c = 0; c < classes; ++c) sum_ += (*this)[c];
+  }
+
+  SEGEXT_INLINE Sum operator[](int64_t c) const { return given_ == nullptr ? 1 : given_[c]; }
+  Sum sum() const { return sum_; }
+
+ private:
+  const Sum* const given_;  // or null
+  Sum sum_ = 0;
+};
+
 // What a row of pixels is compared with: a label per column, -1 where it does not count, and the weight of its class.
 template <class Sum>
-class TargetRow {
+class LabelRow {
  public:
-  TargetRow(const CrossEntropy& criterion, const Upsampling& g)
-      : criterion_(criterion),
-        g_(g),
-        labels_(label_buffer_.reserve(g.output_width + kLanes<Sum>)),
-        weights_(weight_buffer_.reserve(g.output_width + kLanes<Sum>)) {}
+  LabelRow(const Upsampling& g, ClassWeights<Sum> class_weights)
+      : classes_(g.channels),
+        width_(g.output_width),
+        class_weights_(class_weights),
+        labels_(label_buffer_.reserve(width_ + kLanes<Sum>)),
+        weights_(weight_buffer_.reserve(width_ + kLanes<Sum>)) {
+    for (int64_t x = width_; x < width_ + kLanes<Sum>; ++x) put(x, -1);
+  }
 
-  // Reads row `row` of the targets of all samples. Returns the first column of which it is neither ignored nor a class,
-  // or -1.
-  int64_t read(int64_t row) {
-    const int64_t* target = criterion_.target + row * g_.output_width;
-    const Sum* class_weight = static_cast<const Sum*>(criterion_.class_weight);
+  // Takes a row of targets. Returns the first column of which it is neither ignored nor a class, or -1.
+  int64_t read(const int64_t* target, int64_t ignored) {
     int64_t invalid = -1;
-    for (int64_t x = 0; x < g_.output_width; ++x) {
+    for (int64_t x = 0; x < width_; ++x) {
       const int64_t t = target[x];
-      const bool is_class = t >= 0 && t < g_.channels, counts = is_class && t != criterion_.ignored;
-      labels_[x] = counts ? static_cast<Int<Sum>>(t) : -1;
-      weights_[x] = !counts ? 0 : class_weight == nullptr ? 1 : class_weight[t];
-      if (invalid < 0 && !is_class && t != criterion_.ignored) invalid = x;
-    }
-    for (int k = 0; k < kLanes<Sum>; ++k) {
-      labels_[g_.output_width + k] = -1;
-      weights_[g_.output_width + k] = 0;
+      const bool is_class = t >= 0 && t < classes_;
+      put(x, is_class && t != ignored ? t : -1);
+      if (invalid < 0 && !is_class && t != ignored) invalid = x;
     }
     return invalid;
+  }
+
+  // Takes a row of kept labels.
+  template <class Label>
+  void read(const Label* labels) {
+    for (int64_t x = 0; x < width_; ++x) put(x, labels[x] == kNoLabel<Label> ? -1 : labels[x]);
+  }
+
+  template <class Label>
+  void keep(Label* labels) const {
+    for (int64_t x = 0; x < width_; ++x) labels[x] = static_cast<Label>(labels_[x]);
   }
 
   SEGEXT_INLINE Vec<Int<Sum>> labels(int64_t x) const { return load(labels_ + x); }
   SEGEXT_INLINE Vec<Sum> weights(int64_t x) const { return load(weights_ + x); }
 
  private:
-  const CrossEntropy& criterion_;
-  const Upsampling& g_;
+  SEGEXT_INLINE void put(int64_t x, int64_t label) {
+    labels_[x] = static_cast<Int<Sum>>(label);
+    weights_[x] = label < 0 ? 0 : class_weights_[label];
+  }
+
+  const int64_t classes_, width_;
+  const ClassWeights<Sum> class_weights_;
   Buffer<Int<Sum>> label_buffer_;
   Buffer<Sum> weight_buffer_;
   Int<Sum>* labels_;
   Sum* weights_;
 };
 
-// Scores of all classes at a vector of pixels, turned into the exponentials of a softmax in their place.
-template <class E>
-class Softmax {
-  using Sum = SumOf<E>;
-  static constexpr int kN = kLanes<Sum>;
+// Normalizers of the `count` pixels of a vector that exist.
+template <class Sum>
+SEGEXT_INLINE void store_normalizers(Sum* out, Vec<Sum> largest, Vec<Sum> scale, int64_t count) {
+  const Vec<Sum> both[] = {largest, scale};
+  const int64_t first = smaller(2 * count, kLanes<Sum>);
+  store_partial(out, interleave<2, 0>(both, LaneSequence<Sum>{}), first);
+  store_partial(out + kLanes<Sum>, interleave<2, 1>(both, LaneSequence<Sum>{}), 2 * count - first);
+}
 
- public:
-  Softmax(const CrossEntropy& criterion, int64_t classes)
-      : classes_(classes), values_(buffer_.reserve(classes * kN)), class_weights_(weights_.reserve(classes)) {
-    for (int64_t c = 0; c < classes; ++c) {
-      const Sum* given = static_cast<const Sum*>(criterion.class_weight);
-      class_weights_[c] = given == nullptr ? 1 : given[c];
-      weight_ += class_weights_[c];
-    }
-  }
-
-  // Takes the scores and returns the largest; a NaN may stay behind, and makes all that follows NaN.
-  template <class Score>
-  SEGEXT_INLINE Vec<Sum> take(Score&& score) {
-    Vec<Sum> largest = score(0);
-    store(values_, largest);
-    for (int64_t c = 1; c < classes_; ++c) {
-      const Vec<Sum> value = score(c);
-      store(values_ + c * kN, value);
-      largest = value > largest ? value : largest;
-    }
-    return largest;
-  }
-
-  // The score, or what has become of it, of each lane's class.
-  SEGEXT_INLINE Vec<Sum> pick(Vec<Int<Sum>> labels) const {
-    Sum picked[kN];
-    for (int k = 0; k < kN; ++k) picked[k] = values_[(labels[k] < 0 ? 0 : labels[k]) * kN + k];
-    return load(picked);
-  }
-
-  SEGEXT_INLINE Vec<Sum> at(int64_t c) const { return load(values_ + c * kN); }
-  SEGEXT_INLINE void set(int64_t c, Vec<Sum> value) { store(values_ + c * kN, value); }
-
-  int64_t classes() const { return classes_; }
-  Sum weight(int64_t c) const { return class_weights_[c]; }
-  Sum weight() const { return weight_; }  // of all classes
-
- private:
-  const int64_t classes_;
-  Sum weight_ = 0;
-  Buffer<Sum> buffer_, weights_;
-  Sum* values_;
-  Sum* class_weights_;
-};
+template <class Sum>
+SEGEXT_INLINE void load_normalizers(const Sum* normalizers, int64_t count, Vec<Sum>* largest, Vec<Sum>* scale) {
+  const Vec<Sum> both[] = {load_up_to(normalizers, 2 * count),
+                           load_up_to(normalizers + kLanes<Sum>, 2 * count - kLanes<Sum>)};
+  *largest = deinterleave<2, 0>(both, LaneSequence<Sum>{});
+  *scale = deinterleave<2, 1>(both, LaneSequence<Sum>{});
+}
 
 template <class E>
 class Losses {
@@ -136,53 +131,86 @@ class Losses {
       : p_(params),
         g_(params.scores.geometry),
         scores_(params.scores),
-        targets_(params.criterion, g_),
-        softmax_(params.criterion, g_.channels) {}
+        class_weights_(params.criterion, g_.channels),
+        labels_(g_, class_weights_),
+        values_(buffer_.reserve(g_.channels * kN)) {}
 
   // Rows [begin, end) of the losses of all samples.
   void run(int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
+      const int64_t first = r * g_.output_width;
       scores_.seek(r / g_.output_height, r % g_.output_height);
-      const int64_t invalid = targets_.read(r);
+      const int64_t invalid = labels_.read(p_.target + first, p_.ignored);
       Total<Sum> loss, weight;
-      Sum* losses = p_.losses == nullptr ? nullptr : static_cast<Sum*>(p_.losses) + r * g_.output_width;
+      Sum* losses = p_.losses == nullptr ? nullptr : static_cast<Sum*>(p_.losses) + first;
       scores_.for_each_vector([&](int64_t x, auto score) {
-        const Vec<Sum> values = p_.criterion.smoothing > 0 ? vector<true>(x, score) : vector<false>(x, score);
+        const Vec<Sum> values =
+            p_.criterion.smoothing > 0 ? vector<true>(first, x, score) : vector<false>(first, x, score);
         if (losses != nullptr) store_partial(losses + x, values, smaller(g_.output_width - x, kN));
         loss.add(values);
-        weight.add(targets_.weights(x));
+        weight.add(labels_.weights(x));
       });
       p_.rows[r] = {loss.value(), weight.value(), invalid};
+      if (p_.labels == nullptr) continue;
+      with_labels(g_.channels, [&](auto label) { labels_.keep(static_cast<decltype(label)*>(p_.labels) + first); });
     }
   }
 
  private:
-  // The losses from column x on; zero in lanes beyond the row.
+  // The losses from column x on, of a row whose first pixel is `first`; zero in lanes beyond the row.
   template <bool kSmooths, class Score>
-  SEGEXT_INLINE Vec<Sum> vector(int64_t x, Score&& score) {
-    const Vec<Sum> largest = softmax_.take(score);
-    const Vec<Int<Sum>> labels = targets_.labels(x);
+  SEGEXT_INLINE Vec<Sum> vector(int64_t first, int64_t x, Score&& score) {
+    const Vec<Sum> largest = take(score), weights = labels_.weights(x);
+    const Vec<Int<Sum>> labels = labels_.labels(x);
     Vec<Sum> sum{}, below_all{};
     for (int64_t c = 0; c < g_.channels; ++c) {
-      const Vec<Sum> below = softmax_.at(c) - largest;
+      const Vec<Sum> below = load(values_ + c * kN) - largest;
       sum += exponential(below);
-      if constexpr (kSmooths) below_all += below * softmax_.weight(c);
+      if constexpr (kSmooths) below_all += below * class_weights_[c];
     }
     // Not (largest + log) - score: of large scores, the sum would lose the logarithm.
     const Vec<Sum> log = logarithm(sum);
-    Vec<Sum> loss = targets_.weights(x) * (log - (softmax_.pick(labels) - largest));
+    Vec<Sum> loss = weights * (log - (pick(labels) - largest)), share = weights;
     if constexpr (kSmooths) {
       const Sum s = static_cast<Sum>(p_.criterion.smoothing), each = s / static_cast<Sum>(g_.channels);
-      loss = (1 - s) * loss + each * (softmax_.weight() * log - below_all);
+      loss = (1 - s) * loss + each * (class_weights_.sum() * log - below_all);
+      share = labels < 0 ? Vec<Sum>{} : (1 - s) * weights + each * class_weights_.sum();
+    }
+    if (p_.normalizers != nullptr) {
+      Sum* normalizers = static_cast<Sum*>(p_.normalizers) + 2 * (first + x);
+      store_normalizers(normalizers, largest, share / sum, smaller(g_.output_width - x, kN));
     }
     return labels < 0 ? Vec<Sum>{} : loss;
+  }
+
+  // Takes the scores of all classes at a vector of pixels, and returns the largest; a NaN may stay behind, and makes
+  // all that follows NaN.
+  template <class Score>
+  SEGEXT_INLINE Vec<Sum> take(Score&& score) {
+    Vec<Sum> largest = score(0);
+    store(values_, largest);
+    for (int64_t c = 1; c < g_.channels; ++c) {
+      const Vec<Sum> value = score(c);
+      store(values_ + c * kN, value);
+      largest = value > largest ? value : largest;
+    }
+    return largest;
+  }
+
+  // The score of each lane's class.
+  SEGEXT_INLINE Vec<Sum> pick(Vec<Int<Sum>> labels) const {
+    Sum picked[kN];
+    for (int k = 0; k < kN; ++k) picked[k] = values_[(labels[k] < 0 ? 0 : labels[k]) * kN + k];
+    return load(picked);
   }
 
   const DepthwiseCrossEntropyParams& p_;
   const Upsampling& g_;
   ScoreRows<E> scores_;
-  TargetRow<Sum> targets_;
-  Softmax<E> softmax_;
+  const ClassWeights<Sum> class_weights_;
+  LabelRow<Sum> labels_;
+  Buffer<Sum> buffer_;
+  Sum* values_;  // [channels, kN]
 };
 
 template <class E>
@@ -196,8 +224,8 @@ class LossGradients {
       : p_(params),
         g_(params.scores.geometry),
         scores_(params.scores),
-        targets_(params.criterion, g_),
-        softmax_(params.criterion, g_.channels),
+        class_weights_(params.criterion, g_.channels),
+        labels_(g_, class_weights_),
         bands_(g_, true),
         gradients_(params.gradients, params.scores.input, bands_, g_, scores_.spread(), g_.channels, scores_.inputs(),
                    scores_.weights()) {}
@@ -206,13 +234,14 @@ class LossGradients {
   void run(int64_t begin, int64_t end) {
     gradients_.run(begin, end, [&](int64_t sample, int64_t, int64_t y) {
       scores_.seek(sample, y);
-      const int64_t r = sample * g_.output_height + y;
-      targets_.read(r);
+      const int64_t first = (sample * g_.output_height + y) * g_.output_width;
+      with_labels(g_.channels,
+                  [&](auto label) { labels_.read(static_cast<const decltype(label)*>(p_.labels) + first); });
       scores_.for_each_vector([&](int64_t x, auto score) {
         if (p_.criterion.smoothing > 0) {
-          vector<true>(r, x, score);
+          vector<true>(first, x, score);
         } else {
-          vector<false>(r, x, score);
+          vector<false>(first, x, score);
         }
       });
     });
@@ -221,28 +250,24 @@ class LossGradients {
  private:
   // A pixel's gradient by score c, with its symbols as in the contract and g that of its loss:
   //   g * ((1 - s) * w[t] * (p[c] - [c = t])  +  s / K * (p[c] * sum of w - w[c]))
+  // From column x on, of a row whose first pixel is `first`.
   template <bool kSmooths, class Score>
-  SEGEXT_INLINE void vector(int64_t r, int64_t x, Score&& score) {
-    const Vec<Sum> largest = softmax_.take(score);
-    const Vec<Int<Sum>> labels = targets_.labels(x);
-    Vec<Sum> sum{};
-    for (int64_t c = 0; c < g_.channels; ++c) {
-      const Vec<Sum> power = exponential(softmax_.at(c) - largest);
-      softmax_.set(c, power);
-      sum += power;
-    }
-    const Vec<Sum> grad = labels < 0 ? Vec<Sum>{} : grad_loss(r, x);
-    Vec<Sum> target = grad * targets_.weights(x), each{}, all = target;
+  SEGEXT_INLINE void vector(int64_t first, int64_t x, Score&& score) {
+    Vec<Sum> largest, scale;
+    const Sum* normalizers = static_cast<const Sum*>(p_.normalizers) + 2 * (first + x);
+    load_normalizers(normalizers, g_.output_width - x, &largest, &scale);
+    const Vec<Int<Sum>> labels = labels_.labels(x);
+    const Vec<Sum> grad = labels < 0 ? Vec<Sum>{} : grad_loss(first, x);
+    Vec<Sum> target = grad * labels_.weights(x), each{};
+    scale *= grad;
     if constexpr (kSmooths) {
       const Sum s = static_cast<Sum>(p_.criterion.smoothing);
       target *= 1 - s;
       each = grad * (s / static_cast<Sum>(g_.channels));
-      all = target + each * softmax_.weight();
     }
-    const Vec<Sum> scale = all / sum;
     for (int64_t c = 0; c < g_.channels; ++c) {
-      Vec<Sum> gradient = softmax_.at(c) * scale;
-      if constexpr (kSmooths) gradient -= each * softmax_.weight(c);
+      Vec<Sum> gradient = exponential(score(c) - largest) * scale;
+      if constexpr (kSmooths) gradient -= each * class_weights_[c];
       store(gradients_.row(c) + x, gradient);
     }
     for (int k = 0; k < kN; ++k) {
@@ -250,17 +275,17 @@ class LossGradients {
     }
   }
 
-  SEGEXT_INLINE Vec<Sum> grad_loss(int64_t r, int64_t x) const {
+  SEGEXT_INLINE Vec<Sum> grad_loss(int64_t first, int64_t x) const {
     const Sum* grad = static_cast<const Sum*>(p_.grad_loss);
     if (p_.one_value) return broadcast(*grad);
-    return load_partial(grad + r * g_.output_width + x, smaller(g_.output_width - x, kN));
+    return load_partial(grad + first + x, smaller(g_.output_width - x, kN));
   }
 
   const DepthwiseCrossEntropyBackwardParams& p_;
   const Upsampling& g_;
   ScoreRows<E> scores_;
-  TargetRow<Sum> targets_;
-  Softmax<E> softmax_;
+  const ClassWeights<Sum> class_weights_;
+  LabelRow<Sum> labels_;
   const GradientBands bands_;
   AdjointRows<E> gradients_;
 };

@@ -8,8 +8,7 @@ template <typename T>
 CudaStatus launch_type(const DepthwiseCrossEntropyParams& params, CudaStream stream) {
   using Wide = typename Element<T>::Wide;
   const LossTotals& totals = params.totals;
-  const LossWriter<T> writer{static_cast<Wide*>(params.losses), totals.parts};
-  const CudaStatus status = launch_softmax<T>(params.scores, params.criterion, writer, stream);
+  const CudaStatus status = launch_losses<T>(params, stream);
   if (status != cudaSuccess) return status;
   return launch(depthwise_cross_entropy_totals_kernel<Wide>, Launch::kBlockThreads, stream, totals.parts,
                 softmax_blocks<T>(params.scores.geometry), static_cast<Wide*>(totals.loss),

@@ -1,9 +1,199 @@
-// The kernel that sums up the losses of upsampled scores; those that make the losses are in cross_entropy.cuh.
+// The cross-entropy of upsampled scores: of every pixel, then their totals.
+//
+//   depthwise_cross_entropy_cells_kernel   kernels that span at most two strides, such as every bilinear one
+//   depthwise_cross_entropy_kernel         everything else: one pixel a thread
+//   depthwise_cross_entropy_totals_kernel  sums up what the blocks of either found
+//
+// The first two go once through the classes. Only label smoothing needs the scores again, after their largest is known.
 #pragma once
 
+#include "block_reduce.cuh"
 #include "cross_entropy.cuh"
 
 namespace segext {
+
+// The softmax of a pixel's scores, of classes that come one after the other: their largest, and the sum of exponentials
+// of what they are below it. A larger score scales the sum down: one exponential a class, whichever way it goes.
+template <typename Wide>
+struct PixelSoftmax {
+  Wide largest = std::numeric_limits<Wide>::lowest();  // not infinite: scores of minus infinity are below it
+  Wide sum = 0;
+  Wide picked = 0;  // the target's score
+
+  __device__ __forceinline__ void take(Wide score, bool is_target) {
+    const Wide above = score - largest;
+    const Wide power = exponential(-std::fabs(above));
+    sum = above > 0 ? multiply_add(sum, power, Wide{1}) : sum + power;
+    largest = above > 0 ? score : largest;
+    picked = is_target ? score : picked;
+  }
+
+  // NaN where the largest score is infinite, so is every probability then; zero where all are minus infinity, which
+  // makes NaN of whatever it is used for.
+  __device__ __forceinline__ Wide total() const { return sum + (largest - largest); }
+};
+
+// The target of each pixel.
+struct Targets {
+  const int64_t* __restrict__ values;
+  int64_t ignored, classes;
+
+  // The class, -1 where the pixel does not count.
+  template <typename Index>
+  __device__ __forceinline__ Index label_at(int64_t pixel) const {
+    const int64_t t = values[pixel];
+    return t >= 0 && t < classes && t != ignored ? static_cast<Index>(t) : Index{-1};
+  }
+};
+
+// Writes the loss of each pixel, what gradients need of it, and what the pixels of each block add to the totals.
+template <typename Wide>
+struct LossWriter {
+  Wide* __restrict__ losses;                   // or null
+  Normalizer<Wide>* __restrict__ normalizers;  // or null
+  void* __restrict__ labels;                   // there if the former are
+  double* __restrict__ parts;                  // [blocks, 2]: loss, weight
+
+  struct Totals {
+    double loss = 0, weight = 0;
+  };
+
+  // `below`: the sum over classes of class weight times score less the largest; of no use without smoothing.
+  template <typename Index>
+  __device__ __forceinline__ void write(const Criterion<Wide>& criterion, int64_t pixel, Index label,
+                                        const PixelSoftmax<Wide>& softmax, Wide below, Totals* totals) const {
+    const Wide weight = criterion.weight_of(label), total = softmax.total(), log = logarithm(total);
+    // Not (largest + log) - score: of large scores, the sum would lose the logarithm.
+    Wide loss = weight * (log - (softmax.picked - softmax.largest)), share = weight;
+    if (criterion.smoothing > 0) {
+      const Wide of_all = criterion.weight_of_all();
+      loss = (1 - criterion.smoothing) * loss + criterion.each * (of_all * log - below);
+      share = label < 0 ? Wide{0} : (1 - criterion.smoothing) * weight + criterion.each * of_all;
+    }
+    loss = label < 0 ? Wide{0} : loss;
+    if (losses != nullptr) losses[pixel] = loss;
+    if (normalizers != nullptr) {
+      normalizers[pixel] = {softmax.largest, share / total};
+      if (has_byte_labels(criterion.classes)) {
+        static_cast<uint8_t*>(labels)[pixel] = static_cast<uint8_t>(label);
+      } else {
+        static_cast<int32_t*>(labels)[pixel] = static_cast<int32_t>(label);
+      }
+    }
+    totals->loss += loss;
+    totals->weight += weight;
+  }
+
+  // All threads of the block call.
+  __device__ __forceinline__ void finish(const Totals& totals) const {
+    const double loss = block_sum(totals.loss), weight = block_sum(totals.weight);
+    if (threadIdx.x != 0) return;
+    parts[2 * static_cast<int64_t>(blockIdx.x)] = loss;
+    parts[2 * static_cast<int64_t>(blockIdx.x) + 1] = weight;
+  }
+};
+
+// Cells that a thread has in a column: fewer than a label takes, for a softmax has twice the registers.
+inline constexpr int kSoftmaxCells = 2;
+
+template <typename T, bool kChannelsLast>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    depthwise_cross_entropy_cells_kernel(ScoreOperands<T> operands, Targets targets,
+                                         Criterion<typename Element<T>::Wide> criterion,
+                                         LossWriter<typename Element<T>::Wide> writer, UpsamplingShape<int32_t> shape,
+                                         Cells cells, ClassChunk chunk) {
+  using Wide = typename Element<T>::Wide;
+  using Scores = ScoreCells<T, kSoftmaxCells, kChannelsLast>;
+  const Scores scores(operands, shape, cells);
+  PixelSoftmax<Wide> softmax[Scores::kPixels];
+  int32_t label[Scores::kPixels];
+  Wide below[Scores::kPixels];
+#pragma unroll
+  for (int k = 0; k < Scores::kPixels; ++k) {
+    label[k] = -1;
+    below[k] = 0;
+  }
+  scores.for_each_pixel([&](int k, int64_t pixel) { label[k] = targets.template label_at<int32_t>(pixel); });
+  scores.for_each_class(chunk, [&](int k, int32_t c, Wide score) { softmax[k].take(score, c == label[k]); });
+  if (criterion.smoothing > 0) {
+    scores.for_each_class(chunk, [&](int k, int32_t c, Wide score) {
+      below[k] = multiply_add(criterion.weight_of(c), score - softmax[k].largest, below[k]);
+    });
+  }
+  typename LossWriter<Wide>::Totals totals;
+  scores.for_each_pixel(
+      [&](int k, int64_t pixel) { writer.write(criterion, pixel, label[k], softmax[k], below[k], &totals); });
+  writer.finish(totals);
+}
+
+// `runs` counts the pixels of a sample.
+template <typename T, typename Index>
+__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+    depthwise_cross_entropy_kernel(ScoreOperands<T> operands, Targets targets,
+                                   Criterion<typename Element<T>::Wide> criterion,
+                                   LossWriter<typename Element<T>::Wide> writer, UpsamplingShape<Index> shape,
+                                   Divisor<Index> by_width, WarpRuns<Index> runs) {
+  using Wide = typename Element<T>::Wide;
+  const auto lane = runs.lane();
+  typename LossWriter<Wide>::Totals totals;
+  if (lane.sample < runs.samples && lane.present) {
+    Index column;
+    const Index row = by_width.divide(lane.element, &column);
+    const int64_t pixel = static_cast<int64_t>(lane.sample) * runs.elements + lane.element;
+    const T* input = operands.input + static_cast<int64_t>(lane.sample) * shape.input.elements;
+    const Index label = targets.template label_at<Index>(pixel);
+    PixelSoftmax<Wide> softmax;
+    Wide below = 0;
+    scores_of_pixel(operands, shape, input, row, column, [&](Index c, Wide score) { softmax.take(score, c == label); });
+    if (criterion.smoothing > 0) {
+      scores_of_pixel(operands, shape, input, row, column, [&](Index c, Wide score) {
+        below = multiply_add(criterion.weight_of(c), score - softmax.largest, below);
+      });
+    }
+    writer.write(criterion, pixel, label, softmax, below, &totals);
+  }
+  writer.finish(totals);
+}
+
+inline int64_t output_pixels(const Upsampling& g) { return g.output_height * g.output_width; }
+
+template <typename T>
+std::optional<ScoreCellLaunch> divide_softmax(const Upsampling& g) {
+  if (!fits_int32(g, Addend{})) return std::nullopt;
+  return divide_score_cells<T>(g, kSoftmaxCells, Launch::kMaxSharedBytes - kBlockReduceBytes);
+}
+
+// Blocks that take the softmax of every pixel.
+template <typename T>
+int64_t softmax_blocks(const Upsampling& g) {
+  const auto division = divide_softmax<T>(g);
+  return launch_blocks(division ? division->cells.threads : warp_run_threads(g.samples, output_pixels(g)));
+}
+
+// Takes the loss of every pixel.
+template <typename T>
+CudaStatus launch_losses(const DepthwiseCrossEntropyParams& params, CudaStream stream) {
+  using Wide = typename Element<T>::Wide;
+  const Upsampling& g = params.scores.geometry;
+  const ScoreOperands<T> operands(params.scores);
+  const Targets targets{params.target, params.ignored, g.channels};
+  const Criterion<Wide> criterion(params.criterion, g.channels);
+  const LossWriter<Wide> writer{static_cast<Wide*>(params.losses), static_cast<Normalizer<Wide>*>(params.normalizers),
+                                params.labels, params.totals.parts};
+  if (const auto division = divide_softmax<T>(g)) {
+    const auto kernel = g.channels_last ? depthwise_cross_entropy_cells_kernel<T, true>
+                                        : depthwise_cross_entropy_cells_kernel<T, false>;
+    return launch_with_shared_memory(kernel, division->cells.threads, division->shared_bytes, stream, operands, targets,
+                                     criterion, writer, UpsamplingShape<int32_t>(g), division->cells.cells,
+                                     division->chunk);
+  }
+  return for_index(g, [&](auto index) {
+    using Index = typename decltype(index)::Type;
+    return launch(depthwise_cross_entropy_kernel<T, Index>, warp_run_threads(g.samples, output_pixels(g)), stream,
+                  operands, targets, criterion, writer, UpsamplingShape<Index>(g), Divisor<Index>(g.output_width),
+                  warp_runs<Index>(g.samples, output_pixels(g)));
+  });
+}
 
 // One block adds up what all blocks found, always in the same order.
 template <typename Wide>

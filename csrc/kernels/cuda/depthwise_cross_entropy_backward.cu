@@ -1,4 +1,4 @@
-// Launches the gradients of upsampled scores' cross-entropy: normalizers of every pixel, then each gradient wanted.
+// Launches the gradients of upsampled scores' cross-entropy: those that are wanted.
 #include "depthwise_cross_entropy_backward.cuh"
 
 namespace segext {
@@ -7,14 +7,14 @@ namespace {
 template <typename T>
 CudaStatus launch_type(const DepthwiseCrossEntropyBackwardParams& params, CudaStream stream) {
   using Wide = typename Element<T>::Wide;
-  const LossGradients<Wide> grad_loss{static_cast<const Wide*>(params.grad_loss), params.one_value};
-  auto* normalizers = static_cast<Normalizer<Wide>*>(params.normalizers);
-  const NormalizerWriter<T> writer{normalizers, grad_loss};
-  const CudaStatus status = launch_softmax<T>(params.scores, params.criterion, writer, stream);
-  if (status != cudaSuccess) return status;
-  const Criterion<Wide> criterion(params.criterion, params.scores.geometry.channels);
-  const ScoreGradients<Wide> gradients{criterion, grad_loss, normalizers};
-  return launch_gradients<T>(params.scores, params.gradients, gradients, stream);
+  const int64_t classes = params.scores.geometry.channels;
+  return with_labels(classes, [&](auto type) {
+    using Label = decltype(type);
+    const ScoreGradients<Wide, Label> gradients{
+        Criterion<Wide>(params.criterion, classes), static_cast<const Wide*>(params.grad_loss), params.one_value,
+        static_cast<const Normalizer<Wide>*>(params.normalizers), static_cast<const Label*>(params.labels)};
+    return launch_gradients<T>(params.scores, params.gradients, gradients, stream);
+  });
 }
 
 }  // namespace

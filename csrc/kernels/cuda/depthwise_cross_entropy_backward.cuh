@@ -1,6 +1,8 @@
 // The gradients of upsampled scores' cross-entropy, for the kernels of upsampling_gradients.cuh. Scores are made once
-// more, and with a pixel's normalizer (cross_entropy.cuh), two numbers for all its classes, become its share of a
-// gradient wherever that is needed: no map of the scores' size is ever there.
+// more, and with a pixel's normalizer, which the loss left, become its share of a gradient wherever that is needed: no
+// map of the scores' size is ever there.
+//
+// What bounds these kernels beside arithmetic is what they read of each pixel for every class: normalizer and label.
 #pragma once
 
 #include "cross_entropy.cuh"
@@ -9,24 +11,26 @@
 namespace segext {
 
 // With the contract's symbols, and g the gradient of the pixel's loss:
-//   exp(score - largest) * scale  -  g * ((1 - s) * [c = t] + s / K) * w[c]
-template <typename Wide>
+//   exp(score - largest) * scale * g  -  g * ((1 - s) * [c = t] + s / K) * w[c]
+template <typename Wide, typename Label>
 struct ScoreGradients {
   Criterion<Wide> criterion;
-  LossGradients<Wide> grad_loss;
+  const Wide* __restrict__ grad_loss;
+  bool one_value;
   const Normalizer<Wide>* __restrict__ normalizers;
+  const Label* __restrict__ labels;
 
   // By the scores of a class.
   template <typename Index>
   struct Column {
     const ScoreGradients& all;
     const Normalizer<Wide>* normalizers;  // of the next row
-    const int64_t* labels;                // likewise
+    const Label* labels;                  // likewise
     Index c, width;
-    // Plain: classes that are not the target have no share, and all pixels have one g. Then the target's `share` is
-    // what its gradient is less by, if the class counts.
-    bool plain, counts;
-    Wide share;
+    // Plain: classes that are not the target have no share, and all pixels have one `grad`, a finite one, which makes
+    // nothing of a pixel that does not count. Then the target's `share` is what its gradient is less by.
+    bool plain;
+    Wide grad, share;
 
     template <int kRows, typename Score>
     __device__ __forceinline__ void read(const Score& score, Wide (&gradients)[kRows]) const {
@@ -34,7 +38,7 @@ struct ScoreGradients {
         gradients[0] = read_any(score);
       } else {
         Normalizer<Wide> normalizer[kRows];
-        int64_t label[kRows];
+        Label label[kRows];
 #pragma unroll
         for (int k = 0; k < kRows; ++k) {
           normalizer[k] = normalizers[k * width];
@@ -42,8 +46,8 @@ struct ScoreGradients {
         }
 #pragma unroll
         for (int k = 0; k < kRows; ++k) {
-          gradients[k] = exponential(score(k) - normalizer[k].largest) * normalizer[k].scale;
-          if (label[k] == c && counts) gradients[k] -= share;
+          gradients[k] = exponential(score(k) - normalizer[k].largest) * (normalizer[k].scale * grad);
+          if (label[k] == c) gradients[k] -= share;
         }
       }
     }
@@ -52,12 +56,14 @@ struct ScoreGradients {
     template <typename Score>
     __device__ __forceinline__ Wide read_any(const Score& score) const {
       const Normalizer<Wide> normalizer = *normalizers;
-      const Index t = all.criterion.template label_of<Index>(__ldg(labels));
-      const Wide gradient = exponential(score(0) - normalizer.largest) * normalizer.scale;
+      const Label label = __ldg(labels);
+      const bool counts = label != kNoLabel<Label>;
+      const int64_t pixel = labels - all.labels;  // of all samples'
+      const Wide g = !counts ? Wide{0} : all.one_value ? grad : all.grad_loss[pixel];
+      const Wide gradient = exponential(score(0) - normalizer.largest) * (normalizer.scale * g);
       const Wide weight = all.criterion.weight_of(c), of_other = all.criterion.each * weight;
-      const Wide factor = t == c ? all.criterion.of_target(weight) : t < 0 ? Wide{0} : of_other;
-      const int64_t pixel = labels - all.criterion.target;  // of all samples'
-      return factor == 0 ? gradient : gradient - all.grad_loss.at(pixel) * factor;
+      const Wide factor = label == c ? all.criterion.of_target(weight) : of_other;
+      return !counts || factor == 0 ? gradient : gradient - g * factor;
     }
 
     __device__ __forceinline__ void advance(Index rows) {
@@ -70,15 +76,15 @@ struct ScoreGradients {
   __device__ __forceinline__ Column<Index> column(const UpsamplingShape<Index>& shape, Index sample, Index c, Index y,
                                                   Index x) const {
     const int64_t first = (sample * static_cast<int64_t>(shape.rows.size) + y) * shape.columns.size + x;
-    const Wide of_target = criterion.of_target(criterion.weight_of(c));
+    const Wide grad = grad_loss[0];
     return {*this,
             normalizers + first,
-            criterion.target + first,
+            labels + first,
             c,
             shape.columns.size,
-            grad_loss.one_value && !(criterion.smoothing > 0),
-            of_target != 0 && c != criterion.ignored,
-            grad_loss.at(0) * of_target};
+            one_value && !(criterion.smoothing > 0) && grad - grad == 0,
+            grad,
+            grad * criterion.of_target(criterion.weight_of(c))};
   }
 };
 
