@@ -51,20 +51,20 @@ IntPair = int | Sequence[int]
 def max_pool2d(
     input: Tensor,
     kernel_size: IntPair,
-    stride: IntPair | None = ...,
-    padding: IntPair = ...,
-    dilation: IntPair = ...,
-    ceil_mode: bool = ...,
-    return_indices: Literal[False] = ...,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
 ) -> Tensor: ...
 @overload
 def max_pool2d(
     input: Tensor,
     kernel_size: IntPair,
-    stride: IntPair | None = ...,
-    padding: IntPair = ...,
-    dilation: IntPair = ...,
-    ceil_mode: bool = ...,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
     *,
     return_indices: Literal[True],
 ) -> tuple[Tensor, Switches]: ...
@@ -103,20 +103,20 @@ def max_pool2d(
 def relu_max_pool2d(
     input: Tensor,
     kernel_size: IntPair,
-    stride: IntPair | None = ...,
-    padding: IntPair = ...,
-    dilation: IntPair = ...,
-    ceil_mode: bool = ...,
-    return_indices: Literal[False] = ...,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
 ) -> Tensor: ...
 @overload
 def relu_max_pool2d(
     input: Tensor,
     kernel_size: IntPair,
-    stride: IntPair | None = ...,
-    padding: IntPair = ...,
-    dilation: IntPair = ...,
-    ceil_mode: bool = ...,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
     *,
     return_indices: Literal[True],
 ) -> tuple[Tensor, Switches]: ...

@@ -34,11 +34,11 @@ class Part:
     packages: tuple[str, ...] = ()
 
 
-BUILD = Part("build", 100, ("ninja", "numpy", "pybind11", "setuptools>=77", "torch"))
+BUILD = Part("build", 95, ("ninja", "numpy", "pybind11", "setuptools>=77", "torch"))
 PARTS = (
-    Part("test", 120, ("expecttest", "hypothesis", "numpy", "pytest")),
+    Part("test", 115, ("expecttest", "hypothesis", "numpy", "pytest")),
     Part("sanitize", 110),
-    Part("bench", 165),
+    Part("bench", 160),
     Part("profile", 40),
 )
 BY_NAME = {part.name: part for part in (BUILD, *PARTS)}

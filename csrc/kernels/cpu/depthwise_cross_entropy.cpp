@@ -176,7 +176,7 @@ class Losses {
       loss = (1 - s) * loss + each * (class_weights_.sum() * log - below_all);
       share = labels < 0 ? Vec<Sum>{} : (1 - s) * weights + each * class_weights_.sum();
     }
-    if (p_.normalizers != nullptr) {
+    if (p_.normalizers != nullptr) [[unlikely]] {  // apart from the losses, which alone would else take longer
       Sum* normalizers = static_cast<Sum*>(p_.normalizers) + 2 * (first + x);
       store_normalizers(normalizers, largest, share / sum, smaller(g_.output_width - x, kN));
     }
