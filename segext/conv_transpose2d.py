@@ -44,7 +44,8 @@ def conv_transpose2d(
 
     Returns:
         (N, K, H', W') or (K, H', W') with
-        H' = (H - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
+        H' = (H - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1. From segext's kernels it is
+        in the memory format of ``input``; stock's result may also take that of ``weight``.
 
     Raises:
         RuntimeError, ValueError, TypeError: as in stock, for shapes, types and arguments that do not fit.
