@@ -67,6 +67,11 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     return device
 
 
+def backend(device: torch.device) -> str:
+    """torch.distributed's backends for a run on ``device``; the confusion matrix is on the CPU in any case."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
 @contextmanager
 def joined(device: str | None) -> Iterator[Process]:
     """This process among those started by torchrun, if any."""
@@ -77,7 +82,7 @@ def joined(device: str | None) -> Iterator[Process]:
     process = Process(choose_device(device, int(os.environ["LOCAL_RANK"])), int(os.environ["RANK"]), count)
     if process.device.type == "cuda":
         torch.cuda.set_device(process.device)
-    dist.init_process_group("nccl" if process.device.type == "cuda" else "gloo")
+    dist.init_process_group(backend(process.device))
     try:
         yield process
     finally:
