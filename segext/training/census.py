@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .errors import UserError
 from .layouts import VALUES, Pair
-from .pictures import opened, read_label
+from .pictures import image_size, read_label
 from .words import counted
 
 
@@ -50,9 +50,9 @@ def census(pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, sh
     pixels, around = np.zeros(VALUES, np.int64), np.zeros(VALUES, np.int64)
     for pair in tqdm(pairs, "reading labels", disable=None if show else True, leave=False):
         label = read_label(pair.label)
-        with opened(pair.image) as image:
-            if image.size != label.size:
-                raise UserError(f"{pair.label} is {_size(label)}, but its image {pair.image} is {_size(image)}")
+        size = image_size(pair.image)
+        if size != label.size:
+            raise UserError(f"{pair.label} is {_size(label.size)}, but its image {pair.image} is {_size(size)}")
         counts = np.bincount(np.asarray(label).ravel(), minlength=VALUES)
         counts[ignore] = 0
         if classes is not None and counts[classes:].any():
@@ -79,5 +79,5 @@ def count_classes(found: Iterable[Census]) -> int:
     return int(values.max()) + 1
 
 
-def _size(image) -> str:
-    return f"{image.width}x{image.height}"
+def _size(size: tuple[int, int]) -> str:
+    return "{}x{}".format(*size)
