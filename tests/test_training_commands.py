@@ -251,6 +251,18 @@ def test_a_split_without_a_labelled_pixel(split, tmp_path, capsys):
     assert not (tmp_path / "out" / "last.pt").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--classes", "1"]])
+def test_one_class_leaves_nothing_to_learn(options, tmp_path, capsys):
+    """Such as in masks of 0 and 255, of which 255 is ignored."""
+    data = camvid(tmp_path / "data")
+    for path in data.rglob("labels/*.png"):
+        write_label(path, np.where(np.asarray(Image.open(path)) == 0, 0, 255).astype(np.uint8))
+    command = ["train", str(data), "--out", str(tmp_path / "out"), "--model", "segnet", "--width", "0.0625"]
+    assert main([*command, "--steps", "1", "--device", "cpu", *options]) == 2
+    assert re.search("the labels hold one class, 0, .* is 255, .*, a class", one_line(capsys))
+    assert not (tmp_path / "out" / "last.pt").exists()
+
+
 def test_there_are_as_many_classes_as_classes_txt_names(tmp_path, capsys):
     """Though the labels hold fewer; one that they hold and it does not name is refused before training."""
     data = camvid(tmp_path / "data")

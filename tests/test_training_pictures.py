@@ -39,6 +39,7 @@ def test_images_are_upright(name, orientation, tmp_path):
     exif[ORIENTATION] = orientation
     Image.fromarray(scene(0)[0]).save(tmp_path / name, exif=exif)
     with Image.open(tmp_path / name) as image:
+        image.load()  # which already turns a TIFF
         expected = ImageOps.exif_transpose(image)
     image = read_image(tmp_path / name)
     assert np.array_equal(np.asarray(image), np.asarray(expected))

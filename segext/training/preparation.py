@@ -62,6 +62,11 @@ def prepare(
         )
     if settings.classes is None:
         settings = replace(settings, classes=count_classes(censuses))
+    if settings.classes == 1:
+        raise UserError(
+            f"the labels hold one class, 0, which leaves nothing to learn: is {settings.ignore}, which is ignored, a "
+            "class? See --ignore and --classes (or classes.txt)"
+        )
     weights = None
     if settings.class_weights == "median-frequency":
         weights = censuses[0].median_frequency_weights(settings.classes)
