@@ -2,9 +2,11 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from segext.training.boundary import boundary_f1
 from segext.training.data import as_tensor
 from segext.training.errors import UserError
 from segext.training.layouts import find
+from segext.training.logs import Log
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.palette import CAMVID, VOC
 from segext.training.processes import choose_device
@@ -426,6 +429,50 @@ def test_prediction_that_cannot_start(case, tmp_path, capsys, monkeypatch):
     assert main(["predict", path, str(source), "--out", str(out), *more]) == 2
     assert re.search(message, one_line(capsys))
     assert not list(out.glob("*"))
+
+
+# ---- What cannot be written ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_of_at_most(size):
+    """A limit that fails as a full disk does: in a write, with an error that names no file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("size", "name"), [(10, "log.csv"), (100_000, "last.pt")])
+def test_training_on_a_full_disk(size, name, tmp_path, capsys):
+    data = camvid(tmp_path / "data")
+    out = tmp_path / "out"
+    command = ["train", str(data), "--out", str(out), "--model", "segnet", "--width", "0.0625", "--steps", "1"]
+    with files_of_at_most(size):
+        assert main([*command, "--device", "cpu"]) == 2
+    assert f"cannot write {out / name}: File too large" in one_line(capsys)
+    assert not list(out.glob("*.unfinished"))
+
+
+def test_logging_on_a_full_disk(tmp_path):
+    log = Log(tmp_path, 0, tensorboard=False)
+    log.step(1, 0, 0.1, 2.5)
+    with files_of_at_most(10), pytest.raises(UserError, match=r"cannot write the logs in .*: File too large"):
+        log.flush()
+    log.close()
+
+
+def test_evaluating_and_predicting_on_a_full_disk(tmp_path, capsys):
+    data = camvid(tmp_path / "data")
+    save_checkpoint(tmp_path / "a.pt")
+    out, scores = tmp_path / "out", tmp_path / "scores.json"
+    with files_of_at_most(10):
+        assert main(["eval", str(tmp_path / "a.pt"), str(data), "--json", str(scores), "--device", "cpu"]) == 2
+        assert f"cannot write {scores}: File too large" in one_line(capsys)
+        assert main(["predict", str(tmp_path / "a.pt"), str(image_of(data)), "--out", str(out)]) == 2
+        assert f"cannot write {out / 'frame_000.png'}: File too large" in one_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ run            in last.pt only: what else resuming needs (see loop.py)
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from ..models import MODELS
 from .errors import UserError
 from .words import counted
+from .writing import replacing
 
 FORMAT = 1
 _KEYS = {"format", "architecture", "arguments", "model", "normalization", "ignore", "step", "mean_iou"}
@@ -34,13 +34,13 @@ LAST, BEST = "last.pt", "best.pt"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Replaces ``path``. The old file stays until the new one is complete, and if the process dies."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("wb") as file:
+    """Replaces ``path``. The old file stays until the new one is complete, and if the process dies.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    with replacing(path, "wb") as file:
         torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def find(place: Path) -> Path:

@@ -24,6 +24,7 @@ from .processes import Process, choose_device, joined
 from .settings import Settings, agree
 from .tiles import Tiling
 from .words import counted
+from .writing import writing
 
 
 def train(options: argparse.Namespace) -> None:
@@ -85,7 +86,8 @@ def evaluation(options: argparse.Namespace) -> None:
     )
     print(report.table(found, names))
     if options.json:
-        options.json.write_text(json.dumps(report.plain(found, names), indent=1) + "\n")
+        with writing(options.json):
+            options.json.write_text(json.dumps(report.plain(found, names), indent=1) + "\n")
 
 
 def prediction(options: argparse.Namespace) -> None:
@@ -101,8 +103,9 @@ def prediction(options: argparse.Namespace) -> None:
     for path, (labels_path, overlay_path) in tqdm(zip(images, targets, strict=True), total=len(images), disable=None):
         image = read_image(path)
         labels = drawing.label_image(predictor(as_tensor(image), path), palette)
-        labels.save(labels_path)
-        drawing.overlay(image, labels, options.opacity).save(overlay_path)
+        for picture, target in ((labels, labels_path), (drawing.overlay(image, labels, options.opacity), overlay_path)):
+            with writing(target):
+                picture.save(target)
 
 
 def _targets(images: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from .metrics import Scores
+from .writing import replacing, writing
 
 COLUMNS = ("step", "epoch", "lr", "loss", "pixel_accuracy", "class_accuracy", "mean_iou")
 FILE = "log.csv"
@@ -16,12 +17,11 @@ class Log:
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
         path = folder / FILE
-        unfinished = path.with_name(f"{FILE}.unfinished")
-        with unfinished.open("w", newline="") as file:
+        with replacing(path, "w", newline="") as file:
             rows = csv.DictWriter(file, COLUMNS)
             rows.writeheader()
             rows.writerows(_rows(path, step) if step else ())
-        unfinished.replace(path)
+        self._name = f"the logs in {folder}"
         self._file = path.open("a", newline="")
         self._rows = csv.DictWriter(self._file, COLUMNS)
         self._board = None
@@ -43,15 +43,17 @@ class Log:
         )
 
     def _write(self, step: int, epoch: int, **values: float) -> None:
-        self._rows.writerow({"step": step, "epoch": epoch, **values})
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        with writing(self._name):
+            self._rows.writerow({"step": step, "epoch": epoch, **values})
+            if self._board:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        self._file.flush()
-        if self._board:
-            self._board.flush()
+        with writing(self._name):
+            self._file.flush()
+            if self._board:
+                self._board.flush()
 
     def close(self) -> None:
         self._file.close()
