@@ -47,6 +47,22 @@ def test_names_of_classes(tmp_path):
         class_names(data, 5)
 
 
+def test_text_files_are_utf_8_with_or_without_a_byte_order_mark(tmp_path):
+    data = voc(tmp_path)
+    expected = find(data, "train")
+    for path, read in (
+        (data / "classes.txt", lambda: class_names(data, 2)),
+        (data / "ImageSets" / "Segmentation" / "train.txt", lambda: find(data, "train")),
+    ):
+        text = "Gebäude\nStraße\n" if path.name == "classes.txt" else path.read_text()
+        for encoding in ("utf-8", "utf-8-sig"):
+            path.write_text(text, encoding=encoding)
+            assert read() == (["Gebäude", "Straße"] if path.name == "classes.txt" else expected)
+        path.write_text("Gebäude\n", encoding="utf-16")
+        with pytest.raises(UserError, match=f"{path.name} is not a text in UTF-8: invalid start byte at byte 0"):
+            read()
+
+
 def test_palette_is_pascals():
     """The colours that the VOC development kit lists."""
     assert VOC[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))

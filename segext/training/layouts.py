@@ -67,7 +67,7 @@ def named_classes(data: Path, count: int | None = None) -> list[str] | None:
     listed = data / "classes.txt"
     if not listed.is_file():
         return None
-    names = [name.strip() for name in listed.read_text(encoding="utf-8").splitlines() if name.strip()]
+    names = [name.strip() for name in _text(listed).splitlines() if name.strip()]
     if not 0 < len(names) <= VALUES:
         raise UserError(
             f"{listed} names {counted(len(names), 'class', 'classes')}, of which a label holds 1 to {VALUES}"
@@ -108,13 +108,21 @@ def _voc(data: Path, split: str) -> list[Pair]:
     listed = data / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listed.is_file():
         raise UserError(f"there is no list {listed}")
-    names = listed.read_text(encoding="utf-8").split()
+    names = _text(listed).split()
     pairs = [Pair(data / "JPEGImages" / f"{n}.jpg", data / "SegmentationClass" / f"{n}.png") for n in names]
     missing = [pair.image for pair in pairs if not pair.image.is_file()]
     if missing:
         raise UserError(f"{counted(len(missing), 'image')} of {listed.name} not found: {missing[0]}")
     _complete(pairs)
     return pairs
+
+
+def _text(path: Path) -> str:
+    """The text of a file, without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _complete(pairs: list[Pair]) -> None:
