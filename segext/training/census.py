@@ -35,12 +35,15 @@ class Census:
         return weights.tolist()
 
 
-def census(pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, show: bool = False) -> Census:
+def census(
+    pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, training: bool = False, show: bool = False
+) -> Census:
     """Reads every label, and the size of every image.
 
     Args:
         ignore: the value of pixels that are not labelled.
         classes: the number of classes; any number if None.
+        training: whether an error may recommend options of ``segext train``.
         show: whether to show a progress bar.
 
     Raises:
@@ -57,10 +60,10 @@ def census(pairs: Sequence[Pair], ignore: int, classes: int | None = None, *, sh
         counts[ignore] = 0
         if classes is not None and counts[classes:].any():
             largest = int(np.flatnonzero(counts).max())
+            advice = f": --classes {largest + 1} (and as many in classes.txt), or --ignore {largest}?"
             raise UserError(
                 f"{pair.label} holds the class {largest}, but with {counted(classes, 'class', 'classes')} the highest "
-                f"is {classes - 1}, and {ignore} is ignored: --classes {largest + 1} (and as many in classes.txt), or "
-                f"--ignore {largest}?"
+                f"is {classes - 1}, and {ignore} is ignored{advice * training}"
             )
         pixels += counts
         around[counts > 0] += counts.sum()

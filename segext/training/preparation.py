@@ -52,7 +52,9 @@ def prepare(
     names = named_classes(data, settings.classes)
     if names is not None:
         settings = replace(settings, classes=len(names))
-    censuses = [census(pairs, settings.ignore, settings.classes, show=process.first) for pairs in (train, val)]
+    censuses = [
+        census(pairs, settings.ignore, settings.classes, training=True, show=process.first) for pairs in (train, val)
+    ]
     for split, found in zip(("train", "val"), censuses, strict=True):
         if not found.pixels.any():
             raise UserError(f"no pixel of the split {split!r} has a class: all are {settings.ignore}, which is ignored")
