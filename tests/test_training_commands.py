@@ -150,10 +150,12 @@ def test_predict_writes_over_nothing(tmp_path, capsys):
     Image.fromarray(scene(0)[0]).save(folder / "0.png")
     before = (folder / "0.png").read_bytes()
     assert main(["predict", str(tmp_path / "a.pt"), str(folder), "--out", str(folder)]) == 2
-    assert "would be written over" in one_line(capsys)
+    assert re.search("--out .*photos is the images' own folder: .* would be written over", one_line(capsys))
     Image.fromarray(scene(0)[0]).save(folder / "0.jpg")
     assert main(["predict", str(tmp_path / "a.pt"), str(folder), "--out", str(tmp_path / "out")]) == 2
-    assert "would be written over" in one_line(capsys)
+    error = one_line(capsys)
+    assert "would be written over" in error
+    assert "own folder" not in error
     assert (folder / "0.png").read_bytes() == before
     assert not (tmp_path / "out").exists()
 
@@ -495,6 +497,12 @@ def test_values_that_make_no_sense(options, tmp_path, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert options[0] in message
     assert "is no " not in message
+
+
+def test_the_height_of_a_crop_comes_first(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "--crop HEIGHT WIDTH" in capsys.readouterr().out
 
 
 def test_a_missing_extra_is_named(tmp_path):

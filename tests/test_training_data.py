@@ -10,7 +10,7 @@ from segext.training.augmentation import Augmentation
 from segext.training.census import census, count_classes
 from segext.training.data import Draws, Segmentation, as_tensor, batches, collate, training_loader
 from segext.training.errors import UserError
-from segext.training.layouts import class_names, find
+from segext.training.layouts import class_names, find, images_in
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.palette import VOC
 from segext.training.pictures import read_label
@@ -45,6 +45,16 @@ def test_names_of_classes(tmp_path):
     assert class_names(data, 4) == ["ground", "red", "green", "yellow"]
     with pytest.raises(UserError, match="names 4 classes, but the network has 5"):
         class_names(data, 5)
+
+
+def test_hidden_files_are_skipped(tmp_path):
+    """Such as those that macOS leaves."""
+    data = camvid(tmp_path)
+    expected = find(data, "train")
+    for folder, name in (("images", "._frame_000.png"), ("labels", "._frame_000.png"), ("labels", ".other.png")):
+        (data / "train" / folder / name).write_bytes(b"no image")
+    assert find(data, "train") == expected
+    assert images_in(data / "train" / "images") == [pair.image for pair in expected]
 
 
 def test_text_files_are_utf_8_with_or_without_a_byte_order_mark(tmp_path):

@@ -119,7 +119,8 @@ def _targets(images: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     for path, pair in zip(images, targets, strict=True):
         for target in pair:
             if other := taken.get(target.resolve()):
-                raise UserError(f"{target}, of {path}, would be written over {other} or what is made of it")
+                own = f"--out {out} is the images' own folder: " if out.resolve() == path.parent.resolve() else ""
+                raise UserError(f"{own}{target}, of {path}, would be written over {other} or what is made of it")
             taken[target.resolve()] = path
     return targets
 

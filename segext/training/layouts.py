@@ -29,8 +29,8 @@ class Pair:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files in ``folder``, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    """The image files in ``folder``, by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not _hidden(path))
 
 
 def find(data: Path, split: str) -> list[Pair]:
@@ -98,7 +98,7 @@ def _camvid(folder: Path) -> list[Pair]:
         other = image_of.setdefault(pair.label, pair.image)
         if other != pair.image:
             raise UserError(f"{other} and {pair.image} would share the label {pair.label}")
-    lonely = sorted(path for path in labels.glob("*.png") if path not in image_of)
+    lonely = sorted(path for path in labels.glob("*.png") if path not in image_of and not _hidden(path))
     if lonely:
         raise UserError(f"{counted(len(lonely), 'label')} in {labels} without an image: {lonely[0].name}")
     return pairs
@@ -115,6 +115,11 @@ def _voc(data: Path, split: str) -> list[Pair]:
         raise UserError(f"{counted(len(missing), 'image')} of {listed.name} not found: {missing[0]}")
     _complete(pairs)
     return pairs
+
+
+def _hidden(path: Path) -> bool:
+    """Such as ._NAME.png, which macOS leaves beside NAME.png on other file systems."""
+    return path.name.startswith(".")
 
 
 def _text(path: Path) -> str:

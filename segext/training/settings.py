@@ -79,7 +79,9 @@ class Settings:
     normalization: str = option(
         "torchvision", "how pixels are normalised: as these weights want it", choices=tuple(NORMALIZATIONS)
     )
-    crop: tuple[int, int] | None = option(None, "size of random crops; whole images, if not given", type=count, nargs=2)
+    crop: tuple[int, int] | None = option(
+        None, "size of random crops; whole images, if not given", type=count, nargs=2, metavar=("HEIGHT", "WIDTH")
+    )
     scale: tuple[float, float] = option((1.0, 1.0), "range of random scales", type=positive, nargs=2)
     mirror: bool = option(True, "horizontal flip of half of the images", action=argparse.BooleanOptionalAction)
     batch: int = option(4, "images a step, over all processes", type=count)
