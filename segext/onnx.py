@@ -8,6 +8,7 @@ MaxPool, which its MaxUnpool takes: int64 indices into the whole map, (N, C, H, 
 from __future__ import annotations
 
 import math
+import operator
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,11 +18,12 @@ from typing import Any
 import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
+from torch.export.graph_signature import TensorArgument
 from torch.utils import _pytree as pytree
 
 from . import ops
 from .geometry import pooled_extent
-from .switches import window_of
+from .switches import Switches, window_of
 
 __all__ = ["export"]
 
@@ -68,7 +70,36 @@ def export(
             sizes = pytree.tree_map_only(str, lambda _name: torch.export.Dim.DYNAMIC, dynamic_shapes)
             program = torch.export.export(model, args, kwargs, dynamic_shapes=sizes)
         program = program.run_decompositions(_FORMS)
+        _return_indices(program)
         return torch.onnx.export(program, f=f, dynamic_shapes=dynamic_shapes, dynamo=True, **options)
+
+
+def _return_indices(program: torch.export.ExportedProgram) -> None:
+    """Replaces the Switches that a program of ONNX forms returns by their indices."""
+    graph, output, signature = program.graph, program.graph.output_node(), program.module_call_graph[0].signature
+    specs = program.graph_signature.output_specs
+    first = len(specs) - signature.out_spec.num_leaves  # results come after the new values of buffers and arguments
+    results, result_specs = (pytree.tree_unflatten(x[first:], signature.out_spec) for x in (output.args[0], specs))
+
+    def indices(result, spec):
+        if not isinstance(result, Switches):
+            return result
+        area = graph.call_function(operator.mul, tuple(result.input_size))
+        area = graph.call_function(torch.ops.aten.scalar_tensor.default, (area,), {"dtype": torch.int64})
+        node = graph.call_function(torch.ops.aten.remainder.Tensor, (result.codes, area))
+        spec.codes.arg = TensorArgument(node.name)
+        return node
+
+    with graph.inserting_before(output):
+        results = pytree.tree_map(indices, results, result_specs, is_leaf=_is_switches)
+    result_specs = pytree.tree_map(lambda s: s.codes if _is_switches(s) else s, result_specs, is_leaf=_is_switches)
+    leaves, signature.out_spec = pytree.tree_flatten(results)
+    output.args = ((*output.args[0][:first], *leaves),)
+    specs[first:] = pytree.tree_leaves(result_specs)
+
+
+def _is_switches(x: Any) -> bool:
+    return isinstance(x, Switches)
 
 
 _FORMS: dict[torch._ops.OpOverload, Callable] = {}

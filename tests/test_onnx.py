@@ -29,7 +29,8 @@ class Exported:
     """A network in ONNX, run by ONNX Runtime on one thread."""
 
     def __init__(self, model, *args, **options):
-        self.program = segext.onnx.export(model.eval(), args, verbose=False, **options)
+        model = model.eval() if isinstance(model, nn.Module) else model
+        self.program = segext.onnx.export(model, args, verbose=False, **options)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(self.program.model_proto.SerializeToString(), settings)
@@ -154,6 +155,45 @@ def test_memory_formats():
     x = with_ties(2, 3, 6, 9)
     for actual, expected in zip(Exported(TwoFormats(), x)(x), TwoFormats()(x), strict=True):
         assert_same(actual, expected)
+
+
+class Encoder(nn.Module):
+    """Switches among the results, beside maps and inside a list, one of them twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.add_(1)  # the new value precedes the results in an exported program
+        values, switches = own.relu_max_pool2d(x, 3, 2, 1, return_indices=True)
+        return [switches, values], own.max_unpool2d(values, switches), switches, own.max_pool2d(x, 2, 3)
+
+
+def with_indices(results):
+    """The results of :class:`Encoder` as ONNX has them."""
+    (switches, values), *rest = results
+    return [x.indices() if isinstance(x, segext.Switches) else x for x in (switches, values, *rest)]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 9), (3, 8, 9)])
+@pytest.mark.parametrize("varies", [False, True])
+@pytest.mark.parametrize("from_program", [False, True])
+def test_switches_that_a_network_returns_become_indices(shape, varies, from_program):
+    model, x = Encoder().eval(), with_ties(*shape)
+    axes = dict.fromkeys([dim for dim in range(len(shape)) if shape[dim] != 3], torch.export.Dim.DYNAMIC)
+    sizes = {"dynamic_shapes": (axes,)} if varies else {}
+    exported = Exported(torch.export.export(model, (x,), **sizes)) if from_program else Exported(model, x, **sizes)
+    other = with_ties(*(size if size == 3 else size + 3 * varies for size in shape))
+    for actual, expected in zip(exported(other), with_indices(model(other)), strict=True):
+        assert_same(actual, expected)
+
+
+def test_a_pool_s_indices_take_two_nodes():
+    x = with_ties(1, 3, 8, 9)
+    exported = Exported(segext.nn.MaxPool2d(2, return_indices=True), x, output_names=["values", "indices"])
+    assert exported.operators() == ["MaxPool", "Mod"]
+    assert [output.name for output in exported.session.get_outputs()] == ["values", "indices"]
 
 
 # ---- Transposed convolutions and fusions -----------------------------------------------------------------------------
