@@ -49,17 +49,20 @@ def export(
             become int64 indices; among the arguments they are rejected.
         f: the file to write; if omitted, the program is only returned.
         dynamic_shapes: which sizes may vary, as in :func:`torch.onnx.export`.
-        options: other arguments of :func:`torch.onnx.export`.
+        options: other arguments of :func:`torch.onnx.export`, except ``dynamo``.
 
     Returns:
         The :class:`torch.onnx.ONNXProgram`.
 
     Raises:
         ImportError: if onnxscript is not installed.
-        RuntimeError: if the network takes switches as an argument.
+        RuntimeError: if the network takes switches as an argument, holds them, or calls a loss.
+        TypeError: if ``dynamo`` is among the options.
     """
     if find_spec("onnxscript") is None:
         raise ImportError("segext.onnx.export needs onnxscript: pip install 'segext[onnx]'")
+    if "dynamo" in options:
+        raise TypeError("segext.onnx.export takes no dynamo: it always exports by torch.export, as dynamo=True does")
     if isinstance(model, nn.Module) and model.training:
         warnings.warn("segext.onnx.export: the model is in training mode; call model.eval() first", stacklevel=2)
     # As in torch.onnx.export, a size of 1 in the example stands for any size if it is dynamic.
@@ -70,8 +73,18 @@ def export(
             sizes = pytree.tree_map_only(str, lambda _name: torch.export.Dim.DYNAMIC, dynamic_shapes)
             program = torch.export.export(model, args, kwargs, dynamic_shapes=sizes)
         program = program.run_decompositions(_FORMS)
+        _check_operators(program)
         _return_indices(program)
         return torch.onnx.export(program, f=f, dynamic_shapes=dynamic_shapes, dynamo=True, **options)
+
+
+def _check_operators(program: torch.export.ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        if getattr(node.target, "namespace", None) == "segext":
+            raise RuntimeError(
+                "segext.onnx.export: losses and backward passes have no ONNX form, but the network calls "
+                f"{node.target.name()}"
+            )
 
 
 def _return_indices(program: torch.export.ExportedProgram) -> None:
@@ -84,6 +97,7 @@ def _return_indices(program: torch.export.ExportedProgram) -> None:
     def indices(result, spec):
         if not isinstance(result, Switches):
             return result
+        _check_codes(result.codes.meta["val"])
         area = graph.call_function(operator.mul, tuple(result.input_size))
         area = graph.call_function(torch.ops.aten.scalar_tensor.default, (area,), {"dtype": torch.int64})
         node = graph.call_function(torch.ops.aten.remainder.Tensor, (result.codes, area))
@@ -144,10 +158,7 @@ def _relu_max_pool2d(input, *arguments):
 
 @_form_of(ops.overload("max_unpool2d"))
 def _max_unpool2d(input, codes, output_size, *_window_and_format):
-    if codes.dtype != torch.int64:
-        raise RuntimeError(
-            "segext.onnx.export: the network takes Switches as an argument; export it with the pool that makes them"
-        )
+    _check_codes(codes)
     if input.dim() == 3:
         return _max_unpool2d(input[None], codes[None], output_size)[0]
     shape = (*input.shape[:2], *output_size)
@@ -161,12 +172,17 @@ def _max_unpool2d(input, codes, output_size, *_window_and_format):
 @_form_of(torch.ops.aten.max_unpool2d.default)
 @_form_of(ops.overload("max_unpool2d_indices"))
 def _max_unpool2d_indices(input, indices, output_size, _format=False):
-    planes = torch.arange(math.prod(input.shape[:-2]), device=input.device).view(*input.shape[:-2], 1, 1)
-    return _max_unpool2d(input, indices + planes * _tensor(output_size[0] * output_size[1]), output_size)
+    return _max_unpool2d(input, _into_the_whole_map(indices, output_size), output_size)
+
+
+@_form_of(ops.overload("switches_from_indices"))
+def _switches_from_indices(indices, input_size, *_window_and_format):
+    return _into_the_whole_map(indices, input_size), indices.new_zeros(())  # ONNX can't say how many are invalid
 
 
 @_form_of(ops.overload("switches_to_indices"))
 def _switches_to_indices(codes, _size, input_size, *_window_and_format):
+    _check_codes(codes)
     return codes % _tensor(input_size[0] * input_size[1])
 
 
@@ -215,6 +231,20 @@ def _conv_transpose2d(input, weight, bias, output_size, stride, origin, dilation
     more = [max(-(_constant(rest) or 0), 0) for rest in behind]
     result = torch.ops.aten.convolution(input, weight, bias, stride, [0, 0], dilation, True, more, groups)
     return _part(result, origin, output_size)
+
+
+def _check_codes(codes: Tensor) -> None:
+    if codes.dtype != torch.int64:
+        raise RuntimeError(
+            "segext.onnx.export: the network takes Switches as an argument, or holds them; export it with the pool "
+            "that makes them"
+        )
+
+
+def _into_the_whole_map(indices: Tensor, size: Sequence[int]) -> Tensor:
+    """What stock's indices, into one plane of ``size``, are in ONNX."""
+    planes = torch.arange(math.prod(indices.shape[:-2]), device=indices.device).view(*indices.shape[:-2], 1, 1)
+    return indices + planes * _tensor(size[0] * size[1])
 
 
 def _tensor(size: int | torch.SymInt) -> Tensor:

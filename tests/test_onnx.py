@@ -69,7 +69,7 @@ def test_every_op_has_a_form_but_those_of_training_and_out():
     ops = {name.removeprefix("segext::") for name in torch._C._dispatch_get_all_op_names() if "segext::" in name}
     forms = {op.name().removeprefix("segext::") for op in segext.onnx._FORMS}
     without = {op for op in ops if "backward" in op or "cross_entropy" in op or op.endswith("_out")}
-    assert ops - forms == {*without, "switches_from_indices", "extremes", "unpool_conv2d_pack"}
+    assert ops - forms == {*without, "extremes", "unpool_conv2d_pack"}
 
 
 # ---- Pools and unpooling ---------------------------------------------------------------------------------------------
@@ -141,6 +141,26 @@ def test_one_map_without_a_batch():
     x = with_ties(3, 7, 9)
     for actual, expected in zip(Exported(ThereAndBack(POOLS[:2]), x)(x), ThereAndBack(POOLS[:2])(x), strict=True):
         assert_same(actual, expected)
+
+
+class FromIndices(nn.Module):
+    """Stock's indices as switches, which unpool a map and are returned."""
+
+    def forward(self, x, indices):
+        height, width = x.shape[-2:]
+        switches = segext.Switches.from_indices(indices, (2 * height, 2 * width), 2)
+        return own.max_unpool2d(x, switches), switches
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_switches_from_indices(batch):
+    arguments = nn.functional.max_pool2d(with_ties(*batch, 3, 8, 10), 2, return_indices=True)
+    axes = {len(batch) + 1: torch.export.Dim.DYNAMIC, len(batch) + 2: torch.export.Dim.DYNAMIC}
+    exported = Exported(FromIndices(), *arguments, dynamic_shapes=(axes, axes))
+    values, indices = nn.functional.max_pool2d(with_ties(*batch, 3, 12, 6), 2, return_indices=True)
+    unpooled, returned = exported(values, indices)
+    assert_same(unpooled, FromIndices()(values, indices)[0])
+    assert_same(returned, indices)
 
 
 class TwoFormats(nn.Module):
@@ -366,16 +386,43 @@ def test_networks_for_images_of_any_size(name):
 
 
 class Decoder(nn.Module):
-    """An unpooling whose pool is elsewhere."""
+    """A use of switches whose pool is elsewhere."""
 
-    def forward(self, x, switches):
-        return own.max_unpool2d(x, switches)
+    def __init__(self, use, held=None):
+        super().__init__()
+        self.use = use
+        self.held = held
+
+    def forward(self, x, switches=None):
+        return self.use(x, self.held if switches is None else switches)
 
 
-def test_switches_as_an_argument_are_turned_away():
+@pytest.mark.parametrize(
+    "use", [own.max_unpool2d, lambda _x, switches: switches.indices(), lambda _x, switches: switches]
+)
+def test_switches_from_elsewhere_are_turned_away(use):
     values, switches = own.max_pool2d(normal((1, 2, 6, 6)), 2, return_indices=True)
-    with pytest.raises(RuntimeError, match="takes Switches as an argument"):
-        segext.onnx.export(Decoder().eval(), (values, switches), verbose=False)
+    for model, arguments in ((Decoder(use), (values, switches)), (Decoder(use, switches), (values,))):
+        with pytest.raises(RuntimeError, match="takes Switches as an argument, or holds them"):
+            segext.onnx.export(model.eval(), arguments, verbose=False)
+
+
+class Loss(nn.Module):
+    """A network that ends in its loss."""
+
+    def forward(self, x, weight, target):
+        return own.conv_transpose2d_cross_entropy(x, weight, target, stride=2, groups=3)
+
+
+def test_losses_are_turned_away():
+    arguments = normal((1, 3, 4, 4)), normal((3, 1, 4, 4)), torch.zeros(1, 10, 10, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match=r"losses .*have no ONNX form, but .*cross_entropy$"):
+        segext.onnx.export(Loss().eval(), arguments, verbose=False)
+
+
+def test_dynamo_is_no_choice():
+    with pytest.raises(TypeError, match="takes no dynamo"):
+        segext.onnx.export(TwoFormats().eval(), (normal((1, 2, 6, 6)),), dynamo=True)
 
 
 def test_without_onnxscript_it_says_what_to_type(monkeypatch):
