@@ -235,6 +235,42 @@ def test_a_flat_layer_that_does_not_fit():
         load_weights(narrow("fcn8s"), state)
 
 
+@pytest.mark.parametrize("source", ["torchvision", "SegNet"])
+def test_a_missing_bias_counts_as_zero_where_batch_norm_is_folded(source):
+    """As of convolutions with ``bias=False``, which batch norm follows."""
+    state = vgg(batch_norm=True).state_dict() if source == "torchvision" else narrow("segnet").state_dict()
+    convolutions = [f"features.{i}" for i in VGG16_BN] if source == "torchvision" else CONVOLUTIONS
+    biases = {f"{convolution}.bias": state[f"{convolution}.bias"] for convolution in convolutions}
+    model, expected = narrow("fcn8s"), narrow("fcn8s")
+    load_weights(expected, state | {key: torch.zeros_like(bias) for key, bias in biases.items()})
+    report = load_weights(model, {key: tensor for key, tensor in state.items() if key not in biases})
+    assert report.loaded["conv2_1.bias"] == ("features.8.bias" if source == "torchvision" else "conv2_1_bn.bias")
+    for (key, actual), other in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert torch.equal(actual, other), key
+
+
+@pytest.mark.parametrize("kind", [*AFFINE, "running_mean", "running_var"])
+def test_a_batch_norm_that_is_not_whole_is_not_folded(kind):
+    state = vgg(batch_norm=True).state_dict()
+    del state[f"features.8.{kind}"]
+    with pytest.raises(ValueError, match=rf"^the weights have a batch norm features.8, but no features.8.{kind}$"):
+        load_weights(narrow("fcn8s"), state)
+
+
+@pytest.mark.parametrize("key", ["features.8.weight", "features.8.running_var", "features.7.bias"])
+def test_a_batch_norm_that_does_not_fit_its_convolution(key):
+    state = vgg(batch_norm=True).state_dict() | {key: torch.ones(3)}
+    with pytest.raises(ValueError, match=r"^features.8 does not fit features.7.weight of shape \(8, 4, 3, 3\)$"):
+        load_weights(narrow("fcn8s"), state)
+
+
+def test_a_batch_norm_without_a_convolution():
+    state = vgg(batch_norm=True).state_dict()
+    del state["features.7.weight"]
+    with pytest.raises(ValueError, match=r"batch norm features.8, but no convolution before it$"):
+        load_weights(narrow("fcn8s"), state)
+
+
 class Anything:
     """What no file of weights should hold."""
 
@@ -249,6 +285,10 @@ def test_errors(tmp_path):
         load_weights(model, {})
     with pytest.raises(ValueError, match="skip should name layers of SegNet, but got 'fc6'"):
         load_weights(model, model.state_dict(), skip=["fc6"])
+    with pytest.raises(TypeError, match="skip should be a list of layers, but got the string 'conv1_1'"):
+        load_weights(model, model.state_dict(), skip="conv1_1")
+    with pytest.raises(ValueError, match=r"whose keys are strings, but has the key 0$"):
+        load_weights(model, {0: torch.zeros(2)})
     with pytest.raises(ValueError, match=r"conv1_1.weight is a str"):
         load_weights(model, {"conv1_1.weight": "a"})
     with pytest.raises(FileNotFoundError):

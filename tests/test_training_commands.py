@@ -345,6 +345,13 @@ def test_training_that_cannot_start(case, tmp_path, capsys):
     assert not (tmp_path / "out" / "best.pt").exists()
 
 
+def test_weights_whose_keys_are_no_strings(tmp_path, capsys):
+    torch.save({0: torch.zeros(2)}, tmp_path / "odd.pt")
+    options = ["--model", "fcn8s", "--width", "0.0625", "--weights", str(tmp_path / "odd.pt"), "--device", "cpu"]
+    assert main(["train", str(camvid(tmp_path / "data")), "--out", str(tmp_path / "out"), *options]) == 2
+    assert "has the key 0" in one_line(capsys)
+
+
 def test_cuda_devices_are_counted(monkeypatch):
     """Also for torchrun's processes, each of which takes one of its own."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

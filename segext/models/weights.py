@@ -89,9 +89,12 @@ def load_weights(
         What was loaded, what is missing, and what was not used and why.
 
     Raises:
-        ValueError: for a file without weights, weights of an unknown layout, a tensor that does not fit, or a ``skip``
-            that the model does not have.
+        ValueError: for a file without weights, weights of an unknown layout, a tensor that does not fit, a batch norm
+            to fold that lacks one, or a ``skip`` that the model does not have.
+        TypeError: for a ``skip`` that is a string.
     """
+    if isinstance(skip, str):
+        raise TypeError(f"skip should be a list of layers, but got the string {skip!r}")
     tensors = _read(source)
     layout = recognise(tensors)
     state = model.state_dict()
@@ -112,21 +115,36 @@ def load_weights(
 
 def _fold_batch_norms(given: dict[str, tuple[Tensor, str]], layers: set[str], report: LoadReport) -> None:
     """Folds a batch norm of the weights into the convolution if the model has none there."""
-    normalised = {_layer(key).removesuffix("_bn") for key in given if key.endswith("_bn.weight")}
-    folded = [layer for layer in layers if layer in normalised and f"{layer}_bn" not in layers]
+    norms = {_layer(key): _layer(source) for key, (_, source) in given.items() if _layer(key).endswith("_bn")}
+    folded = [layer for layer in sorted(layers) if f"{layer}_bn" in norms and f"{layer}_bn" not in layers]
     for layer in folded:
-        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-        scale, shift, mean, variance, _ = (given.pop(f"{layer}_bn.{kind}", (None,))[0] for kind in kinds)
-        scale, shift = scale.flatten(), shift.flatten()
+        norm = norms[f"{layer}_bn"]
+        values = scale, shift, mean, variance = _batch_norm(given, f"{layer}_bn", norm)
+        if f"{layer}.weight" not in given:
+            raise ValueError(f"the weights have a batch norm {norm}, but no convolution before it")
+        weight, weight_key = given[f"{layer}.weight"]
+        bias, bias_key = given.get(f"{layer}.bias", (torch.zeros_like(scale), f"{norm}.bias"))
+        if any(value is not None and value.shape != weight.shape[:1] for value in (*values, bias)):
+            raise ValueError(f"{norm} does not fit {weight_key} of shape {tuple(weight.shape)}")
         if variance is not None:
             scale = scale / torch.sqrt(variance + _EPS)
             shift = shift - mean * scale
-        weight, weight_key = given[f"{layer}.weight"]
-        bias, bias_key = given[f"{layer}.bias"]
         given[f"{layer}.weight"] = weight * scale.view(-1, 1, 1, 1), weight_key
         given[f"{layer}.bias"] = bias * scale + shift, bias_key
     if folded:
         report.notes.append(f"{len(folded)} batch norms are folded into the convolutions before them")
+
+
+def _batch_norm(given: dict[str, tuple[Tensor, str]], layer: str, source: str) -> list[Tensor | None]:
+    """Takes scale, shift, mean and variance of a batch norm, called ``source`` in the weights, out of ``given``."""
+    given.pop(f"{layer}.num_batches_tracked", None)
+    kinds = ("weight", "bias", "running_mean", "running_var")
+    values = [given.pop(f"{layer}.{kind}", (None,))[0] for kind in kinds]
+    needed = kinds if any(value is not None for value in values[2:]) else kinds[:2]
+    for kind, value in zip(needed, values, strict=False):
+        if value is None:
+            raise ValueError(f"the weights have a batch norm {source}, but no {source}.{kind}")
+    return [None if value is None else value.flatten() for value in values]
 
 
 def _matching(
@@ -205,6 +223,8 @@ def _read(source: str | os.PathLike | Mapping[str, object]) -> dict[str, Tensor]
             source = source[wrapping]
     if not isinstance(source, Mapping):
         raise ValueError(f"{where} should hold a state dict, but holds a {type(source).__name__}")
+    if odd := [key for key in source if not isinstance(key, str)]:
+        raise ValueError(f"{where} should hold a state dict, whose keys are strings, but has the key {odd[0]!r}")
     tensors: dict[str, Tensor] = {}
     for key, value in source.items():
         blobs = zip(("weight", "bias"), value, strict=False) if isinstance(value, (list, tuple)) else ()
