@@ -336,6 +336,9 @@ def test_errors():
                 model(torch.zeros(shape))
         with pytest.raises(ValueError, match=r"but got \(224, 224\)"):
             model.predict(torch.zeros(224, 224))
+        for dtype in (torch.uint8, torch.float64):
+            with pytest.raises(TypeError, match=f"image should be of dtype torch.float32, .* but got {dtype}"):
+                model.predict(torch.zeros(1, 3, 224, 224, dtype=dtype))
         assert model.training
     with pytest.raises(ValueError, match="FCN-32s has no skips"):
         MODELS["fcn32s"](at_once=True)
@@ -358,6 +361,16 @@ def test_options(name):
     assert model.conv4_2.out_channels == 16
     if name != "segnet":
         assert MODELS[name](7, width=1 / 32, fc_channels=1024).fc7.out_channels == 32
+
+
+def test_prediction_takes_images_of_the_weights_dtype_or_what_autocast_casts():
+    model, x = narrow("fcn8s"), image(64, 64)
+    assert model.bfloat16().predict(x.bfloat16()).shape == (2, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.float().predict(x.bfloat16()).shape == (2, 64, 64)
+        for dtype in (torch.uint8, torch.float64):
+            with pytest.raises(TypeError, match=f"dtype torch.float32, .* but got {dtype}"):
+                model.predict(x.to(dtype))
 
 
 @pytest.mark.parametrize("name", MODELS)

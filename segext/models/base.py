@@ -30,15 +30,21 @@ class SegmentationModel(nn.Module):
         Runs in evaluation mode without gradients, and leaves the mode of every module as it was.
 
         Args:
-            image: (N, in_channels, H, W) or (in_channels, H, W), floats, normalised as in training. Preprocessing is
-                the caller's task, since it depends on the weights, not on the architecture.
+            image: (N, in_channels, H, W) or (in_channels, H, W), of the weights' dtype, or under autocast any floats of
+                up to 32 bits; normalised as in training. Preprocessing is the caller's task, since it depends on the
+                weights, not on the architecture.
 
         Returns:
             (N, H, W) or (H, W); uint8 for up to 256 classes, else int64.
 
         Raises:
             ValueError: for an image of the wrong shape, or one too small for the architecture.
+            TypeError: for an image of another dtype.
         """
+        expected = next(self.parameters()).dtype
+        cast = (torch.float32, torch.float16, torch.bfloat16) if torch.is_autocast_enabled(image.device.type) else ()
+        if image.dtype not in (expected, *cast):
+            raise TypeError(f"image should be of dtype {expected}, as the weights are, but got {image.dtype}")
         one = image.dim() == 3
         with torch.no_grad(), evaluating(self):
             labels = self._labels(image[None] if one else image)
