@@ -34,10 +34,11 @@ LINTERS = $(shell sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",'
 bench: $(STAMPS)/$(if $(wildcard /dev/nvidiactl $(STAMPS)/build),build,cpu)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Threads that wait by spinning keep each other, and other processes, from the cores: maps of tests are small.
+# A file of tests to a process, for what a file compiles and runs is shared by its tests; `ARGS="-n 0"` takes one
+# process. Threads that wait by spinning would keep the other processes from the cores: maps of tests are small.
 test: export OMP_WAIT_POLICY ?= passive
 test: $(STAMPS)/build
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Built anew, so that a warning is one every time.
 docs: $(STAMPS)/build
