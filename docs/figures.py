@@ -20,9 +20,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 PICTURES = ROOT / "docs" / "pictures"
 
 OPS = "2026-11-26-cpu"  # from `make bench`
+EPYC = "2026-11-27-epyc-cpu"  # likewise, on another processor
 PROCESSORS = {  # from `make bench` on several processors
     "Xeon, AVX-512": OPS,
-    "EPYC, AVX-512": "2026-11-26-epyc-cpu",
+    "EPYC, AVX-512": EPYC,
     "EPYC, AVX2 (stock eager)": "2026-11-26-epyc-avx2-cpu",
 }
 NETWORKS = "2026-11-26-camvid-cpu"  # from `python -m benchmarks models`
@@ -255,7 +256,7 @@ def stock_wins(folder: str = OPS) -> str:
 def upsampling_memory() -> str:
     rows = []
     for op in ("upsample x8, crop, argmax", "upsample x8, crop, loss, backward"):
-        for form, row in contest(op).items():
+        for form, row in contest(op, folder=EPYC).items():
             peaks = row["peaks"]
             stock = min(value for way, value in peaks.items() if not way.startswith("segext"))
             rows.append([NAMES[op], row["map"], form, *(megabytes(n) for n in (stock, peaks[f"segext {form}"]))])
@@ -422,7 +423,7 @@ BLOCKS: dict[str, tuple] = {
     "prepacked": (prepacked, OPS),
     "new-sizes": (new_sizes, OPS),
     "stock-wins": (stock_wins, OPS),
-    "upsampling-memory": (upsampling_memory, OPS),
+    "upsampling-memory": (upsampling_memory, EPYC),
     "footprint": (footprint, OPS),
     "networks": (networks, NETWORKS),
     "gpu-gains": (gpu_gains, GPU),
