@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from . import batching, fakes, flops, functional, nn  # noqa: F401 (the first three register themselves)
+from . import batching, fakes, functional, nn  # noqa: F401 (the first two register themselves)
 from .convert import Change, Report, convert
 from .explain import explain
 from .switches import Switches

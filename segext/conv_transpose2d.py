@@ -223,7 +223,8 @@ def conv_transpose2d_cross_entropy(
     """
     crop = checked_pair("crop", crop)
     call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    criterion, of_target = Criterion(class_weight, ignore_index, reduction, label_smoothing), "crop and target"
+    criterion = Criterion(class_weight, ignore_index, reduction, label_smoothing)
+    of_target = "crop and target"
     if isinstance(call, Depthwise) and criterion.fits(call, input, weight, target):
         _checked_size(call.output_size, crop, target.shape[-2:], of_target)
         return call.cross_entropy(input, weight, bias, target, crop, criterion)

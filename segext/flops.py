@@ -3,6 +3,8 @@ replaces, that is, all products of a convolution, whichever ones the kernels ski
 
 For the gradient of a weight whose channels do not mix, stock counts each product once per channel; segext counts it
 once.
+
+Importing this module registers it. ``import segext`` does not, because torch's counter imports Triton.
 """
 
 from __future__ import annotations

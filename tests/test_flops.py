@@ -7,6 +7,7 @@ from samples import normal
 from torch.utils.flop_counter import FlopCounterMode
 
 import segext
+import segext.flops  # registers what is counted
 import segext.functional as own
 
 
