@@ -33,6 +33,11 @@ HOT = {
     r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, true>": {"LDG.64": 2, "STG.64": 2},
     r"depthwise_conv_transpose2d_cells_kernel<float, 2, \w+, \w+>": {"STG.64": 2},
     r"depthwise_conv_transpose2d_cells_kernel<.*, 4, \w+, \w+>": {"LDS.128": 8},
+    r"depthwise_conv_transpose2d_x2_kernel<float, 4, false, false>": {"LDG.128": 4, "STG.128": 4},
+    r"depthwise_conv_transpose2d_x2_kernel<float, 4, false, true>": {"LDG.128": 8, "STG.128": 4},
+    r"depthwise_conv_transpose2d_x2_kernel<segext::\w+, 4, false, false>": {"LDG.128": 2, "STG.64": 4},
+    r"depthwise_conv_transpose2d_x2_kernel<segext::\w+, 4, false, true>": {"LDG.128": 2, "LDG.64": 4, "STG.64": 4},
+    r"depthwise_conv_transpose2d_x2_kernel<float, 2, \w+, \w+>": {"LDG.128": 4, "STG.64": 4},
     r"depthwise_argmax_cells_kernel": {"LDS.128": 2},
     r"depthwise_cross_entropy_cells_kernel": {"LDS.128": 2},
     r"max_pool2d_blocks_kernel": {"LDG.128": 4, "STG.128": 1},
@@ -63,7 +68,7 @@ COPYING = r"unpool_conv2d_\w+_kernel"
 MAX_REGISTERS = 64  # so that a multiprocessor holds at least half the threads it could
 # Of kernels that keep weights or scores in them: a quarter of the threads, each with more stores or sums in flight.
 MORE_REGISTERS = {
-    r"depthwise_conv_transpose2d_cells_kernel": 128,
+    r"depthwise_conv_transpose2d_(cells|x2)_kernel": 128,
     r"depthwise_argmax_cells_kernel<double": 96,
     r"depthwise_cross_entropy_cells_kernel<double": 128,
     r"depthwise_cross_entropy_cells_kernel": 96,

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "depthwise_conv_transpose2d.cuh"
+#include "depthwise_conv_transpose2d_x2.cuh"
 
 namespace segext {
 namespace {
@@ -11,8 +12,9 @@ using Params = DepthwiseConvTranspose2dParams;
 // Rows of output that a thread writes: fewer do not pay for what it sets up, which costs about kSetUpRows.
 constexpr int64_t kFewestRows = 8, kMostRows = 128, kSetUpRows = 16;
 
-// What a block stages of weights, if phases are as small: so much lets as many blocks be there as registers do.
-constexpr int64_t kStagedBytes = 24 * 1024;
+// What a block stages of weights, if phases are as small. A thread reads its rows of input once for all phases that its
+// block stages: so, as many as a block may have. Registers leave room for two or three blocks, and so does that.
+constexpr int64_t kStagedBytes = Launch::kMaxSharedBytes;
 
 AddendSteps addend_steps(const Params& params) {
   const int64_t row = params.addend.width * depth_of(params.geometry);
@@ -89,6 +91,54 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   return launch_form(params, stream, launched);
 }
 
+// Whether the kernel for upsampling by two takes it, if it has runs of some lanes.
+template <typename T>
+bool is_doubling(const Params& params) {
+  const Upsampling& g = params.geometry;
+  return g.stride_h == 2 && g.stride_w == 2 && g.kernel_h == 4 && g.kernel_w == 4 && g.dilation_h == 1 &&
+         g.dilation_w == 1 && is_aligned(params.weight, kVectorBytes);
+}
+
+// Cells of a thread: so many that loading a kernel pays, unless that leaves a large GPU too few threads.
+int64_t doubled_cells_per_thread(const Upsampling& g, int64_t plane_runs) {
+  constexpr int64_t kFewest = 4, kMost = 16, kEnoughThreads = 1 << 18;
+  const int64_t cells = end_cell(g) - first_cell(g);
+  int64_t some = kMost;
+  while (some > kFewest && plane_runs * ceil_divide(cells, some) < kEnoughThreads) some /= 2;
+  return some;
+}
+
+// Sets *launched where threads allow it.
+template <typename T, int kLanes, bool kChannelsLast>
+CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
+  const Upsampling& g = params.geometry;
+  const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
+  const int64_t runs = DoubledRun<kLanes, kChannelsLast>::count(g);
+  const auto cells = divide_cells(g, planes, runs, doubled_cells_per_thread(g, planes * runs), 2, 1);
+  *launched = cells.has_value();
+  if (!*launched) return cudaSuccess;
+  const auto kernel = params.addend.data != nullptr
+                          ? depthwise_conv_transpose2d_x2_kernel<T, kLanes, kChannelsLast, true>
+                          : depthwise_conv_transpose2d_x2_kernel<T, kLanes, kChannelsLast, false>;
+  return launch(kernel, cells->threads, stream, arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells,
+                addend_steps(params), lanes_fit_addend<T>(params, kLanes));
+}
+
+template <typename T>
+CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
+  const Upsampling& g = params.geometry;
+  if (g.channels_last) {
+    const bool pairs = g.multiplier == 1 && g.channels % 2 == 0 && is_aligned(params.input, 2 * sizeof(T)) &&
+                       is_aligned(params.output, 2 * sizeof(T));
+    return pairs ? launch_doubling<T, 2, true>(params, stream, launched)
+                 : launch_doubling<T, 1, true>(params, stream, launched);
+  }
+  *launched = lanes_fit<T>(params, 2);
+  if (!*launched) return cudaSuccess;
+  return lanes_fit<T>(params, 4) ? launch_doubling<T, 4, false>(params, stream, launched)
+                                 : launch_doubling<T, 2, false>(params, stream, launched);
+}
+
 template <typename T, typename Index, bool kStaged>
 CudaStatus launch_elements(const Params& params, CudaStream stream, int64_t shared_bytes) {
   const Upsampling& g = params.geometry;
@@ -106,6 +156,8 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
     bool launched = false;
     CudaStatus status = cudaSuccess;
     if constexpr (kHasVectorKernels<T>) {
+      if (is_doubling<T>(params)) status = launch_doubling<T>(params, stream, &launched);
+      if (launched) return status;
       const bool fit = lanes_fit<T>(params, 2);
       if (fit)
         status = lanes_fit<T>(params, 4) ? launch_cells<T, 4>(params, stream, &launched)

@@ -231,12 +231,13 @@ struct CellLaunch {
   int64_t threads;
 };
 
-// No block has threads of two units. None for more threads than int32_t counts.
+// A unit has a multiple of so many threads: of a block's, if no block may have threads of two. None for more threads
+// than int32_t counts.
 inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t planes, int64_t runs, int64_t per_thread,
-                                              int64_t phases) {
+                                              int64_t phases, int64_t multiple = Launch::kBlockThreads) {
   const int64_t groups = ceil_divide(g.stride_h, phases);
   const int64_t cell_rows = ceil_divide(end_cell(g) - first_cell(g), per_thread);
-  const int64_t unit_threads = launch_blocks(cell_rows * runs) * Launch::kBlockThreads;
+  const int64_t unit_threads = ceil_divide(cell_rows * runs, multiple) * multiple;
   const int64_t threads = planes * groups * unit_threads;
   if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
   const Cells cells{Divisor<int32_t>(unit_threads),
