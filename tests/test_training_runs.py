@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -238,9 +239,9 @@ def test_a_run_whose_first_step_failed_is_started_again(data, tmp_path, capsys):
 # ---- Two processes -------------------------------------------------------------------------------------------------
 
 
-def torchrun(data, out, *options):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "segext", "train", str(data), "--out", str(out), *map(str, options)]
+def torchrun(data, out, *options, program=("-m", "segext")):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+    command += ["train", str(data), "--out", str(out), *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, timeout=240)
 
 
@@ -257,6 +258,48 @@ def test_two_processes_learn_as_one(data, tmp_path):
     assert [float(value) for value in scores[1]] == pytest.approx([float(value) for value in scores[0]], abs=1e-2)
     one, two = (checkpoint.load(tmp_path / n / "last.pt")["model"] for n in ("one", "two"))
     assert all(torch.allclose(two[key], value, rtol=1e-3, atol=1e-5) for key, value in one.items())
+
+
+# segext, which notes how many of the group's threads there are before and after it is destroyed.
+NOTING = """
+import os
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from segext.__main__ import main
+
+
+def threads():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return str(names.count("pt_gloo_runloop"))
+
+
+def destroy():
+    before = threads()
+    destroy_process_group()
+    Path(__file__).with_suffix("." + os.environ["RANK"]).write_text(before + " " + threads())
+
+
+destroy_process_group, dist.destroy_process_group = dist.destroy_process_group, destroy
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@pytest.mark.parametrize(("lr", "says"), [(0.01, "10 steps done"), (1e6, "is nan")])
+def test_the_threads_of_the_group_end_with_it(lr, says, data, tmp_path):
+    """Whether the run succeeds or fails: threads that are left can abort their process when it ends."""
+    program = tmp_path / "noting.py"
+    program.write_text(NOTING)
+    options = (*SMALL, "--model", "fcn8s", "--steps", 10, "--lr", lr)
+    done = torchrun(data, tmp_path / "run", *options, program=[str(program)])
+    assert says in done.stdout + done.stderr
+    for rank in ("0", "1"):
+        before, after = map(int, program.with_suffix(f".{rank}").read_text().split())
+        assert before > 0
+        assert after == 0
 
 
 # ---- Both sets of layers -------------------------------------------------------------------------------------------

@@ -30,29 +30,33 @@ from .writing import writing
 def train(options: argparse.Namespace) -> None:
     """Starts or resumes the run in ``options.out``."""
     with joined(options.device) as process:
-        out, state = options.out, None
-        if options.resume:
-            state = _state_of(out)
-            settings = Settings.of(state["run"]["settings"])
-            agree(settings, vars(options), str(out))
-        else:
-            settings = Settings.of(vars(options))
-            _refuse_to_overwrite(out)
-        out.mkdir(parents=True, exist_ok=True)
-        run = prepare(
-            settings,
-            options.data,
-            out,
-            process,
-            state=state,
-            workers=options.workers,
-            tensorboard=options.tensorboard,
-        )
-        if process.first:
-            print(run.origin)
-        run.run()
-        if process.first:
-            print(f"{counted(run.steps, 'step')} done, the best mIoU is {run.best:.1%}: {out / checkpoint.BEST}")
+        _train(options, process)
+
+
+def _train(options: argparse.Namespace, process: Process) -> None:
+    out, state = options.out, None
+    if options.resume:
+        state = _state_of(out)
+        settings = Settings.of(state["run"]["settings"])
+        agree(settings, vars(options), str(out))
+    else:
+        settings = Settings.of(vars(options))
+        _refuse_to_overwrite(out)
+    out.mkdir(parents=True, exist_ok=True)
+    run = prepare(
+        settings,
+        options.data,
+        out,
+        process,
+        state=state,
+        workers=options.workers,
+        tensorboard=options.tensorboard,
+    )
+    if process.first:
+        print(run.origin)
+    run.run()
+    if process.first:
+        print(f"{counted(run.steps, 'step')} done, the best mIoU is {run.best:.1%}: {out / checkpoint.BEST}")
 
 
 def _state_of(out: Path) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -74,7 +76,11 @@ def backend(device: torch.device) -> str:
 
 @contextmanager
 def joined(device: str | None) -> Iterator[Process]:
-    """This process among those started by torchrun, if any."""
+    """This process among those started by torchrun, if any.
+
+    The group's threads end with the last reference to it, which DistributedDataParallel has too, so none may be left
+    outside: a thread that is late to free a tensor needs the GIL, and aborts the process if the interpreter has ended.
+    """
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Process(choose_device(device))
@@ -82,8 +88,20 @@ def joined(device: str | None) -> Iterator[Process]:
     process = Process(choose_device(device, int(os.environ["LOCAL_RANK"])), int(os.environ["RANK"]), count)
     if process.device.type == "cuda":
         torch.cuda.set_device(process.device)
+    # DistributedDataParallel imports it, and its functions keep, as a default argument, the group that there is then.
+    import_module("torch.distributed.nn.functional")
     dist.init_process_group(backend(process.device))
     try:
         yield process
+    except BaseException as error:
+        _clear_frames(error)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Lets go of the variables of all calls that an error, and those that led to it, have ended."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
