@@ -74,6 +74,7 @@ def export(
             program = torch.export.export(model, args, kwargs, dynamic_shapes=sizes)
         program = program.run_decompositions(_FORMS)
         _check_operators(program)
+        _pass_indices_on(program)
         _return_indices(program)
         return torch.onnx.export(program, f=f, dynamic_shapes=dynamic_shapes, dynamo=True, **options)
 
@@ -85,6 +86,30 @@ def _check_operators(program: torch.export.ExportedProgram) -> None:
                 "segext.onnx.export: losses and backward passes have no ONNX form, but the network calls "
                 f"{node.target.name()}"
             )
+
+
+def _pass_indices_on(program: torch.export.ExportedProgram) -> None:
+    """Gives each MaxUnpool its pool's indices as they are, unless samples were selected: those stay renumbered."""
+    graph, aten = program.graph, torch.ops.aten
+    for node in graph.find_nodes(op="call_function", target=torch.ops.onnx_symbolic._symbolic.default):
+        if node.args[1] == "MaxUnpool":
+            indices = node.args[0][1]
+            terms = indices.all_input_nodes  # indices into one plane, and where the planes start
+            if indices.target is aten.add.Tensor and terms[0].target is aten.remainder.Tensor:
+                codes, area = terms[0].args
+                # Stock's indices may go into a map of another area than they are from.
+                if area in terms[-1].args and _are_of_the_whole_map(codes):
+                    node.replace_input_with(indices, codes)
+    graph.eliminate_dead_code()
+
+
+def _are_of_the_whole_map(codes: torch.fx.Node) -> bool:
+    """Whether codes are all that a pool gave, with or without an axis for a batch of one."""
+    while codes.target is torch.ops.aten.unsqueeze.default or (
+        codes.target is torch.ops.aten.select.int and _constant(codes.args[0].meta["val"].shape[codes.args[1]]) == 1
+    ):
+        codes = codes.args[0]
+    return codes.target in (operator.getitem, torch.ops.aten.add.Tensor)
 
 
 def _return_indices(program: torch.export.ExportedProgram) -> None:
@@ -161,23 +186,32 @@ def _max_unpool2d(input, codes, output_size, *_window_and_format):
     _check_codes(codes)
     if input.dim() == 3:
         return _max_unpool2d(input[None], codes[None], output_size)[0]
+    area = _tensor(output_size[0] * output_size[1])
+    return _unpool(input, _into_the_whole_map(codes % area, area), output_size)
+
+
+def _unpool(input, indices, output_size):
     shape = (*input.shape[:2], *output_size)
     size = torch.stack([*map(_tensor, shape)])
     # Indices and size say it all. To runtimes a window tells the least size, below which pools that round up stay.
     surplus = [_constant(have - extent) or 0 for have, extent in zip(input.shape[-2:], output_size, strict=True)]
     attributes = {"kernel_shape": (1, 1), "strides": (1, 1), "pads": (0, 0, *(max(s, 0) for s in surplus))}
-    return torch.onnx.ops.symbolic("MaxUnpool", (input, codes, size), attributes, dtype=input.dtype, shape=shape)
+    return torch.onnx.ops.symbolic("MaxUnpool", (input, indices, size), attributes, dtype=input.dtype, shape=shape)
 
 
 @_form_of(torch.ops.aten.max_unpool2d.default)
 @_form_of(ops.overload("max_unpool2d_indices"))
 def _max_unpool2d_indices(input, indices, output_size, _format=False):
-    return _max_unpool2d(input, _into_the_whole_map(indices, output_size), output_size)
+    if input.dim() == 3:
+        return _max_unpool2d_indices(input[None], indices[None], output_size)[0]
+    area = _tensor(output_size[0] * output_size[1])
+    return _unpool(input, _into_the_whole_map(indices, area), output_size)
 
 
 @_form_of(ops.overload("switches_from_indices"))
 def _switches_from_indices(indices, input_size, *_window_and_format):
-    return _into_the_whole_map(indices, input_size), indices.new_zeros(())  # ONNX can't say how many are invalid
+    area = _tensor(input_size[0] * input_size[1])
+    return _into_the_whole_map(indices, area), indices.new_zeros(())  # ONNX can't say how many are invalid
 
 
 @_form_of(ops.overload("switches_to_indices"))
@@ -241,10 +275,10 @@ def _check_codes(codes: Tensor) -> None:
         )
 
 
-def _into_the_whole_map(indices: Tensor, size: Sequence[int]) -> Tensor:
-    """What stock's indices, into one plane of ``size``, are in ONNX."""
+def _into_the_whole_map(indices: Tensor, area: Tensor) -> Tensor:
+    """What stock's indices, into one plane of ``area`` pixels, are in ONNX."""
     planes = torch.arange(math.prod(indices.shape[:-2]), device=indices.device).view(*indices.shape[:-2], 1, 1)
-    return indices + planes * _tensor(size[0] * size[1])
+    return indices + planes * area
 
 
 def _tensor(size: int | torch.SymInt) -> Tensor:

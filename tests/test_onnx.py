@@ -143,6 +143,57 @@ def test_one_map_without_a_batch():
         assert_same(actual, expected)
 
 
+SELECTIONS = {
+    "first": lambda x: x[:1],
+    "rest": lambda x: x[1:],
+    "last": lambda x: x[-1],
+    "every other": lambda x: x[::2],
+    "reordered": lambda x: x[torch.tensor([2, 0])],
+}
+
+
+class Selecting(nn.Module):
+    """Samples of a pool's map, unpooled by their switches, which are returned as well; and the whole map."""
+
+    def __init__(self, select):
+        super().__init__()
+        self.select = select
+
+    def forward(self, x):
+        values, switches = own.max_pool2d(x, 3, 2, 1, return_indices=True)
+        some, its_switches = self.select(values), self.select(switches)
+        return own.max_unpool2d(some, its_switches), its_switches.indices(), own.max_unpool2d(values, switches)
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("varies", [False, True])
+def test_switches_of_selected_samples(name, varies):
+    model = Selecting(SELECTIONS[name])
+    exported = Exported(model, with_ties(3, 2, 7, 9), **({"dynamic_shapes": (VARIES,)} if varies else {}))
+    x = with_ties(5, 2, 8, 13) if varies else with_ties(3, 2, 7, 9)
+    for actual, expected in zip(exported(x), model(x), strict=True):
+        assert_same(actual, expected)
+
+
+def test_only_selected_switches_take_further_nodes():
+    exported = Exported(Selecting(lambda x: x[1:]), with_ties(3, 2, 7, 9))
+    counts = Counter(exported.operators())
+    assert (counts["MaxPool"], counts["MaxUnpool"], counts["Add"]) == (1, 2, 1)
+
+
+class ElsewhereByIndices(nn.Module):
+    """A map unpooled by indices into one that is larger than the pool's."""
+
+    def forward(self, x):
+        values, switches = own.max_pool2d(x, 2, return_indices=True)
+        return nn.functional.max_unpool2d(values, switches.indices(), 2, output_size=(9, 9))
+
+
+def test_indices_into_a_map_of_another_size():
+    x = with_ties(2, 3, 8, 8)
+    assert_same(Exported(ElsewhereByIndices(), x)(x)[0], ElsewhereByIndices()(x))
+
+
 class FromIndices(nn.Module):
     """Stock's indices as switches, which unpool a map and are returned."""
 
