@@ -1,6 +1,8 @@
 // Writes one full row of a scatter from the pooled rows whose windows reach it.
 #pragma once
 
+#include <vector>
+
 #include "codes.h"
 #include "interleave.h"
 #include "map_writer.h"
@@ -31,6 +33,7 @@ class RowWriter {
     blocks_ = {first > reach ? first : reach, covered < g.pooled_width ? covered : g.pooled_width};
     const bool has_blocks = g.channels_last ? packs_ : has_strided_path(g);
     if (blocks_.empty() || !has_blocks) blocks_.end = blocks_.begin;
+    if (!blocks_.empty() && !g.channels_last) find_edges();
   }
 
   // Not inlined: half types share it.
@@ -39,15 +42,20 @@ class RowWriter {
       std::memset(row, 0, rows_.row * sizeof(T));
     } else if (blocks_.empty()) {
       pixels(sources, count, {0, g_.width}, row);
+    } else if (g_.channels_last) {
+      pixels(sources, count, {0, first_column()}, row);
+      packed_pixels(sources, count, row);
+      pixels(sources, count, {end_column(), g_.width}, row);
     } else {
-      pixels(sources, count, {0, blocks_.begin * w_.stride_w - w_.padding_w}, row);
-      if (g_.channels_last) {
-        packed_pixels(sources, count, row);
-      } else {
-        with_strided_window(w_, {0, w_.kernel_h},
-                            [&](auto stride, auto kernel) { columns<stride(), kernel()>(sources, count, row); });
-      }
-      pixels(sources, count, {blocks_.end * w_.stride_w - w_.padding_w, g_.width}, row);
+      edge_pixels(sources, count, row);
+      with_strided_window(w_, {0, w_.kernel_h}, [&](auto stride, auto kernel) {
+        // A window row has so many sources at most: loops over them are unrolled too.
+        constexpr int kMost = kernel() == kAnyKernel ? 0 : (kernel() + stride() - 1) / stride();
+        if constexpr (kMost == 2) {
+          if (count == 2) return columns<stride(), kernel(), 2>(sources, count, row);
+        }
+        columns<stride(), kernel(), kMost == 0 ? 0 : 1>(sources, count, row);
+      });
     }
   }
 
@@ -87,8 +95,9 @@ class RowWriter {
   // The block of NCHW columns, Stride phases of pooled columns interleaved: phase p of pooled column j is the pixel
   // that tap p of window j, tap p + Stride of window j - 1, ... share (at stride 1, windows a dilation apart). Later
   // taps belong to earlier windows.
-  template <int Stride, int Kernel>
-  SEGEXT_INLINE void columns(const Source<T>* sources, int count, T* row) const {
+  template <int Stride, int Kernel, int Count>
+  SEGEXT_INLINE void columns(const Source<T>* sources, int some, T* row) const {
+    const int count = Count ? Count : some;
     const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, dilation_w = Kernel ? 1 : w_.dilation_w;
     for_each_block<T>(blocks_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       Vec<T> phase[Stride] = {};
@@ -107,6 +116,36 @@ class RowWriter {
       }
       store_interleaved<Stride>(lanes, phase, row + j * Stride - w_.padding_w);
     });
+  }
+
+  // The columns of the blocks.
+  int64_t first_column() const { return blocks_.begin * w_.stride_w - w_.padding_w; }
+  int64_t end_column() const { return blocks_.end * w_.stride_w - w_.padding_w; }
+
+  void find_edges() {
+    for (const Range columns : {Range{0, first_column()}, Range{end_column(), g_.width}}) {
+      for (int64_t x = columns.begin; x < columns.end; ++x) {
+        for_each_window(x, [&](int64_t ow, int64_t t) { edge_taps_.push_back({ow, t}); });
+        edges_.push_back({x, edge_taps_.size()});
+      }
+    }
+  }
+
+  // NCHW columns on either side of the blocks.
+  void edge_pixels(const Source<T>* sources, int count, T* row) const {
+    std::size_t first = 0;
+    for (const Edge& edge : edges_) {
+      T v = 0;
+      for (int s = 0; s < count; ++s) {
+        for (std::size_t k = first; k < edge.end; ++k) {
+          const bool named = sources[s].codes[edge_taps_[k].column] == sources[s].first_tap + edge_taps_[k].tap;
+          const T value = sources[s].values[edge_taps_[k].column];
+          v = named ? (kSum ? v + value : value) : v;
+        }
+      }
+      row[edge.column] = v;
+      first = edge.end;
+    }
   }
 
   // Calls f(pooled column, tap) for the windows that have column x, first window first.
@@ -210,6 +249,18 @@ class RowWriter {
   const Rows rows_;
   const bool packs_;  // see packs_pixels
   Range blocks_;      // of pooled columns
+
+  // NCHW columns outside the blocks, each with those of edge_taps_ that end before `end`: what windows have of it, the
+  // first window first.
+  struct Edge {
+    int64_t column;
+    std::size_t end;
+  };
+  struct EdgeTap {
+    int64_t column, tap;  // pooled column
+  };
+  std::vector<Edge> edges_;
+  std::vector<EdgeTap> edge_taps_;
   Phases<T> phases_;
 };
 
