@@ -101,6 +101,7 @@ class RowWriter {
     const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, dilation_w = Kernel ? 1 : w_.dilation_w;
     for_each_block<T>(blocks_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       Vec<T> phase[Stride] = {};
+#pragma GCC unroll 2
       for (int s = 0; s < count; ++s) {
         const Source<T>& source = sources[s];
 #pragma GCC unroll 3
