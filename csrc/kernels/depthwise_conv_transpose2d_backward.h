@@ -29,7 +29,7 @@ struct DepthwiseConvTranspose2dBackwardParams {
   UpsamplingGradients gradients;
 };
 
-// total[k] = the sum over parts p, in ascending order, of part[p][k].
+// total[k] = the sum over parts p of part[p][k], in an order that is the device's and, for a count, always the same.
 struct SumPartsParams {
   const void* parts;  // Sum [count, size]
   void* total;        // [size]

@@ -83,7 +83,7 @@ Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardPa
 void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin,
                                           int64_t end);
 CudaStatus depthwise_cross_entropy_backward_cuda(const DepthwiseCrossEntropyBackwardParams& params, CudaStream stream);
-// On CUDA there are as many as of depthwise_conv_transpose2d_backward.
 GradientParts depthwise_cross_entropy_backward_cpu_parts(const Upsampling& geometry);
+GradientParts depthwise_cross_entropy_backward_cuda_parts(const Upsampling& geometry);
 
 }  // namespace segext

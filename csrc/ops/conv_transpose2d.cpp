@@ -86,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Ten
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
   const bool any = grad_output.numel() > 0;
   const GradientParts counts =
-      any ? gradient_parts(grad, g, depthwise_conv_transpose2d_backward_cpu_parts) : GradientParts{0, 0};
+      any ? gradient_parts(grad, g, SEGEXT_PART_COUNTS(depthwise_conv_transpose2d_backward)) : GradientParts{0, 0};
   const Parts weights(needs_weight, input, sizes_of(weight), counts.weight);
   const Parts biases(needs_bias, input, {g.channels}, counts.bias);
   if (!any) {

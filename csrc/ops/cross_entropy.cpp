@@ -165,7 +165,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
   check_device(op, "grad_loss", grad_loss, "input", input);
   const bool any = labels.numel() > 0;
   const GradientParts counts =
-      any ? gradient_parts(labels, g, depthwise_cross_entropy_backward_cpu_parts) : GradientParts{0, 0};
+      any ? gradient_parts(labels, g, SEGEXT_PART_COUNTS(depthwise_cross_entropy_backward)) : GradientParts{0, 0};
   const Tensor grad = dense(grad_loss, false), dense_normalizers = dense(normalizers, false);
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);

@@ -67,12 +67,8 @@ ScalarType sum_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-GradientParts gradient_parts([[maybe_unused]] const Tensor& tensor, const Upsampling& geometry,
-                             GradientParts (*on_cpu)(const Upsampling&)) {
-#if defined(SEGEXT_WITH_CUDA)
-  if (!tensor.is_cpu()) return depthwise_conv_transpose2d_backward_cuda_parts(geometry);
-#endif
-  return on_cpu(geometry);
+GradientParts gradient_parts(const Tensor& tensor, const Upsampling& geometry, const PartCounts& counts) {
+  return tensor.is_cpu() ? counts.cpu(geometry) : counts.cuda(geometry);
 }
 
 Parts::Parts(bool needed, const Tensor& input, const Ints& size, int64_t count)

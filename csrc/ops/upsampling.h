@@ -39,9 +39,22 @@ struct Operands {
 // What sums of elements of `tensor` are taken in.
 ScalarType sum_type(const Tensor& tensor);
 
-// How many parts gradients come in on `tensor`'s device; `on_cpu` tells it for the CPU.
-GradientParts gradient_parts(const Tensor& tensor, const Upsampling& geometry,
-                             GradientParts (*on_cpu)(const Upsampling&));
+// How many parts an op's gradients come in.
+struct PartCounts {
+  GradientParts (*cpu)(const Upsampling&);
+  GradientParts (*cuda)(const Upsampling&);
+};
+
+#if defined(SEGEXT_WITH_CUDA)
+#define SEGEXT_PART_COUNTS(stem) \
+  segext::ops::PartCounts { stem##_cpu_parts, stem##_cuda_parts }
+#else
+#define SEGEXT_PART_COUNTS(stem) \
+  segext::ops::PartCounts { stem##_cpu_parts, nullptr }
+#endif
+
+// On `tensor`'s device.
+GradientParts gradient_parts(const Tensor& tensor, const Upsampling& geometry, const PartCounts& counts);
 
 // Room for a gradient that comes in parts, and for their sum; empty if it is not needed.
 class Parts {

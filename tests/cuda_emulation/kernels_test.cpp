@@ -10,6 +10,7 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
@@ -587,14 +588,15 @@ class Tester {
     if (nothing_counts) host_model::store(grad_loss.data(), sum_type, 0, std::numeric_limits<double>::infinity());
     DepthwiseCrossEntropyBackwardParams backward{
         scores, criterion, normalizers.data(), labels.data(), grad_loss.data(), reduces, {}};
-    gradients(g, type, &backward.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
+    const GradientParts counts = depthwise_cross_entropy_backward_cuda_parts(g);
+    gradients(g, type, counts, &backward.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
       expect_success(depthwise_cross_entropy_backward_cuda(backward, nullptr), "depthwise_cross_entropy_backward",
                      what);
       host_model::depthwise_cross_entropy_backward(params, backward, by_input, by_weight, by_bias);
     });
   }
 
-  // `special`: NaN and infinities here and there in the output's gradient.
+  // `special`: infinities here and there in the output's gradient, the weights or the input.
   void upsample_backward(const Upsampling& g, ElementType type, bool special) {
     const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
     if (outputs == 0 || !takes_next()) return;  // the launchers are not called for nothing
@@ -603,8 +605,9 @@ class Tester {
     Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, false),
         weight(g.channels * g.kernel_h * g.kernel_w, size, false), grad(outputs, size, false);
     for (Array* array : {&input, &weight, &grad}) fill(array, type, false);
-    for (int64_t k = 0; special && k < outputs; k += 1 + static_cast<int64_t>(random_() % 64)) {
-      host_model::store(grad.data(), type, k, std::numeric_limits<double>::infinity());
+    const Array& infinite = *std::array<Array*, 4>{&grad, &grad, &weight, &input}[random_() % 4];
+    for (int64_t k = 0; special && k < infinite.size() / size; k += 1 + static_cast<int64_t>(random_() % 64)) {
+      host_model::store(infinite.data(), type, k, std::numeric_limits<double>::infinity());
     }
     DepthwiseConvTranspose2dBackwardParams params{};
     params.grad_output = grad.data();
@@ -613,7 +616,8 @@ class Tester {
     params.call.geometry = g;
     params.call.type = type;
     const std::string what = describe(g, type) + (special ? ", special" : "");
-    gradients(g, type, &params.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
+    const GradientParts counts = depthwise_conv_transpose2d_backward_cuda_parts(g);
+    gradients(g, type, counts, &params.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
       expect_success(depthwise_conv_transpose2d_backward_cuda(params, nullptr), "depthwise_conv_transpose2d_backward",
                      what);
       host_model::depthwise_conv_transpose2d_backward(params, by_input, by_weight, by_bias);
@@ -623,12 +627,11 @@ class Tester {
  private:
   // Makes room for some of the gradients of an upsampling. `run` finds them, and what they should be.
   template <class Run>
-  void gradients(const Upsampling& g, ElementType type, UpsamplingGradients* out, const std::string& what,
-                 const Run& run) {
+  void gradients(const Upsampling& g, ElementType type, const GradientParts& parts, UpsamplingGradients* out,
+                 const std::string& what, const Run& run) {
     const int size = element_size(type), sum_size = type == ElementType::kFloat64 ? 8 : 4;
     const int64_t inputs = g.samples * g.channels / g.multiplier * g.height * g.width;
     const int64_t weights = g.channels * g.kernel_h * g.kernel_w;
-    const GradientParts parts = depthwise_conv_transpose2d_backward_cuda_parts(g);
     const bool wants_input = random_() % 4 != 0, wants_weight = random_() % 4 != 0, wants_bias = random_() % 4 != 0;
     Array grad_input(inputs, size, false), grad_weight(weights, size, false), grad_bias(g.channels, size, false),
         weight_parts(parts.weight * weights, sum_size, false), bias_parts(parts.bias * g.channels, sum_size, false);
@@ -905,6 +908,37 @@ void test_upsampling(Tester* tester) {
   }
 }
 
+// Those that have kernels of their own in channels_last, for as many channels as those take or more: around a block's
+// elements, the rows and the taps of a thread, the phases and the channels whose weights a block holds at once.
+std::vector<Upsample> deep_upsamplings() {
+  return {
+      {2, 21, 1, 5, 9, {4, 4}, {2, 2}, {1, 1}},
+      {1, 64, 1, 4, 5, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {7, 9}},
+      {1, 4, 1, 7, 40, {4, 4}, {2, 2}, {1, 1}},
+      {2, 5, 1, 3, 51, {4, 4}, {2, 2}},  // an element less than a block has in two goes, and two more
+      {1, 6, 1, 3, 43, {4, 4}, {2, 2}, {1, 1}},
+      {1, 21, 1, 3, 4, {16, 16}, {8, 8}, {4, 4}},
+      {1, 8, 1, 4, 3, {16, 16}, {8, 8}, {21, 13}, {1, 1}, {20, 11}},
+      {1, 40, 1, 2, 2, {16, 16}, {8, 8}, {4, 4}},  // four phases at once
+      {1, 255, 1, 4, 2, {6, 6}, {3, 3}, {2, 1}},   // two, then one
+      {1, 22, 1, 2, 2, {1, 256}, {1, 128}, {0, 64}},
+      {1, 23, 1, 2, 1, {2, 256}, {1, 128}, {0, 64}},
+      {1, 6, 1, 5, 4, {5, 6}, {3, 3}, {2, 2}},
+      {1, 6, 1, 9, 4, {3, 4}, {2, 2}},
+      {1, 7, 1, 4, 5, {2, 2}, {3, 4}, {0, 0}, {4, 3}},
+      {1, 7, 1, 4, 5, {3, 3}, {5, 4}, {1, 2}, {4, 3}},
+      {1, 9, 1, 4, 3, {1, 1}, {3, 3}},
+      {1, 9, 1, 6, 5, {2, 2}, {1, 1}, {1, 0}},
+      {1, 9, 1, 3, 3, {4, 4}, {2, 2}, {0, 0}, {1, 1}, {13, 11}},
+      {1, 9, 1, 3, 3, {4, 4}, {2, 2}, {40, 1}, {1, 1}, {3, 8}},
+      {1, 300, 1, 3, 2, {2, 2}, {1, 1}},  // channels for more than one block
+      {1, 70, 1, 3, 3, {8, 8}, {4, 4}, {2, 2}},
+      {2, 4, 1, 2, 1, {64, 64}, {32, 32}, {16, 16}},
+      {8, 21, 1, 1, 1, {64, 64}, {32, 32}, {16, 16}},                // walks of several rows
+      {128, 64, 1, 8, 12, {2, 2}, {1, 1}, {1, 0}, {1, 1}, {7, 12}},  // eight cells a thread
+  };
+}
+
 // Also sizes around the tiles whose gradients a block makes: four to sixteen rows of input, columns of input whose
 // output is 256 columns or somewhat more, and more than one block has. Of strides, how many columns make groups, and
 // how rows are taken four and two at once. As many classes as labels in bytes have, and one more.
@@ -931,6 +965,13 @@ void test_gradients(Tester* tester) {
   // Labels in bytes, and no longer.
   for (const int64_t classes : {255, 256}) shapes.push_back({1, classes, 1, 2, 3, {4, 4}, {2, 2}, {1, 1}});
   shapes.push_back({1, 256, 1, 1, 3, {1, 3}, {1, 1}});
+  for (const Upsample& shape : deep_upsamplings()) {
+    const Upsampling g = geometry_of(shape, true);
+    const uint32_t chance = tester->random();
+    for (int k = 0; k < (shape.samples < 64 ? 4 : 1); ++k) {
+      tester->upsample_backward(g, kFloatTypes[(k + chance) % 4], (k + chance / 4) % 2 == 0);
+    }
+  }
   constexpr double kSmoothings[] = {0, 0.25, 1};
   for (const bool channels_last : {false, true}) {
     for (size_t k = 0; k < shapes.size(); ++k) {

@@ -145,7 +145,8 @@ CudaStatus launch_elements(const Params& params, CudaStream stream, int64_t shar
   return launch_with_shared_memory(depthwise_conv_transpose2d_kernel<T, Index, kStaged>,
                                    warp_run_threads(g.samples, output_elements(g)), shared_bytes, stream,
                                    arrays_of<T>(params), UpsamplingShape<Index>(g),
-                                   warp_runs<Index>(g.samples, output_elements(g)), Staging(g), addend_steps(params));
+                                   warp_runs<Index>(g.samples, output_elements(g)),
+                                   Staging(g.kernel_h, g.kernel_w, g.channels), addend_steps(params));
 }
 
 template <typename T>

@@ -342,7 +342,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const WeightsInMemory<T, Index> in_memory{arrays.weight, shape.rows.kernel, shape.columns.kernel};
   const auto weights = [&] {
     if constexpr (kStaged) {
-      return staging.stage<T>(in_memory);
+      return staging.stage<T>(in_memory, shape.channels, [](int32_t row) { return row; });
     } else {
       return in_memory;
     }

@@ -1,15 +1,16 @@
-// Kernels of the gradients of upsampling: those of upsampling_gradients.cuh from a map in memory, and
+// Kernels of the gradients of upsampling: those of upsampling_gradients.cuh and upsampling_gradients_channels_last.cuh
+// from a map in memory, and
 //
 //   sum_parts_kernel   sums the parts of the blocks for weights and bias
 #pragma once
 
-#include "upsampling_gradients.cuh"
+#include "upsampling_gradients_channels_last.cuh"
 
 namespace segext {
 
 // Gradients that lie in memory. Where neighbouring threads have neighbouring columns, what they read is side by side in
-// NCHW, and in channels_last a pixel apart: there, blocks of neighbouring channels are meant to find it in the L2
-// cache.
+// NCHW, and in channels_last a pixel apart: where kernels for that order are not made for a call, blocks of
+// neighbouring channels are meant to find it in the L2 cache.
 template <typename T>
 struct StoredGradients {
   const T* __restrict__ data;
@@ -39,15 +40,24 @@ struct StoredGradients {
   }
 };
 
-// A thread has an element of the total.
+// A block has as many neighbouring elements of the total as a warp has threads. Its warps take turns at the parts, so
+// that hundreds of them take no long chain of sums.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     sum_parts_kernel(const typename Element<T>::Wide* __restrict__ parts, T* __restrict__ total, int64_t count,
                      int64_t size) {
-  const int64_t k = thread_number();
-  if (k >= size) return;
+  const int warp = static_cast<int>(threadIdx.x) / Launch::kWarpThreads;
+  const int lane = static_cast<int>(threadIdx.x) % Launch::kWarpThreads;
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * Launch::kWarpThreads + lane;
   double sum = 0;
-  for (int64_t part = 0; part < count; ++part) sum += parts[part * size + k];
+#pragma unroll 4
+  for (int64_t part = k < size ? warp : count; part < count; part += Launch::kBlockWarps) sum += parts[part * size + k];
+  auto* sums = dynamic_shared_memory<double>();  // [kBlockWarps, kWarpThreads]
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (warp != 0 || k >= size) return;
+#pragma unroll
+  for (int other = 1; other < Launch::kBlockWarps; ++other) sum += sums[other * Launch::kWarpThreads + lane];
   total[k] = Element<T>::narrow(static_cast<typename Element<T>::Wide>(sum));
 }
 

@@ -19,6 +19,8 @@ CudaStatus launch_type(const DepthwiseCrossEntropyBackwardParams& params, CudaSt
 
 }  // namespace
 
+GradientParts depthwise_cross_entropy_backward_cuda_parts(const Upsampling& geometry) { return count_parts(geometry); }
+
 CudaStatus depthwise_cross_entropy_backward_cuda(const DepthwiseCrossEntropyBackwardParams& params, CudaStream stream) {
   return for_float(params.scores.type,
                    [&](auto type) { return launch_type<typename decltype(type)::Type>(params, stream); });

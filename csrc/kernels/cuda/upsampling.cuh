@@ -84,48 +84,58 @@ struct WeightsInMemory {
   }
 };
 
-// The kernels of all channels, [kernel_h, kernel_w, pitch], channels innermost: for channels_last, where neighbouring
-// threads have neighbouring channels, whose weights lie a whole kernel apart in memory. An odd pitch keeps the threads
-// that fill it, which have neighbouring columns, on different banks.
+// Rows of the kernels of some channels, [rows, kernel_w, pitch], channels innermost: for channels_last, where
+// neighbouring threads have neighbouring channels, whose weights lie a whole kernel apart in memory. An odd pitch keeps
+// the threads that fill it, which have neighbouring columns, on different banks.
 template <typename Wide>
 struct WeightsInShared {
   const Wide* weight;
   int32_t kernel_w, pitch;
 
+  __device__ __forceinline__ const Wide* address(int32_t channel, int32_t row, int32_t j) const {
+    return weight + (row * kernel_w + j) * pitch + channel;
+  }
+
   __device__ __forceinline__ Wide at(int32_t channel, int32_t row, int32_t j) const {
-    return weight[(row * kernel_w + j) * pitch + channel];
+    return *address(channel, row, j);
   }
 };
 
 // The division of staging them among a block's threads.
 struct Staging {
-  int32_t kernel_h, kernel_w, channels, pitch;
-  Divisor<int32_t> by_kernel_w, by_kernel_h;
+  int32_t rows, kernel_w, pitch;
+  Divisor<int32_t> by_kernel_w;
 
-  explicit Staging(const Upsampling& g)
-      : kernel_h(static_cast<int32_t>(g.kernel_h)),
-        kernel_w(static_cast<int32_t>(g.kernel_w)),
-        channels(static_cast<int32_t>(g.channels)),
-        pitch(channels | 1),
-        by_kernel_w(g.kernel_w),
-        by_kernel_h(g.kernel_h) {}
+  Staging(int64_t rows, int64_t kernel_w, int64_t channels)
+      : rows(static_cast<int32_t>(rows)),
+        kernel_w(static_cast<int32_t>(kernel_w)),
+        pitch(static_cast<int32_t>(channels | 1)),
+        by_kernel_w(kernel_w) {}
 
-  // All threads of the block call.
-  template <typename T>
-  __device__ __forceinline__ WeightsInShared<typename Element<T>::Wide> stage(
-      const WeightsInMemory<T, int32_t>& from) const {
+  // Of the first channels of `from`, so many; what is staged as a row is its row `row_of(row)`, if that is not
+  // negative. All threads of the block call.
+  template <typename T, typename RowOf>
+  __device__ __forceinline__ WeightsInShared<typename Element<T>::Wide> stage(const WeightsInMemory<T, int32_t>& from,
+                                                                              int32_t channels,
+                                                                              const RowOf& row_of) const {
     auto* staged = dynamic_shared_memory<typename Element<T>::Wide>();
-    const int32_t count = channels * kernel_h * kernel_w;
-    for (int32_t k = static_cast<int32_t>(threadIdx.x); k < count; k += Launch::kBlockThreads) {
-      int32_t i, j;
-      const int32_t channel = by_kernel_h.divide(by_kernel_w.divide(k, &j), &i);
-      staged[(i * kernel_w + j) * pitch + channel] = from.at(channel, i, j);
+    for (int32_t row = 0; row < rows; ++row, staged += kernel_w * pitch) {
+      const int32_t i = row_of(row);
+      if (i < 0) continue;
+      for (int32_t k = static_cast<int32_t>(threadIdx.x); k < channels * kernel_w; k += Launch::kBlockThreads) {
+        int32_t j;
+        const int32_t channel = by_kernel_w.divide(k, &j);
+        staged[j * pitch + channel] = from.at(channel, i, j);
+      }
     }
     __syncthreads();
-    return {staged, kernel_w, pitch};
+    return {dynamic_shared_memory<typename Element<T>::Wide>(), kernel_w, pitch};
   }
 
-  // 0 for more than a block has: then there is no staging.
+  // Of shared memory.
+  int64_t elements() const { return static_cast<int64_t>(rows) * kernel_w * pitch; }
+
+  // What whole kernels take; 0 for more than a block has: then there is no staging.
   template <typename T>
   static int64_t bytes(const Upsampling& g) {
     const int64_t limit = Launch::kMaxSharedBytes / static_cast<int64_t>(sizeof(typename Element<T>::Wide));

@@ -143,6 +143,10 @@ inline constexpr bool kManyAtOnce = sizeof(Wide) == sizeof(float);
 // Blocks of a multiprocessor that registers leave room for: else ptxas takes a few more for some architectures.
 inline constexpr int kGradientBlocks = 3;
 
+// Likewise, of kernels whose sums of float64 take more registers than that leaves.
+template <typename Wide>
+inline constexpr int kSumBlocks = kManyAtOnce<Wide> ? kGradientBlocks : Launch::kMinBlocks;
+
 template <int kValue>
 using IntTag = std::integral_constant<int, kValue>;
 
@@ -281,8 +285,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
 // Where blocks leave what they found for weights and bias, either of which may be null.
 template <typename Wide>
 struct PartArrays {
-  Wide* __restrict__ weight;  // [samples * blocks of a unit, channels, kernel_h, kernel_w]
-  Wide* __restrict__ bias;    // [samples * blocks of a unit, units of a plane, channels]
+  Wide* __restrict__ weight;  // [blocks that share an element, channels, kernel_h, kernel_w]
+  Wide* __restrict__ bias;    // [likewise, units of a plane or, in channels_last, of all, channels]
   Divisor<int32_t> by_unit_blocks;
   int32_t unit_blocks, units;
 };
@@ -296,8 +300,7 @@ struct PartArrays {
 // Columns are counted from the first cell's first, whether the output has it or not: so a phase's columns are the
 // stride apart in every block, whose threads then add up each tap's.
 template <typename T, typename Source>
-__global__ void __launch_bounds__(Launch::kBlockThreads,
-                                  kManyAtOnce<typename Element<T>::Wide> ? kGradientBlocks : Launch::kMinBlocks)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
     depthwise_weight_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients,
                                            PartArrays<typename Element<T>::Wide> parts, UpsamplingShape<int32_t> shape,
                                            Cells cells) {
@@ -571,6 +574,14 @@ inline int64_t units_of(const Upsampling& g) { return ceil_divide(g.stride_h, kP
 // Blocks that share a unit of cells.
 inline int64_t unit_blocks(const Upsampling& g, const CellLaunch& division) {
   return division.threads / Launch::kBlockThreads / (g.samples * g.channels * units_of(g));
+}
+
+// What launch_parts leaves.
+inline GradientParts count_parts(const Upsampling& g) {
+  const auto division = divide_parts(g);
+  if (!division) return {1, 1};
+  const int64_t parts = g.samples * unit_blocks(g, *division);
+  return {parts, parts * units_of(g)};
 }
 
 template <typename T, typename Source>

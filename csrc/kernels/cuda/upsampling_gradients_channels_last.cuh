@@ -1,0 +1,522 @@
+// Gradients of upsampling in channels_last from the gradients of its output in memory, where each channel makes one and
+// kernels span at most two strides.
+//
+//   depthwise_input_gradient_channels_last_kernel    of the input
+//   depthwise_weight_gradient_channels_last_kernel   of weights and bias
+//
+// Neighbouring threads have neighbouring elements of memory, a row's columns and, innermost, their channels. The
+// kernels of upsampling_gradients.cuh give them neighbouring columns of one channel, which in channels_last are a pixel
+// apart: each reads a sector of the L2 cache for one of its elements.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "upsampling_gradients.cuh"
+
+namespace segext {
+
+// Where pixels have fewer channels, a sector has several pixels: kernels with a channel a block read it as few times,
+// and their warps touch fewer of them at once.
+inline constexpr int64_t kFewestChannels = 4;
+
+// Threads that are enough for a large GPU, each with several loads on their way. It holds a few more at once: where
+// there are hardly more, none begins when the others end.
+inline constexpr int64_t kEnoughThreads = int64_t{3} << 15;
+
+// Whether these kernels are for it. int32_t holds the elements from a pixel's first tap to its last, and some more.
+inline bool is_deep(const Upsampling& g) {
+  constexpr int64_t kLimit = int64_t{1} << 30;
+  return g.channels_last && g.multiplier == 1 && g.channels >= kFewestChannels && fits_int32(g, Addend{}) &&
+         spans_two_strides(g) && g.stride_w <= kMaxCellStride && 2 * (g.stride_w + g.dilation_w) < kLimit / g.channels;
+}
+
+// ---- Input ----------------------------------------------------------------------------------------------------------
+
+// Cells, one below the other, whose gradients a thread reads together.
+inline constexpr int kCellsGathered = 4;
+
+// Taps of either half of a kernel row that it reads at once. float64 has registers for fewer.
+template <typename Wide>
+inline constexpr int kTapsTogether = kManyAtOnce<Wide> ? 2 : 1;
+
+// The division of an input among blocks: each has neighbouring elements of some rows, of as many channels as it has
+// room for the weights of. Its threads are `parts` groups of whole warps, which all have the same elements, and each
+// some taps of a kernel row.
+struct InputGathers {
+  Staging staging;           // of some phases: the kernel rows through which they see their cell's row, then the others
+  int32_t phases, channels;  // staged at once; of a block
+  int32_t rows;              // of input: one less than cells that a thread goes through
+  int32_t half;              // taps of a kernel row that lie within one stride: the next has as many or fewer
+  int32_t parts, part_taps;  // groups of threads, and what each has of either half
+  int32_t sums;              // where the groups' sums begin in shared memory
+  Divisor<int32_t> by_part_threads, by_channels, by_runs, by_segments, by_chunks;
+
+  struct Thread {
+    int32_t sample, row, column;
+    int32_t first_channel, channel, block_channels;
+    int32_t part, first_tap, end_tap;  // no tap where there is no element
+    bool present;
+  };
+
+  __device__ __forceinline__ Thread thread(const UpsamplingShape<int32_t>& shape) const {
+    Thread thread;
+    int32_t run, segment, chunk, in_part, in_chunk;
+    const int32_t plane = by_segments.divide(by_runs.divide(static_cast<int32_t>(blockIdx.x), &run), &segment);
+    thread.sample = by_chunks.divide(plane, &chunk);
+    thread.row = segment * rows;
+    thread.part = by_part_threads.divide(static_cast<int32_t>(threadIdx.x), &in_part);
+    thread.column = by_channels.divide(run * (Launch::kBlockThreads / parts) + in_part, &in_chunk);
+    thread.first_channel = chunk * channels;
+    thread.channel = in_chunk;
+    const int32_t left = shape.channels - thread.first_channel;
+    thread.block_channels = left < channels ? left : channels;
+    thread.present = in_chunk < left && thread.column < shape.columns.pooled_size;
+    thread.first_tap = thread.present ? thread.part * part_taps : 0;
+    const int32_t end = thread.present ? thread.first_tap + part_taps : 0;
+    thread.end_tap = end < half ? end : half;
+    return thread;
+  }
+};
+
+// A thread has an element of the input's rows. Its pixel reaches the columns of its own cell and of the next one, from
+// which the thread gathers what they send to its column; but rows it shares, as each sends to two of the input:
+//
+//     input    A .      cell of C    c c . .     sends to A and C
+//              C .                   c c . .
+//              E .      cell of E    e e . .     sends to C and E
+//                                    e e . .
+//
+// Row by row of kCellsGathered cells, it reads the gradients in two columns a stride apart, all on their way together.
+// What one pixel reads in the next cell's column, its neighbour reads in its own: at the same time, so that the L1
+// cache has it. Each gradient is multiplied by two weights, which the cells share.
+template <typename T>
+__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
+    depthwise_input_gradient_channels_last_kernel(const T* __restrict__ weight, const T* __restrict__ grad_output,
+                                                  T* __restrict__ grad_input, UpsamplingShape<int32_t> shape,
+                                                  InputGathers gathers) {
+  using Wide = typename Element<T>::Wide;
+  constexpr int kTogether = kCellsGathered;
+  const Axis<int32_t>&rows = shape.rows, &columns = shape.columns;
+  const auto at = gathers.thread(shape);
+  const WeightsInMemory<T, int32_t> in_memory{weight + at.first_channel * rows.kernel * columns.kernel, rows.kernel,
+                                              columns.kernel};
+  const int32_t channel = at.first_channel + at.channel, pitch = gathers.staging.pitch, half = gathers.half;
+  const int32_t first_x = columns.pixel(at.column, at.first_tap);
+  const int32_t tap_step = columns.dilation * shape.output.column_stride;
+  const int64_t row_step = shape.output.row_stride, cell_step = rows.stride * row_step;
+  const T* const gradients = grad_output + at.sample * static_cast<int64_t>(shape.output.elements) +
+                             first_x * static_cast<int64_t>(shape.output.column_stride) + channel;
+  WeightsInShared<Wide> weights{};
+  Wide sum[kTogether + 1] = {};  // of the row above the cells, and of theirs
+
+  // Adds what one row of each cell sends, the first's being at `from`: by the taps of a kernel row to the cell's row of
+  // input, and by those of another to the one above. kWhole: there are all of these rows.
+  const auto gather = [&](auto whole, const T* from, const bool (&exists)[kTogether], const Wide* own_tap, bool has_own,
+                          const Wide* above_tap, bool has_above) {
+    constexpr bool kWhole = decltype(whole)::value;
+    constexpr int kTaps = kWhole ? kTapsTogether<Wide> : 1;
+    int32_t x = first_x;
+#pragma unroll 1
+    for (int32_t j = at.first_tap; j < at.end_tap; j += kTaps) {
+      bool has_tap[kTaps][2];  // of the own cell's columns, and of the next one's
+      T gradient[kTaps][2][kTogether];
+#pragma unroll
+      for (int t = 0; t < kTaps; ++t) {
+#pragma unroll
+        for (int next = 0; next < 2; ++next) {
+          const int32_t in_half = j + t, tap = in_half + next * half;
+          has_tap[t][next] = (t == 0 || in_half < at.end_tap) && (next == 0 || tap < columns.kernel) &&
+                             columns.contains(x + (t + next * half) * columns.dilation);
+#pragma unroll
+          for (int k = 0; k < kTogether; ++k) {
+            if (!has_tap[t][next] || !(kWhole || exists[k])) continue;
+            gradient[t][next][k] = from[(t + next * half) * tap_step + k * cell_step];
+          }
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < kTaps; ++t) {
+#pragma unroll
+        for (int next = 0; next < 2; ++next) {
+          if (!has_tap[t][next]) continue;
+          const Wide own = own_tap[(t + next * half) * pitch], above = above_tap[(t + next * half) * pitch];
+#pragma unroll
+          for (int k = 0; k < kTogether; ++k) {
+            if (!kWhole && !exists[k]) continue;
+            const Wide value = Element<T>::widen(gradient[t][next][k]);
+            if (kWhole || has_own) sum[k + 1] = multiply_add(value, own, sum[k + 1]);
+            if (kWhole || has_above) sum[k] = multiply_add(value, above, sum[k]);
+          }
+        }
+      }
+      x += kTaps * columns.dilation;
+      from += kTaps * tap_step;
+      own_tap += kTaps * pitch;
+      above_tap += kTaps * pitch;
+    }
+  };
+
+  const int32_t end_row = at.row + gathers.rows < rows.pooled_size ? at.row + gathers.rows : rows.pooled_size;
+  const auto store = [&](int32_t h, Wide value) {
+    if (!at.present || h < at.row || h >= end_row) return;
+    const int32_t element = shape.input.element({channel, h, at.column});
+    grad_input[at.sample * static_cast<int64_t>(shape.input.elements) + element] = Element<T>::narrow(value);
+  };
+
+#pragma unroll 1
+  for (int32_t h = at.row; h <= end_row; h += kTogether) {
+#pragma unroll 1
+    for (int32_t phase = 0; phase < rows.stride; phase += gathers.phases) {
+      if (h == at.row || gathers.phases < rows.stride) {
+        __syncthreads();  // nobody reads the weights before
+        weights = gathers.staging.stage<T>(in_memory, at.block_channels, [&](int32_t row) {
+          return row < gathers.phases ? tap_row(rows, phase + row, 0) : tap_row(rows, phase + row - gathers.phases, 1);
+        });
+      }
+#pragma unroll 1
+      for (int32_t p = phase; p < rows.stride && p < phase + gathers.phases; ++p) {
+        const int32_t y = h * rows.stride - rows.padding + p;
+        const bool has_own = tap_row(rows, p, 0) >= 0, has_above = tap_row(rows, p, 1) >= 0;
+        bool exists[kTogether], whole = has_own && has_above;
+#pragma unroll
+        for (int k = 0; k < kTogether; ++k) {
+          exists[k] = h + k <= end_row && rows.contains(y + k * rows.stride);
+          whole = whole && exists[k];
+        }
+        const T* from = gradients + y * row_step;
+        const Wide* own_tap = weights.address(at.channel, p - phase, at.first_tap);
+        const Wide* above_tap = weights.address(at.channel, p - phase + gathers.phases, at.first_tap);
+        if (whole) {
+          gather(std::true_type{}, from, exists, own_tap, true, above_tap, true);
+        } else {
+          gather(std::false_type{}, from, exists, own_tap, has_own, above_tap, has_above);
+        }
+      }
+    }
+    if (gathers.parts == 1) {
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) store(h - 1 + k, sum[k]);
+    } else {
+      // [kTogether, kBlockThreads]
+      Wide* sums = dynamic_shared_memory<Wide>() + gathers.sums;
+      __syncthreads();  // nobody reads those of the cells before
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) sums[k * Launch::kBlockThreads + threadIdx.x] = sum[k];
+      __syncthreads();
+      const int32_t part_threads = Launch::kBlockThreads / gathers.parts;
+      for (int32_t k = at.part; k < kTogether; k += gathers.parts) {
+        const Wide* of_part =
+            sums + k * Launch::kBlockThreads + static_cast<int32_t>(threadIdx.x) - at.part * part_threads;
+        Wide total = 0;
+        for (int32_t part = 0; part < gathers.parts; ++part) total += of_part[part * part_threads];
+        store(h - 1 + k, total);
+      }
+    }
+    sum[0] = sum[kTogether];
+#pragma unroll
+    for (int k = 1; k <= kTogether; ++k) sum[k] = 0;
+  }
+}
+
+// ---- Weights and bias -----------------------------------------------------------------------------------------------
+
+// Steps whose loads are on their way together. float64 has registers for fewer.
+template <typename Wide>
+inline constexpr int kStepsTogether = kManyAtOnce<Wide> ? 4 : 2;
+
+// The division of cells among walks. A walk has a column phase and a channel, side by side in memory as a cell's
+// `places`, and goes along the columns of some rows of cells, which are counted through all samples. A unit is kPhases
+// phases of rows and a range of places, not more than a block has threads: each of its blocks has every place of the
+// range, as the places of a walk follow each other, and then those of the next.
+struct PartWalks {
+  Divisor<int32_t> by_ranges, by_range_places, by_segments, by_cell_rows;
+  int32_t range_places, places;
+  int32_t walks;
+  int32_t first_row, rows, all_rows;  // of cells: a sample's first; of a walk; of all samples
+  int32_t first_column, columns, end_column;
+};
+
+// Parts of the gradients of weights and bias: of the taps through which a place of cells has two phases. A thread goes
+// along the columns of a row of cells with eight sums:
+//
+//     input rows      h - 1   a b      output    P     row h * s + phase         multiplied by a, b, c, d
+//                     h       c d                P     row h * s + phase + 1     likewise
+//
+// A step costs it two gradients and two values of the input, b and d; a and c are those of the step before.
+template <typename T>
+__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
+    depthwise_weight_gradient_channels_last_kernel(const T* __restrict__ input, const T* __restrict__ grad_output,
+                                                   PartArrays<typename Element<T>::Wide> parts,
+                                                   UpsamplingShape<int32_t> shape, PartWalks walks) {
+  using Wide = typename Element<T>::Wide;
+  constexpr int kSteps = kStepsTogether<Wide>;
+  constexpr int kSums = kPhases * 2 * 2;  // by phase, by row of input: the cell's, the one above; by column: own, left
+  const Axis<int32_t>&rows = shape.rows, &columns = shape.columns;
+  int32_t block, range, in_range, c, segment;
+  const int32_t unit = parts.by_unit_blocks.divide(static_cast<int32_t>(blockIdx.x), &block);
+  const int32_t phase = walks.by_ranges.divide(unit, &range) * kPhases;
+  const int32_t walk =
+      walks.by_range_places.divide(block * Launch::kBlockThreads + static_cast<int32_t>(threadIdx.x), &in_range);
+  const int32_t first_place = range * walks.range_places, place = first_place + in_range;
+  const int32_t column_phase = shape.by_channels.divide(place, &c);
+  Wide sum[kSums] = {}, bias_sum = 0;
+  if (walk < walks.walks && place < walks.places) {
+    const int32_t first_row = walks.by_segments.divide(walk, &segment) * walks.rows;
+    const int32_t end_row = first_row + walks.rows < walks.all_rows ? first_row + walks.rows : walks.all_rows;
+    const int32_t first = walks.first_column + segment * walks.columns;
+    const int32_t end = first + walks.columns < walks.end_column ? first + walks.columns : walks.end_column;
+    const int32_t first_x = first * columns.stride - columns.padding + column_phase;
+    // Steps that have a gradient, steps that have a value of the input, and those that lack nothing.
+    const int32_t before = columns.padding - column_phase;
+    const int32_t first_gradient = before <= 0 ? 0 : columns.by_stride.quotient(before + columns.stride - 1);
+    const int32_t behind = columns.by_stride.quotient(columns.size + before + columns.stride - 1);
+    const int32_t end_gradient = behind < end ? behind : end;
+    const int32_t end_value = end < columns.pooled_size ? end : columns.pooled_size;
+    const int32_t first_whole = first_gradient < 1 ? 1 : first_gradient;
+    const int32_t end_whole = end_gradient < end_value ? end_gradient : end_value;
+    const int64_t in_step = shape.input.column_stride, step = columns.stride * int64_t{shape.output.column_stride};
+    const int64_t in_row_step = shape.input.row_stride, row_step = shape.output.row_stride;
+#pragma unroll 1
+    for (int32_t row = first_row; row < end_row; ++row) {
+      int32_t in_sample;
+      const int32_t sample = walks.by_cell_rows.divide(row, &in_sample);
+      const int32_t h = walks.first_row + in_sample, y = h * rows.stride - rows.padding + phase;
+      const T* from = input + sample * int64_t{shape.input.elements} + h * in_row_step + first * in_step + c;
+      const T* gradients = grad_output + sample * int64_t{shape.output.elements} + y * row_step +
+                           first_x * int64_t{shape.output.column_stride} + c;
+      bool has_input[2], has_gradient[kPhases], whole_rows = true;  // the row of the cell, and the one above; of phases
+#pragma unroll
+      for (int above = 0; above < 2; ++above) {
+        has_input[above] = h >= above && h - above < rows.pooled_size;
+        whole_rows = whole_rows && has_input[above];
+      }
+#pragma unroll
+      for (int p = 0; p < kPhases; ++p) {
+        has_gradient[p] = phase + p < rows.stride && rows.contains(y + p);
+        whole_rows = whole_rows && has_gradient[p];
+      }
+      Wide left[2];
+#pragma unroll
+      for (int above = 0; above < 2; ++above) {
+        const bool has_left = has_input[above] && first >= 1 && first - 1 < columns.pooled_size;
+        left[above] = has_left ? Element<T>::widen(from[-above * in_row_step - in_step]) : Wide{0};
+      }
+
+      int32_t w = first;
+      // The next steps; kWhole: all are there, and all that they multiply.
+      const auto take_steps = [&](auto whole) {
+        constexpr bool kWhole = decltype(whole)::value;
+        T gradient[kSteps][kPhases], value[kSteps][2];
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) {
+          const bool has_column = kWhole || (w + k >= first_gradient && w + k < end_gradient);
+#pragma unroll
+          for (int p = 0; p < kPhases; ++p) {
+            gradient[k][p] = T{};
+            if (has_column && (kWhole || has_gradient[p])) gradient[k][p] = gradients[k * step + p * row_step];
+          }
+#pragma unroll
+          for (int above = 0; above < 2; ++above) {
+            value[k][above] = T{};
+            if (kWhole || (has_input[above] && w + k < end_value)) {
+              value[k][above] = from[k * in_step - above * in_row_step];
+            }
+          }
+        }
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) {
+          const bool has_column = kWhole || (w + k >= first_gradient && w + k < end_gradient);
+          const bool has_own = kWhole || w + k < columns.pooled_size;
+          const bool has_left = kWhole || (w + k >= 1 && w + k - 1 < columns.pooled_size);
+          Wide own[2];
+#pragma unroll
+          for (int above = 0; above < 2; ++above) own[above] = Element<T>::widen(value[k][above]);
+#pragma unroll
+          for (int p = 0; p < kPhases; ++p) {
+            if (!kWhole && !(has_column && has_gradient[p])) continue;
+            const Wide g = Element<T>::widen(gradient[k][p]);
+            bias_sum += g;
+#pragma unroll
+            for (int above = 0; above < 2; ++above) {
+              if (!kWhole && !has_input[above]) continue;
+              Wide* sums = sum + 4 * p + 2 * above;
+              if (has_own) sums[0] = multiply_add(g, own[above], sums[0]);
+              if (has_left) sums[1] = multiply_add(g, left[above], sums[1]);
+            }
+          }
+#pragma unroll
+          for (int above = 0; above < 2; ++above) left[above] = own[above];
+        }
+      };
+#pragma unroll 1
+      for (const int32_t last_whole = whole_rows ? end_whole - kSteps : -1; w < end; w += kSteps) {
+        if (w >= first_whole && w <= last_whole) {
+          take_steps(std::true_type{});
+        } else {
+          take_steps(std::false_type{});
+        }
+        from += kSteps * in_step;
+        gradients += kSteps * step;
+      }
+    }
+  }
+
+  auto* sums = dynamic_shared_memory<Wide>();  // [kSums + 1, kBlockThreads]
+#pragma unroll
+  for (int k = 0; k < kSums; ++k) sums[k * Launch::kBlockThreads + threadIdx.x] = sum[k];
+  sums[kSums * Launch::kBlockThreads + threadIdx.x] = bias_sum;
+  __syncthreads();
+  int32_t first_in_range;  // of thread 0
+  walks.by_range_places.divide(block * Launch::kBlockThreads, &first_in_range);
+  // What the threads with one place of the range found together.
+  const auto add_up = [&](int32_t k, int32_t e_in_range) {
+    int32_t thread = e_in_range - first_in_range;
+    if (thread < 0) thread += walks.range_places;
+    Wide total = 0;
+    for (; thread < Launch::kBlockThreads; thread += walks.range_places) {
+      total += sums[k * Launch::kBlockThreads + thread];
+    }
+    return total;
+  };
+  const int32_t left = walks.places - first_place, count = left < walks.range_places ? left : walks.range_places;
+  if (parts.weight != nullptr) {
+    Wide* out = parts.weight + block * static_cast<int64_t>(shape.channels) * rows.kernel * columns.kernel;
+    for (int32_t e = static_cast<int32_t>(threadIdx.x); e < kSums * walks.range_places; e += Launch::kBlockThreads) {
+      int32_t e_in_range, e_channel;
+      const int32_t k = walks.by_range_places.divide(e, &e_in_range), row = phase + k / 4;
+      const int32_t e_phase = shape.by_channels.divide(first_place + e_in_range, &e_channel);
+      const int32_t i = tap_row(rows, row, k / 2 % 2), j = columns.tap_at(e_phase + k % 2 * columns.stride);
+      if (e_in_range >= count || row >= rows.stride || i < 0 || j < 0) continue;
+      out[(e_channel * rows.kernel + i) * columns.kernel + j] = add_up(k, e_in_range);
+    }
+  }
+  if (parts.bias != nullptr) {
+    Wide* out = parts.bias + (block * static_cast<int64_t>(parts.units) + unit) * shape.channels;
+    int32_t first_channel;  // of the range
+    shape.by_channels.divide(first_place, &first_channel);
+    for (int32_t e = static_cast<int32_t>(threadIdx.x); e < shape.channels; e += Launch::kBlockThreads) {
+      int32_t e_in_range = e - first_channel;
+      if (e_in_range < 0) e_in_range += shape.channels;
+      Wide total = 0;
+      for (; e_in_range < count; e_in_range += shape.channels) total += add_up(kSums, e_in_range);
+      out[e] = total;
+    }
+  }
+}
+
+// ---- Launches -------------------------------------------------------------------------------------------------------
+
+// What launching a block for each of an input's divisions takes.
+struct GatherLaunch {
+  InputGathers gathers;
+  int64_t threads, shared_bytes;
+};
+
+// None where kernel or sizes do not allow it.
+template <typename T>
+std::optional<GatherLaunch> divide_gathers(const Upsampling& g) {
+  constexpr int64_t kWideBytes = sizeof(typename Element<T>::Wide), kMostParts = 8, kMostGroups = 4;
+  constexpr int64_t kSums = kCellsGathered * Launch::kBlockThreads;
+  // What weights may take, in elements; and what they do if a phase's are as small, for more blocks to have room.
+  constexpr int64_t kRoom = Launch::kMaxSharedBytes / kWideBytes - kSums, kEnoughRoom = 24 * 1024 / kWideBytes;
+  if (!is_deep(g)) return std::nullopt;
+  const int64_t pitches = kRoom / (2 * g.kernel_w);
+  if (pitches < kFewestChannels) return std::nullopt;
+  const int64_t chunks = ceil_divide(g.channels, (pitches - 1) | 1), channels = ceil_divide(g.channels, chunks);
+  const int64_t fit = std::clamp<int64_t>(kEnoughRoom / (2 * g.kernel_w * (channels | 1)), 1, g.stride_h);
+  const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
+  const Staging staging(2 * phases, g.kernel_w, channels);
+
+  // Cells that a thread goes through, as many as leave twice as many threads as are enough, for blocks that begin later
+  // to fill in where others end; else several threads for an element.
+  const int64_t half = std::min(ceil_divide(g.stride_w, g.dilation_w), g.kernel_w);
+  const auto rows_of = [](int64_t groups) { return groups * kCellsGathered - 1; };
+  const auto threads_of = [&](int64_t groups) {
+    return g.samples * ceil_divide(g.height, rows_of(groups)) * g.width * g.channels;
+  };
+  int64_t groups = kMostGroups, parts = 1;
+  while (groups > 1 && threads_of(groups) < 2 * kEnoughThreads) --groups;
+  const int64_t rows = rows_of(groups), segments = ceil_divide(g.height, rows), threads = threads_of(groups);
+  while (threads * parts < kEnoughThreads && parts < kMostParts && 4 * parts <= half) parts *= 2;
+
+  const int64_t part_threads = Launch::kBlockThreads / parts, runs = ceil_divide(g.width * channels, part_threads);
+  const int64_t blocks = g.samples * chunks * segments * runs, sums = staging.elements();
+  if (blocks > std::numeric_limits<int32_t>::max()) return std::nullopt;
+  const InputGathers gathers{staging,
+                             static_cast<int32_t>(phases),
+                             static_cast<int32_t>(channels),
+                             static_cast<int32_t>(rows),
+                             static_cast<int32_t>(half),
+                             static_cast<int32_t>(parts),
+                             static_cast<int32_t>(ceil_divide(half, parts)),
+                             static_cast<int32_t>(sums),
+                             Divisor<int32_t>(part_threads),
+                             Divisor<int32_t>(channels),
+                             Divisor<int32_t>(runs),
+                             Divisor<int32_t>(segments),
+                             Divisor<int32_t>(chunks)};
+  return GatherLaunch{gathers, blocks * Launch::kBlockThreads, (sums + (parts > 1 ? kSums : 0)) * kWideBytes};
+}
+
+// Walks, and the blocks to launch: so many for each unit.
+struct WalkLaunch {
+  PartWalks walks;
+  int64_t units, unit_blocks;
+};
+
+// None where kernel or sizes do not allow it.
+inline std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
+  // Of a segment of a row; and of a walk, whose sums of float32 lose bits with each step.
+  constexpr int64_t kFewestColumns = 16, kMostSteps = 4096;
+  if (!is_deep(g)) return std::nullopt;
+  const int64_t places = g.stride_w * g.channels, ranges = ceil_divide(places, Launch::kBlockThreads);
+  const int64_t units = units_of(g) * ranges, range_places = ceil_divide(places, ranges);
+  const int64_t first_column = g.origin_w / g.stride_w;
+  const int64_t end_column = (g.origin_w + g.output_width - 1) / g.stride_w + 1, columns = end_column - first_column;
+  const int64_t cell_rows = end_cell(g) - first_cell(g), all_rows = g.samples * cell_rows;
+  // To the nearest number of rows, or of segments of a row.
+  const int64_t wanted = std::max<int64_t>(kEnoughThreads / (units * range_places), 1);
+  const int64_t most_rows = std::max<int64_t>(kMostSteps / columns, 1);
+  const int64_t rows = std::clamp<int64_t>((all_rows + wanted / 2) / wanted, 1, most_rows);
+  const int64_t most_segments = std::max<int64_t>(columns / kFewestColumns, 1);
+  const int64_t segments = std::clamp<int64_t>((wanted + all_rows / 2) / all_rows, 1, most_segments);
+  const int64_t walks = ceil_divide(all_rows, rows) * segments, unit_blocks = launch_blocks(walks * range_places);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / Launch::kBlockThreads;
+  if (all_rows > kMost || units * unit_blocks > kMost) return std::nullopt;
+  const PartWalks division{Divisor<int32_t>(ranges),           Divisor<int32_t>(range_places),
+                           Divisor<int32_t>(segments),         Divisor<int32_t>(cell_rows),
+                           static_cast<int32_t>(range_places), static_cast<int32_t>(places),
+                           static_cast<int32_t>(walks),        static_cast<int32_t>(first_cell(g)),
+                           static_cast<int32_t>(rows),         static_cast<int32_t>(all_rows),
+                           static_cast<int32_t>(first_column), static_cast<int32_t>(ceil_divide(columns, segments)),
+                           static_cast<int32_t>(end_column)};
+  return WalkLaunch{division, units, unit_blocks};
+}
+
+// Those of the gradients in `out` that these kernels are for. The others are left in it.
+template <typename T>
+CudaStatus launch_channels_last(const DepthwiseConvTranspose2dParams& call, const T* grad_output,
+                                UpsamplingGradients* out, CudaStream stream) {
+  using Wide = typename Element<T>::Wide;
+  const Upsampling& g = call.geometry;
+  CudaStatus status = cudaSuccess;
+  if (const auto division = divide_gathers<T>(g); division && out->input != nullptr) {
+    status = launch_with_shared_memory(depthwise_input_gradient_channels_last_kernel<T>, division->threads,
+                                       division->shared_bytes, stream, static_cast<const T*>(call.weight), grad_output,
+                                       static_cast<T*>(out->input), UpsamplingShape<int32_t>(g), division->gathers);
+    out->input = nullptr;
+  }
+  const auto division = divide_walks(g);
+  if (status != cudaSuccess || !division || (out->weight == nullptr && out->bias == nullptr)) return status;
+  const int64_t blocks = division->unit_blocks;
+  const int64_t shared_bytes = (kPhases * 4 + 1) * Launch::kBlockThreads * static_cast<int64_t>(sizeof(Wide));
+  const PartArrays<Wide> parts{static_cast<Wide*>(out->weight), static_cast<Wide*>(out->bias), Divisor<int32_t>(blocks),
+                               static_cast<int32_t>(blocks), static_cast<int32_t>(division->units)};
+  out->weight = out->bias = nullptr;
+  return launch_with_shared_memory(
+      depthwise_weight_gradient_channels_last_kernel<T>, division->units * blocks * Launch::kBlockThreads, shared_bytes,
+      stream, static_cast<const T*>(call.input), grad_output, parts, UpsamplingShape<int32_t>(g), division->walks);
+}
+
+}  // namespace segext
