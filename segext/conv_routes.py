@@ -23,8 +23,18 @@ _LARGEST_STRIDE = 256  # scratch memory grows with it, and beyond it hardly any 
 _MANY_PIXELS = 1024
 _FEW_CHANNELS = 64
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+_DOTS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 Pair = tuple[int, int]
+
+
+def _onednn_has(dtype: str) -> bool:
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported", None)
+    return supported is not None and bool(supported())
+
+
+# Half types that oneDNN convolves on this CPU. For others stock has general loops: float16 took 4 to 177 times as long.
+_HALF_CONVOLVED = {torch.bfloat16: _onednn_has("bf16"), torch.float16: _onednn_has("fp16")}
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class Depthwise(_Route):
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
         # Measured on CPUs with AVX-512 and, for strides above 1, on an H200, where stock's kernels treat this as the
         # gradient of a general convolution.
+        if not input.is_cuda and not _HALF_CONVOLVED.get(dtype, True):
+            return True
         if max(stride) == 1:
             return False
         if input.is_cuda:
@@ -198,13 +210,24 @@ class Dense(_Route):
 
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
-        # Measured on a CPU with AVX-512 and AMX.
+        # Measured on a CPU with AVX-512 and AMX, and on one with AVX-512 and its bfloat16 dot products.
+        if not _HALF_CONVOLVED.get(dtype, True):
+            return True
         if max(stride) == 1:
             return False  # a plain convolution, for which stock's kernels reach the machine's limit
         # Class scores, for example: stock's kernels are made for multiples of 16.
         few = max(weight.shape[:2]) < _FEW_CHANNELS and weight.shape[1] % 16 != 0
         if has_fast_products(dtype):
             return few and max(stride) >= _LARGE_STRIDE
+        if dtype is torch.bfloat16 and _DOTS_BFLOAT16:
+            if prefers_channels_last(input):
+                return False
+            if tuple(weight.shape[-2:]) == stride and weight.shape[0] <= _FEW_CHANNELS:
+                return True  # pixels of input share no pixel of output
+            # Of large results. Class scores of 60x60 and more are such at a stride of 8 already.
+            return few and (
+                max(stride) >= 16 or (max(stride) >= 8 and _known(input.shape[-2] * input.shape[-1] >= 3600))
+            )
         if few or dtype is torch.float64:
             return True
         return not prefers_channels_last(input) and _known(input.shape[-2] * input.shape[-1] >= _MANY_PIXELS)

@@ -123,10 +123,49 @@ def test_explains_its_choice(dtype, channels, stride, size, layout, whose):
 
 
 def test_matrix_instructions_are_left_to_stock(monkeypatch):
+    monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {})
+    monkeypatch.setattr(conv_routes, "_DOTS_BFLOAT16", False)
     x, weight = normal((1, 8, 40, 40), torch.bfloat16), normal((8, 16, 2, 2), torch.bfloat16)
     for has_them, whose in ((True, "torch"), (False, "segext")):
         monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", has_them)
         assert explain(x, weight, stride=2).startswith(whose)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "size", "layout", "whose"),
+    [
+        (21, 32, 16, 4, contiguous, "segext"),
+        (21, 32, 16, 4, channels_last, "torch"),
+        (21, 16, 8, 59, contiguous, "torch"),
+        (21, 16, 8, 60, contiguous, "segext"),
+        (64, 2, 2, 9, contiguous, "segext"),
+        (64, 2, 2, 9, channels_last, "torch"),
+        (65, 2, 2, 9, contiguous, "torch"),
+        (64, 4, 2, 9, contiguous, "torch"),
+    ],
+)
+def test_dot_products_of_bfloat16_are_left_to_stock(channels, kernel, stride, size, layout, whose, monkeypatch):
+    monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {})
+    monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", False)
+    monkeypatch.setattr(conv_routes, "_DOTS_BFLOAT16", True)
+    x = layout(normal((1, channels, size, size), torch.bfloat16))
+    weight = normal((channels, channels, kernel, kernel), torch.bfloat16)
+    assert explain(x, weight, stride=stride).startswith(f"{whose}: ")
+
+
+@pytest.mark.parametrize("groups", [1, 64], ids=["dense", "depthwise"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=name)
+def test_half_types_that_stock_convolves_slowly(dtype, layout, stride, groups, monkeypatch):
+    x = layout(normal((1, 64, 9, 8), dtype))
+    weight, bias = normal((64, 64 // groups, 3, 3), dtype, seed=1), normal((64,), dtype, seed=2)
+    arguments = {"stride": stride, "padding": 1, "groups": groups}
+    monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {dtype: False})
+    assert explain(x, weight, bias, **arguments).startswith("segext: ")
+    expected = stock.conv_transpose2d(x.double(), weight.double(), bias.double(), **arguments)
+    actual = own.conv_transpose2d(x, weight, bias, **arguments)
+    torch.testing.assert_close(actual.double(), expected, rtol=2e-2, atol=2e-1)
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
