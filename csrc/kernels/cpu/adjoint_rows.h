@@ -1,16 +1,17 @@
-// The adjoint of upsampling: sums the gradients of output rows into those of the input rows, weights and bias.
+// The adjoint of upsampling: sums the gradients of output rows into the gradients of input rows, weights and bias.
 //
-// All sums are taken in a frame as wide as a spread input row (upsampling.h), in which neighbouring columns are
-// neighbouring elements and each tap is at a constant distance:
+// All sums are accumulated in a frame: a row as wide as a spread input row (upsampling.h), in which adjacent columns
+// are adjacent elements and each tap is at a constant distance:
 //
 //   stride 2         frame      A A B B C C           A: period of input column a
 //                   tap m = 0   0 1 2 3 4 5           the output column that this tap reads
-//                   tap m = 1   2 3 4 5 . .           . no column: contributes nothing
+//                   tap m = 1   2 3 4 5 . .           . no such column: contributes nothing
 //
-// Each element of the frame sums gradients times weights over taps and rows; the elements of a period together are the
-// gradient of their input column. Each position in the period sums gradients times input over the frame; these are the
-// gradients of a tap. Both sums traverse the frame in units: either several periods that fill a vector, or one period
-// of several vectors. An element has the same position in each unit, so weights and sums stay in registers.
+// Each element of the frame sums gradients times weights over taps and rows; summing these over a period gives the
+// gradient of its input column. For each tap, each position in the period sums gradients times input over the frame;
+// this is the gradient of one kernel weight. Both sums traverse the frame in units: the whole periods that fit in one
+// vector or, where a period is longer than a vector, one period that spans several vectors. An element has the same
+// position in every unit, so weights and sums stay in registers.
 #pragma once
 
 #include "../depthwise_conv_transpose2d_backward.h"
@@ -28,8 +29,8 @@ class AdjointRows {
   static constexpr int kN = kLanes<Sum>;
 
  public:
-  // For `planes` planes at once: those of a group, each with `spread.depth` channels. Planes are numbered as in
-  // `inputs` and `weights`.
+  // Handles `planes` planes at once: those of one group, each with `spread.depth` channels. `inputs` and `weights`
+  // number the planes in the same way.
   AdjointRows(const UpsamplingGradients& out, const void* input, const GradientBands& bands, const Upsampling& g,
               const Spread& spread, int64_t planes, SpreadRows<E>& inputs, const PhaseWeights<E>& weights)
       : out_(out),
@@ -60,8 +61,9 @@ class AdjointRows {
     taps_ = tap_buffer_.reserve(strip_ * spread.taps_w);
   }
 
-  // Bands [begin, end), counted over all groups and samples. Calls fill(sample, group, y) for each output row that they
-  // see, which sets its gradients. The sums of a band are of the same terms in the same order whatever the range.
+  // Processes bands [begin, end), counted over all groups and samples. Calls fill(sample, group, y) for each output row
+  // that contributes to them; fill must provide the gradients of the row. The sums of a band have the same terms in the
+  // same order, whatever the range it is processed in.
   template <class F>
   void run(int64_t begin, int64_t end, F&& fill) {
     while (begin < end) {
@@ -88,11 +90,12 @@ class AdjointRows {
     }
   }
 
-  // The gradients of a plane in the row to be filled, of the first output column at [0]. Whole vectors may be stored
-  // from any element of the row on; what lies beyond the row does not count.
+  // Where fill stores a plane's gradients of the row being filled; the first output column is at [0]. Whole vectors may
+  // be stored from any element of the row on; what they write past the end of the row is ignored.
   Sum* row(int64_t plane) { return row(plane, filled_); }
 
-  // Or they are read where they lie, but for the ends of the row, next to which there may be no memory.
+  // The alternative to storing into row(): the gradients are read in place. Only the two ends of the row are copied,
+  // because the memory next to them may not be readable.
   void read_from(const Sum* gradients, int64_t plane) {
     read_[plane * strip_ + filled_] = gradients;
     Sum* edges = row(plane);
@@ -102,20 +105,22 @@ class AdjointRows {
   }
 
  private:
-  // Of rows that are there at a time: they stay in the second-level cache.
+  // Size of the gradient rows held at a time (a strip), so that they stay in the second-level cache.
   static constexpr int64_t kStripBytes = 65536;
 
-  // What a column of taps has in common: where it leads to from the frame, and what of that exists.
+  // What all taps of one column have in common: how far the output elements that they read are from the elements of the
+  // frame, and which of them exist.
   struct TapColumn {
-    int64_t distance;         // elements from one of the frame to the one of a row of output
-    Range inside;             // elements of the frame that see an output column
-    const Int<Sum>* present;  // places that have the tap, or null
+    int64_t distance;         // from an element of the frame to the output element that it reads
+    Range inside;             // elements of the frame that read an existing output column
+    const Int<Sum>* present;  // mask of the places that have the tap; null if all do
   };
 
-  // A tap of one row of output. All but `products` and `weight`, of place 0, are of element 0 of the frame.
+  // A tap of one output row. `gradients` and `edges` point to what element 0 of the frame reads, `weight` and
+  // `products` to place 0.
   struct Tap {
     const Sum* gradients;
-    const Sum* edges;  // the same, with room around the row
+    const Sum* edges;  // the same in a row buffer with margins; if the row is read in place, only its ends are there
     const Sum* weight;
     Sum* products;
     const TapColumn* column;
@@ -127,7 +132,7 @@ class AdjointRows {
     return data;
   }
 
-  // Output rows of a cell see the same rows of input: that of the cell and some before it.
+  // The output rows of a cell read the same input rows: the one with the number of the cell, and some before it.
   int64_t cell_of(int64_t y) const { return (y + g_.origin_h) / g_.stride_h; }
   int64_t first_row(int64_t cell) const { return clamp(cell * g_.stride_h - g_.origin_h, 0, g_.output_height); }
 
@@ -177,7 +182,7 @@ class AdjointRows {
     }
   }
 
-  // Output rows [y, y + count) of a plane, all of one cell.
+  // Adds what output rows [y, y + count) of a plane contribute. All of them belong to one cell.
   void add(int64_t plane, int64_t cell, int64_t y, int64_t count) {
     for (int64_t h = smaller(cell, g_.height - 1); h > cell - kept_ && h >= 0; --h) {
       if (!owns(h)) continue;
@@ -185,14 +190,15 @@ class AdjointRows {
       if (out_.input != nullptr) add_to_input(frame(plane / g_.multiplier, h), taps);
       if (out_.weight != nullptr) add_to_weight(input_row(plane, h), taps);
     }
-    // Every output row counts once, with the input row it belongs to, whether that sees it or not.
+    // The bias counts each output row exactly once: in the band that has the input row of its cell, whether or not the
+    // output row reads that input row.
     const int64_t owner = smaller(cell, g_.height - 1);
     if (out_.bias == nullptr || !owns(owner)) return;
     Sum* bias = bias_part(owner / bands_.rows) + channel(plane);
     for (int64_t r = 0; r < count; ++r) add_to_bias(read_[plane * strip_ + r], bias);
   }
 
-  // The taps through which output rows see input row h.
+  // Collects the taps through which output rows [y, y + rows) read input row h. Returns their number.
   int collect(int64_t plane, int64_t h, int64_t y, int64_t rows) {
     int count = 0;
     for (int64_t r = 0; r < rows; ++r) {
@@ -209,7 +215,7 @@ class AdjointRows {
     return count;
   }
 
-  // The spread input of the frame.
+  // Spread input row h, from the first column of the frame on.
   const Sum* input_row(int64_t plane, int64_t h) {
     const int64_t inputs = g_.channels / g_.multiplier, pixels = g_.height * g_.width;
     const int64_t source = (group_ * planes_ + plane) / g_.multiplier, step = g_.channels_last ? inputs : 1;
@@ -217,7 +223,7 @@ class AdjointRows {
     return inputs_.row(plane, h, first + h * g_.width * step, step) + (columns_.begin - spread_.first) * spread_.period;
   }
 
-  // Which lanes of a vector, `element` being the first, see an output column through a tap.
+  // Mask of the lanes that read an existing output column through a tap, in the vector that starts at `element`.
   static SEGEXT_INLINE auto lanes_inside(const Tap& tap, int64_t element) {
     const auto limit = [](int64_t lane) { return broadcast(static_cast<Int<Sum>>(clamp(lane, 0, kN))); };
     const Vec<Int<Sum>> lanes = lane_numbers<Sum>();
@@ -241,7 +247,7 @@ class AdjointRows {
     for (; unit < seen_.end; ++unit) add_units<1, kAllTaps, false>(frame, taps, unit);
   }
 
-  // kAllTaps: each place has each tap. kWhole: each element sees an output column through each.
+  // kAllTaps: every place has every tap. kWhole: every element reads an existing output column through every tap.
   template <int kUnits, bool kAllTaps, bool kWhole>
   SEGEXT_INLINE void add_units(Sum* frame, int taps, int64_t unit) const {
     for (int64_t v = 0; v < vectors_; ++v) {
@@ -271,7 +277,8 @@ class AdjointRows {
     }
   }
 
-  // A block of units at a time, whose rows stay in the first-level cache from one vector of a unit to the next.
+  // Processes a block of units at a time: there is one pass over the block for each vector of a unit, and the block's
+  // rows stay in the first-level cache between passes.
   void add_to_weight(const Sum* input, int taps) const {
     const int64_t block = larger(kScratchBytes / (kMostTaps * unit_ * static_cast<int64_t>(sizeof(Sum))), 1);
     for (int first = 0; first < taps; first += kMostTaps) {
@@ -284,7 +291,7 @@ class AdjointRows {
     }
   }
 
-  static constexpr int kMostTaps = 8;  // whose sums are in registers at once
+  static constexpr int kMostTaps = 8;  // taps whose sums are in registers at once
 
   template <bool kWhole>
   SEGEXT_INLINE void add_products(int first, int count, const Sum* input, Range units) const {
@@ -338,7 +345,7 @@ class AdjointRows {
     *bias += sum;
   }
 
-  // Input row h is complete: its gradients leave, and its place is free for another row.
+  // Input row h is complete: writes its gradients, and clears its frames for another row.
   void finish_input(int64_t h) {
     if (out_.input == nullptr) return;
     const int64_t inputs = g_.channels / g_.multiplier, depth = ceil_div(spread_.depth, g_.multiplier);
@@ -358,7 +365,7 @@ class AdjointRows {
     }
   }
 
-  // The sum of each column's period, which leaves nothing of the frame.
+  // Sums the period of each column. May overwrite the frame.
   void fold(Sum* frame, Sum* sums) const {
     if (spread_.depth == 1) {
       fold_elements(frame, sums);
@@ -390,7 +397,7 @@ class AdjointRows {
     }
   }
 
-  // Whole vectors are stored: what reaches past a pixel is overwritten by the next, or is room to spare.
+  // Stores whole vectors: what they write past a pixel is overwritten later or lies in the slack of the buffer.
   void fold_pixels(const Sum* frame, Sum* sums) const {
     const int64_t columns = columns_.end - columns_.begin, in_unit = unit_ / spread_.period;
     for (int64_t w = 0; w < columns; ++w, sums += spread_.depth) {
@@ -403,7 +410,7 @@ class AdjointRows {
     }
   }
 
-  // The output channels of an input channel are neighbours.
+  // Sums over the output channels of each input channel, which are adjacent.
   void add_neighbours(Sum* sums, int64_t count) const {
     for (int64_t k = 0; k < count; ++k) {
       Sum sum = 0;
@@ -412,7 +419,7 @@ class AdjointRows {
     }
   }
 
-  // A part is complete: its gradients leave, and its place is free for another one.
+  // A part is complete: writes its weight gradients, and clears its slot for another part.
   void finish_weight(int64_t part) {
     if (out_.weight == nullptr) return;
     const int64_t taps = g_.kernel_h * g_.kernel_w;
@@ -423,8 +430,8 @@ class AdjointRows {
     std::memset(products(part, 0, 0), 0, part_products() * sizeof(Sum));
   }
 
-  // The taps of a kernel row, from their places in the sums of each column of taps; channels are `pitch` elements
-  // apart.
+  // Writes the gradients of a kernel row, from the places of its taps in the sums of each column of taps. Channels are
+  // `pitch` elements apart in `out`.
   void put_kernel_row(const Sum* column, Sum* out, int64_t pitch) const {
     const int64_t column_pitch = vectors_ * kN;
     if (unit_ == spread_.period && g_.dilation_w == 1) {
@@ -451,22 +458,22 @@ class AdjointRows {
   const Spread& spread_;
   SpreadRows<E>& inputs_;
   const PhaseWeights<E>& weights_;
-  const int64_t planes_;   // of output
-  const int64_t sources_;  // planes of input
-  const int64_t kept_;     // input rows that an output row sees at most
-  const Range columns_;    // of input, that the frame has: those that an output column may see
-  const int64_t unit_;     // elements of a unit, of which a frame has so many vectors
-  const int64_t vectors_;
-  const int64_t slots_;  // parts that an output row adds to at most
-  Range seen_{};         // units of which any element sees an output column, and of which all do through all taps
-  Range whole_{};
-  int64_t left_edge_ = 0, right_edge_ = 0;  // elements of a row of output that units which are not whole see
-  int64_t margin_ = 0;  // before and after a row of gradients: where taps point to that see no output column
-  int64_t strip_ = 0;   // rows of gradients that are there at a time
+  const int64_t planes_;                    // of output
+  const int64_t sources_;                   // planes of input
+  const int64_t kept_;                      // most input rows that an output row reads
+  const Range columns_;                     // input columns of the frame: those that an output column may read
+  const int64_t unit_;                      // elements of a unit
+  const int64_t vectors_;                   // vectors that a frame has for each unit
+  const int64_t slots_;                     // most parts that an output row adds to
+  Range seen_{};                            // units in which any element reads an existing output column
+  Range whole_{};                           // units whose vectors read only existing output columns, through every tap
+  int64_t left_edge_ = 0, right_edge_ = 0;  // elements at either end of an output row that units outside whole_ read
+  int64_t margin_ = 0;  // before and after a row of gradients: read by taps that point past its ends
+  int64_t strip_ = 0;   // rows of gradients held at a time
   int64_t row_pitch_ = 0, frame_pitch_ = 0;
   int64_t sample_ = 0, group_ = 0;
   int64_t filled_ = 0;
-  Range owned_{};               // input rows whose gradients are wanted
+  Range owned_{};               // input rows of the bands being processed
   Sum* rows_ = nullptr;         // [planes, strip, row_pitch]
   Sum* frames_ = nullptr;       // [sources, kept, frame_pitch]
   Sum* products_ = nullptr;     // [slots, planes, kernel_h, taps_w, vectors]

@@ -1,8 +1,8 @@
 // Upsampling with kernels twice as high and wide as their strides, such as bilinear ones.
 //
-// The stride_h output rows of a cell depend on the same two input rows: the cell's own and the previous one. An element
-// is the sum of four products, which takes less time than writing it, so the other costs of a row matter. Two rows are
-// computed at once, which shares the loads of their input, and a cell looks up its input once.
+// The stride_h output rows of a cell depend on the same two input rows: the cell's own and the previous one. The four
+// products of an element take less time than writing it, so the other costs of a row matter: two rows are computed at
+// once, to share the loads of their input, and the input rows are looked up once per cell.
 #pragma once
 
 #include <numeric>
@@ -12,12 +12,12 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// Elements of the weights that a vector of an output row reads: the bias and four terms.
+// Weight elements that each vector of an output row reads: the bias and four terms.
 template <class Sum>
 inline constexpr int64_t kCellVector = 5 * kLanes<Sum>;
 
-// The weights of a plane in the order in which output rows read them: for each row of a cell, vector after vector of
-// the output row,
+// The weights of a plane in the order in which output rows read them. For each row of a cell, every vector of the
+// output row has a group of its own:
 //
 //   | bias | near row: farther column, nearer column | far row: farther column, nearer column |
 template <class E>
@@ -61,7 +61,7 @@ class CellWeights {
   }
 
  private:
-  // Continues the pattern from its first period to as far as it is read.
+  // Repeats the first period of the pattern, up to the last element that is read.
   void repeat_pattern() {
     const int64_t end = spread_.offset + vectors_ * kN;
     for (int64_t e = spread_.period; e < end; e += spread_.period) {
@@ -76,22 +76,23 @@ class CellWeights {
 
   const Upsampling& g_;
   const Spread& spread_;
-  const int64_t vectors_;  // after which the weights of a row repeat, or all there are
+  const int64_t vectors_;  // vectors after which a row's weights repeat, or all of a shorter row
   Buffer<Sum> buffer_, pattern_buffer_;
   Sum* data_;
   Sum* pattern_;
 };
 
-// The sums of kRows rows of a cell, a vector of each after the other, from kInputs input rows. With kHeld, all vectors
-// have the same weights, which stay in registers.
+// Computes the sums of kRows rows of a cell from kInputs input rows; each call of next() gives the next vector of every
+// row. With kHeld, all vectors have the same weights, which stay in registers.
 template <int kInputs, int kRows, bool kHeld, class Sum>
 class CellSums {
   static constexpr int64_t kN = kLanes<Sum>;
   static constexpr int kTerms = 2 * kInputs;
 
  public:
-  // `near` and `far`: input rows, from the farther column that the first element sees on; the nearer one is a `period`
-  // on. `weights`: of the first row, the first of whose terms are `first` elements into each vector's.
+  // `near` and `far` are spread input rows, from the farther column that the first element reads; the nearer column
+  // follows `period` elements later. `weights` are those of the first row. `first` is the offset of the first term to
+  // use within the weights of each vector.
   SEGEXT_INLINE CellSums(const Sum* near, const Sum* far, int64_t period, const Sum* weights, int64_t row_size,
                          int64_t first)
       : near_(near),
@@ -158,7 +159,7 @@ class CellSums {
   Vec<Sum> bias_, held_[kHeld && kTerms > 0 ? kRows * kTerms : 1];
 };
 
-// Upsampling by these kernels, a cell of output rows at a time.
+// Upsampling with such kernels, a cell of output rows at a time.
 template <class E>
 class CellRows {
   using Raw = typename E::Raw;
@@ -174,8 +175,8 @@ class CellRows {
 
   void pack(const Raw* weight, const Raw* bias, int64_t channel) { weights_.pack(weight, bias, channel); }
 
-  // Writes the rows of `map` from y on, up to `end` or the end of y's cell. Returns the first that it did not write.
-  // `input` is a plane, of pixels of `depth` elements.
+  // Writes the rows of `map` from y on, up to `end` or the end of y's cell, and returns the first row that it did not
+  // write. `input` is a plane whose pixels have `depth` elements.
   int64_t write(const Raw* input, int64_t depth, int64_t y, int64_t end, const MapRows<E>& map) {
     const int64_t at = y + g_.origin_h, cell = quick_div(at, g_.stride_h), phase = at - cell * g_.stride_h;
     const int64_t h = smaller(cell, g_.height - 1), behind = cell - h;
@@ -204,7 +205,8 @@ class CellRows {
     }
   }
 
-  // `behind` is 1 in the cell past the last input row, whose only input is the row before it: by the far row's terms.
+  // `behind` is 1 in the cell past the last input row. Its only input is that last row, with the weights of the far
+  // row.
   template <int kInputs, bool kHeld>
   SEGEXT_INLINE void write_cell(const Sum* near, const Sum* far, int64_t behind, int64_t phase, int64_t y, int64_t end,
                                 const MapRows<E>& map) const {

@@ -1,4 +1,4 @@
-// The order in which a kernel takes the channels of neighbouring cells: those with equal codes are consecutive.
+// The order in which a kernel processes the channels of neighbouring cells: channels with equal codes are consecutive.
 #pragma once
 
 #include <cstring>
@@ -7,15 +7,15 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// Of up to 64 channels of kCells cells. A key is the codes of all the cells, the first cell's in the lowest bits. The
-// order is stable: a key's channels ascend.
+// Sorts up to 64 channels of kCells cells by key: the codes that the cells have for the channel, the first cell's in
+// the lowest bits. The sort is stable: channels with the same key are in ascending order.
 template <int kCells>
 class ChannelOrder {
  public:
-  static constexpr int kMost = 64;  // channels: one bit of a mask each
+  static constexpr int kMost = 64;  // channels: each has one bit of a mask
   static constexpr int kKeys = 1 << (2 * kCells);
 
-  // By `count` codes of each cell, of which a vector may be read.
+  // Sorts `count` channels by their codes in each cell. Reads kMost codes from each pointer, whatever the count.
   SEGEXT_INLINE void sort(const uint8_t* const (&codes)[kCells], int64_t count) {
     const uint64_t all = ~uint64_t{0} >> (kMost - count);
     Bytes keys = load_bytes(codes[0]);
@@ -33,16 +33,17 @@ class ChannelOrder {
     list(found);
   }
 
-  // All channels in order, and one more.
+  // All channels in order, followed by one valid entry, so that callers may load one channel ahead.
   SEGEXT_INLINE const uint8_t* begin() const { return channels_; }
   SEGEXT_INLINE int count(int key) const { return counts_[key]; }
 
  private:
   using Bytes = Vec<uint8_t, kMost>;
 
-  // Lists the bits of all masks. What is written past a key's last channel is overwritten by the next key's.
+  // Lists the bits set in each mask. Entries written past a key's last channel are overwritten by the next key's.
   SEGEXT_INLINE void list(const uint64_t (&found)[kKeys]) {
-    // As many as most keys have; so that how many they are is no branch that the processor has to guess.
+    // Most keys have no more channels than this, so their number does not decide a branch that the processor would
+    // often mispredict.
     constexpr int kAtOnce = 6;
     uint8_t* at = channels_;
     for (int key = 0; key < kKeys; ++key) {
@@ -60,7 +61,7 @@ class ChannelOrder {
   }
 
 #if defined(__AVX512BW__)
-  // With an instruction for it, which not every processor of this level has.
+  // Uses VBMI2's byte compression, which not every processor of this level has.
   [[gnu::noinline, gnu::target("avx512vbmi2")]] void list_compressing(const uint64_t (&found)[kKeys]) {
     Bytes numbers;
     for (int k = 0; k < kMost; ++k) numbers[k] = static_cast<uint8_t>(k);
@@ -80,7 +81,7 @@ class ChannelOrder {
     return bytes;
   }
 
-  // A bit for each byte that is `value`.
+  // Mask with a bit set for each byte equal to `value`.
   static SEGEXT_INLINE uint64_t equal(const Bytes& bytes, int value) {
 #if defined(__AVX512BW__)
     return _mm512_cmpeq_epi8_mask(reinterpret_cast<__m512i>(bytes), _mm512_set1_epi8(static_cast<char>(value)));

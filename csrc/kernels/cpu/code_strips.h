@@ -1,16 +1,17 @@
-// Division of codes into units of work when their memory order is changed.
+// Divides codes into units of work for changing their memory order.
 #pragma once
 
 #include "rows.h"
 
 namespace segext {
 
-// Codes of a sample as a matrix of channels and pixels, or of pixels and channels: `sources` rows of `targets`, and
-// after it `targets` rows of `sources`. A strip is some rows of the result: a multiple of 8, so that none share a byte,
-// and as many as a first- or second-level cache holds at a byte a code.
+// The codes of a sample as a matrix, channels by pixels or pixels by channels. Changing the memory order transposes
+// `sources` rows of `targets` codes into `targets` rows of `sources` codes. A strip is some rows of the result: a
+// multiple of 8, so that no two strips share a byte, and from 16 to 64, as many as the first- or second-level cache
+// holds at one byte per code.
 struct CodeStrips {
   int64_t sources, targets;
-  int64_t rows;  // of a strip
+  int64_t rows;  // in a strip
   int64_t count;
 
   explicit SEGEXT_INLINE CodeStrips(const PoolGeometry& source) {

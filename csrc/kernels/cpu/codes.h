@@ -7,13 +7,13 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// A vector of codes written past the end of a block of them.
+// Slack past the end of a block of codes, so that a whole vector of codes can be accessed there.
 inline constexpr int64_t kCodeSlack = 64;
 
-// The largest window the vector kernels take: its codes fit in a byte.
+// The widest codes that the vector kernels accept: those that fit in a byte.
 inline constexpr int kMaxByteBits = 8;
 
-// Eight groups of eight codes, `Bits` packed bytes a group, to and from a byte each.
+// Converts eight groups of eight codes between the packed form, `Bits` bytes per group, and one byte per code.
 template <int Bits>
 struct PackedGroups {
   static constexpr int64_t kCodes = 64;
@@ -68,7 +68,7 @@ struct PackedGroups {
 #endif
 };
 
-// Packs `count` codes from the start of a byte of `packed`; a last, partly filled byte is padded with zero bits.
+// Packs `count` codes, starting at a byte boundary of `packed`; a partly filled last byte is padded with zero bits.
 template <int Bits>
 SEGEXT_INLINE void pack_run(const uint8_t* codes, int64_t count, uint8_t* packed) {
   using Groups = PackedGroups<Bits>;
@@ -83,8 +83,8 @@ SEGEXT_INLINE void pack_run(const uint8_t* codes, int64_t count, uint8_t* packed
   }
 }
 
-// Unpacks the group-aligned run that contains elements [first, first + count) of a sample of `sample_bytes` bytes,
-// reads nothing past them, and returns where element `first` landed.
+// Unpacks the groups of eight codes that contain elements [first, first + count) of a sample, and returns where in
+// `codes` element `first` is. Reads nothing past the sample's `sample_bytes` bytes.
 template <int Bits>
 SEGEXT_INLINE const uint8_t* unpack_run(const uint8_t* packed, int64_t sample_bytes, int64_t first, int64_t count,
                                         uint8_t* codes) {
@@ -110,7 +110,7 @@ SEGEXT_INLINE const uint8_t* unpack_run(const uint8_t* packed, int64_t sample_by
   return codes + skip;
 }
 
-// As unpack_run, for a width known at run time, into `buffer`; bits <= kMaxByteBits.
+// Like unpack_run, for a code width known only at run time, and into `buffer`. Requires bits <= kMaxByteBits.
 inline const uint8_t* unpack_codes(const PoolGeometry& g, const uint8_t* sample_codes, int64_t first, int64_t count,
                                    Buffer<uint8_t>& buffer) {
   uint8_t* codes = buffer.reserve(count + 2 * PackedGroups<1>::kCodes);
@@ -126,13 +126,15 @@ inline const uint8_t* unpack_codes(const PoolGeometry& g, const uint8_t* sample_
   }
 }
 
-// Pooled rows of codes, a byte each, unpacked with the next few, so that small rows are not unpacked one by one.
+// Pooled rows of codes, unpacked to one byte per code. Each time, the next few rows are unpacked too, so that short
+// rows are not unpacked one by one.
 class UnpackedRows {
  public:
   UnpackedRows(const PoolGeometry& g, const uint8_t* codes)
       : g_(g), codes_(codes), row_(Rows(g).pooled_row), rows_per_sample_(Rows(g).planes * g.pooled_height) {}
 
-  // Makes rows [first, last] ready, which are of one sample and counted over all of them. True if others are lost.
+  // Makes rows [first, last] ready. Rows are numbered over all samples, and these must belong to one sample. Returns
+  // true if the rows that were ready before are lost.
   SEGEXT_INLINE bool make_ready(int64_t first, int64_t last) {
     if (first >= begin_ && last < end_) return false;
     unpack(first, last + 1 - first);
@@ -143,7 +145,7 @@ class UnpackedRows {
   int64_t begin() const { return begin_; }
   int64_t end() const { return end_; }
 
-  // A ready row. Codes wider than a byte are not unpacked.
+  // The codes of a ready row. Only for codes of at most a byte: wider ones are not unpacked.
   const uint8_t* operator[](int64_t row) const { return unpacked_ + (row - begin_) * row_; }
 
  private:
@@ -168,7 +170,7 @@ class UnpackedRows {
   Buffer<uint8_t> buffer_;
 };
 
-// Takes the codes of consecutive elements from a byte boundary on, and writes them packed a block at a time.
+// Collects the codes of consecutive elements, starting at a byte boundary, and writes them packed, a block at a time.
 class CodeWriter {
  public:
   CodeWriter(uint8_t* sample_codes, int64_t first, int bits)
@@ -177,7 +179,8 @@ class CodeWriter {
   CodeWriter& operator=(const CodeWriter&) = delete;
   ~CodeWriter() { pack(fill_); }
 
-  // Where the next codes go, a byte each; a whole vector of them may be written before the true number is committed.
+  // Where to store the next codes, one byte each. A whole vector may be stored here; commit() says how many of them
+  // count.
   SEGEXT_INLINE uint8_t* tail() { return pending_ + fill_; }
 
   SEGEXT_INLINE void commit(int64_t count) {

@@ -1,4 +1,4 @@
-// Division of a transposed convolution's result into units of work on the CPU.
+// Divides the result of a transposed convolution into units of work on the CPU.
 #pragma once
 
 #include "../dense_conv_transpose2d.h"
@@ -6,18 +6,20 @@
 
 namespace segext {
 
-// Cells are the input pixels, and as many more as the output's edge needs: cell (u, v) gives the output pixels
+// Cells are the input pixels, plus as many more as the edge of the output needs: cell (u, v) produces the output pixels
 // (u * stride_h + a - padding_h, v * stride_w + b - padding_w) of all phases (a, b). A band is some rows of cells; a
-// group is some panels, which share what is prepared for a band. Neither depends on threads.
+// group is some panels, which share what is prepared for a band. Neither depends on the number of threads.
 struct DenseBands {
   static constexpr int64_t kGroup = 4;
-  static constexpr int64_t kPixels = 192;  // of a band, at least: to go through with one block's weights
+  // A band of several rows has at most this many cells, the margins of its rows included. All cells of a band reuse one
+  // block's weights.
+  static constexpr int64_t kPixels = 192;
 
   int64_t panels, groups;
-  int64_t margin_h, margin_w;  // cells before the first that a tap reads
-  int64_t cells_w;             // of a row
-  int64_t columns;             // of a row, with its margin
-  int64_t rows, count;         // of a band, and bands
+  int64_t margin_h, margin_w;  // cells before the first one that taps read
+  int64_t cells_w;             // cells in a row
+  int64_t columns;             // cells in a row, with its margin
+  int64_t rows, count;         // rows of cells in a band, and number of bands
 
   explicit SEGEXT_INLINE DenseBands(const ConvTranspose& g)
       : panels(panels_of(g.outputs)),

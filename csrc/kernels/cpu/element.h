@@ -1,7 +1,8 @@
 // Properties of each element type that kernels need: its rank in a pool, its NaNs, its lowest value.
 //
-// Vectors of half types are ranked as sixteen-bit integers, without conversion: sign and magnitude become a
-// two's-complement number, so that -0 ties with +0; the later the tap of a NaN, the larger its rank, so the last wins.
+// Vectors of half types are ranked as 16-bit integers, without conversion to float: sign and magnitude become a
+// two's-complement number, so that -0 ties with +0. A NaN ranks above all numbers, and the higher the later its tap, so
+// that the last NaN wins.
 #pragma once
 
 #include <limits>
@@ -15,11 +16,11 @@ namespace segext::SEGEXT_CPU_CAPABILITY {
 template <class T>
 struct Number {
   using Raw = T;
-  using Rank = T;  // what scalars compare by
+  using Rank = T;  // what scalar code compares
   using VectorRank = Vec<T>;
   static constexpr T kLowest =
       std::is_floating_point_v<T> ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
-  // Integers are pooled one by one: no network does it where it takes time.
+  // Integers take the scalar path: no network pools integers where its speed matters.
   static constexpr int64_t kMaxVectorTaps = std::is_floating_point_v<T> ? 256 : 0;
 
   static SEGEXT_INLINE T rank(T v) { return v; }
@@ -65,9 +66,9 @@ SEGEXT_INLINE float Half<0x7f80>::rank(int16_t v) {
   return float_from_bits(static_cast<uint32_t>(static_cast<uint16_t>(v)) << 16);
 }
 
-// The compiler's own float16, for conversions one by one.
+// The compiler's own float16, for scalar conversions.
 #if defined(__aarch64__)
-using CompilerHalf = __fp16;  // before version 13, GCC has the other name in C alone
+using CompilerHalf = __fp16;  // before version 13, GCC knows _Float16 only in C
 #else
 using CompilerHalf = _Float16;
 #endif
@@ -107,7 +108,7 @@ SEGEXT_INLINE void with_element(ElementType type, F&& f) {
   }
 }
 
-// As above for the types that scatter and gather take.
+// The same for kernels that take only floating-point types; `type` must be one of them.
 template <class F>
 SEGEXT_INLINE void with_floating_element(ElementType type, F&& f) {
   switch (type) {

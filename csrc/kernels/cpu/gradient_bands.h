@@ -1,4 +1,4 @@
-// How the work on gradients of an upsampling divides on the CPU.
+// Divides the work on the gradients of upsampling into units on the CPU.
 #pragma once
 
 #include "../depthwise_conv_transpose2d.h"
@@ -6,17 +6,20 @@
 
 namespace segext {
 
-// A band is some rows of input, of one group of channels: unit of work, and part of the gradients of weights and bias.
-// Neither depends on threads. Bands follow each other by row, group and sample, so that those of a thread share the
-// rows of output between them.
+// A band is some input rows of one group of channels. It is both a unit of work and a part of the gradients of weights
+// and bias; it does not depend on the number of threads. Bands are numbered by row within a group, by group within a
+// sample, and by sample, so that a thread that processes consecutive bands reads the output rows between them only
+// once.
 struct GradientBands {
-  static constexpr int64_t kElements = 65536;  // of the output that a band has about, so that its part is small beside
+  // Approximate number of output elements per band: large enough that the band's part of the gradients is small in
+  // comparison.
+  static constexpr int64_t kElements = 65536;
 
-  int64_t groups;       // of a sample
-  int64_t rows, count;  // of a band, and bands of a group
-  int64_t elements;     // of output to a row of input
+  int64_t groups;       // groups in a sample
+  int64_t rows, count;  // input rows in a band, and bands in a group
+  int64_t elements;     // output elements per input row
 
-  // A group has all channels, or the output channels of one input channel.
+  // A group is all channels or, without `all_channels`, the output channels of one input channel.
   SEGEXT_INLINE GradientBands(const Upsampling& g, bool all_channels)
       : groups(all_channels ? 1 : g.channels / g.multiplier),
         elements(smaller(g.stride_h, g.output_height) * g.output_width * (g.channels / groups)) {
@@ -25,7 +28,7 @@ struct GradientBands {
   }
 };
 
-// Neighbouring sums that parts are added up for together: what the units of sum_parts are.
+// Adjacent sums that a unit of sum_parts adds up together over all parts.
 inline constexpr int64_t kSumsTogether = 64;
 
 }  // namespace segext

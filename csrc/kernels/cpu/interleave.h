@@ -1,13 +1,14 @@
-// Splits rows that vectors cannot process in place (pixels of few channels, lines of few columns) into runs that they
-// can, and reassembles them.
+// Splits rows that vectors cannot process efficiently in place (pixels of few channels, lines of few columns) into runs
+// that they can, and reassembles them.
 //
-// A row is a sequence of groups of elements, group k of phase k % stride:
+// A row is a sequence of groups of elements; group k belongs to phase k % stride:
 //
 //   row        a0 a1 | b0 b1 | a2 a3 | b2 b3        groups of two elements, stride 2
 //   phases     a0 a1 a2 a3 ..   b0 b1 b2 b3 ..
 //
-// Channels_last pixels are groups of `channels` elements: the phases hold, side by side, what neighbouring windows read
-// at one tap. NCHW lines are groups of `width` elements: the phases hold the rows of several windows end to end.
+// A channels_last pixel is a group of `channels` elements: a phase holds, side by side, what neighbouring windows read
+// at one tap. An NCHW line is a group of `width` elements: a phase holds, end to end, the same window row of several
+// pooled rows.
 #pragma once
 
 #include "buffer.h"
@@ -16,10 +17,10 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// The longest group worth taking apart, in bytes: longer ones are vectors by themselves.
+// The longest group worth moving to phases, in bytes: longer groups fill vectors by themselves.
 inline constexpr int64_t kLongestGroup = 128;
 
-// The largest stride worth taking apart: beyond it most pixels are of no window.
+// The largest stride worth splitting by: beyond it, most pixels belong to no window.
 inline constexpr int64_t kLargestStride = 8;
 
 // Scratch of about this many bytes stays in the first-level cache.
@@ -28,7 +29,7 @@ inline constexpr int64_t kScratchBytes = 16384;
 template <class T>
 inline constexpr int64_t kBytesOf = static_cast<int64_t>(sizeof(T));
 
-// The phases of a row, in scratch of their own.
+// The phases of a row, in scratch memory.
 template <class T>
 class Phases {
  public:
@@ -41,7 +42,7 @@ class Phases {
   T* operator[](int64_t phase) const { return data_ + phase * pitch_; }
   int64_t pitch() const { return pitch_; }
 
-  // Moves the `groups` groups of `row`, of `size` elements each, to the `stride` phases from `first` on.
+  // Copies the `groups` groups of `row`, of `size` elements each, to the `stride` phases from `first` on.
   void split(const T* row, int64_t groups, int64_t size, int64_t stride, int64_t first = 0) {
     move(groups, size, stride, [&](int64_t k, int64_t p, int64_t offset, auto bytes) SEGEXT_LAMBDA_INLINE {
       std::memcpy((*this)[first + p] + offset, row + k * size, bytes);
@@ -56,8 +57,9 @@ class Phases {
   }
 
  private:
-  // Calls copy(group, phase, offset in the phase, bytes) in ascending order. `bytes` is a constant that may reach past
-  // the group, to where a later one will be written, but not past the row: its last groups are copied exactly.
+  // Calls copy(group, phase, offset in the phase, bytes) for the groups in ascending order. `bytes` is a compile-time
+  // constant that may reach past the group, into what a later copy overwrites or into slack, but never past the row:
+  // the last groups are copied with their exact size.
   template <class F>
   static SEGEXT_INLINE void move(int64_t groups, int64_t size, int64_t stride, F&& copy) {
     const int64_t bytes = size * kBytesOf<T>;
@@ -87,20 +89,22 @@ class Phases {
   int64_t pitch_ = 0;
 };
 
-// True where groups of `size` elements are short enough to take apart and would leave a quarter of their vectors empty.
+// True where groups of `size` elements are short enough to split, and would leave more than a quarter of the lanes of
+// their vectors empty.
 template <class T>
 SEGEXT_INLINE bool wastes_vectors(int64_t size) {
   return size * kBytesOf<T> <= kLongestGroup && 4 * size < 3 * ceil_div(size, kLanes<T>) * kLanes<T>;
 }
 
-// True for channels_last pixels that are better taken apart.
+// True for channels_last maps whose pixels are too short for vectors, so that they are better processed as runs (see
+// TapRows).
 template <class T>
 SEGEXT_INLINE bool packs_pixels(const PoolGeometry& g) {
   return g.channels_last && g.window.stride_w <= kLargestStride && wastes_vectors<T>(g.channels);
 }
 
-// True for NCHW windows that tile the map: square, 2x2 or 3x3, side by side from its corner on. The last of a row or of
-// a column may reach past the edge.
+// True for NCHW windows that tile the map: 2x2 or 3x3, side by side from its top left corner on. The last window of a
+// row or of a column may reach past the edge.
 SEGEXT_INLINE bool tiles_map(const PoolGeometry& g) {
   const Window& w = g.window;
   const int64_t size = w.kernel_h;
@@ -108,37 +112,38 @@ SEGEXT_INLINE bool tiles_map(const PoolGeometry& g) {
          w.stride_w == size && w.padding_h == 0 && w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1;
 }
 
-// True for tiled maps without a column to spare whose lines are better laid end to end.
+// True for tiled maps without leftover columns whose lines are so short that they are better joined end to end.
 template <class T>
 SEGEXT_INLINE bool merges_rows(const PoolGeometry& g) {
   return tiles_map(g) && g.width == g.pooled_width * g.window.kernel_w && wastes_vectors<T>(g.pooled_width) &&
          g.width * kBytesOf<T> <= kLongestGroup;
 }
 
-// How many pooled rows to merge into one: of those up to `end`, from `row`, which is row `oh` of its plane, on. None
-// that reaches past the last line.
+// How many pooled rows to merge into one, from `row` up to `end`; `row` is row `oh` of its plane. Leaves out pooled
+// rows whose windows reach past the last line of the plane.
 template <class T>
 SEGEXT_INLINE int64_t rows_to_merge(const PoolGeometry& g, int64_t row, int64_t oh, int64_t end) {
   const int64_t fit = kScratchBytes / (g.window.kernel_h * g.width * kBytesOf<T>);
-  // Planes follow each other without a gap only where no line is left over.
+  // Rows can be merged across planes only if the windows leave no line over at the end of a plane.
   const bool gapless = g.height == g.pooled_height * g.window.kernel_h;
   const int64_t whole = smaller(g.pooled_height, g.height / g.window.kernel_h);
   return smaller(fit, gapless ? end - row : smaller(end - row, whole - oh));
 }
 
-// What a run of channels_last windows sees at one tap: element e of `row` is the pixel of the run's pooled element e.
+// What a run of channels_last windows reads at one tap: element e of `row` is the input of element e of the pooled run.
 template <class T>
 struct TapRow {
   const T* row;
   int64_t code;
 };
 
-// The taps of channels_last windows as rows.
+// The taps of channels_last windows, one row per tap.
 template <class T>
 class TapRows {
  public:
-  // Calls f(part, taps, number of taps) for parts of the pooled columns `columns`, whose windows have all their columns
-  // inside the map. `inside`: the rows of the windows that are, from map row `top` on.
+  // Divides the pooled columns `columns` into parts and calls f(part, taps, number of taps) for each. The windows of
+  // these columns must have all their columns inside the map. `inside` is the range of window rows inside the map;
+  // window row 0 is row `top` of the map.
   template <class F>
   SEGEXT_INLINE void for_each_part(const PoolGeometry& g, const T* plane, int64_t top, Range inside, Range columns,
                                    F&& f) {

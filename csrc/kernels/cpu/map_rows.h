@@ -7,7 +7,7 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// The rows of one plane of elements of traits E.
+// The rows of one plane, whose elements have traits E.
 template <class E>
 class MapRows {
   using Raw = typename E::Raw;
@@ -24,7 +24,7 @@ class MapRows {
     addend_ = static_cast<const Raw*>(a.data) + (plane * a.height + a.origin_h) * addend_elements_ + a.origin_w * depth;
   }
 
-  // Writes kRows rows from row y on. `sums.next(vectors)` makes the next vector of each of them.
+  // Writes kRows rows, from row y on. `sums.next(vectors)` computes the next vector of each of them.
   template <int kRows, class Sums>
   SEGEXT_INLINE void write(int64_t y, Sums sums) const {
     if (addend_ == nullptr) {
@@ -35,12 +35,14 @@ class MapRows {
   }
 
  private:
-  static constexpr int64_t kAheadBytes = 4096;  // a whole long row would leave the first-level cache unwritten
+  // The prefetch distance, at most. A long row prefetched as a whole would leave the first-level cache before it is
+  // written.
+  static constexpr int64_t kAheadBytes = 4096;
 
   template <int kRows, bool kAdds, class Sums>
   SEGEXT_INLINE void write(int64_t y, Sums& sums) const {
     constexpr int64_t kN = kLanes<Sum>, kStored = kLanes<Raw>;
-    // Copies, which stores cannot change.
+    // Local copies: as far as the compiler knows, the stores below could change the members.
     const int64_t elements = elements_, addend_elements = addend_elements_;
     Raw* const out = out_ + y * elements;
     const Raw* const addend = addend_ + y * addend_elements;
@@ -62,8 +64,8 @@ class MapRows {
         for (int r = 0; r < kRows; ++r) row[r] = narrow_products(E{}, low[r], high[r]);
       }
     };
-    // Lines are asked for before they are written, those of the next rows too: so memory has work to do while these are
-    // looked up.
+    // Prefetches cache lines before they are written. At the end of a row these are lines of the next rows, so that
+    // memory has work to do while the input of those rows is looked up.
     const int64_t ahead = smaller(elements, kAheadBytes / static_cast<int64_t>(sizeof(Raw)));
     int64_t k = 0;
     Vec<Raw> row[kRows];
@@ -83,7 +85,7 @@ class MapRows {
     }
   }
 
-  const int64_t elements_, addend_elements_;  // of a row
+  const int64_t elements_, addend_elements_;  // in a row
   Raw* const out_;
   const Raw* addend_ = nullptr;
 };

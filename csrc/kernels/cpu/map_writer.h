@@ -1,4 +1,5 @@
-// Destination of a map's rows, written front to back: plain stores, or stores that bypass the caches.
+// The destination of a map's rows, which are written front to back, with plain stores or with stores that bypass the
+// caches.
 #pragma once
 
 #include "buffer.h"
@@ -6,12 +7,12 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// Writes a run of elements in order. With `stream`, what is written is collected in cache and leaves it in whole
-// aligned vectors: ordinary stores between streamed ones cost more than streaming saves.
+// Writes a run of elements in order. With `stream`, elements are staged in a buffer that stays in cache, and leave it
+// in whole aligned vectors: ordinary stores between streaming stores would cost more than streaming saves.
 template <class T>
 class MapWriter {
  public:
-  // `longest`: the most elements that are written before they are committed.
+  // `longest`: the most elements that are written between two commits.
   MapWriter(T* map, int64_t longest, bool stream) : map_(map), stream_(stream) {
     if (!stream_) return;
     T* data = buffer_.reserve(kFull + longest + kPerLine);
@@ -26,7 +27,7 @@ class MapWriter {
     stream_fence();
   }
 
-  // Where the next elements are to be written, before they are committed.
+  // Where to write the next elements, before committing them.
   SEGEXT_INLINE T* next() { return stream_ ? staged_ + fill_ : map_; }
 
   SEGEXT_INLINE void commit(int64_t count) {
@@ -43,7 +44,8 @@ class MapWriter {
   static constexpr int64_t kPerLine = kLine / static_cast<int64_t>(sizeof(T));
   static constexpr int64_t kFull = 1024 / static_cast<int64_t>(sizeof(T));
 
-  // Elements [lead_, fill_) are staged, at the place in their lines that they have in the map.
+  // Writes the whole cache lines of what is staged: elements [lead_, fill_), each at the offset in its cache line that
+  // it has in the map.
   void flush() {
     T* from = staged_;
     if (lead_ > 0) {

@@ -1,4 +1,4 @@
-// The 3x3 kernels of one channel and one panel's outputs, and their transfer to the panel and back.
+// The 3x3 kernels between one channel and the outputs of one panel, and how they are copied to the panel and back.
 #pragma once
 
 #include "../unpool_conv2d.h"
@@ -20,7 +20,7 @@ class PanelKernels {
         outputs_(smaller(kPanel, outputs - panel * kPanel)),
         adjacent_(w_.column_stride * w_.column_stride == 1 && w_.row_stride == 3 * w_.column_stride) {}
 
-  // Asks for what packing will read. Processors do not foresee runs this short and this far apart.
+  // Prefetches what packing will read. Hardware prefetchers do not predict runs this short and this far apart.
   SEGEXT_INLINE void prefetch() const {
     const Raw* kernel = first();
     for (int64_t k = 0; k < outputs_; ++k) __builtin_prefetch(kernel + k * w_.output_stride);
@@ -32,7 +32,7 @@ class PanelKernels {
       for (int64_t tap = 0; tap < kPanelTaps; ++tap) widen_run<E>(tap_data(tap), outputs_, panel + tap * kPanel);
       return;
     }
-    // Squares, of which nine columns or rows count: they turn a vector at a time.
+    // Transposes squares, a vector at a time, although only nine of their columns or rows are used.
     if constexpr (kLanes<Sum> == kPanel) {
       if (adjacent_) return turn(panel);
     }
@@ -54,7 +54,7 @@ class PanelKernels {
   }
 
  private:
-  // Packs kernels that vectors hold, without a detour through memory.
+  // Packs adjacent kernels where a vector holds a whole one: transposes in registers rather than through memory.
   SEGEXT_INLINE void turn(Sum* panel) const {
     Vec<Sum> square[kPanel];
 #pragma GCC unroll 16
@@ -68,7 +68,7 @@ class PanelKernels {
     }
   }
 
-  // The nine weights of an output, in memory order if they lie together.
+  // Loads the nine weights of an output: in memory order if they are adjacent, else in the order of the taps.
   SEGEXT_INLINE void load(int64_t output, Sum* kernel) const {
     if (adjacent_) return widen_run<E>(first() + output * w_.output_stride, kPanelTaps, kernel);
     for (int64_t tap = 0; tap < kPanelTaps; ++tap) {
@@ -83,7 +83,7 @@ class PanelKernels {
     }
   }
 
-  // Where tap `tap` is among the nine that load gives.
+  // The position of tap `tap` among the nine weights that load() gives.
   SEGEXT_INLINE int64_t place(int64_t tap) const {
     return adjacent_ && w_.column_stride < 0 ? kPanelTaps - 1 - tap : tap;
   }

@@ -1,4 +1,4 @@
-// Writes finished rows of a part of a panel, [pixels, lanes], to the output in either memory format.
+// Writes finished rows of one part of a panel, laid out as [pixels, lanes], to the output in either memory format.
 #pragma once
 
 #include "../panels.h"
@@ -8,7 +8,7 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// A part is as many outputs of a panel as a vector of sums holds.
+// Parts in a panel. A part is as many outputs of the panel as a vector of sums has lanes.
 template <class Sum>
 inline constexpr int64_t kPanelParts = kPanel / kLanes<Sum>;
 
@@ -19,7 +19,7 @@ class PanelRowWriter {
   static constexpr int kN = kLanes<Sum>;
 
  public:
-  // Of a result [N, outputs, height, width].
+  // Writes to a result [N, outputs, height, width].
   PanelRowWriter(void* output, int64_t outputs, int64_t height, int64_t width, bool channels_last)
       : output_(static_cast<Raw*>(output)),
         outputs_(outputs),
@@ -27,8 +27,8 @@ class PanelRowWriter {
         width_(width),
         channels_last_(channels_last) {}
 
-  // Writes row `y` of outputs [first, first + lanes), of which those beyond the last are none. Pixel x of the row lies
-  // at pixels + x * step.
+  // Writes row `y` of outputs [first, first + lanes); lanes past the last output are skipped. Pixel x of the row is at
+  // pixels + x * step.
   void write(int64_t sample, int64_t first, int64_t y, const Sum* pixels, int64_t step) {
     const int64_t count = smaller(kN, outputs_ - first);
     if (count <= 0) return;

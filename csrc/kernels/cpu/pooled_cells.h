@@ -1,4 +1,5 @@
-// The pooled map by cells: what each 2x2 window contributes to the unpooled map, in the order of the kernel.
+// The pooled map, cell by cell: what each 2x2 window contributes to the unpooled map, in the order in which the kernel
+// reads it.
 #pragma once
 
 #include "../unpool_conv2d.h"
@@ -8,16 +9,17 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// The codes of 2x2 windows: row and column of the pixel that is named.
+// Row and column, within a 2x2 window, of the pixel that a code names.
 SEGEXT_INLINE int64_t code_row(int64_t code) { return code >> 1; }
 SEGEXT_INLINE int64_t code_column(int64_t code) { return code & 1; }
 
-// Whether some windows reach past the unpooled map, so that their codes may name no pixel.
+// Whether some windows reach past the edge of the unpooled map, so that their codes may name pixels that do not exist.
 SEGEXT_INLINE bool cuts_windows(const PoolGeometry& g) {
   return g.height < 2 * g.pooled_height || g.width < 2 * g.pooled_width;
 }
 
-// Some consecutive rows of cells of one sample, cell by cell: for each its values and codes over all channels.
+// Consecutive rows of cells of one sample, cell by cell: the values of all channels of a cell are contiguous, and so
+// are their codes.
 template <class E>
 class CellRows {
   using Raw = typename E::Raw;
@@ -40,7 +42,7 @@ class CellRows {
     if (cuts_windows(g_)) drop_outside(row, cells);
   }
 
-  // Of cell `cell` of the loaded rows. A vector of codes may be read past the last.
+  // The values and codes of cell `cell` of the loaded rows. Vectors of codes may be read that reach past the last code.
   SEGEXT_INLINE const Sum* values(int64_t cell) const { return values_at_ + cell * g_.channels; }
   SEGEXT_INLINE const uint8_t* codes(int64_t cell) const { return codes_at_ + cell * g_.channels; }
 
@@ -76,7 +78,7 @@ class CellRows {
     codes_at_ = cell_codes;
   }
 
-  // Values whose codes name no pixel of the map become zero.
+  // Zeroes the values whose codes name no pixel of the map.
   void drop_outside(int64_t row, int64_t cells) {
     Sum* values = value_buffer_.data();
     for (int64_t cell = 0; cell < cells; ++cell) {

@@ -11,22 +11,24 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// A pooled row as one full row sees it: the full row is row `i` of its windows.
+// A pooled row as the source of one full row: the full row is row `i` of its windows.
 template <class T>
 struct Source {
   const T* values;
-  const uint8_t* codes;  // a byte each
+  const uint8_t* codes;  // one byte each
   int64_t first_tap;     // code of the window's row i, column 0
 };
 
-// Writes full rows from sources. T is what moves: the raw bits of an element, or the type of the sum.
+// Writes full rows from their sources. T is the type that is moved: the raw bits of an element or, with kSum, the type
+// of the sum.
 template <class T, bool kSum>
 class RowWriter {
   using Lane = Int<T>;
 
  public:
   explicit RowWriter(const PoolGeometry& g) : g_(g), w_(g.window), rows_(g), packs_(packs_pixels<T>(g)) {
-    // Columns that a whole block of pooled columns covers with all its taps inside the pooled row.
+    // The pooled columns j for which windows j - reach to j all exist, and whose stride_w full columns all lie in the
+    // map.
     const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w / w_.stride_w;
     const int64_t covered = (g.width + w_.padding_w) / w_.stride_w;
     const int64_t first = ceil_div(w_.padding_w, w_.stride_w);
@@ -36,7 +38,7 @@ class RowWriter {
     if (!blocks_.empty() && !g.channels_last) find_edges();
   }
 
-  // Not inlined: half types share it.
+  // Not inlined, so that the half types share one copy.
   __attribute__((noinline)) void write(const Source<T>* sources, int count, T* row) {
     if (count == 0) {
       std::memset(row, 0, rows_.row * sizeof(T));
@@ -49,7 +51,7 @@ class RowWriter {
     } else {
       edge_pixels(sources, count, row);
       with_strided_window(w_, {0, w_.kernel_h}, [&](auto stride, auto kernel) {
-        // A window row has so many sources at most: loops over them are unrolled too.
+        // A full row has at most kMost sources, so the loops over them are unrolled too.
         constexpr int kMost = kernel() == kAnyKernel ? 0 : (kernel() + stride() - 1) / stride();
         if constexpr (kMost == 2) {
           if (count == 2) return columns<stride(), kernel(), 2>(sources, count, row);
@@ -59,8 +61,8 @@ class RowWriter {
     }
   }
 
-  // A channels_last row of windows that share no pixel, of which it has one row at most. Commits a pixel at a time: a
-  // row of many channels is larger than the cache that `map` collects it in.
+  // Writes a channels_last row for windows that share no pixel, so that it has at most one source; null if it has none.
+  // Commits one pixel at a time: a row of many channels is larger than the cache in which `map` stages it.
   void write_pixels(const Source<T>* source, MapWriter<T>& map) const {
     int64_t next = 0;  // first column not yet written
     const auto zero_until = [&](int64_t x) {
@@ -92,9 +94,9 @@ class RowWriter {
     }
   }
 
-  // The block of NCHW columns, Stride phases of pooled columns interleaved: phase p of pooled column j is the pixel
-  // that tap p of window j, tap p + Stride of window j - 1, ... share (at stride 1, windows a dilation apart). Later
-  // taps belong to earlier windows.
+  // Writes the NCHW columns of the blocks: Stride phases of pooled columns, interleaved. Phase p of pooled column j is
+  // the pixel shared by tap p of window j, tap p + Stride of window j - 1, and so on (at stride 1, by windows a
+  // dilation apart). Later taps belong to earlier windows, so the loop over taps descends.
   template <int Stride, int Kernel, int Count>
   SEGEXT_INLINE void columns(const Source<T>* sources, int some, T* row) const {
     const int count = Count ? Count : some;
@@ -119,7 +121,7 @@ class RowWriter {
     });
   }
 
-  // The columns of the blocks.
+  // The first full column that the blocks cover, and the end of that range.
   int64_t first_column() const { return blocks_.begin * w_.stride_w - w_.padding_w; }
   int64_t end_column() const { return blocks_.end * w_.stride_w - w_.padding_w; }
 
@@ -132,7 +134,7 @@ class RowWriter {
     }
   }
 
-  // NCHW columns on either side of the blocks.
+  // Writes the NCHW columns on either side of the blocks.
   void edge_pixels(const Source<T>* sources, int count, T* row) const {
     std::size_t first = 0;
     for (const Edge& edge : edges_) {
@@ -149,7 +151,7 @@ class RowWriter {
     }
   }
 
-  // Calls f(pooled column, tap) for the windows that have column x, first window first.
+  // Calls f(pooled column, tap) for each window that has a tap at column x, in ascending order of windows.
   template <class F>
   SEGEXT_INLINE void for_each_window(int64_t x, F&& f) const {
     const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w;
@@ -162,7 +164,7 @@ class RowWriter {
     }
   }
 
-  // All channels of one channels_last pixel, which pooled pixel ow names by `tap`, if any does.
+  // Writes all channels of one channels_last pixel. Only pooled pixel ow can name it, by code `tap`.
   SEGEXT_INLINE void pixel(const Source<T>& source, int64_t ow, int64_t tap, T* out) const {
     const T* values = source.values + ow * rows_.depth;
     const uint8_t* codes = source.codes + ow * rows_.depth;
@@ -173,7 +175,7 @@ class RowWriter {
     });
   }
 
-  // A pooled pixel that may name the pixel at hand, by `tap`.
+  // A pooled pixel that may name the current pixel, by code `tap`.
   struct Candidate {
     const T* values;
     const uint8_t* codes;
@@ -191,7 +193,7 @@ class RowWriter {
     return v;
   }
 
-  // The pixels of a range of columns, one at a time: any window, both formats.
+  // Writes the pixels of a range of columns, one at a time. Works for any window, in both formats.
   void pixels(const Source<T>* sources, int count, Range columns, T* row) const {
     Candidate candidates[1 << kMaxByteBits];
     for (int64_t x = columns.begin; x < columns.end; ++x) {
@@ -216,7 +218,8 @@ class RowWriter {
     }
   }
 
-  // The block of channels_last pixels of few channels: phase p as in `columns`, all channels of a column side by side.
+  // Writes the channels_last columns of the blocks where pixels have few channels: phase p is as in `columns`, with all
+  // channels of a column side by side.
   void packed_pixels(const Source<T>* sources, int count, T* row) {
     const int64_t stride = w_.stride_w;
     const int64_t fit = larger(kScratchBytes / (stride * rows_.depth * kBytesOf<T>), 1);
@@ -251,14 +254,14 @@ class RowWriter {
   const bool packs_;  // see packs_pixels
   Range blocks_;      // of pooled columns
 
-  // NCHW columns outside the blocks, each with those of edge_taps_ that end before `end`: what windows have of it, the
-  // first window first.
+  // An NCHW column outside the blocks. Its taps are the elements of edge_taps_ from the previous column's `end` to its
+  // own: one for each window that has a tap there, in ascending order of windows.
   struct Edge {
     int64_t column;
     std::size_t end;
   };
   struct EdgeTap {
-    int64_t column, tap;  // pooled column
+    int64_t column, tap;  // pooled column, and tap of the window row
   };
   std::vector<Edge> edges_;
   std::vector<EdgeTap> edge_taps_;

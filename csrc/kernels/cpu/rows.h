@@ -21,7 +21,8 @@ struct Rows {
         pooled_row(g.pooled_width * depth) {}
 };
 
-// Pooled rows that together fill whole bytes of codes: threads that split a sample between such groups share no byte.
+// The number of pooled rows that together fill whole bytes of codes. Threads that divide a sample into groups of so
+// many rows share no byte.
 SEGEXT_INLINE int64_t rows_per_code_byte(const PoolGeometry& g) {
   int64_t rows = 1;
   while (rows < 8 && rows * (Rows(g).pooled_row % 8) * g.bits % 8 != 0) rows *= 2;
@@ -34,7 +35,7 @@ struct Range {
   SEGEXT_INLINE bool empty() const { return begin >= end; }
 };
 
-// a / b without the division instruction where b is 1 or 2, as most strides and dilations are; a and b as in a / b.
+// Equals a / b for all arguments. Needs no division instruction where b is 1 or 2, as most strides and dilations are.
 SEGEXT_INLINE int64_t quick_div(int64_t a, int64_t b) { return b == 1 ? a : b == 2 && a >= 0 ? a >> 1 : a / b; }
 
 SEGEXT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? quick_div(a + b - 1, b) : -quick_div(-a, b); }
@@ -44,13 +45,13 @@ SEGEXT_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
 SEGEXT_INLINE int64_t clamp(int64_t v, int64_t low, int64_t high) { return v < low ? low : v > high ? high : v; }
 
-// Taps of a window that starts at pixel `start` (negative in the padding) that fall on the map's `size` pixels.
+// The taps that fall on the map's `size` pixels, of a window that starts at pixel `start` (negative in the padding).
 SEGEXT_INLINE Range taps_inside(int64_t start, int64_t kernel, int64_t dilation, int64_t size) {
   return {start >= 0 ? 0 : clamp(ceil_div(-start, dilation), 0, kernel),
           start >= size ? 0 : clamp(ceil_div(size - start, dilation), 0, kernel)};
 }
 
-// Pooled columns whose windows lie wholly inside the map, between those that touch padding on either side.
+// Pooled columns whose windows have all their columns inside the map; those on either side touch padding.
 SEGEXT_INLINE Range interior_columns(const PoolGeometry& g) {
   const Window& w = g.window;
   const int64_t last_start = g.width - 1 - (w.kernel_w - 1) * w.dilation_w + w.padding_w;

@@ -1,5 +1,5 @@
-// Output rows of all channels at once, a vector of columns at a time: what labels and losses are made from without ever
-// storing scores, whatever the memory format of the input.
+// Computes output rows of all channels at once, a vector of columns at a time. Labels and losses are made from these
+// vectors, so that scores are never stored, whatever the memory format of the input.
 #pragma once
 
 #include "upsampling.h"
@@ -28,7 +28,7 @@ class ScoreRows {
   const PhaseWeights<E>& weights() const { return weights_; }
   SpreadRows<E>& inputs() { return rows_; }
 
-  // Turns to output row y of a sample.
+  // Prepares output row y of a sample.
   void seek(int64_t sample, int64_t y) {
     const int64_t inputs = g_.channels / g_.multiplier, pixels = g_.height * g_.width;
     const int64_t plane_step = g_.channels_last ? 1 : pixels, step = g_.channels_last ? inputs : 1;
@@ -48,8 +48,8 @@ class ScoreRows {
     }
   }
 
-  // Calls f(x, score) for every vector of the row: score(c) is channel c's, of the columns from x on. Lanes beyond the
-  // row hold anything.
+  // Calls f(x, score) for every vector of the row: score(c) computes the scores of channel c in the columns from x on.
+  // Lanes past the end of the row are unspecified.
   template <class F>
   void for_each_vector(F&& f) const {
     with_terms(per_channel_, weights_.lacks_taps(), [&](auto known) {

@@ -20,7 +20,7 @@
 #error "SEGEXT_CPU_CAPABILITY names the instruction set: baseline, avx2 or avx512"
 #endif
 
-// Behind a lambda's parameters: the loops it is handed to are only fast around its inlined body.
+// Goes after the parameters of a lambda: the loops that call the lambda are only fast if its body is inlined.
 #define SEGEXT_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
@@ -44,7 +44,7 @@ inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 template <class T, int N = kLanes<T>>
 using Vec = typename VectorOf<T, N>::type;
 
-// The signed integer of a lane's width: what comparisons yield, and what holds a code per lane.
+// The signed integer as wide as a lane: the type of comparison results, and of one code per lane.
 template <int Bytes>
 struct IntOf;
 template <>
@@ -68,7 +68,7 @@ using Int = typename IntOf<sizeof(T)>::type;
 
 template <class T>
 SEGEXT_INLINE Vec<T> broadcast(T value) {
-  return value - Vec<T>{};  // less zero is itself, for -0 too: nothing is left to compute
+  return value - Vec<T>{};  // x - 0 is x, even for -0, so the compiler drops the subtraction
 }
 
 // 0, 1, 2 and so on.
@@ -91,7 +91,8 @@ SEGEXT_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof(v));
 }
 
-// Copies `count` elements, less than a vector of them, in pieces of halving size: one copy of any size would be a call.
+// Copies `count` elements, fewer than a vector has, in pieces of halving size: a single copy of variable size would be
+// a call.
 template <class T, int kBytes = kVectorBytes / 2>
 SEGEXT_INLINE void copy_pieces(void* to, const void* from, int64_t count) {
   const bool takes = count * static_cast<int64_t>(sizeof(T)) & kBytes;
@@ -102,7 +103,7 @@ SEGEXT_INLINE void copy_pieces(void* to, const void* from, int64_t count) {
   }
 }
 
-// The first `count` lanes (0 to all); the others load as zero. Touches no other memory.
+// Loads the first `count` lanes (from none to all); the others are zero. Touches no other memory.
 template <class T>
 SEGEXT_INLINE Vec<T> load_partial(const T* p, int64_t count) {
 #if defined(__AVX512BW__)
@@ -118,11 +119,11 @@ SEGEXT_INLINE Vec<T> load_partial(const T* p, int64_t count) {
   }
   return reinterpret_cast<Vec<T>>(v);
 #elif defined(__AVX2__)
-  const int64_t words = count * static_cast<int64_t>(sizeof(T)) / 4;  // of four bytes
+  const int64_t words = count * static_cast<int64_t>(sizeof(T)) / 4;  // whole words of four bytes
   const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), end = _mm256_set1_epi32(static_cast<int>(words));
   __m256i v = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), _mm256_cmpgt_epi32(end, number));
   if constexpr (sizeof(T) < 4) {
-    int last = 0;  // the word that is not whole
+    int last = 0;  // the incomplete word at the end
     for (int64_t k = count; k-- > words * 4 / static_cast<int64_t>(sizeof(T));) {
       last = last << 8 * sizeof(T) | static_cast<std::make_unsigned_t<T>>(p[k]);
     }
@@ -151,8 +152,8 @@ SEGEXT_INLINE void store_partial(T* p, Vec<T> v, int64_t count) {
     _mm512_mask_storeu_epi64(p, _bzhi_u32(0xffu, count), bits);
   }
 #elif defined(__AVX2__)
-  // In pieces, from registers: those of copy_pieces wait for a store of the whole, and a masked store takes some
-  // processors forty steps.
+  // Stores pieces straight from registers. Those of copy_pieces would be read back from a store of the whole vector and
+  // wait for it, and a masked store takes forty micro-operations on some processors.
   const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
   if (bytes == kVectorBytes) return store(p, v);
   auto* at = reinterpret_cast<char*>(p);
@@ -184,13 +185,14 @@ SEGEXT_INLINE void store_partial(T* p, Vec<T> v, int64_t count) {
 #endif
 }
 
-// `count` lanes, all of them on the path that has no tail.
+// Loads the first `count` lanes, at most a vector; none if `count` is negative. A full vector is a plain load.
 template <class T>
 SEGEXT_INLINE Vec<T> load_up_to(const T* p, int64_t count) {
   return count >= kLanes<T> ? load(p) : load_partial(p, count > 0 ? count : 0);
 }
 
-// Around the caches; `p` is aligned to kVectorBytes. Needs stream_fence before another thread reads.
+// Stores that bypass the caches. `p` must be aligned to kVectorBytes. Needs stream_fence before another thread reads
+// the data.
 template <class T>
 SEGEXT_INLINE void store_stream(T* p, Vec<T> v) {
 #if defined(__AVX512BW__)
@@ -204,10 +206,10 @@ SEGEXT_INLINE void store_stream(T* p, Vec<T> v) {
 #endif
 }
 
-// Asks for a line that is soon to be written. Need not be memory.
+// Prefetches a cache line that will soon be written. `p` need not be a valid address.
 SEGEXT_INLINE void prefetch_for_write(const void* p) { __builtin_prefetch(p, 1); }
 
-// Keeps a value that was loaded in its register: GCC may read it again from memory for each use.
+// Keeps a loaded value in its register; otherwise GCC may load it again from memory for each use.
 template <class V>
 SEGEXT_INLINE void hold(V& v) {
 #if defined(__AVX512F__)
@@ -225,7 +227,7 @@ SEGEXT_INLINE void stream_fence() {
 #endif
 }
 
-// Lanes Stride * k + Phase of the concatenation of Stride vectors.
+// Lanes Stride * k + Phase, for all k, of the concatenation of Stride vectors.
 template <int Stride, int Phase, class V, int... K>
 SEGEXT_INLINE V deinterleave(const V* v, std::integer_sequence<int, K...>) {
   constexpr int n = sizeof...(K);
@@ -262,8 +264,8 @@ SEGEXT_INLINE V interleave(const V* phase, std::integer_sequence<int, K...>) {
 template <class T>
 using LaneSequence = std::make_integer_sequence<int, kLanes<T>>;
 
-// Codes, a byte each, to and from lanes as wide as T. Both touch kLanes<T> bytes. Written out where the compiler would
-// convert in several steps.
+// These convert codes from one byte each to lanes as wide as T, and back. Both touch kLanes<T> bytes. They use
+// intrinsics where the compiler would convert in several steps.
 template <class T>
 SEGEXT_INLINE Vec<Int<T>> widen_codes(const uint8_t* codes) {
 #if defined(__AVX512BW__)

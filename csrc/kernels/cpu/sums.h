@@ -6,11 +6,11 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// What sums of elements of traits E are taken in.
+// The type in which sums of elements with traits E are accumulated.
 template <class E>
 using SumOf = std::conditional_t<std::is_same_v<typename E::Raw, double>, double, float>;
 
-// Converts a run of elements to sums.
+// Converts a run of elements to the accumulation type.
 template <class E, class Sum>
 SEGEXT_INLINE void widen_run(const typename E::Raw* in, int64_t count, Sum* out) {
   if constexpr (std::is_same_v<typename E::Raw, Sum>) {
@@ -29,7 +29,7 @@ SEGEXT_INLINE void narrow_run(const Sum* in, int64_t count, typename E::Raw* out
   }
 }
 
-// A vector of elements, converted to sums.
+// Loads a vector of elements and converts it to the accumulation type.
 template <class E>
 SEGEXT_INLINE Vec<SumOf<E>> widen_vector(const typename E::Raw* in) {
   if constexpr (std::is_same_v<typename E::Raw, SumOf<E>>) {
@@ -39,7 +39,7 @@ SEGEXT_INLINE Vec<SumOf<E>> widen_vector(const typename E::Raw* in) {
   }
 }
 
-// The same of the first `count` elements; the other lanes are zero.
+// The same for the first `count` elements; the other lanes are zero.
 template <class E>
 SEGEXT_INLINE Vec<SumOf<E>> widen_up_to(const typename E::Raw* in, int64_t count) {
   using Sum = SumOf<E>;

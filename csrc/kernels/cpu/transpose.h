@@ -6,8 +6,9 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// Transposes the square whose row k is rows[k]. Each round shuffles the first half of the rows into the second like two
-// halves of a pack of cards; as many rounds as a row number has bits turn row and column round.
+// Transposes the square whose row k is rows[k]. Each round interleaves the elements of the first half of the rows with
+// those of the second half, like the two halves of a pack of cards. After as many rounds as a row number has bits, rows
+// and columns are exchanged.
 template <class V, int... K>
 SEGEXT_INLINE void transpose_square(V* rows, std::integer_sequence<int, K...>) {
   constexpr int n = sizeof...(K);

@@ -1,4 +1,4 @@
-// Division of the result of unpooling and convolution into units of work on the CPU.
+// Divides the result of unpooling and convolution into units of work on the CPU.
 #pragma once
 
 #include "../unpool_conv2d.h"
@@ -6,15 +6,17 @@
 
 namespace segext {
 
-// A band is some rows of cells and the two output rows that start with each of them; a group is some panels, which
-// share what is prepared for a band. Neither depends on threads, and so no sum's order does.
+// A band is some rows of cells and, for each of them, the first two output rows that it contributes to. A group is some
+// panels, which share what is prepared for a band. Neither depends on the number of threads, so neither does the order
+// of any sum.
 struct UnpoolBands {
   static constexpr int64_t kGroup = 4;
-  static constexpr int64_t kCells = 128;     // of a band, to go through with one block's weights
-  static constexpr int64_t kFewestRows = 3;  // of cells in a band: each band costs one more, begun or carried over
+  static constexpr int64_t kCells = 128;  // cells in a band, about: all of them reuse one block's weights
+  // Fewest rows of cells in a band: each band costs one row more, which is computed again at its start or carried over.
+  static constexpr int64_t kFewestRows = 3;
 
   int64_t panels, groups;
-  int64_t rows;  // of cells in a band
+  int64_t rows;  // rows of cells in a band
   int64_t count;
 
   explicit SEGEXT_INLINE UnpoolBands(const UnpoolConv& g)

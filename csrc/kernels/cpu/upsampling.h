@@ -1,15 +1,16 @@
-// The pieces of upsampling without mixing channels: input rows spread to the width of the output, and weights in the
-// order in which output columns meet them.
+// Building blocks of upsampling without mixing channels: input rows spread to the width of the output, and weights in
+// the order in which output columns use them.
 //
-// With stride s, output column x (counted from the kernel's first) has phase x % s and sees input columns x / s,
-// x / s - 1, ...: tap `phase + m * s` of column x / s - m. Spread rows repeat each input column s times, so that all
-// output columns see their input at the same distance, and neighbouring columns are neighbouring elements:
+// With stride s, output column x (counted in the uncropped result, so that `origin` is included) has phase x % s and
+// reads input columns x / s, x / s - 1, ...: column x / s - m through tap `phase + m * s`. Spread rows repeat each
+// input column s times, so that all output columns find their input at the same distance, and adjacent columns are
+// adjacent elements:
 //
 //   stride 2    input    a   b   c        columns    0  1  2  3  4  5
 //               spread   a a b b c c      tap m = 0  a0 a1 b0 b1 c0 c1     weights repeat with the period s
 //                                         tap m = 1        a2 a3 b2 b3
 //
-// Spreading is paid once an input row and serves all output rows that it reaches, about kernel_h of them.
+// A row is spread once and then serves all output rows that read it, about kernel_h of them.
 #pragma once
 
 #include "../depthwise_conv_transpose2d.h"
@@ -19,19 +20,19 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-// How many input columns (or rows) an output column sees at most.
+// The most input columns (or rows) that an output column (or row) reads.
 SEGEXT_INLINE int64_t taps_per_phase(int64_t kernel, int64_t stride, int64_t dilation) {
   return ceil_div((kernel - 1) * dilation + 1, stride);
 }
 
-// Where output columns lie among spread ones. An element is one channel of a column; a column has `depth` of them.
+// Where output columns lie in spread rows. An element is one channel of a column; a column has `depth` of them.
 struct Spread {
   int64_t depth;
   int64_t period;   // elements after which weights repeat
-  int64_t taps_w;   // input columns that an output column sees
-  int64_t first;    // input column that the leftmost output column sees last; negative in the margin
-  int64_t columns;  // input columns, margins included, that a spread row has
-  int64_t offset;   // of the first output element from the start of its period
+  int64_t taps_w;   // input columns that an output column reads, at most
+  int64_t first;    // leftmost input column that the leftmost output column reads; negative in the margin
+  int64_t columns;  // input columns of a spread row, margins included
+  int64_t offset;   // of the first output element within its period
 
   SEGEXT_INLINE Spread(const Upsampling& g, int64_t depth)
       : depth(depth),
@@ -42,7 +43,7 @@ struct Spread {
         offset(g.origin_w % g.stride_w * depth) {}
 };
 
-// Spread input rows of some planes, the latest few of each.
+// Spread input rows of several planes, of each the few that were used last.
 template <class E>
 class SpreadRows {
   using Raw = typename E::Raw;
@@ -53,16 +54,17 @@ class SpreadRows {
       : g_(g), spread_(spread), kept_(taps_per_phase(g.kernel_h, g.stride_h, g.dilation_h)) {
     constexpr int64_t kN = kLanes<Sum>;
     pitch_ = (ceil_div(spread.columns * spread.period, kN) + 2) * kN;
-    // Two vectors beyond the columns: half types are made by twos. What the first output element sees is aligned.
+    // Two vectors of slack after the columns, because half types are computed two vectors at a time. The shift aligns
+    // what the first output element reads.
     data_ = buffer_.reserve(planes * kept_ * pitch_ + kN) + (kN - spread.offset % kN) % kN;
     held_ = rows_.reserve(planes * kept_);
     for (int64_t k = 0; k < planes * kept_; ++k) held_[k] = nullptr;
   }
 
-  // How many rows of a plane are kept: as many as an output row sees at most.
+  // Rows kept of each plane: the most that an output row reads.
   int64_t kept() const { return kept_; }
 
-  // Input row h of plane `plane`; `source` is its first column, columns are `step` elements apart.
+  // Returns input row h of plane `plane`, spread. `source` is its first column; columns are `step` elements apart.
   const Sum* row(int64_t plane, int64_t h, const Raw* source, int64_t step) {
     const int64_t slot = plane * kept_ + h - quick_div(h, kept_) * kept_;
     Sum* row = data_ + slot * pitch_;
@@ -84,13 +86,13 @@ class SpreadRows {
     std::memset(last, 0, (row + pitch_ - last) * sizeof(Sum));
   }
 
-  // Repeats each of `count` columns as often as the stride is wide. Whole vectors are stored, and what reaches past a
-  // column is overwritten by the next, or is room to spare.
+  // Repeats each of `count` columns stride_w times. Stores whole vectors: what they write past a column is overwritten
+  // by the next column or lies in slack.
   SEGEXT_INLINE void repeat(const Raw* pixel, int64_t count, int64_t step, Sum* row) {
     if (spread_.depth > 1) {
       const int64_t readable = ceil_div(spread_.depth, kLanes<Sum>) * kLanes<Sum>;
       for (int64_t q = 0; q < count; ++q, pixel += step) {
-        // Straight from the input, unless vectors might reach past the end of the run.
+        // Reads straight from the input, unless vectors might reach past the end of the run.
         if (g_.multiplier == 1 && (count - q) * step >= readable) {
           row = repeat_pixel(row, [&](int64_t c) SEGEXT_LAMBDA_INLINE { return widen_vector<E>(pixel + c); });
         } else {
@@ -112,7 +114,7 @@ class SpreadRows {
     }
   }
 
-  // Repeats a channels_last pixel, whose channels from c on are `values(c)`.
+  // Repeats a channels_last pixel; values(c) gives the vector of its channels from c on.
   template <class F>
   SEGEXT_INLINE Sum* repeat_pixel(Sum* row, F&& values) {
     for (int64_t p = 0; p < g_.stride_w; ++p, row += spread_.depth) {
@@ -121,7 +123,7 @@ class SpreadRows {
     return row;
   }
 
-  // All output channels of a channels_last pixel.
+  // A channels_last pixel, widened and repeated for all output channels.
   const Sum* widened(const Raw* pixel) {
     Sum* values = line_.reserve(spread_.depth);
     for (int64_t c = 0; c < spread_.depth; c += g_.multiplier, ++pixel) {
@@ -140,7 +142,8 @@ class SpreadRows {
   Buffer<const Raw*> rows_;
 };
 
-// Weights, and the bias, of the channels of a plane, repeated so that a vector can start at any element of a period.
+// Weights and bias of each plane's channels, as patterns that repeat, so that a vector can start at any element of a
+// period.
 template <class E>
 class PhaseWeights {
   using Raw = typename E::Raw;
@@ -154,10 +157,10 @@ class PhaseWeights {
     if (g.kernel_w != spread.taps_w * g.stride_w) mark_present();
   }
 
-  // Elements after which a pattern starts again: a multiple of the period, and at least a vector.
+  // Elements after which a reader starts the pattern again: a multiple of the period, and at least a vector.
   int64_t length() const { return length_; }
 
-  // Elements from a pattern to the next one.
+  // Elements from the start of one pattern to the start of the next.
   int64_t pitch() const { return pitch_; }
 
   const Sum* bias(int64_t plane) const { return data_ + plane * count() * pitch_; }
@@ -165,7 +168,8 @@ class PhaseWeights {
     return bias(plane) + (1 + i * spread_.taps_w + m) * pitch_;
   }
 
-  // Where a pattern has a tap: all ones, or zero. Null if that is everywhere: the kernel is as wide as some strides.
+  // Mask of the elements where a pattern has tap m: all ones, else zero. Null if every element has every tap, because
+  // the width of the kernel is a multiple of the stride.
   const Int<Sum>* present(int64_t m) const { return present_ == nullptr ? nullptr : present_ + m * pitch_; }
   bool lacks_taps() const { return present_ != nullptr; }
 
@@ -188,7 +192,7 @@ class PhaseWeights {
   }
 
  private:
-  // Calls f(j, m, phase): tap j of a kernel row is tap m of a phase.
+  // Calls f(j, m, phase) for each tap j of a kernel row, which is tap m of that phase.
   template <class F>
   void for_each_tap(F&& f) const {
     for (int64_t j = 0, phase = 0, m = 0; j < g_.kernel_w; ++j) {
@@ -197,7 +201,7 @@ class PhaseWeights {
     }
   }
 
-  // Continues each of `count` patterns from its first period.
+  // Fills each of `count` patterns by repeating its first period.
   template <class T>
   void repeat(T* patterns, int64_t count) const {
     for (int64_t k = 0; k < count; ++k) {
@@ -215,7 +219,7 @@ class PhaseWeights {
     repeat(present_, spread_.taps_w);
   }
 
-  // Patterns of a plane: the bias, then those of each kernel row.
+  // Number of patterns of a plane: one for the bias, then taps_w for each kernel row.
   int64_t count() const { return 1 + g_.kernel_h * spread_.taps_w; }
 
   const Upsampling& g_;
@@ -228,8 +232,8 @@ class PhaseWeights {
   Buffer<Int<Sum>> present_buffer_;
 };
 
-// A product that output elements sum up: element e of `input` times element e, modulo a pattern's length, of `weight`;
-// where `present` is zero there is none.
+// One term of the sum that makes each output element: element e of `input` times element e, modulo the length of a
+// pattern, of `weight`. Elements where `present` is zero lack the term.
 template <class Sum>
 struct Term {
   const Sum* input;
@@ -237,7 +241,7 @@ struct Term {
   const Int<Sum>* present;
 };
 
-// Calls f(h, i) for the input rows h that output row y sees, at kernel row i.
+// Calls f(h, i) for each input row h that output row y reads, through kernel row i.
 template <class F>
 SEGEXT_INLINE void for_each_input_row(const Upsampling& g, int64_t y, F&& f) {
   const int64_t at = y + g.origin_h;
@@ -248,12 +252,12 @@ SEGEXT_INLINE void for_each_input_row(const Upsampling& g, int64_t y, F&& f) {
   }
 }
 
-// What stands for a number of terms of which some elements have none. Zero would not do as their weight: times infinity
-// it is no zero.
+// Stands in for the number of terms where some elements lack some of them. A weight of zero would not do for a missing
+// term: zero times infinity is not zero.
 inline constexpr int kSomeAbsent = -1;
 
-// `sum` and `count` terms, of the vector of elements from `element` on, which is `place` in a pattern. kTerms is the
-// count where it is known, else 0 or kSomeAbsent.
+// Adds `count` terms to `sum`, for the vector of elements from `element` on, which starts at `place` in the pattern.
+// kTerms is the count if it is known at compile time, else 0 or kSomeAbsent.
 template <int kTerms, class Sum>
 SEGEXT_INLINE Vec<Sum> add_terms(Vec<Sum> sum, const Term<Sum>* terms, int count, int64_t element, int64_t place) {
   const int n = kTerms > 0 ? kTerms : count;
@@ -269,7 +273,8 @@ SEGEXT_INLINE Vec<Sum> add_terms(Vec<Sum> sum, const Term<Sum>* terms, int count
   return sum;
 }
 
-// Calls f with the number of terms as a constant where it is one of a bilinear kernel, else with 0 or kSomeAbsent.
+// Calls f with the number of terms as a compile-time constant if it is one that bilinear kernels have; otherwise with 0
+// or, if some elements lack terms, kSomeAbsent.
 template <class F>
 SEGEXT_INLINE void with_terms(int count, bool lacks_taps, F&& f) {
   if (lacks_taps) return f(std::integral_constant<int, kSomeAbsent>{});

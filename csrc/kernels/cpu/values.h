@@ -1,4 +1,5 @@
-// Rows of values on their way into scatter or out of gather: the ReLU mask, and half types widened for sums.
+// Rows of values on their way into scatter or out of gather: the ReLU mask, and conversion of half types to float32 and
+// back.
 #pragma once
 
 #include "element.h"
@@ -6,14 +7,14 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
 // Zeroes the values whose ReLU output was not positive; NaN counts as positive, as in torch's threshold_backward. T is
-// E's type, or the integer as wide that a kernel moves.
+// the raw type of E, or the integer of the same width that a kernel moves.
 template <class E, class T>
 SEGEXT_INLINE void mask_by_relu(const T* values, const typename E::Raw* relu_output, int64_t count, T* masked) {
   static_assert(sizeof(T) == sizeof(typename E::Raw));
   for (int64_t k = 0; k < count; ++k) masked[k] = E::rank(relu_output[k]) <= 0 ? T{0} : values[k];
 }
 
-// A vector of half types, widened.
+// Widens a vector of half types to float32.
 SEGEXT_INLINE Vec<float> widen(BFloat16, const int16_t* half) {
 #if defined(__AVX512BW__)
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half));
@@ -40,24 +41,25 @@ SEGEXT_INLINE Vec<float> widen(Float16, const int16_t* half) {
 #endif
 }
 
-// Two vectors rounded to the nearest, ties to even, as one of half types. NaN stays NaN.
+// Rounds two vectors of float32 to one of a half type: to nearest, ties to even. NaN stays NaN.
 SEGEXT_INLINE Vec<int16_t> narrow(BFloat16, Vec<float> low, Vec<float> high) {
   const auto rounded = [](Vec<float> v) SEGEXT_LAMBDA_INLINE {
     const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v), up = bits + (0x7fff + (bits >> 16 & 1));
     return reinterpret_cast<Vec<int16_t>>(v != v ? broadcast(0x7fc00000u) : up);
   };
   const Vec<int16_t> words[] = {rounded(low), rounded(high)};
-  return deinterleave<2, 1>(words, LaneSequence<int16_t>{});  // the upper one of each pair
+  return deinterleave<2, 1>(words, LaneSequence<int16_t>{});  // the upper half of each word
 }
 
-// As `narrow`, for sums of half types and of products of two. Their NaNs, being those of half types or the processor's
-// own, have no low bits, so nothing looks for them: a NaN of low bits alone would become infinite.
+// Like `narrow`, for sums of half types and of products of two of them. NaNs in such sums come from half types or are
+// the processor's default NaN, so their lower 16 bits are zero, and there is no check for NaN. A NaN with bits set only
+// in the lower half could become infinity.
 SEGEXT_INLINE Vec<int16_t> narrow_products(BFloat16, Vec<float> low, Vec<float> high) {
   using Words = Vec<uint16_t>;
   const Words pairs[] = {reinterpret_cast<Words>(low), reinterpret_cast<Words>(high)};
   const Words lower = deinterleave<2, 0>(pairs, LaneSequence<uint16_t>{});
   const Words upper = deinterleave<2, 1>(pairs, LaneSequence<uint16_t>{});
-  const Words odd = upper & broadcast(uint16_t{1});  // ties go up from odd ones
+  const Words odd = upper & broadcast(uint16_t{1});  // ties round up where the upper half is odd
   return reinterpret_cast<Vec<int16_t>>((lower | odd) > uint16_t{0x8000} ? upper + uint16_t{1} : upper);
 }
 
@@ -86,7 +88,7 @@ SEGEXT_INLINE Vec<int16_t> narrow_products(Float16, Vec<float> low, Vec<float> h
   return narrow(Float16{}, low, high);
 }
 
-// Runs of values, likewise.
+// The same for runs of values.
 template <class E>
 SEGEXT_INLINE void widen(E, const int16_t* half, int64_t count, float* values) {
   int64_t k = 0;
