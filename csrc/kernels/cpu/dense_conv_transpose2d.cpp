@@ -1,10 +1,11 @@
 // Transposed convolution by sub-pixel phases: output pixels whose row and column have the same remainders modulo the
-// stride use the same taps, and form a plain convolution of stride 1 with these. Each output is therefore summed in
-// registers and written once; no intermediate products are stored.
+// stride use the same taps, so each phase is a plain convolution of stride 1 with its own taps. Sums are therefore
+// taken in registers, over all taps and a block of channels, and each output is written once; no products are stored.
 //
-// A band of input rows is copied to planes with margins, so that a single run over its pixels, row ends included,
-// covers all pixels of a phase; tap and pixel only shift the start of the run. A tile is kPixels neighbours in the run
-// by two vectors of outputs; the weights of a block of channels stay in the first-level cache for all tiles.
+// A band of input rows is copied to one plane per channel, with margins. A single run over the pixels of a plane, the
+// margins at row ends included, then covers all pixels of a phase; a tap only shifts the address that the run starts
+// at. A tile is kPixels neighbours in the run by two vectors of outputs. All tiles of a band use the same weights of a
+// block of channels: kBlock * kVectors vectors per tap, which stay in the first-level cache if a phase has few taps.
 #include "../dense_conv_transpose2d.h"
 
 #include "dense_bands.h"
@@ -18,10 +19,10 @@ inline constexpr int kPixels = 14;
 #else
 inline constexpr int kPixels = 6;
 #endif
-inline constexpr int kVectors = 2;      // of outputs in a tile
-inline constexpr int64_t kBlock = 128;  // channels
+inline constexpr int kVectors = 2;      // vectors of outputs in a tile
+inline constexpr int64_t kBlock = 128;  // channels of a block
 
-// The taps of one phase along one axis: tap `tap` reads the input `back` pixels before.
+// A tap of one phase along one axis: kernel element `tap`, which reads the input `back` pixels before the cell.
 struct PhaseTap {
   int64_t tap, back;
 };
@@ -46,7 +47,7 @@ class DenseRows {
     column_taps_ = row_taps_ + g_.kernel_h;
   }
 
-  // Units [begin, end): bands of samples of groups.
+  // Computes units [begin, end). A unit is one band of one sample for one group of panels; bands vary fastest.
   void run(int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t band = unit % bands_.count, sample = unit / bands_.count % g_.samples;
@@ -60,7 +61,8 @@ class DenseRows {
   }
 
  private:
-  // Copies the input rows that a band from row `first` on reads, as planes of sums with zeros in the margins.
+  // Copies the input rows that the band from row `first` on reads to one plane per channel, converted to Sum. Margins
+  // are zero.
   void copy_rows(int64_t sample, int64_t first) {
     Sum* planes = planes_.reserve(g_.channels * plane_);
     std::memset(planes, 0, g_.channels * plane_ * sizeof(Sum));
@@ -90,7 +92,8 @@ class DenseRows {
     }
   }
 
-  // Makes and writes the output rows of phase `a` that a band's rows give, for the vectors of outputs from `part` on.
+  // Computes and writes the output rows of row phase `a` that the band from row `first` on gives, for the kVectors
+  // vectors of outputs from `part` on.
   void phase_rows(int64_t sample, int64_t first, int64_t a, int64_t part) {
     Sum* sums = sums_.reserve(bands_.rows * row_ + kVectors * kN * kPixels);
     const int64_t rows = find_taps(g_.kernel_h, g_.stride_h, g_.dilation_h, a, row_taps_);
@@ -158,7 +161,8 @@ class DenseRows {
     }
   }
 
-  // Where the sums of the tile from pixel q of the run on are, for phase b; those of row ends lie past all rows.
+  // Calls f(k, address of the sums) for each pixel k of the tile that starts at pixel q of the run, for column phase b.
+  // Pixels in a margin at a row end are not outputs: their sums go to spare room past all rows.
   template <class F>
   SEGEXT_INLINE void for_each_pixel(int64_t q, int64_t b, Sum* sums, F&& f) const {
     int64_t u = q / bands_.columns, v = q % bands_.columns;
@@ -171,7 +175,7 @@ class DenseRows {
     }
   }
 
-  // A part beyond the last reads the last one's weights; what it makes is never written.
+  // A part past the last panel reads the last panel's weights; its sums are never written.
   const Sum* weights(int64_t part, int64_t tap, int64_t channel) const {
     const int64_t taps = g_.kernel_h * g_.kernel_w, panel = smaller(part / kParts, bands_.panels - 1);
     return static_cast<const Sum*>(p_.panels) + ((panel * taps + tap) * g_.channels + channel) * kPanel +
@@ -191,8 +195,8 @@ class DenseRows {
   const ConvTranspose& g_;
   const DenseBands bands_;
   PanelRowWriter<E> writer_;
-  const int64_t run_;    // pixels of a band, row ends included
-  const int64_t plane_;  // elements of a channel's copy
+  const int64_t run_;    // pixels of a band, margins at row ends included
+  const int64_t plane_;  // elements of a channel's plane
   const int64_t row_;    // elements of a row of sums
   PhaseTap *row_taps_, *column_taps_;
   Buffer<PhaseTap> tap_buffer_;

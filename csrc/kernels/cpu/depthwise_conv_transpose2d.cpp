@@ -1,6 +1,7 @@
-// Upsampling without mixing channels: an output row is a sum of a few products of spread input rows and weights, all of
-// them contiguous and in cache, so that writing the output is the limit. Bilinear kernels are processed by cells
-// (cell_rows.h), all others by rows.
+// Upsampling without mixing channels, and label maps of scores that are upsampled this way. An output row is the sum of
+// a few products of spread input rows (upsampling.h) and weights. All of these are contiguous and in cache, so writing
+// the output is the bottleneck. Kernels twice as high and wide as their strides, such as bilinear ones, are processed
+// by cells (cell_rows.h), all others by rows.
 #include "../depthwise_conv_transpose2d.h"
 
 #include "cell_rows.h"
@@ -10,11 +11,11 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-// The sums of one row, a vector after the other, of any number of terms. kTerms as in add_terms.
+// The sums of one output row, of any number of terms, computed vector by vector. kTerms is as in add_terms.
 template <int kTerms, class Sum>
 class TermSums {
  public:
-  // `element`: the first of the row. `place`: its own in a pattern.
+  // `element` is the first element of the row, and `place` is its position in a pattern of weights.
   template <class Weights>
   SEGEXT_INLINE TermSums(const Weights& weights, const Term<Sum>* terms, int count, int64_t element, int64_t place)
       : terms_(terms),
@@ -39,7 +40,7 @@ class TermSums {
   int64_t element_, place_;
 };
 
-// Upsampling by any kernel.
+// Upsampling by any kernel, one output row at a time.
 template <class E>
 class AnyRows {
   using Raw = typename E::Raw;
@@ -51,7 +52,7 @@ class AnyRows {
 
   void pack(const Raw* weight, const Raw* bias, int64_t channel) { weights_.pack(0, weight, bias, channel); }
 
-  // Writes row y of `map`. Returns the next one. `input` is a plane, of pixels of `depth` elements.
+  // Writes row y of `map` and returns the next row to write. `input` is a plane whose pixels have `depth` elements.
   int64_t write(const Raw* input, int64_t depth, int64_t y, int64_t, const MapRows<E>& map) {
     Term<Sum>* terms = terms_.reserve(inputs_.kept() * spread_.taps_w);
     int count = 0;
@@ -76,16 +77,16 @@ class AnyRows {
   Buffer<Term<Sum>> terms_;
 };
 
-// Writes the output rows [begin, end), counted over all planes: those of one channel in NCHW, of a sample with all its
-// channels in channels_last.
+// Writes the output rows [begin, end), counted over all planes. A plane is one channel in NCHW, and a sample with all
+// its channels in channels_last.
 template <class E, template <class> class RowsOf>
 void upsample(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
   using Raw = typename E::Raw;
   const Upsampling& g = params.geometry;
   const Spread spread(g, g.channels_last ? g.channels : 1);
-  const int64_t depth = g.channels_last ? g.channels / g.multiplier : 1;  // of the input
+  const int64_t depth = g.channels_last ? g.channels / g.multiplier : 1;  // elements of an input pixel
   RowsOf<E> rows(g, spread);
-  int64_t packed = -1;  // the channel whose weights are ready
+  int64_t packed = -1;  // the channel whose weights are packed
   for (int64_t row = begin; row < end;) {
     const int64_t plane = row / g.output_height, channel = g.channels_last ? 0 : plane % g.channels;
     if (packed != channel) {
@@ -102,7 +103,7 @@ void upsample(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64
   }
 }
 
-// Label maps: scores compared in registers.
+// Computes label maps. Scores are compared in registers and never stored.
 template <class E>
 class LabelRows {
   using Raw = typename E::Raw;
@@ -112,7 +113,7 @@ class LabelRows {
   explicit LabelRows(const DepthwiseArgmaxParams& params)
       : p_(params), g_(params.scores.geometry), scores_(params.scores) {}
 
-  // Rows [begin, end) of the label maps of all samples.
+  // Writes rows [begin, end) of the label maps, counted over all samples.
   void run(int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       scores_.seek(r / g_.output_height, r % g_.output_height);

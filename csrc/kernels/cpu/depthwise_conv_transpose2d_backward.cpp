@@ -1,5 +1,5 @@
-// Gradients of upsampling without mixing channels: rows of the output's gradient are read once, half types are widened
-// into scratch memory, and the sums for input, weights and bias are taken in cache.
+// Gradients of upsampling without mixing channels. A thread reads each row of the output's gradient that its bands need
+// once; half types are widened into scratch memory. The sums for the input, weights and bias are accumulated in cache.
 #include "../depthwise_conv_transpose2d_backward.h"
 
 #include "adjoint_rows.h"
@@ -7,8 +7,8 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-// Rows of planes: of the output channels of one input channel in NCHW, of a sample with all its channels in
-// channels_last.
+// Processes the planes of a group together: in NCHW, the output channels made from one input channel; in channels_last,
+// a single plane, which is a sample with all its channels.
 template <class E>
 class UpsamplingAdjoint {
   using Raw = typename E::Raw;
@@ -24,7 +24,7 @@ class UpsamplingAdjoint {
         bands_(g_, g_.channels_last),
         gradients_(params.gradients, params.call.input, bands_, g_, spread_, planes_, inputs_, weights_) {}
 
-  // What the bands [begin, end) get, and their parts of what weights and bias get.
+  // Computes the input's gradients in bands [begin, end), and these bands' parts of the gradients of weights and bias.
   void run(int64_t begin, int64_t end) {
     gradients_.run(begin, end, [&](int64_t sample, int64_t group, int64_t y) {
       if (packed_ != group) pack(group);
@@ -57,7 +57,7 @@ class UpsamplingAdjoint {
   PhaseWeights<E> weights_;
   const GradientBands bands_;
   AdjointRows<E> gradients_;
-  int64_t packed_ = -1;  // the group whose weights are there
+  int64_t packed_ = -1;  // the group whose weights are packed
 };
 
 template <class E>

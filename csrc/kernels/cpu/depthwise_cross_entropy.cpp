@@ -1,6 +1,7 @@
-// Cross-entropy of upsampled scores and its gradients. Scores of a few columns, of all classes, are never written to
-// memory: losses make them into scratch that stays in the first-level cache, since a softmax wants the largest first.
-// Gradients know it from the pixel's normalizer, and take each score as it comes.
+// Cross-entropy of upsampled scores, and its gradients. Scores are never stored for more than a vector of columns. A
+// softmax needs the largest score first, so the losses put the scores of all classes at these columns into scratch that
+// stays in the first-level cache. The gradients know the largest score from the pixel's normalizer, and so use each
+// score as soon as it is computed.
 #include "../depthwise_cross_entropy.h"
 
 #include "adjoint_rows.h"
@@ -10,7 +11,7 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-// A sum of many values, whatever their type, in float64.
+// A sum of many values of any floating type, accumulated in float64.
 template <class Sum>
 class Total {
   static constexpr int kDoubles = kLanes<double>;
@@ -33,7 +34,7 @@ class Total {
   Vec<double> sum_{};
 };
 
-// The weights of classes.
+// The weight of each class, 1 unless weights are given.
 template <class Sum>
 class ClassWeights {
  public:
@@ -50,7 +51,8 @@ class ClassWeights {
   Sum sum_ = 0;
 };
 
-// What a row of pixels is compared with: a label per column, -1 where it does not count, and the weight of its class.
+// The targets of a row of pixels: a label per column and the weight of its class. Where a pixel does not count, its
+// label is -1 and its weight 0.
 template <class Sum>
 class LabelRow {
  public:
@@ -63,7 +65,7 @@ class LabelRow {
     for (int64_t x = width_; x < width_ + kLanes<Sum>; ++x) put(x, -1);
   }
 
-  // Takes a row of targets. Returns the first column of which it is neither ignored nor a class, or -1.
+  // Reads a row of targets. Returns the first column whose target is neither `ignored` nor a class, or -1 if none is.
   int64_t read(const int64_t* target, int64_t ignored) {
     int64_t invalid = -1;
     for (int64_t x = 0; x < width_; ++x) {
@@ -75,7 +77,7 @@ class LabelRow {
     return invalid;
   }
 
-  // Takes a row of kept labels.
+  // Reads a row of labels that `keep` stored.
   template <class Label>
   void read(const Label* labels) {
     for (int64_t x = 0; x < width_; ++x) put(x, labels[x] == kNoLabel<Label> ? -1 : labels[x]);
@@ -103,7 +105,7 @@ class LabelRow {
   Sum* weights_;
 };
 
-// Normalizers of the `count` pixels of a vector that exist.
+// Stores the normalizers of the first `count` pixels of a vector: the lanes inside the row.
 template <class Sum>
 SEGEXT_INLINE void store_normalizers(Sum* out, Vec<Sum> largest, Vec<Sum> scale, int64_t count) {
   const Vec<Sum> both[] = {largest, scale};
@@ -135,7 +137,7 @@ class Losses {
         labels_(g_, class_weights_),
         values_(buffer_.reserve(g_.channels * kN)) {}
 
-  // Rows [begin, end) of the losses of all samples.
+  // Computes rows [begin, end) of the losses, counted over all samples.
   void run(int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t first = r * g_.output_width;
@@ -157,7 +159,8 @@ class Losses {
   }
 
  private:
-  // The losses from column x on, of a row whose first pixel is `first`; zero in lanes beyond the row.
+  // The losses of a vector of pixels from column x on, in the row whose first pixel is number `first`. Zero where a
+  // pixel does not count, and in lanes beyond the row.
   template <bool kSmooths, class Score>
   SEGEXT_INLINE Vec<Sum> vector(int64_t first, int64_t x, Score&& score) {
     const Vec<Sum> largest = take(score), weights = labels_.weights(x);
@@ -168,7 +171,7 @@ class Losses {
       sum += exponential(below);
       if constexpr (kSmooths) below_all += below * class_weights_[c];
     }
-    // Not (largest + log) - score: of large scores, the sum would lose the logarithm.
+    // Not (largest + log) - score: if the largest score is large, adding the logarithm to it would round it away.
     const Vec<Sum> log = logarithm(sum);
     Vec<Sum> loss = weights * (log - (pick(labels) - largest)), share = weights;
     if constexpr (kSmooths) {
@@ -176,15 +179,15 @@ class Losses {
       loss = (1 - s) * loss + each * (class_weights_.sum() * log - below_all);
       share = labels < 0 ? Vec<Sum>{} : (1 - s) * weights + each * class_weights_.sum();
     }
-    if (p_.normalizers != nullptr) [[unlikely]] {  // apart from the losses, which alone would else take longer
+    if (p_.normalizers != nullptr) [[unlikely]] {  // off the main path: else losses alone would be slower
       Sum* normalizers = static_cast<Sum*>(p_.normalizers) + 2 * (first + x);
       store_normalizers(normalizers, largest, share / sum, smaller(g_.output_width - x, kN));
     }
     return labels < 0 ? Vec<Sum>{} : loss;
   }
 
-  // Takes the scores of all classes at a vector of pixels, and returns the largest; a NaN may stay behind, and makes
-  // all that follows NaN.
+  // Stores the scores of all classes at a vector of pixels in `values_` and returns the largest. This may be a number
+  // although a score is NaN; but the stored NaN makes the sum of exponentials, and with it the loss, NaN.
   template <class Score>
   SEGEXT_INLINE Vec<Sum> take(Score&& score) {
     Vec<Sum> largest = score(0);
@@ -197,7 +200,7 @@ class Losses {
     return largest;
   }
 
-  // The score of each lane's class.
+  // The score of each lane's target class; that of class 0 in lanes without a target.
   SEGEXT_INLINE Vec<Sum> pick(Vec<Int<Sum>> labels) const {
     Sum picked[kN];
     for (int k = 0; k < kN; ++k) picked[k] = values_[(labels[k] < 0 ? 0 : labels[k]) * kN + k];
@@ -230,7 +233,8 @@ class LossGradients {
         gradients_(params.gradients, params.scores.input, bands_, g_, scores_.spread(), g_.channels, scores_.inputs(),
                    scores_.weights()) {}
 
-  // What the bands [begin, end) of all samples get, and their parts of what weights and bias get.
+  // Computes the input's gradients in bands [begin, end), counted over all samples, and these bands' parts of the
+  // gradients of weights and bias.
   void run(int64_t begin, int64_t end) {
     gradients_.run(begin, end, [&](int64_t sample, int64_t, int64_t y) {
       scores_.seek(sample, y);
@@ -248,9 +252,10 @@ class LossGradients {
   }
 
  private:
-  // A pixel's gradient by score c, with its symbols as in the contract and g that of its loss:
+  // Stores the gradients by the scores of a vector of pixels from column x on, in the row whose first pixel is number
+  // `first`. With the symbols of the contract (../depthwise_cross_entropy.h), and g the gradient of a pixel's loss, its
+  // gradient by score c is
   //   g * ((1 - s) * w[t] * (p[c] - [c = t])  +  s / K * (p[c] * sum of w - w[c]))
-  // From column x on, of a row whose first pixel is `first`.
   template <bool kSmooths, class Score>
   SEGEXT_INLINE void vector(int64_t first, int64_t x, Score&& score) {
     Vec<Sum> largest, scale;

@@ -15,7 +15,7 @@
 #include "rows.h"
 #include "unpool_bands.h"
 
-// The kernels as compiled for one instruction set.
+// Declares the kernels that are compiled for one instruction set.
 #define SEGEXT_DECLARE_KERNELS(level)                                                                                  \
   namespace segext::level {                                                                                            \
   void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                                 \
@@ -66,8 +66,9 @@ Kernel* pick([[maybe_unused]] Kernel* baseline, [[maybe_unused]] Kernel* avx2, [
 #define SEGEXT_PICK(kernel) pick(baseline::kernel, baseline::kernel, baseline::kernel)
 #endif
 
-// Products that take as long as moving an element, roughly: of all channels by all weights; and outputs for which the
-// nine products of a pooled value do, forward and backward.
+// Work that takes roughly as long as moving one element, the unit of Work::elements: kProducts products in a transposed
+// convolution that mixes channels; the nine products of a pooled value for kUnpooledOutputs outputs of unpool_conv2d,
+// or for kUnpooledGradients in its backward pass.
 constexpr int64_t kProducts = 16, kUnpooledOutputs = 4, kUnpooledGradients = 2;
 
 Work gradient_work(const Upsampling& g, bool all_channels) {

@@ -1,4 +1,4 @@
-// The extremes of int64 values, part by part.
+// Minimum and maximum of int64 values and zero, one pair for each part of the values.
 #include "../extremes.h"
 
 #include "rows.h"

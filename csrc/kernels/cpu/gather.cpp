@@ -1,7 +1,7 @@
 // Gather: every pooled element reads the pixel that its switch refers to, one pooled row at a time.
 //
-// Reading all pixels of a window and selecting by code costs no more memory traffic than reading the selected ones,
-// since their cache lines are the same, and it vectorises.
+// All pixels of a window are read, and one is selected by its code. This costs no more memory traffic than reading only
+// the selected pixels, because these lie in the same cache lines; and it vectorises, unlike reading by code.
 #include "../gather.h"
 
 #include "buffer.h"
@@ -14,7 +14,7 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-// T is an integer as wide as the elements: values are only moved.
+// T is an integer as wide as the elements, since values are only moved.
 template <class T>
 class Gather {
  public:
@@ -32,7 +32,7 @@ class Gather {
         tiles_(vectorises_ && tiles_map(g_)),
         merges_(tiles_ && merges_rows<T>(g_)) {}
 
-  // Pooled rows [begin, end), counted over all planes of all samples.
+  // Gathers pooled rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
     int64_t plane = begin / g_.pooled_height, oh = begin % g_.pooled_height;
     for (int64_t r = begin; r < end;) {
@@ -46,7 +46,8 @@ class Gather {
   }
 
  private:
-  // Pooled rows from row `oh` of a plane on, at most `most`; that is row r of all planes. Returns how many were made.
+  // Gathers at most `most` pooled rows from row `oh` of a plane on, which is row r counted over all planes. Returns
+  // their number.
   int64_t rows(const T* map, int64_t r, int64_t oh, int64_t most, T* out) {
     if (const int64_t whole = tiles_ ? g_.height / w_.kernel_h : 0; oh < whole) {  // rows of windows inside the map
       unpacked_.make_ready(r, r);
@@ -101,7 +102,7 @@ class Gather {
     return unpacked_[r];
   }
 
-  // The codes of a row, with all bits set in place of those whose pixel a later window names too.
+  // The codes of row r, but with all bits set in place of each code whose pixel a later window's switch names too.
   const uint8_t* winners(int64_t r, int64_t oh) {
     const int64_t reach_h = (w_.kernel_h - 1) * w_.dilation_h / w_.stride_h;
     const int64_t reach_w = smaller((w_.kernel_w - 1) * w_.dilation_w / w_.stride_w, g_.pooled_width - 1);
@@ -111,7 +112,9 @@ class Gather {
     std::memcpy(marked, unpacked_[r], rows_.pooled_row);
     for (int64_t down = 0; down <= below; ++down) {
       for (int64_t right = down == 0 ? 1 : -reach_w; right <= reach_w; ++right) {
-        // The other window has the pixel at a tap that is so many rows and columns before this one's.
+        // The other window starts `rows` pixels below this one and `columns` pixels to its right (left if negative).
+        // The tap of a shared pixel in the other window is therefore (this distance / dilation) before its tap in this
+        // one.
         const int64_t rows = down * w_.stride_h, columns = right * w_.stride_w;
         if (rows % w_.dilation_h == 0 && columns % w_.dilation_w == 0) {
           mark_losers(unpacked_[r], unpacked_[r + down], right, rows / w_.dilation_h, columns / w_.dilation_w, marked);
@@ -140,9 +143,9 @@ class Gather {
     });
   }
 
-  // Pooled columns `columns` of NCHW, a vector at a time, from window rows `step` apart; `corner` is the first tap of
-  // column 0. Kernel, unless it is kAnyKernel, is the height and the width of the window, all of whose rows are inside.
-  // kFar: the lines are the map's own, out of cache.
+  // Gathers the pooled NCHW columns `columns`, a vector at a time, from window rows `step` apart; `corner` is the first
+  // tap of column 0. Unless it is kAnyKernel, Kernel is the height and the width of a window all of whose rows are
+  // inside the map. kFar: the lines are those of the map itself, not yet in cache.
   template <int Stride, int Kernel, bool kFar>
   SEGEXT_INLINE void columns(const T* corner, int64_t step, Range columns, Range inside, const uint8_t* codes,
                              T* out) const {
@@ -163,8 +166,8 @@ class Gather {
     });
   }
 
-  // `count` pooled rows of windows that tile the map, from its row `lines` on. Returns that. Not inlined: where the
-  // loops of all windows are one function, none keeps its vectors in registers.
+  // Gathers `count` pooled rows of windows that tile the map, from its row `lines` on, and returns `count`. Not
+  // inlined: with the loops of all windows in one function, none would keep its vectors in registers.
   template <int Size>
   __attribute__((noinline)) int64_t tiled(const T* lines, int64_t r, int64_t oh, int64_t count, T* out) {
     const Range whole{0, smaller(g_.pooled_width, g_.width / Size)};
@@ -176,7 +179,7 @@ class Gather {
     return count;
   }
 
-  // As above, of lines laid end to end.
+  // The same for lines joined end to end.
   int64_t merged(const T* lines, int64_t count, const uint8_t* codes, T* out) {
     phases_.reserve(w_.kernel_h, count * g_.width);
     phases_.split(lines, count * w_.kernel_h, g_.width, w_.kernel_h);
@@ -189,7 +192,7 @@ class Gather {
     return count;
   }
 
-  // The interior of a row of channels_last pixels of few channels.
+  // The interior of a row of channels_last pixels with few channels.
   void packed(const T* map, int64_t top, Range inside, const uint8_t* codes, T* out) {
     taps_.for_each_part(g_, map, top, inside, interior_, [&](Range part, const TapRow<T>* taps, int count) {
       const int64_t first = part.begin * rows_.depth, elements = (part.end - part.begin) * rows_.depth;
@@ -204,7 +207,7 @@ class Gather {
     });
   }
 
-  // All channels of one channels_last pixel. Kernel as above, with all columns inside too.
+  // All channels of one channels_last pixel. Kernel is as above, with all columns inside the map too.
   template <int Kernel>
   SEGEXT_INLINE void pixel(const T* corner, Range inside, Range across, const uint8_t* codes, T* out) const {
     const int64_t rows_end = Kernel ? Kernel : inside.end, columns_end = Kernel ? Kernel : across.end;
@@ -226,7 +229,7 @@ class Gather {
     });
   }
 
-  // Any window, one element at a time, in both formats. `r` is row `oh` of its plane.
+  // Any window in either format, one element at a time. Row r, counted over all planes, is row `oh` of its plane.
   void scalars(const T* map, int64_t r, int64_t oh, Range columns, T* out) const {
     if (columns.empty()) return;
     const int64_t sample = r / (rows_.planes * g_.pooled_height), first = r * rows_.pooled_row;
@@ -241,8 +244,8 @@ class Gather {
     }
   }
 
-  // True if the switch of a later window names the pixel too; `e` is the element's place in its pooled row, which
-  // starts with element `first` of the sample.
+  // True if the switch of a later window names `pixel` too. `at` is the pooled pixel of the element in question, and
+  // `e` is the element's position in its pooled row, which starts with element `first` of the sample.
   bool loses(const uint8_t* codes, int64_t first, Pixel at, int64_t e, Pixel pixel) const {
     const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w;
     const int64_t leftmost = clamp(ceil_div(pixel.column + w_.padding_w - reach, w_.stride_w), 0, g_.pooled_width);
@@ -275,7 +278,8 @@ class Gather {
   Phases<T> phases_;
   TapRows<T> taps_;
 
-  // Marking compares every pair of taps, which is not worth it for large windows. The mark is no tap's code.
+  // Marking compares every pair of taps that can share a pixel, which is not worth it for large windows. With so few
+  // taps, the mark is no tap's code.
   static constexpr int64_t kMostMarkedTaps = 36;
   Buffer<uint8_t> winners_;
 };

@@ -1,5 +1,5 @@
-// Conversions between stock's int64 indices and packed codes, and unpooling by indices: plain loops, one element at a
-// time. These run where stock's format meets segext's, not in the inner loop of a network.
+// Conversions between stock's int64 indices and packed codes, and unpooling by indices. Plain loops, one element at a
+// time, are enough: they run where stock's format meets segext's, not in the inner loop of a network.
 #include "../indices.h"
 
 #include <algorithm>
@@ -12,13 +12,13 @@
 namespace segext {
 namespace {
 
-// Element numbers of one sample in the geometry's memory order, as pooled pixels.
+// The pooled pixel of an element, given its number in the sample in the geometry's memory order.
 Pixel pooled_pixel(const PoolGeometry& g, int64_t element) {
   const int64_t pixel = g.channels_last ? element / g.channels : element % (g.pooled_height * g.pooled_width);
   return {pixel / g.pooled_width, pixel % g.pooled_width};
 }
 
-// Conversions work on blocks of this many elements of one sample; a multiple of 8, so that blocks share no byte.
+// Conversions work on blocks of this many elements of one sample: a multiple of 8, so that no blocks share a byte.
 constexpr int64_t kBlock = 4096;
 
 Work blocks_of(const PoolGeometry& g) { return {g.samples * ceil_div(pooled_elements(g), kBlock), kBlock}; }
@@ -33,7 +33,8 @@ void for_each_block(const PoolGeometry& g, int64_t begin, int64_t end, F&& f) {
   }
 }
 
-// Packs the codes of elements [first, end), which start on a byte; code(element) yields them in order.
+// Packs the codes of elements [first, end), the first of which starts on a byte. Calls code(element) in ascending
+// order.
 template <class F>
 void store_codes(uint8_t* codes, int64_t first, int64_t end, int bits, F&& code) {
   if (bits > 8) {
@@ -49,7 +50,7 @@ void store_codes(uint8_t* codes, int64_t first, int64_t end, int bits, F&& code)
   }
 }
 
-// Code of the tap of `at`'s window that lies on flat index `index`, or -1 where none does.
+// Code of the tap that lies on flat index `index`, in the window of pooled pixel `at`; -1 if no tap does.
 int64_t code_of(const PoolGeometry& g, Pixel at, int64_t index) {
   const Window& w = g.window;
   if (index < 0 || index >= g.height * g.width) return -1;
@@ -60,8 +61,8 @@ int64_t code_of(const PoolGeometry& g, Pixel at, int64_t index) {
   return i < w.kernel_h && j < w.kernel_w ? i * w.kernel_w + j : -1;
 }
 
-// Unpooling works on lanes: one channel of NCHW, or a few neighbouring channels of channels_last, so that a unit writes
-// each cache line it touches whole. Strides are in elements.
+// The channels of one unit of unpooling: one channel in NCHW; in channels_last, up to kChannels neighbouring channels,
+// a cache line of float32, so that units share few cache lines. Strides and offsets are in elements.
 struct Lanes {
   static constexpr int64_t kChannels = 16;
   int64_t count;  // neighbouring elements that belong to one pixel
@@ -101,11 +102,11 @@ struct Lanes {
   }
 };
 
-// A bit for each of the neighbouring channels.
+// A set of a unit's channels, one bit each.
 using LaneSet = uint16_t;
 static_assert(8 * sizeof(LaneSet) == Lanes::kChannels);
 
-// Calls f(T) with an integer as wide as the element: unpooling only moves values.
+// Calls f with an integer as wide as the element, since unpooling only moves values.
 template <class F>
 void with_width(ElementType type, F&& f) {
   switch (element_size(type)) {
@@ -182,7 +183,8 @@ void index_unpool_backward_cpu(const IndexUnpoolParams& params, int64_t begin, i
   with_width(params.type, [&](auto zero) {
     using T = decltype(zero);
     T* grad_values = static_cast<T*>(params.grad_values);
-    // From the last element to the first: of those that name a pixel, the first to come alone gets the gradient.
+    // Traverses elements from last to first: of several that name a pixel, only the first one visited gets the
+    // gradient.
     std::vector<LaneSet> taken(params.pixels);
     for (int64_t unit = begin; unit < end; ++unit) {
       const Lanes lanes(params, unit);

@@ -1,8 +1,9 @@
 // Max-pooling with switches: vectors of pooled columns (NCHW) or of channels (channels_last), scalars at the borders.
 //
-// The pool is bound by memory: every input element is loaded once from cache-resident rows, every output and code is
-// written once. In NCHW a vector of pooled columns needs its taps from strided pixels, which are loaded whole and
-// deinterleaved in registers; in channels_last a tap is a plain vector of channels.
+// The pool is bound by memory: every input element is fetched from memory once, and windows that overlap find it in
+// cache; every output and code is written once. In NCHW, the pixels of one tap for a vector of pooled columns are a
+// stride apart: whole vectors are loaded and deinterleaved in registers. In channels_last, a tap is a plain vector of
+// channels.
 #include "../max_pool2d.h"
 
 #include "codes.h"

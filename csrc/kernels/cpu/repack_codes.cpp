@@ -1,4 +1,4 @@
-// Converts codes from one memory order to the other: transposes a matrix whose elements are a few bits.
+// Converts codes from one memory order to the other: transposes a matrix whose elements have a few bits each.
 #include "../indices.h"
 #include "code_strips.h"
 #include "codes.h"
@@ -22,9 +22,9 @@ class Repacker {
   }
 
  private:
-  static constexpr int64_t kSide = 16, kTile = 4 * kSide;  // rows of the source that turn together
+  static constexpr int64_t kSide = 16, kTile = 4 * kSide;  // source rows transposed together
 
-  // Rows [first, first + rows) of the target: columns of the source, a byte a code on their way.
+  // Writes rows [first, first + rows) of the target: columns of the source. Codes are unpacked to bytes in between.
   void repack(const uint8_t* codes, int64_t first, int64_t rows, uint8_t* repacked) {
     const int64_t sources = strips_.sources;
     uint8_t* turned = turned_.reserve(rows * sources);

@@ -18,7 +18,7 @@
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-// Scatter over full rows. E is the element type, T what moves (see RowWriter).
+// Scatter over full rows. E is the traits of the element type, T the type that is moved or summed (see RowWriter).
 template <class E, class T, bool kSum>
 class Scatter {
   using Raw = typename E::Raw;
@@ -39,7 +39,7 @@ class Scatter {
         walks_pixels_(g_.channels_last && g_.bits <= kMaxByteBits && !packs_pixels<T>(g_) && windows_are_disjoint(w_)) {
   }
 
-  // Full rows [begin, end), counted over all planes of all samples.
+  // Writes full rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
     const int64_t longest = tiles_ ? larger(w_.kernel_h * g_.width, kScratchBytes / kBytesOf<T>) : rows_.row;
     MapWriter<Moved> map(static_cast<Moved*>(p_.map) + begin * rows_.row, longest, p_.stream);
@@ -56,7 +56,7 @@ class Scatter {
   }
 
  private:
-  // Full rows from row `y` of a plane on, at most `most`. Returns how many were written.
+  // Writes at most `most` full rows from row `y` of a plane on. Returns how many were written.
   int64_t rows(int64_t plane, int64_t y, int64_t most, MapWriter<Moved>& map) {
     if constexpr (!kSum) {
       if (tiles_ && y < g_.pooled_height * w_.kernel_h) {
@@ -80,10 +80,11 @@ class Scatter {
     return 1;
   }
 
-  // As above, of windows that tile the map: values and codes are read once for all Size rows that they fill.
+  // The same for windows that tile the map: values and codes are read once for all Size full rows that they fill. A
+  // pixel holds the value of its window if it is the one that the code names, else zero. With Size 2:
   //
-  //   pooled   v0   v1        rows 2h, 2h + 1:   [v0 if 0][v0 if 1][v1 if 0][v1 if 1]
-  //                                              [v0 if 2][v0 if 3][v1 if 2][v1 if 3]
+  //   pooled row h:  v0  v1     full row 2h:      [v0 if code 0][v0 if code 1][v1 if code 0][v1 if code 1]
+  //                             full row 2h + 1:  [v0 if code 2][v0 if code 3][v1 if code 2][v1 if code 3]
   template <int Size>
   int64_t tiled_rows(int64_t plane, int64_t y, int64_t most, MapWriter<Moved>& map) {
     const int64_t oh = y / Size, first = y % Size, pooled_row = plane * g_.pooled_height + oh;
@@ -112,7 +113,8 @@ class Scatter {
     return count;
   }
 
-  // The pixel in column x of row i of its windows, of the window that reaches past the edge or, beside all, of none.
+  // The pixel in column x of window row i, to the right of all windows that are whole. It belongs to a window that
+  // reaches past the map's edge, or to no window; then it is zero.
   template <int Size>
   SEGEXT_INLINE T edge_pixel(int64_t pooled_row, int64_t i, int64_t x) const {
     const int64_t ow = x / Size;
@@ -120,8 +122,8 @@ class Scatter {
     return named ? values_of(pooled_row)[ow] : T{0};
   }
 
-  // Window rows [first, first + count) of `columns` pooled elements from the start of a pooled row on, to rows `pitch`
-  // apart.
+  // Writes window rows [first, first + count) of the first `columns` elements of a pooled row. The rows that are
+  // written start at `rows` and are `pitch` elements apart.
   template <int Size>
   SEGEXT_INLINE void tile(int64_t pooled_row, int64_t columns, int64_t first, int64_t count, T* rows,
                           int64_t pitch) const {
@@ -152,7 +154,7 @@ class Scatter {
     writer_.write(sources, count, out);
   }
 
-  // The pooled rows that full row y of a plane is made of; returns how many.
+  // Finds the pooled rows whose windows contain full row y of a plane. Returns how many there are.
   int find_sources(int64_t plane, int64_t y, Source<T>* sources) {
     int64_t pooled_rows[1 << kMaxByteBits];
     int count = 0;
@@ -168,7 +170,7 @@ class Scatter {
     return count;
   }
 
-  // Calls f(pooled row, window row) for the windows that have full row y, first window first.
+  // Calls f(pooled row, window row) for the windows that contain full row y, in ascending order.
   template <class F>
   void for_each_window(int64_t y, F&& f) const {
     int64_t oh = clamp(ceil_div(y + w_.padding_h - reach_, w_.stride_h), 0, g_.pooled_height);
@@ -188,7 +190,7 @@ class Scatter {
 
   const T* values_of(int64_t pooled_row) const { return values_ + (pooled_row - unpacked_.begin()) * rows_.pooled_row; }
 
-  // Values [first, first + count) of the pooled map, masked and widened where asked.
+  // Values [first, first + count) of the pooled map, masked and widened if required.
   const T* prepared_values(int64_t first, int64_t count) {
     const Moved* v = static_cast<const Moved*>(p_.values) + first;
     if (p_.relu_output != nullptr) {
@@ -205,7 +207,8 @@ class Scatter {
     }
   }
 
-  // Places what row i of the windows of pooled row oh holds; codes wider than a byte.
+  // For codes wider than a byte: writes, or adds, the values of pooled row oh whose switches name a pixel in row i of
+  // their windows.
   void add_wide_codes(int64_t plane, int64_t oh, int64_t i, T* out) {
     const int64_t row = plane * g_.pooled_height + oh, rows_per_sample = rows_.planes * g_.pooled_height;
     make_ready(row, row);
@@ -231,10 +234,10 @@ class Scatter {
   const bool tiles_;           // see tiles_map
   const bool merges_;          // see merges_rows
   const bool walks_pixels_;    // channels_last windows that share no pixel, and whose pixels are not packed
-  const T* values_ = nullptr;  // of the rows that are unpacked
+  const T* values_ = nullptr;  // of the pooled rows that are unpacked
   Buffer<Moved> masked_;
   Buffer<T> wide_;
-  Buffer<T> sums_;  // the full row at hand, before it is narrowed
+  Buffer<T> sums_;  // the current full row, before it is narrowed
   Phases<T> lines_;
 };
 

@@ -1,18 +1,22 @@
-// Unpooling and 3x3 convolution, forward: every value is multiplied by its nine weights and added to the outputs that
-// it contributes to.
+// Unpooling and 3x3 convolution, forward: every pooled value is multiplied by its nine weights, and each product is
+// added to the output that it contributes to.
 //
-// A cell (a 2x2 window) contributes to a patch of 4x4 output pixels; each of its values, one per channel, contributes
-// to the 3x3 that start at its pixel. A kernel call sums one panel of outputs over a block of channels whose weights
-// stay in the first-level cache. Channels are processed by code, so that there is no branch on the code: comparing 64
-// codes at once gives a bit mask of the channels with a code. With 32 vector registers, two neighbouring cells share a
-// patch of 4x6, which stays in registers, and each loaded weight:
+// A cell (a 2x2 window) contributes to a patch of 4x4 output pixels. Each of its values, one per channel, contributes
+// to the 3x3 pixels of the patch that start at the value's pixel. A kernel call adds to one part of a panel of outputs
+// over a block of channels, whose weights (36 KiB for a panel in float32) stay in cache. Channels are sorted by code,
+// so that the inner loops do not branch on the code: comparing 64 codes at once gives a bit mask of the channels with a
+// code.
 //
-//     a a a a . .        one value of cell A, say with code 1 (top right), feeds   . x x x . .
-//     a a # # b b                                                                  . x x x . .
-//     a a # # b b                                                                  . x x x . .
-//     a a a a . .  (and b below it)                                                . . . . . .
+// With 32 vector registers, two neighbouring cells A and B are processed together. Their patch of 4x6 pixels stays in
+// registers, and each weight is loaded once for both:
 //
-// With fewer, cells are processed one by one, and the nine sums of a code stay in registers for all its channels.
+//     a a # # b b      a: only A contributes       A value of A, say with    . x x x . .
+//     a a # # b b      b: only B contributes       code 1 (top right),       . x x x . .
+//     a a # # b b      #: both contribute          contributes to x:         . x x x . .
+//     a a # # b b                                                            . . . . . .
+//
+// With fewer registers, cells are processed one by one, and the nine sums that a code contributes to stay in registers
+// for all channels with this code.
 #include <type_traits>
 
 #include "channel_order.h"
@@ -30,15 +34,15 @@ inline constexpr int kCells = 2;
 inline constexpr int kCells = 1;
 #endif
 inline constexpr int kPatch = 2 * kCells + 2;                   // columns of a patch
-inline constexpr int64_t kBlock = ChannelOrder<kCells>::kMost;  // channels
-inline constexpr int64_t kAhead = 4;                            // channels whose weights are on their way
+inline constexpr int64_t kBlock = ChannelOrder<kCells>::kMost;  // channels of a kernel call
+inline constexpr int64_t kAhead = 4;                            // channels by which prefetching is ahead of packing
 
-// One panel, or the part of it that a vector holds, of some consecutive rows of patches. Row 0, column 0 is the pixel
-// that tap (0, 0) of the first cell's code 0 feeds.
+// The sums of one part of a panel (as many outputs as a vector holds) in some consecutive rows of output pixels. Row 0,
+// column 0 is the pixel to which a value of the first cell with code 0 contributes through tap (0, 0).
 template <class Sum>
 struct Sums {
   Sum* data;
-  int64_t pitch;  // of a row
+  int64_t pitch;  // elements from one row to the next
 };
 
 template <class Sum>
@@ -46,7 +50,7 @@ class CellKernel {
   static constexpr int kN = kLanes<Sum>;
 
  public:
-  // Adds what cells with these values, of channels in this order, feed to the patch at `sums`.
+  // Adds what kCells neighbouring cells contribute to the patch at `sums`. `order` lists the channels, sorted by code.
   static SEGEXT_INLINE void add(const Sum* const (&values)[kCells], const ChannelOrder<kCells>& order,
                                 const Sum* weights, Sums<Sum> sums) {
     if constexpr (kCells == 2) {
@@ -76,8 +80,9 @@ class CellKernel {
   }
 
  private:
-  // A channel's values and weights. They are loaded before it is known whether the channel is the first of a key, which
-  // the processor guesses wrongly about every time: then they are there while it starts anew.
+  // A channel's values in both cells, and the address of its weights. They are loaded before the branch on whether the
+  // channel is the first of its key. The processor mispredicts that branch about once per key; the loads are then
+  // already under way while it recovers.
   class Operands {
    public:
     SEGEXT_INLINE Operands(const Sum* const (&values)[kCells], const Sum* weights, const uint8_t* channel)
@@ -88,7 +93,7 @@ class CellKernel {
     SEGEXT_INLINE void advance() {
       ++channel_;
       load_channel();
-      asm("" : "+v"(first), "+v"(second), "+r"(taps));  // here, not where they are used
+      asm("" : "+v"(first), "+v"(second), "+r"(taps));  // load here, not at the first use
     }
 
     Vec<Sum> first, second;
@@ -131,14 +136,14 @@ class CellKernel {
         [&](auto tap) SEGEXT_LAMBDA_INLINE {
           constexpr int i = tap() / 3, j = tap() % 3;
           Vec<Sum> weight = load(channel.taps + tap() * kPanel);
-          asm("" : "+v"(weight));  // as an operand of both products it would be loaded twice
+          asm("" : "+v"(weight));  // else loaded twice, as a memory operand of each product
           patch[(kFirst >> 1) + i][(kFirst & 1) + j] += channel.first * weight;
           patch[(kSecond >> 1) + i][2 + (kSecond & 1) + j] += channel.second * weight;
         },
         std::make_integer_sequence<int, kPanelTaps>{});
   }
 
-  // Channels of one code of one cell, whose pixel's sums start at `sums`.
+  // Adds the channels [channel, end) of one cell, all of the same code, to the 3x3 sums that start at `sums`.
   static SEGEXT_INLINE void add_code(const Sum* values, const uint8_t* channel, const uint8_t* end, const Sum* weights,
                                      Sum* sums, int64_t pitch) {
     if (channel == end) return;
@@ -177,7 +182,7 @@ class UnpoolConvBands {
     none_codes_.assign(kBlock);
   }
 
-  // Units [begin, end): bands of samples of groups.
+  // Computes units [begin, end). A unit is one band of one sample for one group of panels; bands vary fastest.
   void run(int64_t begin, int64_t end) {
     int64_t next = -1;
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -191,7 +196,7 @@ class UnpoolConvBands {
   }
 
  private:
-  // A buffer of zeros, for the cells that a row of an odd number of them lacks.
+  // A buffer of zeros: where cells are processed in pairs, it stands for the missing last cell of a row of odd length.
   template <class T>
   struct Zeros {
     Buffer<T> buffer;
@@ -199,7 +204,7 @@ class UnpoolConvBands {
     const T* get() { return buffer.data(); }
   };
 
-  // Makes a group's panels of weights ready.
+  // Makes a group's panels of weights ready: packs them unless the caller gave them.
   void take_group(int64_t group) {
     if (group == group_) return;
     group_ = group;
@@ -223,15 +228,15 @@ class UnpoolConvBands {
     weights_ = packed;
   }
 
-  // Makes the sums ready for a band's first row: what the row of cells above it feeds.
+  // Initialises the sums for a band's first row: the bias, and what the row of cells above the band contributes.
   void start(int64_t sample, int64_t band) {
     sums_.reserve(panels_ * kParts * plane_);
     for (int64_t part = 0; part < panels_ * kParts; ++part) fill(part, 0, 2);
     if (band > 0) add_rows(sample, band * bands_.rows - 1, 1, [](int64_t, Sum*) {});
   }
 
-  // Adds what rows of cells [first, first + rows) feed; hands each part's finished sums to `finish`; and keeps the two
-  // rows that the next ones will feed too.
+  // Adds what rows of cells [first, first + rows) contribute, passes each part's finished sums to `finish`, and keeps
+  // the last two rows of sums, to which the next rows of cells contribute too.
   template <class F>
   void add_rows(int64_t sample, int64_t first, int64_t rows, F&& finish) {
     const int64_t filled = clamp(g_.pool.pooled_height - first, 0, rows);
@@ -245,7 +250,7 @@ class UnpoolConvBands {
     }
   }
 
-  // Loads rows of cells and puts the channels of each block of them in order, for all parts.
+  // Loads rows of cells and sorts the channels of each block by code, once for all parts.
   void load_cells(int64_t sample, int64_t first, int64_t rows) {
     cells_.load(sample, first, rows);
     ChannelOrder<kCells>* order = orders_.reserve(ceil_div(g_.pool.channels, kBlock) * rows * steps_);
@@ -270,7 +275,8 @@ class UnpoolConvBands {
     });
   }
 
-  // Calls f(cells, row, column of the first) for all cells that go together; a cell that there is not is negative.
+  // Calls f(cells, row, column of the first cell) for each kCells neighbouring cells that are processed together. A
+  // cell past the end of the row is negative.
   template <class F>
   SEGEXT_INLINE void for_cells(int64_t rows, F&& f) const {
     const int64_t width = g_.pool.pooled_width;
@@ -285,7 +291,7 @@ class UnpoolConvBands {
 
   Sum* part_sums(int64_t part) { return sums_.data() + part * plane_; }
 
-  // Sets `rows` rows of a part to the bias.
+  // Sets `rows` rows of a part's sums, from `row` on, to the bias.
   void fill(int64_t part, int64_t row, int64_t rows) {
     Sum bias[kN] = {};
     if (p_.bias != nullptr) {
@@ -312,8 +318,8 @@ class UnpoolConvBands {
   const UnpoolBands bands_;
   CellRows<E> cells_;
   PanelRowWriter<E> writer_;
-  const int64_t steps_;          // from one end of a row of cells to the other
-  const int64_t pitch_, plane_;  // elements of a row of sums, and of a part's
+  const int64_t steps_;          // steps of kCells cells in a row of cells
+  const int64_t pitch_, plane_;  // elements of a row of sums, and of all sums of a part
   int64_t group_ = -1, first_panel_ = 0, panels_ = 0;
   const Sum* weights_ = nullptr;  // of the group's panels
   Buffer<Sum> packed_;

@@ -1,14 +1,16 @@
-// Unpooling and 3x3 convolution, backward. A value of the pooled map needs the gradient only at the 3x3 output pixels
-// that it contributed to: times the weights, it is the value's own gradient; times the value, its share of the
-// weights'.
+// Unpooling and 3x3 convolution, backward. A pooled value needs the output's gradient only at the 3x3 output pixels
+// that it contributed to. The sum of this gradient times the weights is the value's own gradient; this gradient times
+// the value is what the value adds to the gradient of the weights.
 //
-// For one channel and one panel of outputs, nine vectors of weights and nine of their gradient stay in registers for
-// all values of the channel, so that each vector of the result's gradient is loaded once for two products:
+// With 32 vector registers, for one channel and one part of a panel of outputs, nine vectors of weights and nine of
+// their gradient stay in registers for all values of a tile, so that each vector of the output's gradient is loaded
+// once for two products. With fewer registers, each product has a pass of its own.
 //
 //     grad_weight[tap] += value * grad[pixel + tap]         for all nine taps
-//     grad_value       += weight[tap] * grad[pixel + tap]   summed over a panel's outputs after the nine
+//     grad_value       += weight[tap] * grad[pixel + tap]   summed over a panel's outputs after all nine taps
 //
-// Values are processed in tiles small enough for their gradients to stay in the first-level cache over all channels.
+// Values are processed in tiles, small enough for the output's gradient that a tile reads in one panel to stay in the
+// first-level cache over all channels.
 #include "panel_rows.h"
 #include "pooled_cells.h"
 
@@ -24,7 +26,7 @@ inline constexpr bool kHasRegistersForBoth = true;
 inline constexpr bool kHasRegistersForBoth = false;
 #endif
 
-// Cells [first, first + count) of a sample, in memory order: whole rows, or a part of one.
+// Cells [first, first + count) of a sample in row-major order: some whole rows, or a part of one row.
 struct Tile {
   int64_t first, count;
 };
@@ -112,7 +114,7 @@ class Sweep {
     for (int64_t k = 0; k < count; ++k) {
       const Sum* pixel = grad + places[k];
       const Vec<Sum> value = broadcast(values[k]);
-      Vec<Sum> even{}, odd{};  // two sums, for they are added to faster than each
+      Vec<Sum> even{}, odd{};  // two sums: half as long a chain of dependent additions
 #pragma GCC unroll 9
       for (int tap = 0; tap < kPanelTaps; ++tap) {
         const Vec<Sum> g = load(pixel + tap / 3 * row_step_ + tap % 3 * kPanel);
@@ -127,7 +129,7 @@ class Sweep {
     }
   }
 
-  // Adds to each of `count` sums the lanes of its vector.
+  // Adds to each of `count` sums all lanes of its vector in `vectors_`.
   void add_lanes(Sum* sums, int64_t count) {
     for (int64_t k = 0; k < count; k += kN) {
       Vec<Sum> square[kN];
@@ -137,8 +139,8 @@ class Sweep {
     }
   }
 
-  // The vector whose lane k is the sum of square[k]'s lanes: half a transposition, whose rounds add the rows they
-  // shuffle.
+  // The vector whose lane k is the sum of the lanes of square[k]. Works like a transposition, except that each round
+  // adds the two rows that it makes from a pair, which leaves half as many rows to the next round.
   template <int... K>
   static SEGEXT_INLINE Vec<Sum> sum_lanes(Vec<Sum> (&square)[kN], std::integer_sequence<int, K...>) {
 #pragma GCC unroll 6
@@ -178,7 +180,7 @@ class Sweep {
     transpose<16>(codes, channels_, tile.count, channels_, codes_, kTileCells);
   }
 
-  // Where in a panel's gradient each value's 3x3 pixels start.
+  // Finds where in a panel of the gradient the 3x3 pixels of each value start.
   void find_places(Tile tile) {
     int64_t cells[kTileCells];
     const int64_t width = pool_.pooled_width;
@@ -196,7 +198,7 @@ class Sweep {
     if (cuts_windows(pool_)) drop_outside(tile);
   }
 
-  // Codes that name no pixel of the map lead to zeros.
+  // Zeroes the values whose codes name no pixel of the map, and points them to rows of zeros in the panels.
   void drop_outside(Tile tile) {
     for (int64_t k = 0; k < tile.count; ++k) {
       const int64_t rows_left = pool_.height - 2 * ((tile.first + k) / pool_.pooled_width);
@@ -234,14 +236,14 @@ class Sweep {
   Sum *values_, *grads_;
   int64_t* places_;
   uint8_t* codes_;
-  Sum* vectors_;  // of each cell, gradients still to be summed over lanes
+  Sum* vectors_;  // a vector per cell: gradients still to be summed over lanes
   Sum* turned_;   // [cells, channels]
   Buffer<Sum> value_buffer_, grad_buffer_, vector_buffer_, turned_buffer_;
   Buffer<int64_t> place_buffer_;
   Buffer<uint8_t> code_buffer_, pixel_codes_, run_;
 };
 
-// Rows [begin, end) of panels: row r is row r % rows of panel r / rows.
+// Packs rows [begin, end), counted over all panels: row r is row r % rows of panel r / rows.
 template <class E>
 void pack_rows(const UnpoolConv2dBackwardParams& p, int64_t begin, int64_t end) {
   using Raw = typename E::Raw;

@@ -1,10 +1,10 @@
-// Weights of 3x3 convolutions to panels and back.
+// Packs the weights of 3x3 convolutions into panels, and unpacks them.
 #include "panel_kernels.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
-// Calls f(kernels, their panel) for channels [begin, end).
+// Calls f(kernels, their place in the panel) for each of channels [begin, end) and each panel.
 template <class F>
 void for_each_panel(const WeightPanelParams& params, int64_t begin, int64_t end, F&& f) {
   with_floating_element(params.type, [&](auto element) {
