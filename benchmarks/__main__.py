@@ -40,7 +40,7 @@ PARTS = {
     "ops": "speed of every op on the pools of networks, of upsampling and decoding, and what a call costs",
     "switches": "bytes of switches, bytes that autograd keeps, and all that networks hold",
 }
-# Each is a module with a main, and imported only when asked for: some need packages that the others do without.
+# Each is a module with a main. It is imported only when its command is run: some need packages that others do not.
 COMMANDS = {
     "models": (".models.__main__", "the networks of segext.models: trained, scored, timed and weighed"),
     "model": (".model.__main__", "a network of yours, as it is and converted: model path.py:build --input 1x3x512x512"),

@@ -30,13 +30,13 @@ class Row:
     to_stock: Summary
     to_best: Summary
     best: str
-    # segext's time in writes of the result, and in copies of bytes_moved; None where products are what it costs
+    # segext's time as a multiple of writing the result and of copying bytes_moved; None where arithmetic dominates it
     to_write: Summary | None
     to_copy: Summary | None
     kernels: str
-    peaks: dict[str, int]  # bytes at the peak of a call, beyond its result; of calls on the CPU
+    peaks: dict[str, int]  # peak bytes of a call beyond its result; CPU only
     operations: int = 0  # multiplications and additions that the result needs; 0: not counted
-    to_peer: Summary | None = None  # as another library, which reads NCHW
+    to_peer: Summary | None = None  # speedup over another library, which reads NCHW
 
     @property
     def less_memory(self) -> float:
@@ -63,10 +63,10 @@ class Case:
     segext: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
     stock: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]]
     kernels: Callable[[Tensor], str]
-    added_bytes: int = 0  # that are read besides the input
+    added_bytes: int = 0  # moved besides the input and the (first) result
     operations: int = 0  # multiplications and additions that the result needs; 0: not counted
-    trains: bool = False  # the calls differentiate, and give the gradients, of the input first
-    peer: Callable[[], Tensor] | None = None  # the same by another library
+    trains: bool = False  # the calls compute gradients and return them, the input's first
+    peer: Callable[[], Tensor] | None = None  # the same call in another library
 
 
 def run(cases: Sequence[Case], seconds: float, progress: Progress, clock: Clock = harness.cpu_clock) -> Iterator[Row]:
@@ -130,7 +130,7 @@ def _check(case: Case, contest: dict[str, Call]) -> None:
         first, *others = zip(_all(call()), _all(expected), strict=True)
         what = f"{case.op} of {case.input.dtype}: {name}"
         check_near(*first, tolerance, what)
-        for result, right in others:  # gradients of weights are sums over all pixels, as inexact as the largest
+        for result, right in others:  # gradients of weights sum over all pixels: all are as inexact as the largest
             check_near(result / right.abs().max(), right / right.abs().max(), tolerance, what)
 
 

@@ -40,7 +40,7 @@ def _cases(dtype: torch.dtype, few: bool) -> Iterator[Case]:
     for channels, size in STAGES[: 1 if few else None]:
         yield unpooling(UNPOOLING, channels, size, dtype)
         yield unpooling(UNPOOLING_TRAINS, channels, size, dtype)
-    if not few:  # where weights are most of what there is to read
+    if not few:  # here, weights are most of the bytes read
         yield unpooling(PREPACKED, *STAGES[-1], dtype)
     for shape in DENSE[: 1 if few else None]:
         yield _dense(*shape, dtype)
@@ -87,7 +87,7 @@ def unpooling(what: str, channels: int, size: int, dtype: torch.dtype, *, device
         {"stock": differentiated(in_sequence)},
         lambda x: segext.explain(x, weight, padding=1, switches=switches[_is_last(x)]),
         switches[0].nbytes + weight.nbytes,
-        # Of a step of training, which moves other bytes, they are not counted.
+        # Operations are not counted for a training step, which moves other bytes.
         0 if trains else 2 * 9 * channels * values.numel(),
         trains,
     )

@@ -44,7 +44,7 @@ def draw(results: Results, path: Path, *, copies: float = COPIES) -> None:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(15, 1.2 + 4.4 * sum(heights)), layout="constrained", facecolor="white")
         figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)
-        # A row lays itself out: its labels take no room from another's.
+        # Each row has a layout of its own, so that its labels take no room from another row.
         rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         if speed:
             _speed(rows[0].subplots(), results)
@@ -165,7 +165,7 @@ def _copies(axes: Axes, results: Results, target: float) -> None:
 
 def _pools(axes: Axes, results: Results) -> None:
     rows = [row for row in results.throughput if row.suite in ("key", "deconvnet")]
-    # The batch of most pools, and of those the largest.
+    # The batch at which most pools were timed; if there are several, the largest.
     pools_at = {row.batch: {other.pool for other in rows if other.batch == row.batch} for row in rows}
     batch = max(pools_at, key=lambda batch: (len(pools_at[batch]), batch))
     rows = [row for row in rows if row.batch == batch and (row.dtype, row.format) == ("float32", "NCHW")]

@@ -50,9 +50,9 @@ class Row:
     gradients: int  # of what is trained; momentum takes as much again
     kept: int  # by autograd from the forward pass to the backward pass, switches included
     switches: int  # of all pools, as these layers keep them
-    encoded: dict[str, int]  # the same switches, by what they could be kept as
-    peak: int  # of a step: of what is alive beside parameters, momentum and images
-    prediction: int  # the same of a prediction
+    encoded: dict[str, int]  # the same switches in each of ENCODINGS
+    peak: int  # of what is alive in a step besides parameters, momentum and images
+    prediction: int  # the same for a prediction
 
     @property
     def momentum(self) -> int:

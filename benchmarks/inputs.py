@@ -36,7 +36,7 @@ def load(folder: Path | None) -> list[Tensor]:
     for path in paths[:16]:
         try:
             images.append(_normalised(matplotlib.image.imread(path)))
-        except Exception as error:  # whatever the decoder of this format raises
+        except Exception as error:  # any error of the format's decoder
             raise Unusable(f"--images: cannot read {path}: {error}") from error
     return images
 

@@ -11,7 +11,7 @@ from .harness import Call, Summary
 from .progress import Progress
 from .throughput import copy_of
 
-COPIED = 256 * 2**20  # bytes that a copy moves, read and written: far more than caches hold
+COPIED = 256 * 2**20  # bytes that a copy reads and writes, in total: far more than caches hold
 SIDE = 1536  # of the matrices that are multiplied
 
 
@@ -21,7 +21,7 @@ class Row:
 
     what: str  # MEMORY, or the type that is multiplied
     rate: Summary
-    most: float  # of all samples: what else the machine does can only take from a limit
+    most: float  # of all samples: other load on the machine can only lower a rate
 
 
 MEMORY = "memory"

@@ -61,7 +61,7 @@ def peak_bytes(call: Callable[[], Tensor | tuple[Tensor, ...]]) -> int:
     before. Linux accounts for whole pages, and late.
     """
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _resident("VmRSS")
     result = call()
     results = (result,) if isinstance(result, Tensor) else result
@@ -105,7 +105,7 @@ def stack(network: Network, whose: str) -> nn.Sequential:
 def saved_row(network: Network, *, compile: bool = False) -> SavedRow:
     pool = network.pools[0]
     image = torch.rand(1, 3, pool.height, pool.width, generator=torch.Generator().manual_seed(0))
-    # The format compilers choose: they would convert, and keep their own copies of, image and weights in another.
+    # The format that compilers choose. Given another, they would convert image and weights and keep their own copies.
     image = image.contiguous(memory_format=torch.channels_last)
     counts = {}
     outputs = []

@@ -81,6 +81,6 @@ RESNET = Network("ResNet 224x224", (Pool("stem", 64, 112, 112, kernel=3, padding
 
 # Networks that keep switches, or whose pools' backward needs them.
 REMEMBERING = (DECONVNET, DECONVNET_512, SEGNET, FCN8S)
-# What is timed beside DeconvNet for odd sizes, channel counts and windows. Of FCN-8s' other pools, the last are much
-# like SegNet's, and the first reads a map 2.4 times as large as any other here.
+# Timed besides DeconvNet, for odd sizes, channel counts and windows. FCN-8s' other pools are left out: the last are
+# much like SegNet's, and the first reads a map 2.4 times as large as any other here.
 ODD = (SEGNET, FCN8S.only("pool2", "pool3"), ENET, RESNET)

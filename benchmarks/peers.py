@@ -33,8 +33,8 @@ from .tables import spread, table
 FORMAT = 1  # of the JSON file
 OPSET, IR = 17, 9
 POOLS = DECONVNET.pools[::2]  # the peer refuses to unpool to sizes that ceil_mode has rounded up
-# (channels, outputs, kernel, stride, padding, groups, side): FCN's upsampling by channel, and as published weights hold
-# it; U-Net's.
+# (channels, outputs, kernel, stride, padding, groups, side): FCN's upsampling, per channel and then dense, as in
+# published weights; U-Net's.
 DECONVOLUTIONS = (
     (21, 21, 4, 2, 1, 21, 128),
     (21, 21, 16, 8, 4, 21, 64),
@@ -82,7 +82,7 @@ def operator(name: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor], *
     def call() -> None:
         session.run_with_iobinding(binding)
 
-    call.tensors = inputs, outputs  # the session knows only where they are
+    call.tensors = inputs, outputs  # keeps them alive: the session holds only their addresses
     return call
 
 
@@ -138,7 +138,7 @@ def _pooling(pool_: Pool) -> Iterator[Case]:
     window, generator = pool_.window, torch.Generator().manual_seed(0)
     map = torch.randn(1, pool_.channels, pool_.height, pool_.width, generator=generator)
     values, indices = stock.max_pool2d(map, *window, return_indices=True)
-    # In the format of what they unpool, as they come from a pool: in another, each call would first repack them.
+    # In the format of the map they unpool, as a pool returns them: in the other, each call would first repack them.
     nchw, channels_last = (
         own.max_pool2d(map.contiguous(memory_format=memory_format), *window, return_indices=True)[1]
         for memory_format in contest.FORMATS.values()

@@ -111,7 +111,7 @@ def _check_pool(s: Subject, own_pool: Callable, by_reference: Callable, input: T
 def _check_pool_backward(grad: Tensor, s: Subject) -> None:
     window = s.pool.window
     expected = reference.max_pool2d_backward(_part(s.grad_pooled), _taps(s), s.size, *window[:-1])
-    # On CUDA the reference adds up in no certain order.
+    # On CUDA, the reference's order of summation is undefined.
     exact = not (s.pool.overlaps and grad.is_cuda)
     same(_part(grad), expected, "gradients differ from the reference's", exact=exact)
     expected = aten.max_pool2d_with_indices_backward(s.grad_pooled, s.map, *_aten_window(s.pool), s.indices)

@@ -73,7 +73,7 @@ def _revived(kind: Any, value: Any) -> Any:
         kinds = get_type_hints(kind)
         return kind(**{f.name: _revived(kinds[f.name], value[f.name]) for f in fields(kind) if f.name in value})
     origin, inner = get_origin(kind), get_args(kind)
-    if origin is UnionType:  # of a type and None
+    if origin is UnionType:  # a union of a type and None
         return None if value is None else _revived(inner[0], value)
     if origin in (list, tuple):
         return origin(_revived(inner[0], item) for item in value)

@@ -20,7 +20,7 @@ from .contest import check_near
 from .harness import Summary, ratio
 from .progress import Progress
 
-SIZES = 200  # of each operation: its own, for a library may keep kernels for all who need the same
+SIZES = 200  # per operation, none shared: a library may reuse kernels for every operation that needs the same
 SIDES = range(8, 37)
 
 
@@ -105,7 +105,7 @@ def row(op: Op, sizes: list[tuple[int, int]], others: list[tuple[int, int]]) -> 
     for k, size in enumerate(sizes):
         x = torch.rand(1, op.channels, *size)
         for call in (op.segext, op.stock) if k % 2 else (op.stock, op.segext):
-            call(before)  # a size that is not new, so that all else is as it will be the second time
+            call(before)  # a size seen before, so that both timed calls start from the same state
             for times in (first, again):
                 start = time.perf_counter_ns()
                 call(x)

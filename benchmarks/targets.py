@@ -33,12 +33,12 @@ COMPILED = (
     ("pool backward", None, None, 1.3),
     ("unpool backward", None, None, 1.3),
 )
-# Time in copies of the bytes that must move, at most, on the key map.
+# Most time on the key map, as a multiple of copying the bytes that must move.
 COPIES = 1.4
 COPIED = ("pool", "relu+pool", "pool backward", "unpool", "unpool backward", "pool backward out=", "unpool out=")
 # Factor by which the odd sizes and channel counts of real networks may miss the above.
 ODD_SLACK = 1.5
-# Microseconds over stock, at most, where call overhead dominates: by whether it trains.
+# Most microseconds over stock where call overhead dominates, by whether the call trains.
 CALL = {False: 12.0, True: 25.0}
 # Speedup over the best stock variant in either format, by op, map (None: any) and type (None: any).
 BEST = (
@@ -55,16 +55,16 @@ BEST = (
 # Speedup over stock in the same format: transposed convolution whose channels mix.
 DENSE = (("NCHW", 2.0), ("channels_last", 1.0))
 DENSE_OPS = ("deconv 16x16/8", "deconv 4x4/2", "deconv 2x2/2")
-# Writes of the result that bilinear upsampling may take.
+# Most time of bilinear upsampling, as a multiple of writing the result.
 WRITES = 1.3
-# Time of the first call of a new size, at most, in second calls.
+# Most time of the first call of a new size, as a multiple of the second call.
 NEW_SIZE = 1.1
-# Peak memory of the leanest stock variant over that of the call, at least: fusions that store no scores.
+# Least ratio of the leanest stock variant's peak memory to the call's, for fusions that store no scores.
 LESS = (
     ("upsample x8, crop, argmax", 50.0),
     *((f"upsample x{scale}, crop, loss, backward", 20.0) for scale in (2, 8, 32)),
 )
-# Bytes: DeconvNet's switches at 224x224.
+# Bytes of DeconvNet's switches at 224x224: as int64 indices, and packed.
 SWITCHES = ("DeconvNet 224x224", 12_242_944, 382_592)
 
 
@@ -108,7 +108,7 @@ def _throughput(results: Results) -> list[Verdict]:
         rows = [row for row in results.throughput if row.suite == suite]
 
         def chosen(op: str, dtype: str | None = None, format: str | None = None, rows=rows) -> list:
-            # No network unpools where windows overlap.
+            # No network unpools with windows that overlap.
             asked = [r for r in rows if r.window == "2x2/2" or not op.startswith("unpool")]
             return [r for r in asked if r.op == op and dtype in (None, r.dtype) and format in (None, r.format)]
 

@@ -23,8 +23,8 @@ from .pooling import FORMATS, FRESH, INTO, Op, Subject
 from .progress import Progress
 
 DTYPES = ("float32", "bfloat16")
-KEY_PIECES = 4  # pieces of time that a group of the key map gets
-LATEST = 0.1  # by how much of its time a run may be late before it leaves out the rest
+KEY_PIECES = 4  # pieces of time that an op on the key map gets; others get one
+LATEST = 0.1  # fraction of its time that a run may be late by before it leaves out the rest
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def plan(quick: bool) -> list[Work]:
         for network, pool, batch, suite, ops in timed
         for dtype in DTYPES
     ]
-    # Of odd sizes, all in the first type come before any in another.
+    # Among odd sizes, all works in the first type come before any in another.
     return sorted(works, key=lambda work: DTYPES.index(work.dtype) if work.suite == "odd" else 0)
 
 

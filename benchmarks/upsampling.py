@@ -56,7 +56,7 @@ def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
             yield _unchecked(_loss(8, setting.labels, 31, dtype, setting))
     if dtype is torch.float32 and not quick:
         yield _loss(2, 250, 1, dtype, setting)
-        if setting.device == "cpu":  # cuDNN's choice among its ways of the dense filters takes a minute
+        if setting.device == "cpu":  # on CUDA, cuDNN takes a minute to choose an algorithm for dense filters
             yield _loss(32, 17, 19, dtype, setting)
         yield _fully_connected(setting)
 
@@ -154,7 +154,7 @@ def labels(dtype: torch.dtype, setting: Setting = Setting()) -> Case:
             "stock dense": lambda x: label_map(stock.conv_transpose2d(x, dense, None, 8)),
         },
         lambda x: "segext: fused",
-        operations=setting.batch * CLASSES * size**2 * 2 * 4,  # four scores are seen by each pixel
+        operations=setting.batch * CLASSES * size**2 * 2 * 4,  # each pixel is computed from four scores
     )
 
 

@@ -12,8 +12,8 @@ from ..tables import table, times
 from .judging import BAD, VERDICTS, Change, Comparison, compare, differences, same_machine
 from .reading import Kind, find, read
 
-SHARE = 0.2  # by which ratios of one commit have moved between runs on a shared machine
-SHOWN = 10  # names of rows that only one run has
+SHARE = 0.2  # how far ratios of one commit have moved between runs on a shared machine
+SHOWN = 10  # most names shown of rows that only one run has
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -38,7 +38,7 @@ class Comparison:
 
     changes: list[Change]
     unmoved: int
-    only: tuple[list[str], list[str]]  # names of rows in one run alone
+    only: tuple[list[str], list[str]]  # names of the rows that only one run has, by run
     stock_moved: float | None
 
 

@@ -33,7 +33,7 @@ class Figure:
     value: Summary
 
 
-Figures = dict[tuple[str, str], Figure]  # by what was measured and the measure
+Figures = dict[tuple[str, str], Figure]  # keyed by what was measured and the measure
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Section:
     times: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     peaks: tuple[str, ...] = ()
-    by_way: bool = False  # the field "way" says whose row it is; without it, rows are segext's and hold stock's times
+    by_way: bool = False  # the field "way" says whose row it is; else all rows are segext's and hold stock's times too
     rows: Callable[[list[dict], dict], Iterator[dict]] = lambda rows, content: iter(rows)
 
 

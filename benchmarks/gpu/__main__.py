@@ -19,7 +19,7 @@ from . import parts
 from .parts import BUILD, PARTS, Job, Outcome, Part
 
 ANSWER = 90.0  # seconds that torch may take to load and to find the device
-TAIL = 25  # lines of its output that are shown of a part that failed
+TAIL = 25  # lines shown of the output of a part that failed
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

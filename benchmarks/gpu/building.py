@@ -16,9 +16,9 @@ CHECK = "import json; from segext import _library; print(json.dumps(_library.bui
 def run(job: Job) -> Outcome:
     if job.rehearsal:
         return not_run("a rehearsal builds nothing")
-    # One architecture: all that a release is built for would take as many times as long.
+    # One architecture by default: build time grows with the number of architectures, and a release has several.
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or machine.facts(job.device)["architecture"]
-    # Made by make, this would hold the job server of a make that ninja knows nothing of.
+    # Clears MAKEFLAGS: under make, it would name make's job server, which ninja does not know.
     environment = {"TORCH_CUDA_ARCH_LIST": archs, "SEGEXT_CUDA": "1", "MAKEFLAGS": ""}
     code = run_limited(
         [sys.executable, "setup.py", "build_ext", "--inplace"], job.seconds, None, environment=environment

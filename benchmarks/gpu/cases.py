@@ -21,7 +21,7 @@ from torch import Tensor
 import segext.functional as own
 from segext import Switches, ops
 
-# What the names of results begin with that devices round differently: they have exponentials of their own.
+# Prefix of the names of results that devices round differently, because each has its own exponential function.
 ROUNDED = "loss"
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
     name: str
     shape: tuple[int, int, int, int]
-    window: tuple  # of max_pool2d, after its input
+    window: tuple  # arguments of max_pool2d after its input
     dtype: torch.dtype
     format: str
 
@@ -71,9 +71,9 @@ class UnpoolConvCase(NamedTuple):
 
 AnyCase = Case | UpsamplingCase | UnpoolConvCase
 
-# Shapes that fill vectors, then ones off them; windows that tile, leave gaps, overlap, and are anything else.
+# A shape that fills whole vectors and one that does not; windows that tile, leave gaps or overlap, and others.
 SHAPES = ((2, 32, 32, 32), (2, 3, 17, 23))
-# And rows, for windows that tile, of less than a vector, and of vectors and one half of float32 and of bfloat16.
+# For windows that tile: rows shorter than a vector; rows of whole vectors and a half, in float32 and in bfloat16.
 ROWS = ((1, 5, 8, 6), (1, 2, 6, 20), (1, 2, 6, 24))
 WINDOWS = {
     "2x2": (2, 2, 0, 1, False),
@@ -84,7 +84,7 @@ WINDOWS = {
     "3x3 dilated": (3, 2, 1, 2, False),
     "5x4": ((5, 4), (3, 4), (2, 1), 1, True),
 }
-# The rarer types share their kernels' code with the others of their size.
+# The types whose kernels the rarer types share.
 COMMON = (torch.float32, torch.bfloat16)
 DTYPES = (*COMMON, torch.float16, torch.float64, torch.int8)
 
@@ -97,11 +97,11 @@ UPSAMPLING_WINDOWS = {
     "upsampling 5x5/2": (1, (5, 2, 0, 1)),
 }
 
-# Of so high a map a thread writes several groups of rows.
+# This map is so high that one thread writes several groups of rows.
 HIGH = ("upsampling 2x2/1", (1, 2, 21, 5), 1, (2, 1, 0, 1))
 
-# Channels, outputs and pixels that fill tiles and steps, then ones off them, with windows that the map cuts and outputs
-# for more than one block.
+# Channels, outputs and pixels that fill whole tiles and steps; then some that do not, with windows that the map's edge
+# cuts and with outputs for more than one block.
 UNPOOL_CONVS = (
     ((2, 32, 16, 16), 64, (32, 32), (1, 1)),
     ((1, 24, 9, 17), 8, (17, 34), (1, 1)),
@@ -255,7 +255,7 @@ def pooling_results(case: Case, device: torch.device | str) -> Iterator[tuple[st
     for name, places in (("switches", switches), ("indices", indices)):
         window = (kernel_size, stride, padding, case.shape[-2:]) if name == "indices" else ()
         if name == "indices" and dilation != 1:
-            continue  # stock's rule for output_size knows no dilation
+            continue  # stock's rule for output_size does not cover dilation
         leaf = output.detach().clone().requires_grad_()
         unpooled = own.max_unpool2d(leaf, places, *window)
         yield f"max_unpool2d by {name}", unpooled.detach()
@@ -303,7 +303,7 @@ def main() -> int:
     end = time.monotonic() + options.seconds
     cases = [case for case in all_cases() if case.dtype in (COMMON if options.common else DTYPES)]
     done = wrong = 0
-    random.Random(0).shuffle(cases)  # so that whatever part there is time for is of all kinds
+    random.Random(0).shuffle(cases)  # so that the cases that there is time for are of all kinds
     for case in cases:
         if time.monotonic() > end:
             break
@@ -318,5 +318,5 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    # Without taking torch down: under memcheck, with every allocation an own one, a thread of torch's ends in abort().
+    # Skips torch's shutdown: under memcheck, with a separate allocation per tensor, one of its threads ends in abort().
     os._exit(status)

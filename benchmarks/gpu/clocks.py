@@ -11,10 +11,10 @@ import torch
 
 from ..harness import Call, Clock, cpu_clock
 
-# Reading this many times the L2 leaves nothing of what was there.
+# Reading this many times the size of the L2 evicts all that it held.
 FLUSHED_CACHES = 4
-# The device idles this long before each call, so that all of the call is queued when it starts: some 900 us, for a
-# backward pass through Python may take more than 300.
+# The device idles this long, some 900 us, before each call, so that the whole call is queued when the device starts it:
+# queueing a backward pass through Python may take more than 300 us.
 SLEEP_CYCLES = 1_600_000
 
 

@@ -20,7 +20,7 @@ class Row:
 
     what: str
     format: str
-    bytes: dict[str, int]  # by whose layers
+    bytes: dict[str, int]  # keyed by whose layers they are
 
 
 def peak(call: Callable[[], object]) -> int:

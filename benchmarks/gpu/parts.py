@@ -19,9 +19,9 @@ from typing import Any, TextIO
 ROOT = Path(__file__).resolve().parents[2]
 FORMAT = 1  # of a part's JSON file
 STATUSES = ("passed", "failed", "not run")
-# A part is told to end this long before it is ended, so that it can still write down what it has.
+# Seconds between a part's deadline and the moment when it is stopped, so that it can still save its results.
 GRACE = 8.0
-# How long a process that is asked to end may take. One that has started others needs the time for those as well.
+# Seconds that a process may take to end when asked to. One that has started others needs them for those as well.
 PATIENCE = 2.0
 
 

@@ -20,9 +20,9 @@ from ..throughput import mode_of
 from .parts import Job, Outcome
 
 BATCH = 16
-# What a profiler's trace calls work on the device. A rehearsal counts segext's ops in their place.
+# Categories of device work in a profiler's trace. A rehearsal counts segext's ops instead.
 DEVICE_WORK = ("kernel", "gpu_memset", "gpu_memcpy")
-NAMED = 90  # characters of a kernel's name that a table shows
+NAMED = 90  # characters of a kernel's name shown in a table
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def plan(rehearsal: bool) -> list[Work]:
         Work(Pool("small", 64, 16, 32), 1, FRESH + INTO),
         Work(RESNET.pools[0], batch, (POOL, RELU_POOL, POOL_BACKWARD)),
         Work(large, batch, FRESH, (torch.float32, torch.bfloat16), ("segext", "stock")),
-        # Into a channels_last map, stock on CUDA refuses to write.
+        # On CUDA, stock refuses to write into a channels_last map.
         Work(large, batch, INTO, (torch.float32, torch.bfloat16)),
     ]
 

@@ -17,7 +17,7 @@ def pytest_configure(config) -> None:
 
 class Recorder:
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "a")  # noqa: SIM115 - as long as the run
+        self._file = open(path, "a")  # noqa: SIM115 - stays open for the whole run
 
     def pytest_collectreport(self, report) -> None:
         if report.failed:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from .parts import Job, Outcome, not_run, run_limited
 
-# Each tool, and what it is spared: racecheck takes twice as long for a case, and races come of no type.
+# Each tool and its options. Racecheck runs fewer types: it takes twice as long, and races do not depend on the type.
 TOOLS = {"memcheck": (), "racecheck": ("--common",)}
 FOUND = 99  # the exit status for errors found
-# Torch's kernels are not ours to check, and would take most of the time. Torch probes pointers: API errors are normal.
+# Only segext's kernels: checking torch's would take most of the time. API errors are normal, as torch probes pointers.
 OPTIONS = ["--error-exitcode", str(FOUND), "--report-api-errors", "no", "--kernel-name", "kernel_substring=segext"]
-# Seconds that torch may take to load under the tool, which the cases cannot have.
+# Seconds reserved for torch to load under the tool; the cases get the rest.
 LOADING = 20.0
 PLANT = Path(__file__).with_name("planted.cu")
 
@@ -75,7 +75,7 @@ def check(sanitizer: str, tool: str, plant: Path, device: str, end: float) -> Ou
 
 
 def _run(command: list[str], end: float) -> tuple[int | None, str]:
-    # Without torch's pool every tensor is an allocation of its own, with the tool's guards around it.
+    # Without torch's caching allocator, each tensor is a separate allocation with the tool's guards around it.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     with tempfile.TemporaryFile("w+") as log:
         code = run_limited(command, max(end - time.monotonic(), 1.0), log, environment=environment)

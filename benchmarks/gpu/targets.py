@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .. import contest, decoding, throughput
 from ..targets import Verdict, judge
 
-# Percent of the bandwidth of a device copy of the same bytes, on maps well over the L2.
+# Percent of the bandwidth of a device copy of the same bytes, on maps much larger than the L2.
 COPY_PERCENT = 85.0
 # Speedup over eager stock in the same format. None: any.
 STOCK = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from . import recording
 from .parts import Job, Outcome, run_limited
 
-# Each holds a CUDA context and computes what is expected on the CPU.
+# Each worker holds a CUDA context and computes expected results on the CPU.
 MOST_WORKERS = 12
 REHEARSED = ["tests/test_nn.py", "-m", "not cuda and not slow"]
 
@@ -30,7 +30,7 @@ def run(job: Job) -> Outcome:
         record = Path(folder, "record")
         record.touch()
         command = [sys.executable, "-m", "pytest", "-p", recording.__name__, "-p", "no:cacheprovider", "--tb=short"]
-        # By groups: tests that fill the device's memory take turns.
+        # Distributes tests by group, so that tests that fill the device's memory do not run at the same time.
         command += [*chosen, *(["-n", str(workers), "--dist", "loadgroup"] if workers > 1 else [])]
         code = run_limited(command, job.seconds, None, environment={**environment, recording.VARIABLE: str(record)})
         return judge([json.loads(line) for line in record.read_text().splitlines()], code)

@@ -24,12 +24,12 @@ from . import clocks, graphs, machine, memory, targets
 from .parts import Job, Outcome
 
 DTYPES = ("float32", "bfloat16", "float16")
-NETWORK_DTYPES = DTYPES[:2]  # float16 takes bfloat16's time
+NETWORK_DTYPES = DTYPES[:2]  # float16 takes as long as bfloat16
 KEY_BATCH, BATCH = 64, 16
-KEY_MEMORY = 32e9  # bytes of a device that holds the maps of the key batch, twice over and with all they are checked by
-THROUGHPUT, UPSAMPLING, DECODING, CALLS = 0.42, 0.3, 0.12, 0.08  # of the time
+KEY_MEMORY = 32e9  # device bytes that hold the maps of the key batch twice, and everything they are checked against
+THROUGHPUT, UPSAMPLING, DECODING, CALLS = 0.42, 0.3, 0.12, 0.08  # shares of the time
 SKIP = 128  # the side of the map below the skip connection
-SAVE_EVERY = 5.0  # seconds
+SAVE_EVERY = 5.0  # seconds between saves
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def plan(rehearsal: bool, device_memory: int) -> list[Work]:
     works = [Work(key, key.pools[0], key_batch, dtype, FRESH, "key", key=True) for dtype in DTYPES]
     maps = [(pool, dtype) for pool in network.pools for dtype in NETWORK_DTYPES]
     works += [Work(network, pool, batch, dtype, FRESH, "deconvnet") for pool, dtype in maps]
-    # No network unpools where windows overlap.
+    # No network unpools with windows that overlap.
     ops = (POOL, RELU_POOL, POOL_BACKWARD)
     return works + [Work(overlapping, overlapping.pools[0], batch, dtype, ops, "odd") for dtype in NETWORK_DTYPES]
 
@@ -203,7 +203,7 @@ class Findings:
 
 def run(job: Job) -> Outcome:
     start = time.monotonic()
-    seconds = 0.0 if job.rehearsal else job.seconds  # as few samples as there can be
+    seconds = 0.0 if job.rehearsal else job.seconds  # takes the fewest samples possible
     device = torch.device(job.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -238,7 +238,7 @@ def run(job: Job) -> Outcome:
             for row in measured:
                 rows.append(row)
                 found.save_now_and_then()
-        except Exception as error:  # whatever it was, the rest is worth having
+        except Exception as error:  # whatever failed, the other results are worth having
             traceback.print_exc()
             found.failures.append(f"{what}: {type(error).__name__}: {error}")
     progress.close()
@@ -309,6 +309,6 @@ def _memory(found: list[memory.Row]) -> str:
     def mebibytes(row: memory.Row, *whose: str) -> str:
         return next((f"{row.bytes[name] / 2**20:.1f}" for name in whose if name in row.bytes), "-")
 
-    # Of a training step, segext's figure is that with the fused pool.
+    # For a training step, segext's figure is the one with the fused pool.
     rows = [[row.what, row.format, mebibytes(row, "stock"), mebibytes(row, "segext", "relu_pool"), ""] for row in found]
     return tables.table("Device memory at the peak, MiB", ["peak of", "format", "stock", "segext", ""], rows, left=2)

@@ -14,9 +14,9 @@ from ..pooling import FORMATS
 from .running import Subject
 
 EXACT = 1e-9  # relative difference that the rounding of float64 explains
-# The same of the other types, where stock's two memory formats differ by less.
+# The same for the other types: the least bound, used where stock's two memory formats differ by little.
 ROUNDING = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 5e-2}
-SLACK = 3  # times as far from stock as stock's other format is
+SLACK = 3  # the bound otherwise, as a multiple of the difference between stock's two formats
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def check(
             yield from _exactly(stock, converted, formats[0], tasks)
         except (Unusable, CheckFailed):
             raise
-        except Exception as error:  # a network that names its type
+        except Exception as error:  # such as from a network that hard-codes its type
             notes.append(f"not compared in float64, in which the network does not run: {brief(error)}")
     for task in tasks:
         expected = {format: stock.to(dtype, FORMATS[format]).results(task) for format in FORMATS}

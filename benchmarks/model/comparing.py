@@ -36,9 +36,9 @@ class Row:
     time: Summary
     to_best: Summary  # speedup over the fastest stock variant, eager or compiled, in any of the formats
     best: str
-    kept: int | None  # by autograd, for the backward pass
-    switches: int | None  # of all pools: int64 indices, or packed
-    peak: int  # at most, beyond what there was before the call
+    kept: int | None  # bytes that autograd keeps for the backward pass
+    switches: int | None  # of all pools: int64 indices or packed switches
+    peak: int  # peak during the call, beyond what was in use before it
 
 
 def rows(

@@ -63,8 +63,8 @@ def _from_file(path: Path) -> ModuleType:
         raise Unusable(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"benchmarked_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses, among others, look their module up
-    sys.path.insert(0, str(path.resolve().parent))  # as if it were run: it may import its neighbours
+    sys.modules[spec.name] = module  # dataclasses, among others, look up their module here
+    sys.path.insert(0, str(path.resolve().parent))  # as if run as a script: it may import modules beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:

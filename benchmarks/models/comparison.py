@@ -25,7 +25,7 @@ from . import cost
 from .plan import SEGEXT, STOCK, STOCK_NCHW, TITLES, Plan
 from .training import PROCESS, train
 
-SAME = 1e-9  # relative difference of scores that float64 explains
+SAME = 1e-9  # relative difference of scores that rounding in float64 explains
 NORMALIZE = NORMALIZATIONS["torchvision"]
 
 
@@ -35,10 +35,10 @@ class CostRow:
 
     way: str
     step: Summary
-    step_to_stock: Summary  # times as fast as stock in its better format
+    step_to_stock: Summary  # speedup over stock in its better format
     image: Summary
     image_to_stock: Summary
-    kept: int  # by autograd, for a training step
+    kept: int  # bytes that autograd keeps in a training step
     switches: int  # of one image, for all pools
     peak_step: int
     peak_image: int
@@ -57,7 +57,7 @@ class NetworkRow:
     ious: list[float]
     boundary_f1s: list[float]
     losses: dict[str, list[float]]  # by way
-    losses_differ: dict[str, float]  # by way: the mean relative difference from stock's, over the steps of all
+    losses_differ: dict[str, float]  # by way: the mean relative difference from stock's, over the steps that all took
     scores_differ: dict[str, float]  # by way: the relative difference from stock's, from the same trained weights
     labels_agree: dict[str, float]  # by way: the share of pixels labelled as by stock, from the same trained weights
     costs: list[CostRow]

@@ -62,7 +62,7 @@ def peaks(network: str, way: str, plan: Plan, size: tuple[int, int]) -> dict[str
     """Bytes by which a process of its own grows at most in a prediction and in a training step: see ``peak.py``."""
     numbers = (plan.width, plan.crop, plan.batch, *size, torch.get_num_threads())
     command = [sys.executable, "-m", "benchmarks.models.peak", network, way, *map(str, numbers)]
-    # What is freed is to leave the process at once, so that a second call finds no memory that the first has left.
+    # Returns freed memory to the system at once, so that a second call cannot reuse memory that the first left.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout)

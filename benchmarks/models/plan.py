@@ -10,7 +10,7 @@ from segext.training.settings import Settings
 
 from ..networks import NORMALISED, TITLES
 
-# Ways to build a network, by name: further arguments of its builder. The first is trained to the end.
+# Ways to build a network: by name, the extra arguments of its builder. Only the first is trained to the end.
 SEGEXT, STOCK, STOCK_NCHW, RECOMPUTING = "segext", "stock", "stock NCHW", "segext, recomputing"
 WAYS = {
     SEGEXT: {"layers": "segext"},
@@ -72,7 +72,7 @@ class Plan:
                 "optimizer": "adam",
                 "lr": self.lr_normalised if network in NORMALISED else self.lr,
                 "schedule": "poly",
-                # Few steps need no dropout, and its masks would depend on the memory format.
+                # So few steps need no dropout, whose masks would depend on the memory format.
                 "argument": {"dropout": 0.0} if network.startswith("fcn") else {},
             }
         )

@@ -14,7 +14,7 @@ from .comparison import CostRow, NetworkRow
 from .plan import SEGEXT, STOCK_NCHW, Plan
 
 FORMAT = 1  # of the JSON file
-SAME_LOSS = 1e-4  # relative difference of losses that needs no explanation
+SAME_LOSS = 1e-4  # relative difference of losses that is always accepted
 
 SCORES = {"mean_iou": "mIoU", "boundary_f1": "boundary F1"}
 
@@ -50,7 +50,7 @@ class Results:
             values = rows[name].boundary_f1, coarse.boundary_f1
             note(f"{name} finer at boundaries than FCN-32s", values[0] > values[1], " ".join(map(percent, values)))
         for row in self.networks:
-            # Training magnifies rounding from step to step. How much, stock in its other format tells.
+            # Training amplifies rounding from step to step. Stock in its other format shows by how much.
             ours = max(value for way, value in row.losses_differ.items() if way != STOCK_NCHW)
             rounding = row.losses_differ[STOCK_NCHW]
             what = (

@@ -55,7 +55,7 @@ def train(plan: Plan, settings: Settings, pairs: list[Pair]) -> tuple[dict[str, 
         for way in order if together else (first,):
             start = time.perf_counter_ns()
             losses[way].append(trainers[way].train(images, labels).item())
-            if together and step:  # the first step finds its kernels, too
+            if together and step:  # the first step also selects kernels
                 times[way].append(time.perf_counter_ns() - start)
-        order.append(order.pop(0))  # each is first, and each last, as often as the others
+        order.append(order.pop(0))  # each way is first, and last, equally often
     return models, losses, times

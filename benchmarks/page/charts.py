@@ -27,7 +27,7 @@ PARTS = {
     "maps": ("maps kept for the backward pass", OURS),
     "switches": ("switches", ALARM),
 }
-# What the page calls the colours of a drawing: in the dark they are others.
+# The page's names for the colours of a drawing, which differ in dark mode.
 VARIABLES = {
     INK: "ink",
     MUTED: "muted",
@@ -38,7 +38,7 @@ VARIABLES = {
     PAPER: "paper",
     **{colour: name for name, (_, colour) in PARTS.items() if colour not in (OURS, ALARM)},
 }
-SIZE = (4.6, 3.4)  # inches of a panel, which fits a telephone
+SIZE = (4.6, 3.4)  # inches of a panel: fits a phone screen
 
 
 @dataclass(frozen=True)

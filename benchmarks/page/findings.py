@@ -138,7 +138,7 @@ def verdict(results: Results) -> tuple[str, str]:
         if (fcn.network, deconvnet.network, fcn.layers, deconvnet.layers) == (FCN, DECONVNET, STOCK, STOCK)
         and (fcn.size, fcn.batch) == (deconvnet.size, deconvnet.batch)
     ]
-    # Of each size the largest batch.
+    # For each size, the largest batch.
     by_size = {fcn.size: (fcn, deconvnet) for fcn, deconvnet in sorted(pairs, key=lambda pair: pair[0].batch)}
     fcn, deconvnet = pairs[0]
     weights = deconvnet.parameters / fcn.parameters

@@ -57,9 +57,9 @@ class Figure:
     ticks: list[tuple[float, str]] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list)
-    listed: list[str] = field(default_factory=list)  # what the numbers in a drawing stand for
+    listed: list[str] = field(default_factory=list)  # what the numbers in a drawing refer to
     tables: list[Table] = field(default_factory=list)
-    answer: str = ""  # to a question that is the title
+    answer: str = ""  # to the title, if it is a question
 
 
 @dataclass(frozen=True)
