@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,21 @@ def test_kernels_include_only_kernels(path):
         for base in (path.parent, ROOT / "csrc" / "kernels", ROOT / "csrc"):
             if (found := (base / header).resolve()).exists():
                 assert found.is_relative_to(ROOT / "csrc" / "kernels")
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cuda"])
+def test_headers_of_kernels_share_no_name_of_a_class(folder):
+    """Files that are linked together may not know two classes by one name, whether or not one file includes both."""
+    defined = defaultdict(set)
+    for path in KERNELS:
+        if path.suffix in {".h", ".cuh"} and path.parent.name in {folder, "kernels"}:
+            # Specialisations have arguments behind the name, classes in classes are indented.
+            for name in re.findall(
+                r"^(?:class|struct)(?: alignas\(.*\))? (\w+)(?: final)?(?: :[^{;]*)? \{", path.read_text(), re.M
+            ):
+                defined[name].add(relative(path))
+    assert len(defined) > 20
+    assert not {name: paths for name, paths in defined.items() if len(paths) > 1}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "csrc" / "ops").glob("*")), ids=relative)

@@ -21,12 +21,12 @@ SEGEXT_INLINE bool cuts_windows(const PoolGeometry& g) {
 // Consecutive rows of cells of one sample, cell by cell: the values of all channels of a cell are contiguous, and so
 // are their codes.
 template <class E>
-class CellRows {
+class PooledCells {
   using Raw = typename E::Raw;
   using Sum = SumOf<E>;
 
  public:
-  CellRows(const PoolGeometry& g, const void* input, const uint8_t* codes)
+  PooledCells(const PoolGeometry& g, const void* input, const uint8_t* codes)
       : g_(g), input_(static_cast<const Raw*>(input)), codes_(codes) {}
 
   void load(int64_t sample, int64_t row, int64_t rows) {

@@ -316,7 +316,7 @@ class UnpoolConvBands {
   const UnpoolConv2dParams& p_;
   const UnpoolConv& g_;
   const UnpoolBands bands_;
-  CellRows<E> cells_;
+  PooledCells<E> cells_;
   PanelRowWriter<E> writer_;
   const int64_t steps_;          // steps of kCells cells in a row of cells
   const int64_t pitch_, plane_;  // elements of a row of sums, and of all sums of a part
