@@ -5,11 +5,11 @@
 
 namespace segext {
 
-// Static shared memory of block_reduce, of types of 64 bits.
+// Bytes of static shared memory that block_reduce takes for a 64-bit type.
 inline constexpr int64_t kBlockReduceBytes = Launch::kBlockWarps * sizeof(double);
 
-// The values of a block's threads combined, always in the same order; the result is thread 0's. All threads of the
-// block call.
+// Combines the values of all threads of a block, always in the same order. Only thread 0 gets the result. All threads
+// of the block must call this.
 template <typename T, typename Combine>
 __device__ __forceinline__ T block_reduce(T value, const Combine& combine) {
   __shared__ T of_warp[Launch::kBlockWarps];
@@ -17,7 +17,7 @@ __device__ __forceinline__ T block_reduce(T value, const Combine& combine) {
   for (int step = Launch::kWarpThreads / 2; step > 0; step /= 2) {
     value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
   }
-  __syncthreads();  // nobody reads those of the call before
+  __syncthreads();  // thread 0 may still be reading the values of the previous call
   if (threadIdx.x % Launch::kWarpThreads == 0) of_warp[threadIdx.x / Launch::kWarpThreads] = value;
   __syncthreads();
   if (threadIdx.x == 0) {

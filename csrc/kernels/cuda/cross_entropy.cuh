@@ -1,4 +1,5 @@
-// What forward and backward of the cross-entropy of upsampled scores share: the exponential, and the criterion.
+// What the forward and backward kernels of the cross-entropy of upsampled scores share: the exponential and the
+// criterion.
 #pragma once
 
 #include "../depthwise_cross_entropy.h"
@@ -6,10 +7,10 @@
 
 namespace segext {
 
-// The exponential of a number that is not above zero, or NaN. Of a float, half the instructions of expf, as accurate,
-// and zero where it is denormal: with t below x / ln 2, by little,
-//   exp(x) = 2^t * exp(x - t * ln 2) = 2^t * (1 + excess),
-// where the excess is less than 2^-15 and not negative; minus infinity has none but through saturation.
+// The exponential of a number that is at most zero, or NaN. The float version takes half the instructions of expf, is
+// as accurate, and returns zero where the result would be denormal. With t slightly below x / ln 2,
+//   excess = x - t * ln 2  and  exp(x) = 2^t * exp(excess) = 2^t * (1 + excess)  in float32,
+// because 0 <= excess < 2^-15. If x is minus infinity, x - t * ln 2 is NaN; saturation turns it into zero.
 __device__ __forceinline__ float exponential(float x) {
   constexpr float kLog2E = 1.44269514f;  // rounded up
   constexpr float kLn2 = 0.693147182f;
@@ -20,12 +21,12 @@ __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 
-// CrossEntropy on the device.
+// The device's form of CrossEntropy.
 template <typename Wide>
 struct Criterion {
   const Wide* __restrict__ class_weight;  // or null
   int64_t classes;
-  Wide smoothing, each;  // the latter is every class's share of it
+  Wide smoothing, each;  // `each`: every class's share of `smoothing`
 
   Criterion(const CrossEntropy& criterion, int64_t classes)
       : class_weight(static_cast<const Wide*>(criterion.class_weight)),
@@ -33,13 +34,14 @@ struct Criterion {
         smoothing(criterion.smoothing > 0 ? static_cast<Wide>(criterion.smoothing) : Wide{0}),
         each(smoothing / static_cast<Wide>(classes)) {}
 
-  // Of a class, or of -1.
+  // The weight of a class; zero for label -1, which marks a pixel that does not count.
   template <typename Index>
   __device__ __forceinline__ Wide weight_of(Index label) const {
     return label < 0 ? Wide{0} : class_weight == nullptr ? Wide{1} : class_weight[label];
   }
 
-  // What the gradient of a pixel's loss by its target's score is multiplied by, apart from the softmax.
+  // The factor (1 - s) * w + s / K * w in the gradient of a pixel's loss with respect to its target's score: the part
+  // that does not come from the softmax (see ScoreGradients).
   __device__ __forceinline__ Wide of_target(Wide weight) const { return (1 - smoothing) * weight + each * weight; }
 
   __device__ __forceinline__ Wide weight_of_all() const {

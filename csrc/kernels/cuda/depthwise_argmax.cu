@@ -1,4 +1,4 @@
-// Launches upsampling's label map: chooses the kernel by kernel size and stride.
+// Launches the label map of upsampled scores. Chooses the CUDA kernel by convolution kernel and stride.
 #include "depthwise_argmax.cuh"
 
 namespace segext {

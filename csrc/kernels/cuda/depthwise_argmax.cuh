@@ -1,9 +1,10 @@
-// Kernels of upsampling's label map: scores are computed, compared and discarded in registers.
+// Kernels for the label map of upsampled scores. Scores are computed, compared and discarded in registers.
 //
-//   depthwise_argmax_cells_kernel   kernels that span at most two strides, such as every bilinear one
+//   depthwise_argmax_cells_kernel   convolution kernels that span at most two strides, e.g. all bilinear ones
 //   depthwise_argmax_kernel         everything else: one pixel per thread
 //
-// Only the labels are written, one byte per thread: those of a warp are neighbours and are written as one sector.
+// Only the labels, and the largest scores on request, are written. A store of labels writes one byte per thread; the
+// bytes of a warp are adjacent and are written as one sector.
 #pragma once
 
 #include "score_cells.cuh"
@@ -16,8 +17,8 @@ struct LabelArrays {
   T* __restrict__ best;  // or null
 };
 
-// The largest score of one pixel, of classes that come in ascending order. Of equal ones the first stays; a NaN beats
-// every number, and nothing beats a NaN.
+// The largest score of one pixel and its class, for classes that come in ascending order. The first of equal scores is
+// kept. A NaN beats every number, and nothing beats a NaN.
 template <typename Wide>
 struct BestClass {
   static constexpr Wide kLowest = -std::numeric_limits<Wide>::infinity();
@@ -31,7 +32,7 @@ struct BestClass {
   }
 };
 
-// Cells that a thread has in a column.
+// The number of cells of a thread, all in one column.
 inline constexpr int kLabelCells = 4;
 
 template <typename T, bool kChannelsLast>

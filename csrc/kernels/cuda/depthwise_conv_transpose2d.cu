@@ -1,4 +1,5 @@
-// Launches upsampling without mixing channels: chooses the kernel by kernel size, stride, alignment and memory order.
+// Launches upsampling without mixing channels. Chooses the CUDA kernel by convolution kernel, stride, alignment and
+// memory order.
 #include <algorithm>
 
 #include "depthwise_conv_transpose2d.cuh"
@@ -9,11 +10,13 @@ namespace {
 
 using Params = DepthwiseConvTranspose2dParams;
 
-// Rows of output that a thread writes: fewer do not pay for what it sets up, which costs about kSetUpRows.
+// Limits on the output rows that a thread writes. Fewer than the minimum do not pay for a thread's set-up, which costs
+// about as much as kSetUpRows rows.
 constexpr int64_t kFewestRows = 8, kMostRows = 128, kSetUpRows = 16;
 
-// What a block stages of weights, if phases are as small. A thread reads its rows of input once for all phases that its
-// block stages: so, as many as a block may have. Registers leave room for two or three blocks, and so does that.
+// The shared memory for the weights that a block stages: as many phases as fit. A thread reads its rows of input once
+// for all phases that its block stages, so the limit is all that a block may have. Registers leave room for two or
+// three blocks per multiprocessor, and so does this much shared memory.
 constexpr int64_t kStagedBytes = Launch::kMaxSharedBytes;
 
 AddendSteps addend_steps(const Params& params) {
@@ -31,7 +34,8 @@ ScoreArrays<T> arrays_of(const Params& params) {
           added, static_cast<T*>(params.output)};
 }
 
-// Rows of the output, then of the addend, that runs of so many lanes fill.
+// Whether the rows of the output (in lanes_fit) or of the addend (in lanes_fit_addend) consist of whole, aligned runs
+// of `lanes` elements.
 template <typename T>
 bool lanes_fit(const Params& params, int lanes) {
   const Upsampling& g = params.geometry;
@@ -43,8 +47,8 @@ bool lanes_fit_addend(const Params& params, int lanes) {
   return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
 }
 
-// Cells that a thread goes through. Of the numbers that leave a large GPU enough threads, the one at which a unit's
-// blocks, whole ones, do the least.
+// The number of cells that a thread goes through: of the numbers that leave a large GPU enough threads, the one for
+// which the blocks of a unit do the least work, with partly used blocks counted as whole ones.
 int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t phases) {
   constexpr int64_t kEnoughThreads = 1 << 17;
   const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
@@ -61,7 +65,7 @@ int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int6
   return best;
 }
 
-// Sets *launched where threads and kernel allow cells.
+// Sets *launched to whether the convolution kernel and the number of threads allow a launch with cells.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
   using Runs = LaneRuns<T, kLanes, kChannelsLast>;
@@ -91,7 +95,7 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   return launch_form(params, stream, launched);
 }
 
-// Whether the kernel for upsampling by two takes it, if it has runs of some lanes.
+// Whether the CUDA kernel for upsampling by two can be used, provided that rows also divide into runs of lanes.
 template <typename T>
 bool is_doubling(const Params& params) {
   const Upsampling& g = params.geometry;
@@ -99,7 +103,8 @@ bool is_doubling(const Params& params) {
          g.dilation_w == 1 && is_aligned(params.weight, kVectorBytes);
 }
 
-// Cells of a thread: so many that loading a kernel pays, unless that leaves a large GPU too few threads.
+// The number of cells per thread: enough that loading a convolution kernel pays off, unless that leaves a large GPU too
+// few threads.
 int64_t doubled_cells_per_thread(const Upsampling& g, int64_t plane_runs) {
   constexpr int64_t kFewest = 4, kMost = 16, kEnoughThreads = 1 << 18;
   const int64_t cells = end_cell(g) - first_cell(g);
@@ -108,7 +113,7 @@ int64_t doubled_cells_per_thread(const Upsampling& g, int64_t plane_runs) {
   return some;
 }
 
-// Sets *launched where threads allow it.
+// Sets *launched to whether the number of threads allows a launch.
 template <typename T, int kLanes, bool kChannelsLast>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
   const Upsampling& g = params.geometry;

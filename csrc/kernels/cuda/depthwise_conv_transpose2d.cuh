@@ -1,7 +1,7 @@
-// Kernels of upsampling without mixing channels: every output element is written once, by one thread, and nothing is
-// stored in between.
+// Kernels of upsampling without mixing channels. Each output element is written once, by one thread, and no
+// intermediate results are stored.
 //
-//   depthwise_conv_transpose2d_cells_kernel   kernels that span at most two strides, such as every bilinear one
+//   depthwise_conv_transpose2d_cells_kernel   convolution kernels that span at most two strides, e.g. all bilinear ones
 //   depthwise_conv_transpose2d_kernel         everything else: one element per thread, coalesced along the output
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace segext {
 
-// Elements of a pixel that lie side by side.
+// The number of elements of a pixel that are adjacent in memory.
 inline int64_t depth_of(const Upsampling& g) { return g.channels_last ? g.channels : 1; }
 
 template <typename T>
@@ -19,32 +19,31 @@ struct ScoreArrays {
   const T* __restrict__ input;
   const T* __restrict__ weight;
   const T* __restrict__ bias;    // or null
-  const T* __restrict__ addend;  // or null; from its origin on
+  const T* __restrict__ addend;  // or null; points to its origin
   T* __restrict__ output;
 };
 
-// An addend's memory order: elements from one row to the next, and from one plane (of a sample, in channels_last) to
+// The strides of an addend, in elements: from one row to the next, and from one plane (one sample in channels_last) to
 // the next.
 struct AddendSteps {
   int64_t row, plane;
 };
 
-// A row of input as a thread's lanes see it: each at its own column and at the one left of it.
+// What a thread's lanes see of one row of input: for each lane, the element in its own column and the one to the left.
 template <typename Wide, int kLanes>
 struct InputRow {
   Wide own[kLanes], left[kLanes];
 };
 
-// Runs of kLanes elements of the output's rows. The weights they need recur after some runs (in NCHW with a stride of
-// 8, after two), so a block, whose threads are all of one unit of cells, stages them once for its phases, in the order
-// in which runs read them.
+// Runs of kLanes neighbouring elements in the rows of the output. The weights that runs need repeat after a few runs
+// (in NCHW with a stride of 8 and four lanes, after two). All threads of a block belong to one unit of cells, so the
+// block stages the weights of its phases once, in the order in which runs read them.
 template <typename T, int kLanes, bool kChannelsLast>
 struct LaneRuns {
   using Wide = typename Element<T>::Wide;
-  static constexpr int kWeights =
-      4;  // of a phase: of the cell's row of input, own and left; of the one above, likewise
+  static constexpr int kWeights = 4;  // per phase: for the cell's input row, own and left; then for the row above
   Divisor<int32_t> by_class_runs, by_class_elements;
-  int32_t class_elements;  // of the runs after which weights recur
+  int32_t class_elements;  // after so many, the weights repeat
 
   explicit LaneRuns(const Upsampling& g)
       : by_class_runs(elements(g) / kLanes),
@@ -53,13 +52,13 @@ struct LaneRuns {
 
   static int64_t elements(const Upsampling& g) { return std::lcm(g.stride_w * depth_of(g), int64_t{kLanes}); }
 
-  // Of shared memory; 0 for more than a block has.
+  // The bytes of shared memory per phase; 0 if that is more than a block has.
   static int64_t phase_bytes(const Upsampling& g) {
     constexpr int64_t kElementBytes = kWeights * static_cast<int64_t>(sizeof(Wide));
     return elements(g) <= Launch::kMaxSharedBytes / kElementBytes ? elements(g) * kElementBytes : 0;
   }
 
-  // The place of an element of a row of output.
+  // The place of an element in a row of the output: its cell's column, its column phase and its channel.
   struct Column {
     int32_t w, phase, channel;
 
@@ -73,12 +72,13 @@ struct LaneRuns {
     }
   };
 
-  // Into [phases, kWeights, class_elements]; zero where there is no tap. All threads of the block call.
+  // Stages weights as [phases, kWeights, class_elements], with zero where there is no tap. All threads of the block
+  // must call this.
   __device__ __forceinline__ void stage(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                         const Cells::Thread& at, int32_t phases) const {
     const WeightsInMemory<T, int32_t> weights{arrays.weight, shape.rows.kernel, shape.columns.kernel};
     auto* table = dynamic_shared_memory<Wide>();
-    // Neighbouring threads have neighbouring elements; where there are few of these, several phases at a time.
+    // Neighbouring threads stage neighbouring elements. If there are few elements, they stage several phases at a time.
     const int32_t thread = static_cast<int32_t>(threadIdx.x);
     const int32_t step = class_elements < Launch::kBlockThreads ? Launch::kBlockThreads / class_elements : 1;
     int32_t e = thread;
@@ -100,7 +100,7 @@ struct LaneRuns {
     __syncthreads();
   }
 
-  // Those of a run, of the block's first phase.
+  // The staged weights of a run, for the first phase of the block.
   __device__ __forceinline__ const Wide* weights_of(int32_t run) const {
     int32_t in_class;
     by_class_runs.divide(run, &in_class);
@@ -108,14 +108,15 @@ struct LaneRuns {
   }
 };
 
-// What a thread's lanes read of the input: of each row, their own columns and those left of them.
+// Reads the input for a thread's lanes, row by row: in each row, the lanes' own columns and the columns to the left of
+// them.
 template <typename T, int kLanes, bool kChannelsLast>
 class InputColumns {
   using Wide = typename Element<T>::Wide;
   using Column = typename LaneRuns<T, kLanes, kChannelsLast>::Column;
 
  public:
-  // Before the row of the thread's first cell.
+  // The first row to be read is that of the thread's first cell.
   __device__ __forceinline__ InputColumns(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                           const Cells::Thread& at)
       : back_(kChannelsLast ? shape.input.column_stride : 1), row_step_(shape.input.row_stride) {
@@ -150,8 +151,8 @@ class InputColumns {
     next_ += first;
   }
 
-  // Reads the next row. All is zero unless it exists. Without a branch, so that rows which are read one after the other
-  // are on their way together.
+  // Reads the next row; all values are zero if it does not exist. It does not branch, so that the loads of rows that
+  // are read one after another are in flight together.
   __device__ __forceinline__ InputRow<Wide, kLanes> read(bool exists) {
     InputRow<Wide, kLanes> row;
     const uint32_t present = exists ? present_ : 0;
@@ -168,39 +169,41 @@ class InputColumns {
     return row;
   }
 
-  // Goes back over so many rows.
+  // Moves back by `rows` rows.
   __device__ __forceinline__ void step_back(int32_t rows) { next_ -= rows * static_cast<int64_t>(row_step_); }
 
   __device__ __forceinline__ Wide bias(int lane) const { return bias_[kChannelsLast ? lane : 0]; }
 
  private:
   Wide bias_[kChannelsLast ? kLanes : 1];
-  const T* next_;            // the first lane's own column in the row that is read next
-  int32_t offset_[kLanes];   // from there to each lane's
-  uint32_t present_ = 0;     // bits 2 * lane and 2 * lane + 1: whether own and left column exist, and are a tap's
-  int32_t back_, row_step_;  // elements to the column before, and to the row below
+  const T* next_;            // the first lane's own column in the next row to read
+  int32_t offset_[kLanes];   // from there to each lane's own column
+  uint32_t present_ = 0;     // bits 2 * lane and 2 * lane + 1: whether own and left column exist and have a tap
+  int32_t back_, row_step_;  // in elements: to the column on the left, and to the row below
 };
 
-// Cells, one below the other, whose rows of a phase a thread writes together, and blocks of a multiprocessor: as many
-// as registers allow.
+// The number of vertically adjacent cells whose rows of one phase a thread writes together, and the number of blocks
+// per multiprocessor: as many as registers allow.
 template <int kLanes, bool kAdds>
 inline constexpr int kCellsTogether = kAdds && kLanes > 2 ? 3 : 4;
 template <int kLanes>
 inline constexpr int kMinCellBlocks = kLanes > 2 ? 2 : 3;
 
-// A thread writes kLanes neighbouring elements of the rows of its unit's phases, in some cells one below the other:
+// A thread writes kLanes neighbouring elements in each row of its unit's phases, in some vertically adjacent cells:
 //
 //     input rows      h - 1   . a b .        output    A A A A     row h * s + phase         one store
 //                     h       . c d .                  A A A A     row h * s + phase + 1     one store
 //                                                      ...         as many phases as weights are staged for
 //                     h + 1   . e f .                  B B B B     row (h + 1) * s + phase
 //
-// A cell costs it the values of one new row of input, two for each lane, which neighbours share through the L1 cache; a
-// phase its weights, four vectors from shared memory, once for all cells that are written together. The rows of input
-// of these are on their way at once, and so is what is added to a row of each. With 4 lanes a store has 16 bytes
-// (float32) or 8; 32 threads in line write whole sectors either way.
+// For each cell, a thread reads one new row of input, two values per lane; neighbouring threads share these through the
+// L1 cache. For each phase, it reads the weights, four vectors in shared memory, once for all cells that are written
+// together. The rows of input of these cells are loaded together, and so are the addends for one row of each of them.
+// With 4 lanes a store has 16 bytes (float32) or 8 (half types); the 32 adjacent threads of a warp write whole sectors
+// either way.
 //
-// In channels_last a row's elements are all channels of all its columns, and lanes may belong to two columns.
+// In channels_last, the elements of a row are the channels of all its columns, and the lanes of a thread may span
+// several columns.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
     depthwise_conv_transpose2d_cells_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
@@ -218,10 +221,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   const Wide* const weights = runs.weights_of(at.run);
   const int32_t stride = shape.rows.stride;
   const int32_t phases = at.phase + cells.phases < stride ? cells.phases : stride - at.phase;
-  const int32_t y = at.cell * stride + at.phase - shape.rows.padding;  // of the first phase
+  const int32_t y = at.cell * stride + at.phase - shape.rows.padding;  // first row of the first cell; may not exist
   const int64_t element = at.run * kLanes, row_step = shape.output.row_stride, cell_step = stride * row_step;
   const int64_t plane = kChannelsLast ? shape.output.elements : shape.output.channel_stride;
-  T* output = arrays.output + (at.plane * plane + y * row_step + element);  // the cell's first row
+  T* output = arrays.output + (at.plane * plane + y * row_step + element);  // in the first row of the next cell
   const T* addend = arrays.addend;                                          // likewise
   if (kAdds) addend += at.plane * addend_steps.plane + y * addend_steps.row + element;
 
@@ -259,9 +262,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
     store_vector(to, result);
   };
 
-  Row rows[kTogether + 1];  // of input: the one above the next cell, and those of the cells
+  Row rows[kTogether + 1];  // of input: the one above the next cell, then those of the next cells
 
-  // The next cells, which lack nothing.
+  // Writes the next `count` cells, for which every output row, input row and tap exists.
   const auto write_cells = [&](int32_t count) {
     Lanes<T, kLanes> added[kTogether];
 #pragma unroll
@@ -286,11 +289,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
         if (p + 1 < phases) added[k] = load_added(k * stride + p + 1);
       }
     }
-    rows[0] = rows[kTogether];  // of use where there are as many cells
+    rows[0] = rows[kTogether];  // the row above the next cell if count == kTogether; else unused
     columns.step_back(kTogether - count);
   };
 
-  // The next cell, h, at a border of either map, or of a kernel that spans less than two strides.
+  // Writes the next cell, h, at a border of either map, or for a convolution kernel that spans less than two strides.
   const auto write_cell = [&](int32_t h) {
     rows[1] = columns.read(row_exists(h));
 #pragma unroll 1
@@ -310,7 +313,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   const bool all_taps = shape.rows.dilation == 1 && at.phase + phases - 1 + stride < shape.rows.kernel;
   const WholeCells whole(shape.rows, at.phase, phases);
   const int32_t end = cells.end_of(at);
-  // Cells before this one lack nothing, from whole.first on.
+  // For cells whole.first..whole_end - 1, every output row, input row and tap exists.
   const int32_t whole_end = !all_taps ? 0 : whole.end < end ? whole.end : end;
   bool has_above = false;
   for (int32_t h = at.cell; h < end;) {
@@ -332,8 +335,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   }
 }
 
-// A thread writes one element, after looking up which input pixels reach it. In channels_last, a block stages the
-// whole kernel where it fits.
+// A thread writes one element, after looking up which input pixels contribute to it. In channels_last, a block stages
+// the kernels of all channels in shared memory if they fit.
 template <typename T, typename Index, bool kStaged>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_conv_transpose2d_kernel(ScoreArrays<T> arrays, UpsamplingShape<Index> shape, WarpRuns<Index> runs,

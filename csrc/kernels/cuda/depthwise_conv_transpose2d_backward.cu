@@ -1,4 +1,4 @@
-// Launches the requested gradients of upsampling and the sums of their parts.
+// Launches the requested gradients of upsampling, and the summation of their parts.
 #include "depthwise_conv_transpose2d_backward.cuh"
 
 namespace segext {

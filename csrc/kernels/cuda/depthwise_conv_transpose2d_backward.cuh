@@ -1,16 +1,17 @@
-// Kernels of the gradients of upsampling: those of upsampling_gradients.cuh and upsampling_gradients_channels_last.cuh
-// from a map in memory, and
+// Kernels for the gradients of upsampling from output gradients in memory: those of upsampling_gradients.cuh and
+// upsampling_gradients_channels_last.cuh, and
 //
-//   sum_parts_kernel   sums the parts of the blocks for weights and bias
+//   sum_parts_kernel   sums the blocks' parts of the gradients of weights and bias
 #pragma once
 
 #include "upsampling_gradients_channels_last.cuh"
 
 namespace segext {
 
-// Gradients that lie in memory. Where neighbouring threads have neighbouring columns, what they read is side by side in
-// NCHW, and in channels_last a pixel apart: where kernels for that order are not made for a call, blocks of
-// neighbouring channels are meant to find it in the L2 cache.
+// A Source (see upsampling_gradients.cuh) of gradients that are stored in memory. Where neighbouring threads have
+// neighbouring columns, their reads are adjacent in NCHW, but a pixel apart in channels_last. For channels_last calls
+// that the kernels for that order do not support, blocks of neighbouring channels are expected to find the data in the
+// L2 cache.
 template <typename T>
 struct StoredGradients {
   const T* __restrict__ data;
@@ -40,8 +41,8 @@ struct StoredGradients {
   }
 };
 
-// A block has as many neighbouring elements of the total as a warp has threads. Its warps take turns at the parts, so
-// that hundreds of them take no long chain of sums.
+// A block has as many neighbouring elements of the total as a warp has threads. Its warps take the parts in turn, so
+// that hundreds of parts do not form one long chain of dependent additions.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     sum_parts_kernel(const typename Element<T>::Wide* __restrict__ parts, T* __restrict__ total, int64_t count,

@@ -1,39 +1,39 @@
-// Upsampling by two with 4x4 kernels and no dilation, as every bilinear x2 is: each pixel sees two by two pixels of
-// input.
+// Upsampling by two with 4x4 kernels and no dilation, as in every bilinear x2 upsampling: each output pixel sees 2x2
+// pixels of input.
 //
 //   depthwise_conv_transpose2d_x2_kernel
 //
-// With so few phases, a thread holds the whole kernel of its channel in registers and has all phases of its cells; what
-// else it takes is one load for each pixel of input that it sees, whichever of its own pixels see it too.
+// With so few phases, a thread holds the whole convolution kernel of its channel in registers and has all phases of its
+// cells. Beyond that, it only loads each input pixel that it sees once, no matter how many of its own pixels see it.
 #pragma once
 
 #include "depthwise_conv_transpose2d.cuh"
 
 namespace segext {
 
-// What a thread writes of each row of output, in kStores stores of kLanes elements: in NCHW, kLanes neighbouring
-// columns; in channels_last, both columns of a cell, of kLanes neighbouring channels. Its columns see kInputs columns
-// of input.
+// What a thread writes in each row of the output, with kStores stores of kLanes elements. In NCHW, these are kLanes
+// neighbouring columns; in channels_last, both columns of a cell, for kLanes neighbouring channels. The thread's
+// columns see kInputs columns of input.
 template <int kLanesOfStore, bool kChannelsLast>
 struct DoubledRun {
   static constexpr int kLanes = kLanesOfStore;
   static constexpr int kStores = kChannelsLast ? 2 : 1;
   static constexpr int kColumns = kChannelsLast ? 2 : kLanes;
   static constexpr int kChannels = kChannelsLast ? kLanes : 1;
-  // In NCHW, the first column may be the second of its cell.
+  // In NCHW, a run may start in the second column of a cell; it then reaches into one more cell.
   static constexpr int kInputs = kChannelsLast ? 2 : kColumns / 2 + 2;
 
-  // Runs of a plane's row of cells or of output.
+  // The number of runs in a row of a plane: a row of the output (NCHW) or of cells (channels_last).
   static int64_t count(const Upsampling& g) {
     if (!kChannelsLast) return g.output_width / kLanes;
     const int64_t first = g.origin_w / 2, end = (g.origin_w + g.output_width - 1) / 2 + 1;
     return (end - first) * g.channels / kLanes;
   }
 
-  int32_t channel;       // the first
-  int32_t input_column;  // the first that it sees, which need not exist
-  int32_t x;             // its first column of output, which need not exist in channels_last
-  bool odd;              // whether that is the second of its cell
+  int32_t channel;       // the run's first channel
+  int32_t input_column;  // the first input column that the run sees, which need not exist
+  int32_t x;             // the run's first output column, which need not exist in channels_last
+  bool odd;              // whether x is the second column of its cell
 
   __device__ __forceinline__ DoubledRun(const UpsamplingShape<int32_t>& shape, const Cells::Thread& at) {
     int32_t in_cell = 0;
@@ -49,7 +49,8 @@ struct DoubledRun {
     input_column = (x + shape.columns.padding) / 2 - 1;
   }
 
-  // What the `column`-th column sees of `values`, those of its columns of input: its own, or the one left of it.
+  // What the `column`-th output column sees in channel k. `values` has the run's input columns; `left` selects the
+  // column of the output column's own cell (0) or the one to the left of it (1).
   template <typename Values>
   __device__ __forceinline__ auto seen(const Values& values, int column, int left, int k) const {
     const auto even_value = values[column / 2 + 1 - left][k];
@@ -57,13 +58,13 @@ struct DoubledRun {
   }
 };
 
-// The kernel of a channel: by its row, by the parity of a thread's column, and by the column of input that this sees,
-// its own or the one left of it.
+// The convolution kernel of a channel: by kernel row, by the parity of a column's number in the run, and by the input
+// column that it sees, its own (0) or the one to the left (1).
 template <typename Wide>
 struct DoubledWeights {
   Wide tap[4][2][2];
 
-  // `weight`, [channels, 4, 4], is aligned to vectors. `odd`: whether the thread's first column has phase 1.
+  // `weight`, [channels, 4, 4], is aligned for vector accesses. `odd`: whether the thread's first column has phase 1.
   template <typename T>
   __device__ __forceinline__ static DoubledWeights load(const T* __restrict__ weight, int32_t channel, bool odd) {
     constexpr int kLanes = Vector<T>::kLanes;
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   using Wide = typename Element<T>::Wide;
   using Run = DoubledRun<kLanes, kChannelsLast>;
   using Store = Lanes<T, kLanes>;
-  constexpr int kTogether = 2;  // cells whose input, and what is added to them, is on its way at once
+  constexpr int kTogether = 2;  // cells whose input and addends are in flight at once
   constexpr int kChannels = Run::kChannels;
   const auto at = cells.thread();
   if (!at.present) return;
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   for (int i = 0; i < Run::kInputs; ++i) {
     has_input[i] = run.input_column + i >= 0 && run.input_column + i < shape.columns.pooled_size;
   }
-  Wide row[kTogether + 1][Run::kInputs][kChannels];  // of input: the one above the next cell, and those of the cells
+  Wide row[kTogether + 1][Run::kInputs][kChannels];  // of input: the one above the next cell, then the next cells'
   const auto read = [&](int32_t h, Wide(&values)[Run::kInputs][kChannels]) {
     const bool exists = h >= 0 && h < shape.rows.pooled_size;
 #pragma unroll
@@ -155,7 +156,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
   read(at.cell - 1, row[0]);
   const int32_t end = cells.end_of(at);
-  const int32_t thread_rows = 2 * end - shape.rows.padding;  // the row after its last
+  const int32_t thread_rows = 2 * end - shape.rows.padding;  // the row after the thread's last
   const uint32_t end_row = static_cast<uint32_t>(thread_rows < shape.rows.size ? thread_rows : shape.rows.size);
   const auto has_row = [&](int32_t row) { return static_cast<uint32_t>(row) < end_row; };
 #pragma unroll 1

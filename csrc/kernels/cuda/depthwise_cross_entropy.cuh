@@ -1,10 +1,11 @@
-// The cross-entropy of upsampled scores: of every pixel, then their totals.
+// The cross-entropy of upsampled scores: the loss of every pixel, then the totals.
 //
-//   depthwise_cross_entropy_cells_kernel   kernels that span at most two strides, such as every bilinear one
-//   depthwise_cross_entropy_kernel         everything else: one pixel a thread
-//   depthwise_cross_entropy_totals_kernel  sums up what the blocks of either found
+//   depthwise_cross_entropy_cells_kernel   convolution kernels that span at most two strides, e.g. all bilinear ones
+//   depthwise_cross_entropy_kernel         everything else: one pixel per thread
+//   depthwise_cross_entropy_totals_kernel  adds up the totals of the blocks of either
 //
-// The first two go once through the classes. Only label smoothing needs the scores again, after their largest is known.
+// The first two make one pass over the classes. Only label smoothing takes a second pass, because it needs the largest
+// score first.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -12,11 +13,12 @@
 
 namespace segext {
 
-// The softmax of a pixel's scores, of classes that come one after the other: their largest, and the sum of exponentials
-// of what they are below it. A larger score scales the sum down: one exponential a class, whichever way it goes.
+// The softmax of a pixel's scores, computed online, class by class: the largest score so far, and the sum of the
+// exponentials of all scores less the largest. A new largest score scales the sum down. Either way, a class takes one
+// exponential.
 template <typename Wide>
 struct PixelSoftmax {
-  Wide largest = std::numeric_limits<Wide>::lowest();  // not infinite: scores of minus infinity are below it
+  Wide largest = std::numeric_limits<Wide>::lowest();  // finite, so that scores of minus infinity are below it
   Wide sum = 0;
   Wide picked = 0;  // the target's score
 
@@ -28,8 +30,8 @@ struct PixelSoftmax {
     picked = is_target ? score : picked;
   }
 
-  // NaN where the largest score is infinite, so is every probability then; zero where all are minus infinity, which
-  // makes NaN of whatever it is used for.
+  // NaN if the largest score is infinite, because then every probability is NaN. Zero if all scores are minus infinity,
+  // which turns everything computed from it into NaN.
   __device__ __forceinline__ Wide total() const { return sum + (largest - largest); }
 };
 
@@ -38,7 +40,7 @@ struct Targets {
   const int64_t* __restrict__ values;
   int64_t ignored, classes;
 
-  // The class, -1 where the pixel does not count.
+  // The class of a pixel, or -1 if the pixel does not count: its target is ignored or not a class.
   template <typename Index>
   __device__ __forceinline__ Index label_at(int64_t pixel) const {
     const int64_t t = values[pixel];
@@ -46,24 +48,24 @@ struct Targets {
   }
 };
 
-// Writes the loss of each pixel, what gradients need of it, and what the pixels of each block add to the totals.
+// Writes the loss of each pixel, what its gradients need, and what the pixels of each block add to the totals.
 template <typename Wide>
 struct LossWriter {
   Wide* __restrict__ losses;                   // or null
   Normalizer<Wide>* __restrict__ normalizers;  // or null
-  void* __restrict__ labels;                   // there if the former are
+  void* __restrict__ labels;                   // not null if `normalizers` is not
   double* __restrict__ parts;                  // [blocks, 2]: loss, weight
 
   struct Totals {
     double loss = 0, weight = 0;
   };
 
-  // `below`: the sum over classes of class weight times score less the largest; of no use without smoothing.
+  // `below`: the sum over classes of class weight * (score - largest score). It is used only with label smoothing.
   template <typename Index>
   __device__ __forceinline__ void write(const Criterion<Wide>& criterion, int64_t pixel, Index label,
                                         const PixelSoftmax<Wide>& softmax, Wide below, Totals* totals) const {
     const Wide weight = criterion.weight_of(label), total = softmax.total(), log = logarithm(total);
-    // Not (largest + log) - score: of large scores, the sum would lose the logarithm.
+    // Not (largest + log) - score: with large scores, that sum would lose the logarithm to rounding.
     Wide loss = weight * (log - (softmax.picked - softmax.largest)), share = weight;
     if (criterion.smoothing > 0) {
       const Wide of_all = criterion.weight_of_all();
@@ -84,7 +86,7 @@ struct LossWriter {
     totals->weight += weight;
   }
 
-  // All threads of the block call.
+  // All threads of the block must call this.
   __device__ __forceinline__ void finish(const Totals& totals) const {
     const double loss = block_sum(totals.loss), weight = block_sum(totals.weight);
     if (threadIdx.x != 0) return;
@@ -93,7 +95,8 @@ struct LossWriter {
   }
 };
 
-// Cells that a thread has in a column: fewer than a label takes, for a softmax has twice the registers.
+// The number of cells of a thread, all in one column. Fewer than for labels, because a softmax takes twice the
+// registers.
 inline constexpr int kSoftmaxCells = 2;
 
 template <typename T, bool kChannelsLast>
@@ -163,14 +166,14 @@ std::optional<ScoreCellLaunch> divide_softmax(const Upsampling& g) {
   return divide_score_cells<T>(g, kSoftmaxCells, Launch::kMaxSharedBytes - kBlockReduceBytes);
 }
 
-// Blocks that take the softmax of every pixel.
+// The number of blocks that compute the softmax of every pixel.
 template <typename T>
 int64_t softmax_blocks(const Upsampling& g) {
   const auto division = divide_softmax<T>(g);
   return launch_blocks(division ? division->cells.threads : warp_run_threads(g.samples, output_pixels(g)));
 }
 
-// Takes the loss of every pixel.
+// Launches the kernel that computes the loss of every pixel.
 template <typename T>
 CudaStatus launch_losses(const DepthwiseCrossEntropyParams& params, CudaStream stream) {
   using Wide = typename Element<T>::Wide;
@@ -195,7 +198,7 @@ CudaStatus launch_losses(const DepthwiseCrossEntropyParams& params, CudaStream s
   });
 }
 
-// One block adds up what all blocks found, always in the same order.
+// One block adds up the totals of all blocks, always in the same order.
 template <typename Wide>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_cross_entropy_totals_kernel(const double* __restrict__ parts, int64_t count, Wide* __restrict__ loss,

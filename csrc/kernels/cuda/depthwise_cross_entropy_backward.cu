@@ -1,4 +1,4 @@
-// Launches the gradients of upsampled scores' cross-entropy: those that are wanted.
+// Launches the requested gradients of the cross-entropy of upsampled scores.
 #include "depthwise_cross_entropy_backward.cuh"
 
 namespace segext {

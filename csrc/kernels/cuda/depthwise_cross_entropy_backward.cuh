@@ -1,8 +1,8 @@
-// The gradients of upsampled scores' cross-entropy, for the kernels of upsampling_gradients.cuh. Scores are made once
-// more, and with a pixel's normalizer, which the loss left, become its share of a gradient wherever that is needed: no
-// map of the scores' size is ever there.
+// The gradients of the cross-entropy of upsampled scores, as a Source for the kernels of upsampling_gradients.cuh.
+// Scores are recomputed wherever they are needed. With a pixel's normalizer, which the forward kernels stored, a score
+// becomes the pixel's share of a gradient. So no map of the size of the scores ever exists.
 //
-// What bounds these kernels beside arithmetic is what they read of each pixel for every class: normalizer and label.
+// Apart from arithmetic, these kernels are bound by what they read at each pixel for every class: normalizer and label.
 #pragma once
 
 #include "cross_entropy.cuh"
@@ -10,7 +10,8 @@
 
 namespace segext {
 
-// With the contract's symbols, and g the gradient of the pixel's loss:
+// The gradient of a score is, with the symbols of depthwise_cross_entropy.h and with g the gradient of the pixel's
+// loss:
 //   exp(score - largest) * scale * g  -  g * ((1 - s) * [c = t] + s / K) * w[c]
 template <typename Wide, typename Label>
 struct ScoreGradients {
@@ -20,15 +21,16 @@ struct ScoreGradients {
   const Normalizer<Wide>* __restrict__ normalizers;
   const Label* __restrict__ labels;
 
-  // By the scores of a class.
+  // The gradients with respect to the scores of one class.
   template <typename Index>
   struct Column {
     const ScoreGradients& all;
     const Normalizer<Wide>* normalizers;  // of the next row
     const Label* labels;                  // likewise
     Index c, width;
-    // Plain: classes that are not the target have no share, and all pixels have one `grad`, a finite one, which makes
-    // nothing of a pixel that does not count. Then the target's `share` is what its gradient is less by.
+    // Plain: without label smoothing, the second term exists only for the target, and all pixels have the same, finite
+    // `grad`. Being finite, it leaves the gradient of a pixel that does not count at zero. The target's gradient is
+    // then smaller by `share`.
     bool plain;
     Wide grad, share;
 
@@ -52,13 +54,13 @@ struct ScoreGradients {
       }
     }
 
-    // Of one row, whether the source is plain or not.
+    // The gradient in one row, whether or not the column is plain.
     template <typename Score>
     __device__ __forceinline__ Wide read_any(const Score& score) const {
       const Normalizer<Wide> normalizer = *normalizers;
       const Label label = __ldg(labels);
       const bool counts = label != kNoLabel<Label>;
-      const int64_t pixel = labels - all.labels;  // of all samples'
+      const int64_t pixel = labels - all.labels;  // counted across all samples
       const Wide g = !counts ? Wide{0} : all.one_value ? grad : all.grad_loss[pixel];
       const Wide gradient = exponential(score(0) - normalizer.largest) * (normalizer.scale * g);
       const Wide weight = all.criterion.weight_of(c), of_other = all.criterion.each * weight;

@@ -1,4 +1,4 @@
-// Division by a number that is fixed for a launch, as one multiplication.
+// Integer division by a number that is fixed for a launch, done with one multiplication.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,10 @@
 
 namespace segext {
 
-// Exact for every dividend a non-negative Index holds. With B = the bits of Index - 1 and s = ceil(log2(divisor)), the
-// multiplier m = ceil(2^(B + s) / divisor) is too large by less than 2^s / 2^(B + s) = 2^-B, which no dividend below
-// 2^B turns into a whole quotient.
+// Exact for every non-negative dividend of type Index. With B the number of bits of Index minus one, and
+//   s = ceil(log2(divisor)),  m = ceil(2^(B + s) / divisor),
+// the relative error of the multiplier m is less than 2^s / 2^(B + s) = 2^-B. For a dividend below 2^B, m raises the
+// exact quotient by less than 1 / divisor, too little to reach the next integer.
 template <typename Index>
 class Divisor {
   static_assert(std::is_same<Index, int32_t>::value || std::is_same<Index, int64_t>::value, "the two index types");
@@ -19,14 +20,15 @@ class Divisor {
  public:
   Divisor() = default;
 
-  // The extent of an empty map divides by one; no element is there to ask.
+  // A divisor of 0, the extent of an empty map, is replaced by 1. Such a map has no element for which a kernel would
+  // divide.
   explicit Divisor(int64_t divisor) : divisor_(static_cast<Index>(divisor > 0 ? divisor : 1)) {
     while ((uint64_t{1} << shift_) < static_cast<uint64_t>(divisor_)) ++shift_;
     const unsigned __int128 power = static_cast<unsigned __int128>(1) << (8 * sizeof(Index) - 1 + shift_);
     multiplier_ = static_cast<Unsigned>((power + divisor_ - 1) / divisor_);
   }
 
-  // The quotient; the remainder goes to *remainder.
+  // Returns the quotient and stores the remainder in *remainder.
   __device__ __forceinline__ Index divide(Index dividend, Index* remainder) const {
     const Index result = quotient(dividend);
     *remainder = dividend - result * divisor_;

@@ -1,5 +1,5 @@
-// Elements on the device: half types as raw bits with a float32 to compute in, 16-byte vectors, ReLU masks on raw bits,
-// and the choice of a kernel's element type from an ElementType.
+// Elements on the device: half types, stored as raw bits and computed in float32; 16-byte vectors; ReLU masks on raw
+// bits; and the choice of a kernel's element type from an ElementType.
 #pragma once
 
 #include <cmath>
@@ -20,8 +20,8 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// The type an element is compared and summed in. Widening is exact; narrowing rounds to nearest even, and gives back a
-// widened number unchanged.
+// The type in which elements are compared and summed. Widening is exact. Narrowing rounds to nearest even and returns a
+// widened element unchanged.
 template <typename T>
 struct Element {
   using Wide = T;
@@ -50,7 +50,7 @@ struct Element<BFloat16> {
 __device__ __forceinline__ float multiply_add(float a, float b, float sum) { return fmaf(a, b, sum); }
 __device__ __forceinline__ double multiply_add(double a, double b, double sum) { return fma(a, b, sum); }
 
-// What one 128-bit access moves.
+// The number of bytes that one 128-bit access moves.
 inline constexpr int kVectorBytes = 16;
 
 template <typename T>
@@ -59,7 +59,7 @@ struct alignas(kVectorBytes) Vector {
   T lane[kLanes];
 };
 
-// The same bits as 32-bit words, of one or two lanes each.
+// The bits of a vector as 32-bit words, each of which holds one or two lanes.
 template <typename T>
 __device__ __forceinline__ Vector<uint32_t> as_words(const Vector<T>& vector) {
   Vector<uint32_t> words;
@@ -74,7 +74,7 @@ __device__ __forceinline__ Vector<T> from_words(const Vector<uint32_t>& words) {
   return vector;
 }
 
-// The lane as its wide type. Of two bfloat16 in a word each is one instruction away from float32.
+// Widens one lane. Either of the two bfloat16 lanes of a word takes one instruction to become float32.
 template <typename T>
 __device__ __forceinline__ typename Element<T>::Wide widen_lane(const Vector<T>& vector, int lane) {
   return Element<T>::widen(vector.lane[lane]);
@@ -85,7 +85,7 @@ __device__ __forceinline__ float widen_lane(const Vector<BFloat16>& vector, int 
   return __uint_as_float(lane % 2 != 0 ? word & 0xffff0000u : word << 16);
 }
 
-// A word as CUDA's type of two elements.
+// Reinterprets a 32-bit word as a CUDA type of two elements, such as __half2.
 template <typename Pair>
 __device__ __forceinline__ Pair pair_of(uint32_t word) {
   Pair pair;
@@ -93,7 +93,8 @@ __device__ __forceinline__ Pair pair_of(uint32_t word) {
   return pair;
 }
 
-// Comparisons of both elements of a word at once, where the architecture has them: masks of their bits.
+// Compares both 16-bit elements of a word at once, on architectures that can. The result is a mask: all bits of an
+// element are set where the comparison holds.
 template <typename T>
 struct WordCompare {
   static constexpr bool kExists = false;
@@ -121,14 +122,14 @@ struct WordCompare<BFloat16> {
   }
 };
 
-// So many neighbours in a row, moved by one access.
+// kCount neighbouring elements of a row, moved by one access.
 template <typename T, int kCount>
 struct alignas(kCount * sizeof(T)) Lanes {
   static constexpr int kLanes = kCount;
   T lane[kCount];
 };
 
-// Half of a Vector, for the pooled map's side of a 2x2 block.
+// Half of a Vector, such as the pooled elements of the 2x2 blocks that one Vector of the full map covers.
 template <typename T>
 using HalfVector = Lanes<T, kVectorBytes / 2 / sizeof(T)>;
 
@@ -140,7 +141,7 @@ __device__ __forceinline__ Vector<T> fill_vector(T value) {
   return vector;
 }
 
-// Reads or writes `V`, a vector of T, at an address that is aligned to it.
+// Reads or writes `V`, a vector of T, at an address aligned for it.
 template <typename V, typename T>
 __device__ __forceinline__ V load_vector(const T* __restrict__ address) {
   return *reinterpret_cast<const V*>(address);
@@ -155,7 +156,8 @@ inline bool is_aligned(const void* address, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(bytes) == 0;
 }
 
-// The bits of an element, for kernels that move values and never compute with them: one per element size.
+// The bits of an element as an unsigned integer, for kernels that move values and never compute with them. There is one
+// such type per element size.
 template <int kBytes>
 struct RawBits;
 template <>
@@ -173,7 +175,7 @@ struct RawBits<8> {
 template <typename T>
 using RawBitsOf = typename RawBits<sizeof(T)>::Type;
 
-// Bits of +infinity of a floating-point type; larger magnitudes are NaN.
+// The bits of +infinity in a floating-point type. Bits of a larger magnitude are NaN.
 inline uint64_t infinity_bits(ElementType type) {
   switch (type) {
     case ElementType::kFloat32:
@@ -189,8 +191,9 @@ inline uint64_t infinity_bits(ElementType type) {
   }
 }
 
-// The values that a pool's fused ReLU lets through: those whose pooled output is positive or NaN, all without one.
-// Every IEEE format is a sign and a magnitude, so one test on the bits serves all types of a size.
+// Selects the values that a pool's fused ReLU lets through: those whose pooled output is positive or NaN. Without a
+// fused ReLU, `output` is null and all values pass. Every IEEE format consists of a sign and a magnitude, so one test
+// on the bits serves all types of the same size.
 template <typename Bits>
 struct ReluMask {
   const Bits* output;  // pooled map, or null
@@ -206,7 +209,7 @@ struct ReluMask {
     return output == nullptr || passes_bits(output[element]);
   }
 
-  // Zeroes the lanes of `values`, the pooled elements from `element` on, that do not pass.
+  // Zeroes the lanes of `values` that do not pass. The lanes are the pooled elements from `element` on.
   template <typename V>
   __device__ __forceinline__ void apply(int64_t element, V* values) const {
     if (output == nullptr) return;
@@ -221,8 +224,9 @@ struct TypeTag {
   using Type = T;
 };
 
-// Calls `function` with the TypeTag of an element type's kernel type. `for_` any type, floating-point types, or the raw
-// bits of a floating-point type.
+// Calls `function` with the TypeTag of the kernel type for an ElementType: for_element takes any type, for_float takes
+// floating-point types, and for_float_bits maps floating-point types to their raw bits. They return what `function`
+// returns, or cudaErrorInvalidValue for a type that they do not take.
 template <typename Function>
 CudaStatus for_element(ElementType type, const Function& function) {
   switch (type) {
@@ -279,7 +283,7 @@ CudaStatus for_float_bits(ElementType type, const Function& function) {
   }
 }
 
-// Types that have kernels with 128-bit accesses.
+// Whether a type has kernels with 128-bit accesses.
 template <typename T>
 inline constexpr bool kHasVectorKernels = false;
 template <>

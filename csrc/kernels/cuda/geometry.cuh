@@ -1,7 +1,8 @@
-// A PoolGeometry prepared for kernels: divisors are precomputed, with 32-bit numbers wherever a sample allows it.
+// A PoolGeometry in the form that kernels use: with precomputed divisors, and with 32-bit arithmetic wherever a sample
+// is small enough.
 //
-// Numbers inside one sample are of type Index; only a sample's start in its tensor is always 64-bit. Index is int32_t
-// unless a sample of either map, or the reach of a window, exceeds it.
+// Coordinates and offsets within a sample are of type Index; only a sample's offset in its tensor is always 64-bit.
+// Index is int32_t unless a sample of either map, or the reach of a window, is too large for it.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +17,16 @@
 
 namespace segext {
 
-// A place in one sample of a map.
+// The coordinates of an element in one sample of a map.
 template <typename Index>
 struct Place {
   Index channel, row, column;
 };
 
-// The memory order of one sample of a map: which place an element has, and which element a place.
+// The memory order of one sample of a map. Converts the number of an element in memory to its place, and back.
 template <typename Index>
 struct Order {
-  Divisor<Index> inner, middle;  // NCHW: columns, rows. channels_last: channels, columns
+  Divisor<Index> inner, middle;  // the two innermost extents. NCHW: width, height; channels_last: channels, width
   Index channel_stride, row_stride, column_stride;
   Index elements;
   bool channels_last;
@@ -50,7 +51,7 @@ struct Order {
   }
 };
 
-// One axis of the windows: which pixels a window has, and which windows a pixel.
+// One axis of the windows: which pixels belong to a window, and which windows contain a pixel.
 template <typename Index>
 struct Axis {
   Index size, pooled_size;
@@ -77,8 +78,8 @@ struct Axis {
     return static_cast<Unsigned>(pixel) < static_cast<Unsigned>(size);
   }
 
-  // The first tap of `window` that does not lie before the map. Where it lies behind it, or is no tap any more, the
-  // window has none inside.
+  // The first tap of `window` that does not lie before the start of the map. If has_tap is false for it, because it
+  // lies past the end of the map or is not a tap of the kernel, the window has no tap inside the map.
   __device__ __forceinline__ Index first_tap(Index window) const {
     const Index before = padding - window * stride;
     return before <= 0 ? 0 : by_dilation.quotient(before + dilation - 1);
@@ -88,7 +89,7 @@ struct Axis {
     return tap < kernel && pixel(window, tap) < size;
   }
 
-  // The windows that can have `pixel` are first..last; none if last < first.
+  // Only the windows first_window..last_window can contain `pixel`; there are none if last < first.
   __device__ __forceinline__ Index first_window(Index pixel) const {
     const Index beyond = pixel + padding - (kernel - 1) * dilation;
     return beyond <= 0 ? 0 : by_stride.quotient(beyond + stride - 1);
@@ -99,12 +100,13 @@ struct Axis {
     return last < pooled_size ? last : pooled_size - 1;
   }
 
-  // The tap of `window`, one of first..last, that lies on `pixel`; -1 where dilation or stride leaves it out.
+  // The tap of `window` that lies on `pixel`, or -1 if dilation skips the pixel. `window` must be one of
+  // first_window..last_window.
   __device__ __forceinline__ Index tap(Index window, Index pixel) const {
     return tap_at(pixel + padding - window * stride);
   }
 
-  // The tap at this distance from a window's first; -1 if there is none.
+  // The tap at `distance` pixels from a window's first tap, or -1 if there is none.
   __device__ __forceinline__ Index tap_at(Index distance) const {
     Index gap;
     const Index tap = by_dilation.divide(distance, &gap);
@@ -130,11 +132,12 @@ struct PoolShape {
         bits(g.bits),
         sample_bytes(g.sample_bytes) {}
 
-  // switch_pixel of switches.h: the pixel that `code` names in the window at a pooled place; false if there is none.
+  // switch_pixel (switches.h) on the device: finds the pixel that `code` names in `window`, given by its place in the
+  // pooled map. Returns false if there is none: `code` names no tap, or the tap lies outside the map.
   __device__ __forceinline__ bool names_pixel(const Place<Index>& window, uint32_t code, Index* row,
                                               Index* column) const {
     const Index number = static_cast<Index>(code);
-    if (number < 0) return false;  // more than an Index of 32 bits holds
+    if (number < 0) return false;  // the code is too large for a 32-bit Index
     Index j;
     const Index i = by_kernel_w.divide(number, &j);
     if (i >= rows.kernel) return false;
@@ -143,8 +146,8 @@ struct PoolShape {
     return rows.contains(*row) && columns.contains(*column);
   }
 
-  // Its inverse: the code of the tap that lies on pixel `index`, row * width + column, of the map; false if there is
-  // none.
+  // The inverse of names_pixel: finds the code of the tap that lies on pixel `index` = row * width + column of the map.
+  // Returns false if no tap does.
   __device__ __forceinline__ bool tap_on_pixel(const Place<Index>& window, int64_t index, uint32_t* code) const {
     if (index < 0 || index >= static_cast<int64_t>(rows.size) * columns.size) return false;
     Index column;
@@ -161,7 +164,8 @@ struct PoolShape {
   }
 };
 
-// In 2x2 blocks, the upper row of a pooled row's blocks; both rows are counted through all planes (NCHW) or samples.
+// For 2x2 blocks: the row of the full map that is the upper row of the blocks of `pooled_row`. Both rows are counted
+// across all planes (NCHW) or all samples (channels_last).
 __device__ __forceinline__ int64_t block_row(const PoolShape<int32_t>& shape, int32_t pooled_row) {
   const int32_t plane = shape.rows.by_pooled_size.quotient(pooled_row);
   return 2 * static_cast<int64_t>(pooled_row) +
@@ -170,7 +174,8 @@ __device__ __forceinline__ int64_t block_row(const PoolShape<int32_t>& shape, in
 
 inline int64_t map_elements(const PoolGeometry& g) { return g.channels * g.height * g.width; }
 
-// Whether int32_t holds every number that a kernel forms inside a sample, and the number of warps of either map.
+// Whether int32_t can hold every number that a kernel computes within a sample, and the number of warps that cover
+// either map.
 inline bool fits_int32(const PoolGeometry& g) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   const Window& w = g.window;
@@ -189,35 +194,36 @@ inline bool fits_int32(const PoolGeometry& g) {
          axis_fits(g.width, g.pooled_width, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w);
 }
 
-// Calls `function` with the TypeTag of the index type that fits.
+// Calls `function` with the TypeTag of the index type that fits `g`.
 template <typename Function>
 CudaStatus for_index(const PoolGeometry& g, const Function& function) {
   return fits_int32(g) ? function(TypeTag<int32_t>{}) : function(TypeTag<int64_t>{});
 }
 
-// Windows that kernels are compiled for.
+// The kinds of windows for which kernels are specialised at compile time.
 enum class Windows : uint8_t {
   kBlocks,  // 2x2 tiles, each wholly inside the map
-  k2x2,     // 2x2 and 3x3 of any stride, padding and dilation
-  k3x3,
+  k2x2,     // 2x2 of any stride, padding and dilation
+  k3x3,     // 3x3, likewise
   kAny,
 };
 
-// k where the windows are k x k, else 0.
+// k if the windows are k x k, or 0 if their size is known only at run time.
 template <Windows kWindows>
 inline constexpr int kSquareKernel = kWindows == Windows::kAny   ? 0
                                      : kWindows == Windows::k3x3 ? 3
                                                                  : 2;
 
-// Whether windows are 2x2 tiles from the map's first pixel on. They may overhang it, if pooled sizes were rounded up.
+// Whether the windows are 2x2 tiles that start at the map's first pixel. If pooled sizes were rounded up, the last
+// tiles may extend past the edge of the map.
 inline bool windows_are_2x2_tiles(const PoolGeometry& g) {
   const Window& w = g.window;
   return w.kernel_h == 2 && w.kernel_w == 2 && w.stride_h == 2 && w.stride_w == 2 && w.padding_h == 0 &&
          w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1 && g.bits == code_bits(4);
 }
 
-// Whether windows are 3x3, two pixels apart and undilated, so that neighbours share one row or column, and begin with
-// the map's first pixel or one before it.
+// Whether the windows are 3x3 with stride 2 and no dilation, so that neighbouring windows share one row or column, and
+// the first window starts at the map's first pixel or one pixel before it.
 inline bool windows_are_3x3_overlaps(const PoolGeometry& g) {
   const Window& w = g.window;
   return w.kernel_h == 3 && w.kernel_w == 3 && w.stride_h == 2 && w.stride_w == 2 && w.padding_h <= 1 &&

@@ -1,7 +1,7 @@
-// How every kernel is launched: one-dimensional grids of one block size.
+// How every kernel is launched: as a one-dimensional grid of blocks of one size.
 //
-// A grid holds up to 2^31 - 1 blocks, 5 * 10^11 threads. No memory has that many elements, so kernels need no
-// grid-stride loop.
+// A grid can have up to 2^31 - 1 blocks, or 5 * 10^11 threads. No GPU's memory holds that many elements, so kernels
+// need no grid-stride loop.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +15,16 @@ struct Launch {
   static constexpr int kWarpThreads = 32;
   static constexpr int kBlockThreads = 256;
   static constexpr int kBlockWarps = kBlockThreads / kWarpThreads;
-  // Of one multiprocessor. Kernels need few registers and many more blocks fit; but where no number is given, ptxas
-  // spills a register or two for some architectures to fit yet one more.
+  // The minimum number of blocks per multiprocessor, for __launch_bounds__. Kernels need so few registers that many
+  // more blocks fit. But without a minimum, ptxas spills a register or two on some architectures to fit one more block.
   static constexpr int kMinBlocks = 2;
   static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
-  // What every architecture gives a block without being asked for more.
+  // The shared memory that every architecture grants a block without an explicit opt-in to more.
   static constexpr int64_t kMaxSharedBytes = 48 * 1024;
   static_assert(kBlockThreads % kWarpThreads == 0, "a block is whole warps: they exchange codes");
 };
 
-// Number of this thread in its grid.
+// The number of this thread in its grid.
 __device__ __forceinline__ int64_t thread_number() {
   return static_cast<int64_t>(blockIdx.x) * Launch::kBlockThreads + threadIdx.x;
 }
@@ -33,8 +33,9 @@ inline int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend
 
 inline int64_t launch_blocks(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
 
-// Runs `kernel` on at least `threads` threads of `stream`, with so much dynamic shared memory a block. No threads: no
-// launch, success. An error is returned and forgotten, so that nobody meets it again.
+// Launches `kernel` on `stream` with at least `threads` threads and with `shared_bytes` of dynamic shared memory per
+// block. With no threads, it launches nothing and returns success. A launch error is returned and also cleared from the
+// CUDA runtime, so that no later call reports it again.
 template <typename... Parameters, typename... Arguments>
 CudaStatus launch_with_shared_memory(void (*kernel)(Parameters...), int64_t threads, int64_t shared_bytes,
                                      CudaStream stream, const Arguments&... arguments) {

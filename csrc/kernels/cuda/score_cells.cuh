@@ -1,10 +1,10 @@
-// Scores of all classes at a few pixels a thread, one class after the other: for kernels that make a label or a loss of
-// them and store no score.
+// Computes the scores of all classes, one class after another, at a few pixels per thread. For kernels that reduce the
+// scores to a label or a loss and never store them.
 //
-//   ScoreCells       kernels that span at most two strides: some pixels of a column a thread
-//   scores_of_pixel  everything else: one pixel a thread
+//   ScoreCells       convolution kernels that span at most two strides: each thread has some pixels of a column
+//   scores_of_pixel  everything else: each thread has one pixel
 //
-// What bounds such kernels is arithmetic: four products a class and pixel, and what becomes of the score.
+// Such kernels are bound by arithmetic: four products per class and pixel, plus what is then done with the score.
 #pragma once
 
 #include "upsampling.cuh"
@@ -28,13 +28,14 @@ struct ScoreOperands {
   }
 };
 
-// The weights of a kernel column in the rows of a block's phases, by phase and by input row: the cell's, the one above.
+// The weights of one kernel column for the kPhases phases of a block. tap[p][0] multiplies the cell's own row of input,
+// tap[p][1] the row above it.
 template <typename Wide>
 struct alignas(kVectorBytes) ColumnWeights {
   Wide tap[kPhases][2];
 };
 
-// Classes whose weights a block has at once in shared memory, [classes, kernel_w].
+// The classes whose weights a block holds in shared memory at one time, as ColumnWeights [classes, kernel_w].
 struct ClassChunk {
   int32_t classes;
   Divisor<int32_t> by_kernel_w;
@@ -55,9 +56,9 @@ struct ClassChunk {
   }
 };
 
-// The pixels of one column in kPhases = 2 neighbouring rows of each of kCells cells, one below the other, and their
-// scores. For each class a thread reads eight weights and two columns of kCells + 1 rows of input, which serve all its
-// pixels:
+// The pixels of a thread, and their scores. The pixels lie in one column of the output: kPhases = 2 neighbouring rows
+// in each of kCells vertically adjacent cells. For each class, a thread reads eight weights, and two columns in kCells
+// + 1 rows of input. These serve all its pixels (here with four cells):
 //
 //     input rows      h - 1   a b        pixels    P     row h * s + phase
 //                     h       c d                  P     row h * s + phase + 1
@@ -66,7 +67,8 @@ struct ClassChunk {
 //                                                  P     row (h + 3) * s + phase + 1
 //
 // Neighbouring threads have neighbouring columns and share inputs through the L1 cache. Weights come from shared
-// memory, four at once: as many classes as fit, then the next ones.
+// memory, four at a time. Shared memory holds as many classes as fit, and is refilled with the next ones once these are
+// done.
 template <typename T, int kCells, bool kChannelsLast>
 class ScoreCells {
   using Wide = typename Element<T>::Wide;
@@ -97,18 +99,18 @@ class ScoreCells {
              (at_.cell - 1) * static_cast<int64_t>(shape.input.row_stride) + w * static_cast<int64_t>(back_);
   }
 
-  // Calls take(k, c, score) for class c and the thread's pixel k, classes in ascending order. All threads of the block
-  // call.
+  // Calls take(k, c, score) for each class c, in ascending order, and each of the thread's pixels k. All threads of the
+  // block must call this.
   template <typename Take>
   __device__ __forceinline__ void for_each_class(const ClassChunk& chunk, const Take& take) const {
     const WeightsInMemory<T, int32_t> in_memory{operands_.weight, shape_.rows.kernel, shape_.columns.kernel};
     constexpr uint32_t kAllRows = (1u << kRows) - 1;
     const bool whole = has_own_ && has_left_ && rows_.complete && rows_present_ == kAllRows;
     const T* input = input_;
-    int32_t made = 0;  // classes of the current input channel
+    int32_t made = 0;  // classes done for the current input channel
     for (int32_t first = 0; first < shape_.channels; first += chunk.classes) {
       const int32_t end = first + chunk.classes < shape_.channels ? first + chunk.classes : shape_.channels;
-      __syncthreads();  // nobody reads the weights before
+      __syncthreads();  // other threads may still be reading the previous weights
       chunk.stage(in_memory, shape_.rows, at_.phase, first, end);
       __syncthreads();
       if (!at_.present) continue;
@@ -127,7 +129,8 @@ class ScoreCells {
     }
   }
 
-  // Calls visit(k, pixel) for those of the thread's pixels that the output has; `pixel` counts through all samples.
+  // Calls visit(k, pixel) for each of the thread's pixels that lies inside the output. `pixel` is its number, counted
+  // across all samples.
   template <typename Visit>
   __device__ __forceinline__ void for_each_pixel(const Visit& visit) const {
     if (!at_.present) return;
@@ -141,7 +144,7 @@ class ScoreCells {
   }
 
  private:
-  // kWhole: there are all taps, and all input that they see.
+  // kWhole: all taps exist, and so does all the input that they multiply.
   template <bool kWhole, typename Take>
   __device__ __forceinline__ void make_scores(int32_t c, const ColumnWeights<Wide>* weights, const T* input,
                                               const Take& take) const {
@@ -176,21 +179,22 @@ class ScoreCells {
   const UpsamplingShape<int32_t>& shape_;
   const Cells::Thread at_;
   const TapRows rows_;
-  const int32_t back_;  // elements from a column of input to the one left of it
+  const int32_t back_;  // distance between neighbouring input columns, in elements
   int32_t own_j_, left_j_;
   bool has_own_, has_left_;
-  uint32_t rows_present_ = 0;  // what the pixels see: bit r for input row at.cell - 1 + r
-  const T* input_;             // own column of row at.cell - 1
+  uint32_t rows_present_ = 0;  // bit r: whether input row at_.cell - 1 + r exists
+  const T* input_;             // the thread's own column in input row at_.cell - 1
 };
 
-// Launches of kernels with ScoreCells.
+// The launch parameters of a kernel that uses ScoreCells.
 struct ScoreCellLaunch {
   CellLaunch cells;
   ClassChunk chunk;
   int64_t shared_bytes;
 };
 
-// None where kernel or sizes do not allow it. `shared_limit`: bytes that weights may take.
+// Returns nothing if the convolution kernel or the sizes rule ScoreCells out. `shared_limit` is the number of bytes of
+// shared memory that weights may take.
 template <typename T>
 std::optional<ScoreCellLaunch> divide_score_cells(const Upsampling& g, int64_t cells_per_thread, int64_t shared_limit) {
   const int64_t class_bytes = g.kernel_w * static_cast<int64_t>(sizeof(ColumnWeights<typename Element<T>::Wide>));
@@ -202,7 +206,8 @@ std::optional<ScoreCellLaunch> divide_score_cells(const Upsampling& g, int64_t c
   return ScoreCellLaunch{*cells, chunk, classes * class_bytes};
 }
 
-// The scores of one pixel of a sample, whose input is `input`: calls take(c, score) for classes in ascending order.
+// Computes the scores of one pixel, in the sample whose input starts at `input`. Calls take(c, score) for each class,
+// in ascending order.
 template <typename T, typename Index, typename Take>
 __device__ __forceinline__ void scores_of_pixel(const ScoreOperands<T>& operands, const UpsamplingShape<Index>& shape,
                                                 const T* __restrict__ input, Index row, Index column,

@@ -1,19 +1,20 @@
-// The pieces of upsampling without mixing channels: its geometry, its weights, and how threads are divided over it.
+// The building blocks of upsampling without mixing channels: its geometry, its weights, and how its work is divided
+// among threads.
 //
-// Upsampling has a pool's geometry in reverse: an input pixel is a window, its taps are the output pixels it reaches,
-// padding is the origin. With stride s, the output rows from h * s - origin on are the *cell* of input row h; row
-// h * s - origin + p of it has phase p. Where a kernel spans at most two strides, a pixel of the cell sees input rows h
-// and h - 1, at taps that its phase alone decides:
+// Upsampling has the geometry of a pool in reverse: an input pixel is a window, its taps are the output pixels that it
+// contributes to, and the origin takes the place of padding. With stride s, the s output rows from h * s - origin on
+// are the *cell* of input row h; row h * s - origin + p of the cell has phase p. If a kernel spans at most two strides,
+// a pixel of the cell sees (depends on) only input rows h and h - 1, through taps that its phase alone determines:
 //
 //     stride 2, kernel 4     input row  h - 1    h             columns likewise
 //                            phase 0    tap 2    tap 0
 //                            phase 1    tap 3    tap 1
 //
-// A thread that moves down its column from cell to cell therefore needs the weights of few phases, which stay in
+// A thread that moves down its column from cell to cell therefore needs the weights of only a few phases, which stay in
 // registers or in shared memory, and uses each input row that it reads for two cells.
 //
-// Every sum is taken in a fixed order, from the last input row to the first and from left to right within a row; each
-// product is added with a single rounding, as in the CPU kernels with FMA.
+// Every sum is computed in a fixed order: from the last input row to the first, and from left to right within a row.
+// Each product is added with a single rounding, as in the CPU kernels with FMA.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@
 
 namespace segext {
 
-// Windows of its axes are input pixels, pixels are the output's.
+// In its axes, windows are input pixels and pixels are output pixels: `pooled_size` is the extent of the input, `size`
+// that of the output.
 template <typename Index>
 struct UpsamplingShape {
   Axis<Index> rows, columns;
@@ -48,8 +50,9 @@ struct UpsamplingShape {
 
 inline int64_t output_elements(const Upsampling& g) { return g.channels * g.output_height * g.output_width; }
 
-// Whether int32_t holds every number that a kernel forms inside a sample, of `addend` too, and the number of warps.
-// Four rows more than the input has: a thread of the label map steps over so many at once.
+// Whether int32_t can hold every number that a kernel computes within a sample, including one of `addend`, and the
+// number of warps. The input is counted with four extra rows, because a thread of the label map advances by that many
+// rows at once.
 inline bool fits_int32(const Upsampling& g, const Addend& addend) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   const auto axis_fits = [](int64_t size, int64_t output_size, int64_t kernel, int64_t stride, int64_t origin,
@@ -65,7 +68,7 @@ inline bool fits_int32(const Upsampling& g, const Addend& addend) {
          (addend.data == nullptr || g.channels * addend.height * addend.width < kLimit);
 }
 
-// Calls `function` with the TypeTag of the index type that fits.
+// Calls `function` with the TypeTag of the index type that fits `g`.
 template <typename Function>
 CudaStatus for_index(const Upsampling& g, const Function& function) {
   return fits_int32(g, Addend{}) ? function(TypeTag<int32_t>{}) : function(TypeTag<int64_t>{});
@@ -73,7 +76,7 @@ CudaStatus for_index(const Upsampling& g, const Function& function) {
 
 // ---- Weights --------------------------------------------------------------------------------------------------------
 
-// [channels, kernel_h, kernel_w], as the caller has them.
+// The caller's weights in global memory, [channels, kernel_h, kernel_w].
 template <typename T, typename Index>
 struct WeightsInMemory {
   const T* __restrict__ weight;
@@ -84,9 +87,9 @@ struct WeightsInMemory {
   }
 };
 
-// Rows of the kernels of some channels, [rows, kernel_w, pitch], channels innermost: for channels_last, where
-// neighbouring threads have neighbouring channels, whose weights lie a whole kernel apart in memory. An odd pitch keeps
-// the threads that fill it, which have neighbouring columns, on different banks.
+// Some channels' kernel rows in shared memory, [rows, kernel_w, pitch], channels innermost. This is for channels_last,
+// where neighbouring threads have neighbouring channels, whose weights are a whole kernel apart in global memory. The
+// threads that fill the array have neighbouring kernel columns; an odd pitch places these in different banks.
 template <typename Wide>
 struct WeightsInShared {
   const Wide* weight;
@@ -101,7 +104,7 @@ struct WeightsInShared {
   }
 };
 
-// The division of staging them among a block's threads.
+// Divides the staging of WeightsInShared among the threads of a block.
 struct Staging {
   int32_t rows, kernel_w, pitch;
   Divisor<int32_t> by_kernel_w;
@@ -112,8 +115,8 @@ struct Staging {
         pitch(static_cast<int32_t>(channels | 1)),
         by_kernel_w(kernel_w) {}
 
-  // Of the first channels of `from`, so many; what is staged as a row is its row `row_of(row)`, if that is not
-  // negative. All threads of the block call.
+  // Stages the weights of the first `channels` channels of `from`. Staged row `row` is their kernel row row_of(row);
+  // where that is negative, the row is left unset. All threads of the block must call this.
   template <typename T, typename RowOf>
   __device__ __forceinline__ WeightsInShared<typename Element<T>::Wide> stage(const WeightsInMemory<T, int32_t>& from,
                                                                               int32_t channels,
@@ -132,10 +135,11 @@ struct Staging {
     return {dynamic_shared_memory<typename Element<T>::Wide>(), kernel_w, pitch};
   }
 
-  // Of shared memory.
+  // The elements of shared memory that the staged rows take.
   int64_t elements() const { return static_cast<int64_t>(rows) * kernel_w * pitch; }
 
-  // What whole kernels take; 0 for more than a block has: then there is no staging.
+  // The bytes that the whole kernels of all channels take, or 0 if that is more than a block has; nothing is staged
+  // then.
   template <typename T>
   static int64_t bytes(const Upsampling& g) {
     const int64_t limit = Launch::kMaxSharedBytes / static_cast<int64_t>(sizeof(typename Element<T>::Wide));
@@ -147,7 +151,7 @@ struct Staging {
 
 // ---- Any geometry ---------------------------------------------------------------------------------------------------
 
-// `sum`, and on it the taps of one output element; `input` is the sample's.
+// Returns `sum` plus the products of all taps of one output element. `input` is the input of the element's sample.
 template <typename T, typename Index, typename Weights>
 __device__ __forceinline__ typename Element<T>::Wide sum_of_taps(const UpsamplingShape<Index>& shape,
                                                                  const T* __restrict__ input, const Weights& weights,
@@ -172,11 +176,12 @@ __device__ __forceinline__ typename Element<T>::Wide sum_of_taps(const Upsamplin
 
 // ---- Kernels that span at most two strides --------------------------------------------------------------------------
 
-// Where a thread keeps what belongs to phases in registers, it has so many neighbouring ones, which share what it reads
-// of the input.
+// The number of neighbouring phases that a thread has if it keeps per-phase values in registers. These phases share the
+// input that the thread reads.
 inline constexpr int kPhases = 2;
 
-// Strides so large that threads would outnumber the rows of the output are better off with an element a thread.
+// The largest stride for which threads work on cells. With larger strides, threads could outnumber the rows of the
+// output, and one thread per element is better.
 inline constexpr int64_t kMaxCellStride = 256;
 
 inline bool spans_two_strides(const Upsampling& g) {
@@ -184,17 +189,18 @@ inline bool spans_two_strides(const Upsampling& g) {
          (g.kernel_w - 1) <= (2 * g.stride_w - 1) / g.dilation_w && g.stride_h <= kMaxCellStride;
 }
 
-// The division of planes (of one channel, or of all in channels_last) among threads. A *unit* is some phases of all
-// cells of a plane; its threads have a run of neighbouring elements each, and some cells, one below the other.
+// Divides planes (of one channel, or of all channels in channels_last) among threads. A *unit* is some phases of all
+// cells of a plane. Each thread of a unit has a run of neighbouring elements in a row, and some vertically adjacent
+// cells.
 struct Cells {
   Divisor<int32_t> by_unit_threads, by_groups, by_runs;
   int32_t units;
-  int32_t first, end;  // rows of cells that the output has a part of
+  int32_t first, end;  // the rows of cells that overlap the output; `end` is exclusive
   int32_t per_thread;
-  int32_t phases;  // of a unit
+  int32_t phases;  // per unit
 
-  // What a thread works on: these phases of the cells from `cell` on. Of an odd stride, the last has one phase too
-  // many.
+  // What a thread works on: its unit's phases, from `phase` on, of the cells from `cell` on. If the stride is not a
+  // multiple of the phases per unit, the last unit of a plane has phases that do not exist.
   struct Thread {
     int32_t plane, phase, cell, run;
     bool present;
@@ -211,38 +217,39 @@ struct Cells {
     return thread;
   }
 
-  // The cell after the thread's last.
+  // The cell after the last one of the thread.
   __device__ __forceinline__ int32_t end_of(const Thread& thread) const {
     return thread.cell + per_thread < end ? thread.cell + per_thread : end;
   }
 };
 
-// Of the cells one below the other, those whose rows of so many phases, from one on, all exist, as do the rows of input
-// that they see. Whether there are all taps is not looked at.
+// The range of cell rows in which `phases` phases, from `phase` on, lie inside the output and see two rows of input
+// that both exist. Whether all taps exist is not checked.
 struct WholeCells {
   int32_t first, end;
 
   __device__ __forceinline__ WholeCells(const Axis<int32_t>& rows, int32_t phase, int32_t phases) {
-    const int32_t before = rows.padding - phase;       // rows of cell 0 that come before the output's first
-    const int32_t room = rows.size - phases + before;  // where the last cell's first row may lie, from cell 0's on
+    const int32_t before = rows.padding - phase;  // rows from cell 0's row of this phase to the output's first row
+    // The phases of cell h end inside the output if h * stride <= room.
+    const int32_t room = rows.size - phases + before;
     first = before <= rows.stride ? 1 : rows.by_stride.quotient(before - 1) + 1;
     end = room < 0 ? 0 : rows.by_stride.quotient(room) + 1;
     end = end < rows.pooled_size ? end : rows.pooled_size;
   }
 };
 
-// The rows of cells that the output has a part of: the first, and the one after the last.
+// The rows of cells that overlap the output: the first, and the one after the last.
 inline int64_t first_cell(const Upsampling& g) { return g.origin_h / g.stride_h; }
 inline int64_t end_cell(const Upsampling& g) { return (g.origin_h + g.output_height - 1) / g.stride_h + 1; }
 
-// Cells, and the threads to launch.
+// The division into cells, and the number of threads to launch.
 struct CellLaunch {
   Cells cells;
   int64_t threads;
 };
 
-// A unit has a multiple of so many threads: of a block's, if no block may have threads of two. None for more threads
-// than int32_t counts.
+// Rounds the number of threads per unit up to a multiple of `multiple`. The default, the threads of a block, ensures
+// that no block has threads of two units. Returns nothing if there are too many threads for int32_t.
 inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t planes, int64_t runs, int64_t per_thread,
                                               int64_t phases, int64_t multiple = Launch::kBlockThreads) {
   const int64_t groups = ceil_divide(g.stride_h, phases);
@@ -261,16 +268,16 @@ inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t plane
   return CellLaunch{cells, threads};
 }
 
-// The kernel row through which rows of this phase see the input row of their cell (`above` 0) or the one above it (1);
-// -1 if there is none.
+// The kernel row through which output rows of this phase see the input row of their cell (`above` is 0) or the one
+// above it (`above` is 1); -1 if there is none.
 __device__ __forceinline__ int32_t tap_row(const Axis<int32_t>& rows, int32_t phase, int32_t above) {
   return rows.tap_at(phase + above * rows.stride);
 }
 
-// Those of a thread's phases.
+// The kernel rows (tap_row) of a thread's phases, by phase and by `above`.
 struct TapRows {
   int32_t tap[kPhases][2];
-  bool complete;  // there are all
+  bool complete;  // none is -1
 
   __device__ __forceinline__ TapRows(const Axis<int32_t>& rows, int32_t phase) : complete(true) {
 #pragma unroll

@@ -1,16 +1,17 @@
-// Gradients of upsampling from the gradients of its output, whatever those come from. Everything is gathered, in one
-// order.
+// The gradients of upsampling, computed from the gradients of its output, whatever supplies those. All sums are
+// gathered, in one fixed order.
 //
-//   depthwise_input_gradient_cells_kernel    kernels that span at most two strides, such as every bilinear one
-//   depthwise_weight_gradient_cells_kernel   likewise; of weights and bias
-//   depthwise_input_gradient_kernel          everything else: one element a thread
-//   depthwise_weight_gradient_kernel         likewise: one weight a block
-//   depthwise_bias_gradient_kernel           likewise
+//   depthwise_input_gradient_cells_kernel    convolution kernels that span at most two strides, e.g. all bilinear ones
+//   depthwise_weight_gradient_cells_kernel   likewise; for weights and bias
+//   depthwise_input_gradient_kernel          everything else: one element per thread
+//   depthwise_weight_gradient_kernel         likewise: one weight per block
+//   depthwise_bias_gradient_kernel           likewise: one class per block
 //
-// A Source has the output's gradients: column(shape, sample, c, y, x) is a place in a column of one channel, whose
-// advance(rows) goes down it. It may be where there is no row, but for read(score, gradients), of as many rows from
-// there on as `gradients` has; more than one only where the source is plain. score(k) makes the k-th element itself,
-// for a source whose gradients depend on it.
+// A Source supplies the gradients of the output. Its column(shape, sample, c, y, x) returns a position in a column of
+// one channel, and advance(rows) moves this position down. The position may be outside the output, except for
+// read(score, gradients), which reads as many rows, from the position on, as `gradients` has elements. It may read more
+// than one row only if the column is `plain`. score(k) computes the k-th output element itself, for a source whose
+// gradients depend on it.
 #pragma once
 
 #include <algorithm>
@@ -24,18 +25,19 @@ namespace segext {
 
 // ---- Kernels that span at most two strides --------------------------------------------------------------------------
 
-// What a pixel of a cell sees of a row of input, of one class; columns that do not exist are zero.
+// What a pixel of a cell sees of one row of input, for one class: the elements in its own column and in the one to the
+// left. An element is zero if it does not exist or no tap reaches it.
 template <typename Wide>
 struct InputPair {
   Wide own = 0, left = 0;
   bool exists = false;
 };
 
-// A column of output, and what it sees of the input of one class.
+// A column of the output, and the two input columns of one class that it sees.
 template <typename T>
 struct ClassColumn {
   using Wide = typename Element<T>::Wide;
-  const T* own;  // of row 0
+  const T* own;  // the own column in row 0
   int32_t own_j, left_j;
   bool has_own, has_left;
 
@@ -61,8 +63,8 @@ struct ClassColumn {
   }
 };
 
-// The weights of a pixel of a cell: by row of input, the cell's and the one above, and by column, its own and the left.
-// Zero where there is no tap.
+// The weights of a pixel of a cell, by row of input (the cell's, the one above) and by column of input (its own, the
+// one to the left). Zero where there is no tap.
 template <typename Wide>
 struct alignas(kVectorBytes) PixelWeights {
   Wide tap[2][2] = {};
@@ -81,7 +83,8 @@ struct alignas(kVectorBytes) PixelWeights {
     return result;
   }
 
-  // In the order of the forward kernels: so that the largest score stays the largest.
+  // Adds in the order of the forward kernels, so that scores are the same to the bit and none exceeds the largest score
+  // that they found.
   __device__ __forceinline__ Wide score(Wide bias, const InputPair<Wide>& row, bool sees_row,
                                         const InputPair<Wide>& above, bool sees_above) const {
     Wide sum = bias;
@@ -91,15 +94,17 @@ struct alignas(kVectorBytes) PixelWeights {
   }
 };
 
-// The division of an input among blocks: each has a tile of one plane, rows by cells - 1. Its threads have columns of
-// output and go down the tile's cells, of which neighbouring tiles share the last row and column.
+// Divides an input among blocks. Each block has a tile of one plane, of `rows` by `cells` - 1 pixels. Its threads have
+// columns of the output and go down the tile's cells. A tile has one more row and one more column of cells than of
+// pixels: its last ones are the first ones of the next tiles.
 //
-// `group`: the most neighbouring columns, a power of two, that always lie in one cell and one warp, whose threads add
-// up what they found; a cell has so many `groups`. `pitch`: of their sums, odd, so that threads that add up
-// neighbouring cells do not collide.
+// `group`: the number of neighbouring columns whose threads combine their sums with shuffles. It is the largest power
+// of two for which a group always lies within one cell and one warp. `groups`: the number of groups in a cell. `pitch`:
+// the distance between the sums of neighbouring cells. It is odd, so that threads that add up neighbouring cells use
+// different banks.
 struct GradientTiles {
   int32_t rows, cells, group, groups, pitch;
-  bool whole_taps;  // rows of every phase see two rows of input
+  bool whole_taps;  // rows of every phase have taps on two rows of input
   Divisor<int32_t> by_strips, by_segments, by_inputs, by_columns;
 
   struct Tile {
@@ -116,8 +121,9 @@ struct GradientTiles {
     return tile;
   }
 
-  // Adds what a group's threads have for the pixels of two columns of input to sums `side` apart; null of a group that
-  // is not the tile's. All threads of the warp call; the group's first two do the work for one column each.
+  // Combines what a group's threads have for the pixels of two input columns (`own` and `left`), and adds the results
+  // to sums[0] and sums[side]. `sums` is null for a group outside the tile. All threads of the warp must call this. The
+  // first two threads of a group each update one of the two sums.
   template <typename Wide>
   __device__ __forceinline__ void add(Wide own, Wide left, Wide* sums, int32_t side) const {
     const int32_t in_group = static_cast<int32_t>(threadIdx.x) & (group - 1);
@@ -135,29 +141,31 @@ struct GradientTiles {
   }
 };
 
-// Whether threads have the gradients of several pixels at once, so that what one waits for the others do too. float64
-// has no registers for that.
+// Whether a thread holds the gradients of several pixels at once, so that the latencies of their loads overlap. float64
+// leaves too few registers for that.
 template <typename Wide>
 inline constexpr bool kManyAtOnce = sizeof(Wide) == sizeof(float);
 
-// Blocks of a multiprocessor that registers leave room for: else ptxas takes a few more for some architectures.
+// The number of blocks per multiprocessor that registers leave room for. Unless the compiler is told, ptxas uses a few
+// more registers on some architectures.
 inline constexpr int kGradientBlocks = 3;
 
-// Likewise, of kernels whose sums of float64 take more registers than that leaves.
+// The same for kernels whose float64 sums take more registers than that number leaves.
 template <typename Wide>
 inline constexpr int kSumBlocks = kManyAtOnce<Wide> ? kGradientBlocks : Launch::kMinBlocks;
 
 template <int kValue>
 using IntTag = std::integral_constant<int, kValue>;
 
-// Gradients of a tile of the input. A pixel of a cell sends to four pixels of input:
+// Computes the gradients of a tile of the input. A pixel of a cell contributes to four pixels of input:
 //
-//     input    A B      cell of D    d d     sends to A, B, C and D, by four taps
+//     input    A B      cell of D    d d     each d contributes to A, B, C and D, through four taps
 //              C D                   d d
 //
-// A thread adds up what its column of a cell row sends to the row above and to its own, of each to two columns; the
-// former, with what the cells above sent, is complete. Then threads add up the columns of two neighbouring cells for
-// each pixel of the tile.
+// For each row of cells, a thread adds up what its column contributes to two rows of input, the row above and the
+// cells' own, and in each to two columns. The sum for the row above, to which the previous row of cells also
+// contributed, is then complete. At the end, threads add up the columns of two neighbouring cells for each pixel of the
+// tile.
 template <typename T, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
     depthwise_input_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients, T* __restrict__ grad_input,
@@ -165,7 +173,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
   using Wide = typename Element<T>::Wide;
   auto* weights = dynamic_shared_memory<PixelWeights<Wide>>();  // [stride_h, stride_w]
   const int32_t stride_h = shape.rows.stride, stride_w = shape.columns.stride, cell_pixels = stride_h * stride_w;
-  Wide* sums = reinterpret_cast<Wide*>(weights + cell_pixels);  // [rows, 2, cells, pitch]; own, left
+  Wide* sums = reinterpret_cast<Wide*>(weights + cell_pixels);  // [rows, 2 (own, left), cells, pitch]
   const int32_t side = tiles.cells * tiles.pitch;
   for (int32_t e = static_cast<int32_t>(threadIdx.x); e < 2 * tiles.rows * side; e += Launch::kBlockThreads) {
     sums[e] = 0;
@@ -175,7 +183,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
   const int64_t sample_input = tile.sample * static_cast<int64_t>(shape.input.elements);
   const T* plane = operands.input + sample_input + tile.input * static_cast<int64_t>(shape.input.channel_stride);
   const WeightsInMemory<T, int32_t> in_memory{operands.weight, shape.rows.kernel, shape.columns.kernel};
-  // Columns are counted from the tile's first, which need not exist.
+  // Columns are counted from the tile's first column, which need not exist.
   const int32_t origin = tile.column * stride_w - shape.columns.padding;
   const int32_t first = origin < 0 ? -origin & ~(tiles.group - 1) : 0;
   const int32_t in_cells = tiles.cells * stride_w, to_edge = shape.columns.size - origin;
@@ -183,7 +191,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % Launch::kWarpThreads;
   for (int32_t k = 0; k < shape.multiplier; ++k) {
     const int32_t c = tile.input * shape.multiplier + k;
-    __syncthreads();  // nobody reads the weights before
+    __syncthreads();  // other threads may still be reading the previous weights
     for (int32_t e = static_cast<int32_t>(threadIdx.x); e < cell_pixels; e += Launch::kBlockThreads) {
       int32_t e_column;
       const int32_t e_row = shape.columns.by_stride.divide(e, &e_column);
@@ -208,7 +216,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
         if (works) {
           const InputPair<Wide> row = column.read(shape, tile.row + r);
           const int32_t y = (tile.row + r) * stride_h - shape.rows.padding;
-          // What rows send that see two rows of input.
+          // Adds what kRows rows contribute, each of which sees two rows of input.
           const auto send = [&](auto count, int32_t p) {
             constexpr int kRows = decltype(count)::value;
             PixelWeights<Wide> weight[kRows];
@@ -282,31 +290,32 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
   }
 }
 
-// Where blocks leave what they found for weights and bias, either of which may be null.
+// Where blocks store their parts of the gradients of weights and bias. Either pointer may be null.
 template <typename Wide>
 struct PartArrays {
-  Wide* __restrict__ weight;  // [blocks that share an element, channels, kernel_h, kernel_w]
-  Wide* __restrict__ bias;    // [likewise, units of a plane or, in channels_last, of all, channels]
+  Wide* __restrict__ weight;  // [parts, channels, kernel_h, kernel_w]: a part for each block that shares a weight
+  Wide* __restrict__ bias;    // [parts, units, channels]; units of a plane or, in channels_last, of all planes
   Divisor<int32_t> by_unit_blocks;
   int32_t unit_blocks, units;
 };
 
-// Parts of the gradients of one class's weights and bias: of the taps through which the output has two phases. A thread
-// goes down its column with eight sums, one for each of its weights:
+// Computes parts of the gradients of one class's weights and bias, for the taps of two phases. A thread goes down its
+// column of the output with eight sums, one for each weight that its pixels use:
 //
 //     input rows      h - 1   a b      output    P     row h * s + phase         multiplied by a, b, c, d
 //                     h       c d                P     row h * s + phase + 1     likewise
 //
-// Columns are counted from the first cell's first, whether the output has it or not: so a phase's columns are the
-// stride apart in every block, whose threads then add up each tap's.
+// Columns are counted from the first column of the first cell, whether or not the output has it. The columns of one
+// phase are therefore a stride apart in every block, which is how its threads then find the sums to add up for each
+// tap.
 template <typename T, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
     depthwise_weight_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients,
                                            PartArrays<typename Element<T>::Wide> parts, UpsamplingShape<int32_t> shape,
                                            Cells cells) {
   using Wide = typename Element<T>::Wide;
-  constexpr int kCells = 2;               // at once
-  constexpr int kSums = kPhases * 2 * 2;  // by phase, by row of input: the cell's, the one above; by column: own, left
+  constexpr int kCells = 2;               // processed at once
+  constexpr int kSums = kPhases * 2 * 2;  // by phase, input row (the cell's, the one above) and column (own, left)
   const int32_t stride_w = shape.columns.stride;
   const auto at = cells.thread();
   int32_t c, phase;
@@ -328,7 +337,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     const ClassColumn<T> column(plane, shape, w, phase);
     auto source = gradients.column(shape, sample, c, at.cell * shape.rows.stride - shape.rows.padding + at.phase, x);
     const Wide bias = operands.bias_of(c);
-    // Cells whose pixels of these phases all exist, and all input that they see.
+    // Cells whole.first..end_whole - 1 have all pixels of these phases and all the input that these see. They are
+    // processed kCells at a time; there are none unless `many`.
     const bool many = kManyAtOnce<Wide> && source.plain && rows.complete && at.phase + kPhases <= shape.rows.stride;
     const WholeCells whole(shape.rows, at.phase, kPhases);
     const int32_t end = cells.end_of(at), end_whole = !many ? 0 : whole.end < end ? whole.end : end;
@@ -393,7 +403,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 #pragma unroll
   for (int k = 0; k < kSums; ++k) sums[k * Launch::kBlockThreads + threadIdx.x] = sum[k];
   __syncthreads();
-  int32_t first_phase;  // of thread 0
+  int32_t first_phase;  // that of thread 0
   shape.columns.by_stride.divide(block * Launch::kBlockThreads, &first_phase);
   Wide* out = parts.weight + (part * shape.channels + c) * shape.rows.kernel * shape.columns.kernel;
   for (int32_t e = static_cast<int32_t>(threadIdx.x); e < kSums * stride_w; e += Launch::kBlockThreads) {
@@ -411,7 +421,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 
 // ---- Any geometry ---------------------------------------------------------------------------------------------------
 
-// Gradients of scores, one at a time.
+// Computes the gradient of one score at a time.
 template <typename T, typename Index, typename Source>
 struct AnyScoreGradients {
   using Wide = typename Element<T>::Wide;
@@ -458,7 +468,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   grad_input[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] = Element<T>::narrow(sum);
 }
 
-// A block has a weight; its threads go through the pixels of input that it multiplies.
+// Each block has one weight. Its threads go through the input pixels that the weight multiplies.
 template <typename T, typename Index, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_weight_gradient_kernel(AnyScoreGradients<T, Index, Source> scores,
@@ -484,7 +494,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   if (threadIdx.x == 0) part[blockIdx.x] = static_cast<Wide>(sum);
 }
 
-// A block has a class.
+// Each block has one class.
 template <typename T, typename Index, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_bias_gradient_kernel(AnyScoreGradients<T, Index, Source> scores,
@@ -507,25 +517,26 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
 // ---- Launches -------------------------------------------------------------------------------------------------------
 
-// Of a tile. A thread goes down a column for each 256 of them.
+// The largest number of output columns in a tile. A thread goes down one column for every 256 of them.
 inline constexpr int64_t kTileColumns = 1024;
 
-// What a tile's sums may take: so that a multiprocessor has room for a few blocks.
+// The shared memory that a tile's sums may take, so that a multiprocessor has room for a few blocks.
 inline constexpr int64_t kTileBytes = 16 * 1024;
 
-// Rows of a tile, which makes one more of cells. Few where there would be too few tiles.
+// The number of input rows in a tile; it has one more row of cells. Smaller where there would otherwise be too few
+// tiles.
 inline int64_t tile_rows(const Upsampling& g) {
   constexpr int64_t kFewest = 4, kMost = 16, kEnoughTiles = 1024;
   return std::clamp(g.samples * (g.channels / g.multiplier) * g.height / kEnoughTiles, kFewest, kMost);
 }
 
-// Tiles, and what launching a block for each of them takes.
+// The tiles, and the launch parameters for one block per tile.
 struct TileLaunch {
   GradientTiles tiles;
   int64_t threads, shared_bytes;
 };
 
-// None where kernel or sizes do not allow it.
+// Returns nothing if the convolution kernel or the sizes rule tiles out.
 template <typename T>
 std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
   using Wide = typename Element<T>::Wide;
@@ -551,8 +562,8 @@ std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
   return TileLaunch{tiles, blocks * Launch::kBlockThreads, shared_bytes};
 }
 
-// Cells that a thread adds up the gradients of weights over, alike for all threads: the more, the fewer parts there
-// are, but a large GPU has some 10^5 threads at once and wants a multiple.
+// The number of cells over which a thread sums the gradients of weights, about equal for all threads. The more cells,
+// the fewer parts there are. But a large GPU runs some 10^5 threads at once and wants a multiple of that.
 inline int64_t part_cells(const Upsampling& g, int64_t planes, int64_t runs) {
   constexpr int64_t kFewest = 4, kMost = 64, kEnoughThreads = 1 << 18;
   const int64_t wanted = std::clamp(planes * runs * g.output_height / kPhases / kEnoughThreads, kFewest, kMost);
@@ -560,8 +571,8 @@ inline int64_t part_cells(const Upsampling& g, int64_t planes, int64_t runs) {
   return ceil_divide(cells, threads);
 }
 
-// The division of planes, each of one class, for the gradients of weights and bias. None where kernel or sizes do not
-// allow it.
+// Divides planes, each of one class, for the gradients of weights and bias. Returns nothing if the convolution kernel
+// or the sizes rule it out.
 inline std::optional<CellLaunch> divide_parts(const Upsampling& g) {
   if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || g.stride_w > kMaxCellStride) return std::nullopt;
   const int64_t columns = g.origin_w % g.stride_w + g.output_width;
@@ -571,12 +582,12 @@ inline std::optional<CellLaunch> divide_parts(const Upsampling& g) {
 
 inline int64_t units_of(const Upsampling& g) { return ceil_divide(g.stride_h, kPhases); }
 
-// Blocks that share a unit of cells.
+// The number of blocks that share a unit of cells.
 inline int64_t unit_blocks(const Upsampling& g, const CellLaunch& division) {
   return division.threads / Launch::kBlockThreads / (g.samples * g.channels * units_of(g));
 }
 
-// What launch_parts leaves.
+// The numbers of parts that launch_parts stores.
 inline GradientParts count_parts(const Upsampling& g) {
   const auto division = divide_parts(g);
   if (!division) return {1, 1};
@@ -636,7 +647,7 @@ CudaStatus launch_parts(const DepthwiseConvTranspose2dParams& call, const Upsamp
   });
 }
 
-// Every gradient that is wanted.
+// Computes every gradient that is wanted, i.e. not null in `out`.
 template <typename T, typename Source>
 CudaStatus launch_gradients(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
                             const Source& gradients, CudaStream stream) {

@@ -1,12 +1,12 @@
-// Gradients of upsampling in channels_last from the gradients of its output in memory, where each channel makes one and
-// kernels span at most two strides.
+// The gradients of upsampling in channels_last, from gradients of its output that are stored in memory. For a
+// multiplier of one and convolution kernels that span at most two strides.
 //
-//   depthwise_input_gradient_channels_last_kernel    of the input
-//   depthwise_weight_gradient_channels_last_kernel   of weights and bias
+//   depthwise_input_gradient_channels_last_kernel    for the input
+//   depthwise_weight_gradient_channels_last_kernel   for weights and bias
 //
-// Neighbouring threads have neighbouring elements of memory, a row's columns and, innermost, their channels. The
-// kernels of upsampling_gradients.cuh give them neighbouring columns of one channel, which in channels_last are a pixel
-// apart: each reads a sector of the L2 cache for one of its elements.
+// Neighbouring threads have neighbouring elements in memory: the columns of a row and, innermost, their channels. In
+// the kernels of upsampling_gradients.cuh, they have neighbouring columns of one channel. In channels_last, these are a
+// pixel apart, so each thread reads a sector of the L2 cache to use one element of it.
 #pragma once
 
 #include <algorithm>
@@ -16,15 +16,16 @@
 
 namespace segext {
 
-// Where pixels have fewer channels, a sector has several pixels: kernels with a channel a block read it as few times,
-// and their warps touch fewer of them at once.
+// With fewer channels, a sector spans several pixels. Kernels with one channel per block then read each sector no more
+// often than these would, and their warps touch fewer sectors at once.
 inline constexpr int64_t kFewestChannels = 4;
 
-// Threads that are enough for a large GPU, each with several loads on their way. It holds a few more at once: where
-// there are hardly more, none begins when the others end.
+// The number of threads that is enough for a large GPU if each has several loads in flight. The GPU can hold slightly
+// more at once. If hardly more than that are launched, no blocks are left to start when the first ones end.
 inline constexpr int64_t kEnoughThreads = int64_t{3} << 15;
 
-// Whether these kernels are for it. int32_t holds the elements from a pixel's first tap to its last, and some more.
+// Whether these kernels can be used. By the last condition, int32_t can hold the number of elements from a pixel's
+// first tap to its last, with a margin.
 inline bool is_deep(const Upsampling& g) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   return g.channels_last && g.multiplier == 1 && g.channels >= kFewestChannels && fits_int32(g, Addend{}) &&
@@ -33,29 +34,29 @@ inline bool is_deep(const Upsampling& g) {
 
 // ---- Input ----------------------------------------------------------------------------------------------------------
 
-// Cells, one below the other, whose gradients a thread reads together.
+// The number of vertically adjacent cells whose gradients a thread reads together.
 inline constexpr int kCellsGathered = 4;
 
-// Taps of either half of a kernel row that it reads at once. float64 has registers for fewer.
+// The number of taps of each half of a kernel row that a thread reads at once. float64 has registers for fewer.
 template <typename Wide>
 inline constexpr int kTapsTogether = kManyAtOnce<Wide> ? 2 : 1;
 
-// The division of an input among blocks: each has neighbouring elements of some rows, of as many channels as it has
-// room for the weights of. Its threads are `parts` groups of whole warps, which all have the same elements, and each
-// some taps of a kernel row.
+// Divides an input among blocks. Each block has neighbouring elements of some rows, in as many channels as it has room
+// for the weights of. Its threads form `parts` groups of whole warps. All groups have the same elements, but each has
+// different taps of a kernel row.
 struct InputGathers {
-  Staging staging;           // of some phases: the kernel rows through which they see their cell's row, then the others
-  int32_t phases, channels;  // staged at once; of a block
-  int32_t rows;              // of input: one less than cells that a thread goes through
-  int32_t half;              // taps of a kernel row that lie within one stride: the next has as many or fewer
-  int32_t parts, part_taps;  // groups of threads, and what each has of either half
-  int32_t sums;              // where the groups' sums begin in shared memory
+  Staging staging;           // of some phases: the kernel rows for the cell's input row, then those for the row above
+  int32_t phases, channels;  // phases staged at once; channels per block
+  int32_t rows;              // input rows per block: one less than the cells that a thread goes through
+  int32_t half;              // taps of a kernel row in its first stride; the second stride has as many or fewer
+  int32_t parts, part_taps;  // groups of threads; taps of each half per group
+  int32_t sums;              // where the groups' sums begin in shared memory, in elements
   Divisor<int32_t> by_part_threads, by_channels, by_runs, by_segments, by_chunks;
 
   struct Thread {
     int32_t sample, row, column;
     int32_t first_channel, channel, block_channels;
-    int32_t part, first_tap, end_tap;  // no tap where there is no element
+    int32_t part, first_tap, end_tap;  // an empty range if the thread has no element
     bool present;
   };
 
@@ -79,17 +80,19 @@ struct InputGathers {
   }
 };
 
-// A thread has an element of the input's rows. Its pixel reaches the columns of its own cell and of the next one, from
-// which the thread gathers what they send to its column; but rows it shares, as each sends to two of the input:
+// A thread has one element of each of the block's input rows. Its pixel contributes to output columns of its own cell
+// and of the next cell to the right; the thread gathers from all of these columns. Each row of the output contributes
+// to two rows of input, so the thread adds each gradient to two sums:
 //
-//     input    A .      cell of C    c c . .     sends to A and C
+//     input    A .      cell of C    c c . .     each c contributes to A and C
 //              C .                   c c . .
-//              E .      cell of E    e e . .     sends to C and E
+//              E .      cell of E    e e . .     each e contributes to C and E
 //                                    e e . .
 //
-// Row by row of kCellsGathered cells, it reads the gradients in two columns a stride apart, all on their way together.
-// What one pixel reads in the next cell's column, its neighbour reads in its own: at the same time, so that the L1
-// cache has it. Each gradient is multiplied by two weights, which the cells share.
+// The thread takes kCellsGathered cells together, row by row. It reads the gradients in two columns a stride apart with
+// all loads in flight at once. What it reads in a column of the next cell, its neighbour reads in its own cell at the
+// same time, so that the L1 cache has it. Each gradient is multiplied by two weights, which are the same for all the
+// cells.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
     depthwise_input_gradient_channels_last_kernel(const T* __restrict__ weight, const T* __restrict__ grad_output,
@@ -108,10 +111,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
   const T* const gradients = grad_output + at.sample * static_cast<int64_t>(shape.output.elements) +
                              first_x * static_cast<int64_t>(shape.output.column_stride) + channel;
   WeightsInShared<Wide> weights{};
-  Wide sum[kTogether + 1] = {};  // of the row above the cells, and of theirs
+  Wide sum[kTogether + 1] = {};  // for the input row above the cells, and for the cells' own
 
-  // Adds what one row of each cell sends, the first's being at `from`: by the taps of a kernel row to the cell's row of
-  // input, and by those of another to the one above. kWhole: there are all of these rows.
+  // Adds what one row of each cell contributes: through the taps of one kernel row (`own_tap`) to the cell's row of
+  // input, and through those of another (`above_tap`) to the row above it. `from` is that row of the first cell.
+  // kWhole: all of these rows exist.
   const auto gather = [&](auto whole, const T* from, const bool (&exists)[kTogether], const Wide* own_tap, bool has_own,
                           const Wide* above_tap, bool has_above) {
     constexpr bool kWhole = decltype(whole)::value;
@@ -119,7 +123,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     int32_t x = first_x;
 #pragma unroll 1
     for (int32_t j = at.first_tap; j < at.end_tap; j += kTaps) {
-      bool has_tap[kTaps][2];  // of the own cell's columns, and of the next one's
+      bool has_tap[kTaps][2];  // whether tap t has a column: in the own cell, in the next one
       T gradient[kTaps][2][kTogether];
 #pragma unroll
       for (int t = 0; t < kTaps; ++t) {
@@ -169,7 +173,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 #pragma unroll 1
     for (int32_t phase = 0; phase < rows.stride; phase += gathers.phases) {
       if (h == at.row || gathers.phases < rows.stride) {
-        __syncthreads();  // nobody reads the weights before
+        __syncthreads();  // other threads may still be reading the previous weights
         weights = gathers.staging.stage<T>(in_memory, at.block_channels, [&](int32_t row) {
           return row < gathers.phases ? tap_row(rows, phase + row, 0) : tap_row(rows, phase + row - gathers.phases, 1);
         });
@@ -200,7 +204,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     } else {
       // [kTogether, kBlockThreads]
       Wide* sums = dynamic_shared_memory<Wide>() + gathers.sums;
-      __syncthreads();  // nobody reads those of the cells before
+      __syncthreads();  // other threads may still be reading the previous cells' sums
 #pragma unroll
       for (int k = 0; k < kTogether; ++k) sums[k * Launch::kBlockThreads + threadIdx.x] = sum[k];
       __syncthreads();
@@ -221,29 +225,30 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 
 // ---- Weights and bias -----------------------------------------------------------------------------------------------
 
-// Steps whose loads are on their way together. float64 has registers for fewer.
+// The number of steps whose loads are in flight together. float64 has registers for fewer.
 template <typename Wide>
 inline constexpr int kStepsTogether = kManyAtOnce<Wide> ? 4 : 2;
 
-// The division of cells among walks. A walk has a column phase and a channel, side by side in memory as a cell's
-// `places`, and goes along the columns of some rows of cells, which are counted through all samples. A unit is kPhases
-// phases of rows and a range of places, not more than a block has threads: each of its blocks has every place of the
-// range, as the places of a walk follow each other, and then those of the next.
+// Divides cells among walks. A walk goes along the columns, or a segment of them, of some rows of cells; rows are
+// counted across all samples. A *place* of a cell is one of its column phases and a channel; a cell's places are
+// adjacent in memory, and a thread has one place of a walk. A unit is kPhases phases of rows and a range of places, no
+// more than the threads of a block. Its threads are numbered walk by walk, and by place within a walk, so that each
+// block has every place of the range.
 struct PartWalks {
   Divisor<int32_t> by_ranges, by_range_places, by_segments, by_cell_rows;
   int32_t range_places, places;
   int32_t walks;
-  int32_t first_row, rows, all_rows;  // of cells: a sample's first; of a walk; of all samples
+  int32_t first_row, rows, all_rows;  // rows of cells: a sample's first; per walk; in all samples
   int32_t first_column, columns, end_column;
 };
 
-// Parts of the gradients of weights and bias: of the taps through which a place of cells has two phases. A thread goes
-// along the columns of a row of cells with eight sums:
+// Computes parts of the gradients of weights and bias, for the taps of two phases of rows. A thread goes along the
+// columns of a row of cells, at its place of each cell, with eight sums, one for each weight that its pixels use:
 //
 //     input rows      h - 1   a b      output    P     row h * s + phase         multiplied by a, b, c, d
 //                     h       c d                P     row h * s + phase + 1     likewise
 //
-// A step costs it two gradients and two values of the input, b and d; a and c are those of the step before.
+// A step reads two gradients and two values of the input, b and d; a and c are the b and d of the previous step.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
     depthwise_weight_gradient_channels_last_kernel(const T* __restrict__ input, const T* __restrict__ grad_output,
@@ -251,7 +256,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
                                                    UpsamplingShape<int32_t> shape, PartWalks walks) {
   using Wide = typename Element<T>::Wide;
   constexpr int kSteps = kStepsTogether<Wide>;
-  constexpr int kSums = kPhases * 2 * 2;  // by phase, by row of input: the cell's, the one above; by column: own, left
+  constexpr int kSums = kPhases * 2 * 2;  // by phase, input row (the cell's, the one above) and column (own, left)
   const Axis<int32_t>&rows = shape.rows, &columns = shape.columns;
   int32_t block, range, in_range, c, segment;
   const int32_t unit = parts.by_unit_blocks.divide(static_cast<int32_t>(blockIdx.x), &block);
@@ -267,7 +272,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     const int32_t first = walks.first_column + segment * walks.columns;
     const int32_t end = first + walks.columns < walks.end_column ? first + walks.columns : walks.end_column;
     const int32_t first_x = first * columns.stride - columns.padding + column_phase;
-    // Steps that have a gradient, steps that have a value of the input, and those that lack nothing.
+    // The ranges of steps that have a gradient, that have a value of the input, and that have everything.
     const int32_t before = columns.padding - column_phase;
     const int32_t first_gradient = before <= 0 ? 0 : columns.by_stride.quotient(before + columns.stride - 1);
     const int32_t behind = columns.by_stride.quotient(columns.size + before + columns.stride - 1);
@@ -285,7 +290,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
       const T* from = input + sample * int64_t{shape.input.elements} + h * in_row_step + first * in_step + c;
       const T* gradients = grad_output + sample * int64_t{shape.output.elements} + y * row_step +
                            first_x * int64_t{shape.output.column_stride} + c;
-      bool has_input[2], has_gradient[kPhases], whole_rows = true;  // the row of the cell, and the one above; of phases
+      bool has_input[2], has_gradient[kPhases], whole_rows = true;  // input rows: own, above; output rows: by phase
 #pragma unroll
       for (int above = 0; above < 2; ++above) {
         has_input[above] = h >= above && h - above < rows.pooled_size;
@@ -304,7 +309,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
       }
 
       int32_t w = first;
-      // The next steps; kWhole: all are there, and all that they multiply.
+      // Takes the next kSteps steps. kWhole: all of them exist, and so does everything that they multiply.
       const auto take_steps = [&](auto whole) {
         constexpr bool kWhole = decltype(whole)::value;
         T gradient[kSteps][kPhases], value[kSteps][2];
@@ -367,9 +372,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
   for (int k = 0; k < kSums; ++k) sums[k * Launch::kBlockThreads + threadIdx.x] = sum[k];
   sums[kSums * Launch::kBlockThreads + threadIdx.x] = bias_sum;
   __syncthreads();
-  int32_t first_in_range;  // of thread 0
+  int32_t first_in_range;  // that of thread 0
   walks.by_range_places.divide(block * Launch::kBlockThreads, &first_in_range);
-  // What the threads with one place of the range found together.
+  // The total of sum k over the block's threads that have this place of the range.
   const auto add_up = [&](int32_t k, int32_t e_in_range) {
     int32_t thread = e_in_range - first_in_range;
     if (thread < 0) thread += walks.range_places;
@@ -407,18 +412,19 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 
 // ---- Launches -------------------------------------------------------------------------------------------------------
 
-// What launching a block for each of an input's divisions takes.
+// The division of an input, and the launch parameters for it.
 struct GatherLaunch {
   InputGathers gathers;
   int64_t threads, shared_bytes;
 };
 
-// None where kernel or sizes do not allow it.
+// Returns nothing if the convolution kernel or the sizes rule it out.
 template <typename T>
 std::optional<GatherLaunch> divide_gathers(const Upsampling& g) {
   constexpr int64_t kWideBytes = sizeof(typename Element<T>::Wide), kMostParts = 8, kMostGroups = 4;
   constexpr int64_t kSums = kCellsGathered * Launch::kBlockThreads;
-  // What weights may take, in elements; and what they do if a phase's are as small, for more blocks to have room.
+  // The most elements that weights may take in shared memory, and the most that they take if one phase's weights are
+  // that small, so that there is room for more blocks.
   constexpr int64_t kRoom = Launch::kMaxSharedBytes / kWideBytes - kSums, kEnoughRoom = 24 * 1024 / kWideBytes;
   if (!is_deep(g)) return std::nullopt;
   const int64_t pitches = kRoom / (2 * g.kernel_w);
@@ -428,8 +434,8 @@ std::optional<GatherLaunch> divide_gathers(const Upsampling& g) {
   const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
   const Staging staging(2 * phases, g.kernel_w, channels);
 
-  // Cells that a thread goes through, as many as leave twice as many threads as are enough, for blocks that begin later
-  // to fill in where others end; else several threads for an element.
+  // The cells that a thread goes through: as many as leave twice the threads that are enough, so that blocks that start
+  // later fill in where others end. Where there are still too few threads, several of them share an element.
   const int64_t half = std::min(ceil_divide(g.stride_w, g.dilation_w), g.kernel_w);
   const auto rows_of = [](int64_t groups) { return groups * kCellsGathered - 1; };
   const auto threads_of = [&](int64_t groups) {
@@ -459,15 +465,16 @@ std::optional<GatherLaunch> divide_gathers(const Upsampling& g) {
   return GatherLaunch{gathers, blocks * Launch::kBlockThreads, (sums + (parts > 1 ? kSums : 0)) * kWideBytes};
 }
 
-// Walks, and the blocks to launch: so many for each unit.
+// The walks, and the blocks to launch: `unit_blocks` for each of `units`.
 struct WalkLaunch {
   PartWalks walks;
   int64_t units, unit_blocks;
 };
 
-// None where kernel or sizes do not allow it.
+// Returns nothing if the convolution kernel or the sizes rule it out.
 inline std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
-  // Of a segment of a row; and of a walk, whose sums of float32 lose bits with each step.
+  // The fewest columns of a segment of a row; and the most steps of a walk, because its float32 sums lose bits with
+  // each step.
   constexpr int64_t kFewestColumns = 16, kMostSteps = 4096;
   if (!is_deep(g)) return std::nullopt;
   const int64_t places = g.stride_w * g.channels, ranges = ceil_divide(places, Launch::kBlockThreads);
@@ -475,7 +482,7 @@ inline std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
   const int64_t first_column = g.origin_w / g.stride_w;
   const int64_t end_column = (g.origin_w + g.output_width - 1) / g.stride_w + 1, columns = end_column - first_column;
   const int64_t cell_rows = end_cell(g) - first_cell(g), all_rows = g.samples * cell_rows;
-  // To the nearest number of rows, or of segments of a row.
+  // Rows per walk and segments per row are rounded to the nearest integer.
   const int64_t wanted = std::max<int64_t>(kEnoughThreads / (units * range_places), 1);
   const int64_t most_rows = std::max<int64_t>(kMostSteps / columns, 1);
   const int64_t rows = std::clamp<int64_t>((all_rows + wanted / 2) / wanted, 1, most_rows);
@@ -494,7 +501,8 @@ inline std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
   return WalkLaunch{division, units, unit_blocks};
 }
 
-// Those of the gradients in `out` that these kernels are for. The others are left in it.
+// Computes those gradients in `out` that these kernels can handle, and sets their pointers to null. The others stay in
+// `out`.
 template <typename T>
 CudaStatus launch_channels_last(const DepthwiseConvTranspose2dParams& call, const T* grad_output,
                                 UpsamplingGradients* out, CudaStream stream) {
