@@ -1,4 +1,4 @@
-// Contract of transposed convolutions whose channels mix.
+// Contract of dense transposed convolutions: every output channel sums over all input channels.
 //
 // Op: dense_conv_transpose2d. CPU only.
 #pragma once
@@ -22,8 +22,8 @@ struct ConvTranspose {
   bool channels_last;  // memory order of input and output
 };
 
-// Weights as the kernel reads them: [panels, taps, channels, kPanel outputs] of sums, aligned to a cache line, with
-// zeros for outputs that are none. A unit is one channel.
+// The weight in the layout that the kernel reads: [panels, taps, channels, kPanel outputs] in the type that sums are
+// taken in, aligned to a cache line. Outputs that only pad the last panel have zero weights. A unit packs one channel.
 struct TapPanelParams {
   const void* weight;  // [channels, outputs, taps]
   int64_t channels, outputs, taps;
@@ -34,10 +34,10 @@ struct TapPanelParams {
 Work pack_tap_panels_work(const TapPanelParams& params);
 void pack_tap_panels_cpu(const TapPanelParams& params, int64_t begin, int64_t end);
 
-// Sums are taken in float32 for half types, in one order whatever the threads.
+// Half types accumulate in float32. The order of every sum is the same for any number of threads.
 struct DenseConvTranspose2dParams {
   const void* input;   // [N, channels, height, width]
-  const void* panels;  // of the weight
+  const void* panels;  // the packed weight
   const void* bias;    // [outputs], or null
   void* output;        // [N, outputs, output_height, output_width]
   ConvTranspose geometry;

@@ -1,6 +1,7 @@
 // Contract of transposed convolutions whose channels do not mix: each output channel is made from one input channel.
 //
-// Ops: depthwise_conv_transpose2d; depthwise_conv_transpose2d_argmax, its label map without its scores.
+// Ops: depthwise_conv_transpose2d, and depthwise_conv_transpose2d_argmax, which returns the label map of the result
+// without storing the result itself.
 #pragma once
 
 #include "element_type.h"
@@ -8,9 +9,9 @@
 
 namespace segext {
 
-// Output pixel (y, x) is the sum of weight[i, j] * input[h, w] over all taps with y + origin_h = h * stride_h +
-// i * dilation_h, and likewise for x. `origin` is padding and the offset of a crop: the part of the result before it is
-// not made.
+// Output pixel (y, x) is the sum of weight[i, j] * input[h, w] over all taps with
+// y + origin_h = h * stride_h + i * dilation_h, and likewise for x. `origin` is the padding plus the offset of a crop:
+// the part of the full result that lies before it is not computed.
 struct Upsampling {
   int64_t samples;
   int64_t channels;    // of the output
@@ -24,14 +25,14 @@ struct Upsampling {
   bool channels_last;  // memory order of input and output
 };
 
-// What is added to the output: the part of a map from `origin` on. Same memory order; `data` may be null.
+// A map that is added to the output, read from `origin` on. It has the output's memory order; `data` may be null.
 struct Addend {
   const void* data;  // [N, channels, height, width]
   int64_t height, width;
   int64_t origin_h, origin_w;
 };
 
-// Sums are taken in float32 for half types, in one order whatever the threads.
+// Half types accumulate in float32. The order of every sum is the same for any number of threads.
 struct DepthwiseConvTranspose2dParams {
   const void* input;   // [N, channels / multiplier, height, width]
   const void* weight;  // [channels, kernel_h, kernel_w]
@@ -42,12 +43,12 @@ struct DepthwiseConvTranspose2dParams {
   ElementType type;  // float32, float64, float16 or bfloat16
 };
 
-// The channel of the largest value at each pixel: the lowest of several, and the first NaN before every number, as
-// torch.argmax. Values are compared before they are rounded to the element type.
+// The channel with the largest value at each pixel. As in torch.argmax, the lowest such channel wins, and the first NaN
+// beats every number. Values are compared before they are rounded to the element type.
 struct DepthwiseArgmaxParams {
-  DepthwiseConvTranspose2dParams scores;  // has no `output` and no `addend`
+  DepthwiseConvTranspose2dParams scores;  // without `output` and `addend`
   uint8_t* labels;                        // [N, output_height, output_width]; channels <= 256
-  void* best;                             // the values themselves, likewise, or null
+  void* best;                             // the largest values, of the same shape, or null
 };
 
 Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& params);

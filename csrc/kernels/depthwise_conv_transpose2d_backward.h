@@ -7,29 +7,31 @@
 
 namespace segext {
 
-// Below, Sum is the type that sums are taken in: float64 for float64, else float32.
+// Below, Sum is the type that sums are taken in: float64 for float64, otherwise float32.
 
-// Gradients of weights and bias come in parts, for sum_parts to add up: so their sums do not depend on threads. Each
-// may be null.
+// The gradients of weight and bias are written as partial sums, which sum_parts adds up. Their values therefore do not
+// depend on the number of threads. Each pointer may be null.
 struct UpsamplingGradients {
   void* input;   // [N, channels / multiplier, height, width], in the memory order of the input
   void* weight;  // Sum [parts, channels, kernel_h, kernel_w]
   void* bias;    // Sum [parts, channels]
 };
 
-// How many there are.
+// The number of parts of each gradient.
 struct GradientParts {
   int64_t weight, bias;
 };
 
-// A pixel that does not exist, of either map, is no zero: nothing is multiplied by it.
+// Pixels outside either map are skipped, not read as zeros: no product is formed with them, so they cannot turn an
+// infinite factor into NaN.
 struct DepthwiseConvTranspose2dBackwardParams {
   const void* grad_output;              // [N, channels, output_height, output_width]
-  DepthwiseConvTranspose2dParams call;  // has no `bias`, no `addend` and no `output`
+  DepthwiseConvTranspose2dParams call;  // without `bias`, `addend` and `output`
   UpsamplingGradients gradients;
 };
 
-// total[k] = the sum over parts p of part[p][k], in an order that is the device's and, for a count, always the same.
+// total[k] is the sum of part[p][k] over all parts p. The order of this sum depends on the device, but for a given
+// count it is always the same.
 struct SumPartsParams {
   const void* parts;  // Sum [count, size]
   void* total;        // [size]

@@ -1,6 +1,6 @@
-// Contract of the cross-entropy of scores that a transposed convolution makes without mixing channels, and of its
-// gradients. Neither stores scores: both make them from the coarse input as they go. The former may keep what makes a
-// pixel's softmax of its scores, one at a time, for the latter.
+// Contract of the cross-entropy of scores that a transposed convolution computes without mixing channels, and of its
+// gradients. Neither stores the scores: both compute them from the coarse input as they go. The forward op can store
+// what the backward op needs to turn a pixel's recomputed scores into its softmax, one score at a time.
 //
 // Ops: depthwise_conv_transpose2d_cross_entropy and depthwise_conv_transpose2d_cross_entropy_backward.
 #pragma once
@@ -11,41 +11,42 @@ namespace segext {
 
 // With p the softmax of a pixel's scores, t its target, w the class weights, K classes and s the smoothing, its loss is
 //   (1 - s) * w[t] * -log p[t]  +  s / K * sum over c of w[c] * -log p[c],
-// and zero where the target is `ignored`. A target that is neither ignored nor a class counts as ignored.
+// or zero where the target is `ignored`. A target that is neither ignored nor a class is treated as ignored.
 struct CrossEntropy {
-  const void* class_weight;  // Sum [channels], or null: all one
+  const void* class_weight;  // Sum [channels]; null means that all weights are 1
   double smoothing;
 };
 
-// A pixel's normalizer turns its scores into their shares of the loss's gradient, but for the target's own:
+// A pixel's normalizer gives the softmax part of the loss's gradient by each score. The part of the target distribution
+// is not included.
 //   p[c] * a = exp(score[c] - largest) * scale,  where a = (1 - s) * w[t] + s / K * sum over c of w[c],
-// or zero if the pixel does not count. Two numbers, for their sum would lose the logarithm beside a large score. Scores
-// that are made again must be the same to the bit, so that none is above the largest.
+// or zero if the pixel does not count. The two numbers are kept apart because in their sum, a log-sum-exp, a large
+// score would swamp the logarithm. Recomputed scores must be bit-identical, so that none exceeds the largest.
 template <typename Sum>
 struct alignas(2 * sizeof(Sum)) Normalizer {
   Sum largest, scale;
 };
 
-// Labels are targets in the fewest bytes: kNoLabel where a pixel does not count.
+// Labels are the targets in the smallest type that holds them: kNoLabel where a pixel does not count.
 template <typename Label>
 inline constexpr Label kNoLabel = static_cast<Label>(-1);
 
 SEGEXT_INLINE bool has_byte_labels(int64_t classes) { return classes <= 255; }
 
-// Calls f with a value of the type of labels of so many classes.
+// Calls f with a value of the label type for this number of classes.
 template <typename Function>
 auto with_labels(int64_t classes, Function&& f) {
   return has_byte_labels(classes) ? f(uint8_t{}) : f(int32_t{});
 }
 
-// What a row of pixels adds to the totals, on the CPU.
+// What a row of pixels contributes to the totals, on the CPU.
 struct LossRow {
   double loss;
-  double weight;    // the sum of w[t] over pixels that are not ignored
-  int64_t invalid;  // the first column whose target is neither ignored nor a class; -1 without one
+  double weight;    // the sum of w[t] over the pixels that are not ignored
+  int64_t invalid;  // the first column whose target is neither ignored nor a class, or -1 if there is none
 };
 
-// The totals on CUDA, where the host does not wait for them and nothing tells it of invalid targets.
+// The totals on CUDA. The host does not wait for them, so it is not told about invalid targets.
 struct LossTotals {
   void* loss;     // Sum, or null
   void* weight;   // Sum
@@ -53,23 +54,23 @@ struct LossTotals {
 };
 
 struct DepthwiseCrossEntropyParams {
-  DepthwiseConvTranspose2dParams scores;  // has no `output` and no `addend`
+  DepthwiseConvTranspose2dParams scores;  // without `output` and `addend`
   CrossEntropy criterion;
   const int64_t* target;  // [N, output_height, output_width]
   int64_t ignored;
-  void* losses;       // Sum, likewise, or null
-  void* normalizers;  // Normalizer<Sum>, likewise, or null
-  void* labels;       // likewise; there if the former are
-  LossRow* rows;      // [N, output_height]; the CPU's
-  LossTotals totals;  // CUDA's
+  void* losses;       // Sum, of the same shape, or null
+  void* normalizers;  // Normalizer<Sum>, of the same shape, or null
+  void* labels;       // of the same shape; set if `normalizers` is
+  LossRow* rows;      // [N, output_height]; CPU only
+  LossTotals totals;  // CUDA only
 };
 
 struct DepthwiseCrossEntropyBackwardParams {
   DepthwiseConvTranspose2dParams scores;  // as above
   CrossEntropy criterion;
-  const void* normalizers;  // as kept
+  const void* normalizers;  // as stored by the forward op
   const void* labels;
-  const void* grad_loss;  // Sum [N, output_height, output_width], or one value for all pixels
+  const void* grad_loss;  // Sum [N, output_height, output_width] or, with `one_value`, one for all pixels
   bool one_value;
   UpsamplingGradients gradients;
 };

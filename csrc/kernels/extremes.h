@@ -1,4 +1,4 @@
-// Contract of the extremes of int64 indices or classes, which a range check of them needs.
+// Contract of the minimum and maximum of int64 indices or classes, which are computed to check their range.
 //
 // Op: extremes.
 #pragma once
@@ -7,7 +7,7 @@
 
 namespace segext {
 
-// Values that one pair of extremes stands for.
+// The number of values that one pair of minimum and maximum covers.
 inline constexpr int64_t kExtremesPart = 8192;
 
 inline int64_t extremes_parts(int64_t count) { return (count + kExtremesPart - 1) / kExtremesPart; }
@@ -15,8 +15,8 @@ inline int64_t extremes_parts(int64_t count) { return (count + kExtremesPart - 1
 struct ExtremesParams {
   const int64_t* values;
   int64_t count;
-  int64_t ignored;  // what values may be besides; 0 if nothing
-  int64_t* parts;   // [extremes_parts(count), 2]: the least and the largest of zero and the values that are not ignored
+  int64_t ignored;  // a value to skip, or 0 for none
+  int64_t* parts;  // [extremes_parts(count), 2]: minimum and maximum of zero and the part's values that are not ignored
 };
 
 Work extremes_work(const ExtremesParams& params);

@@ -9,12 +9,12 @@ namespace segext {
 
 struct GatherParams {
   const void* map;          // full map, [N, C, H, W]
-  const void* relu_output;  // pooled map or null: where it is <= 0 the element gathers zero
+  const void* relu_output;  // pooled map or null: an element gathers zero where this is <= 0
   const uint8_t* codes;     // [N, sample_bytes]; any bytes are safe
   void* values;             // pooled map, [N, C, pooled_height, pooled_width]; every element is written
   PoolGeometry geometry;
   ElementType type;  // float32, float64, float16 or bfloat16
-  Overlap overlap;   // kAdd: every element reads; kKeepLast: only the element that scatter would have kept, others 0
+  Overlap overlap;   // kAdd: every element reads; kKeepLast: only elements that scatter would keep, others get 0
 };
 
 Work gather_work(const GatherParams& params);

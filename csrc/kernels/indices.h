@@ -1,7 +1,7 @@
 // Contract of everything that reads or writes stock's int64 indices (row * width + column of the full map).
 //
-// Conversions between indices, in stock's layout, and packed codes; and unpooling by indices, which treats repeated
-// indices like scatter's kKeepLast.
+// This covers conversions between indices and packed codes, and unpooling by indices. If several elements have the same
+// index, the last one wins, as in scatter's kKeepLast.
 #pragma once
 
 #include "element_type.h"
@@ -17,7 +17,7 @@ struct IndicesFromCodesParams {
   PoolGeometry geometry;
 };
 
-// Indices to codes. An index that is no tap of its window is counted in *invalid, and its element gets code 0.
+// Indices to codes. An index that lies on no tap of its window is counted in *invalid, and its element gets code 0.
 struct CodesFromIndicesParams {
   const int64_t* indices;
   uint8_t* codes;
@@ -25,14 +25,15 @@ struct CodesFromIndicesParams {
   PoolGeometry geometry;
 };
 
-// Codes in one memory order to codes in the other. `geometry` describes the source; bits and sizes stay.
+// Codes in one memory order to codes in the other. `geometry` describes the source; the code width and the sizes stay
+// the same.
 struct RepackCodesParams {
   const uint8_t* codes;
   uint8_t* repacked;
   PoolGeometry geometry;
 };
 
-// Pooled pixels of a plane that have numbers of 32 bits, from 1 on.
+// A plane's pooled pixels are numbered from 1 in 32 bits, so it must have fewer pooled pixels than this.
 inline constexpr int64_t kMaxNumbered = int64_t{1} << 32;
 
 // Unpooling by indices and its adjoint. Out-of-range indices place and gather nothing.
@@ -42,8 +43,8 @@ struct IndexUnpoolParams {
   const int64_t* indices;  // pooled map
   void* map;               // forward: full map, every element written
   const void* grad_map;    // backward: full map, read
-  uint32_t* winners;       // CUDA: scratch, one per pixel of the full map: the last element that names it. CPU: null
-  int64_t samples, channels, pixels, pooled_pixels;  // of the last, on CUDA, fewer than kMaxNumbered
+  uint32_t* winners;       // CUDA: scratch: which pooled element wins each element of the full map. CPU: null
+  int64_t samples, channels, pixels, pooled_pixels;  // on CUDA, pooled_pixels < kMaxNumbered
   bool channels_last;
   ElementType type;  // float32, float64, float16 or bfloat16
 };

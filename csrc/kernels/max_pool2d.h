@@ -1,9 +1,10 @@
 // Contract of max-pooling with switches (ops max_pool2d and relu_max_pool2d).
 //
-// Every window yields its maximum and the code of the tap that held it: the first maximum in row-major order; a NaN
-// beats every number and the last NaN wins; taps in the padding are ignored, so a window of -inf selects its first tap
-// inside the map. A window wholly in the padding gives the lowest value of the type (-inf) and code 0. With `relu` each
-// tap is max(tap, 0) first (NaN stays), so a window without a positive value gives 0 and its first tap inside the map.
+// Every window yields its maximum and the code of the tap that held it: the first maximum in row-major order. A NaN
+// beats every number, and the last NaN wins. Taps in the padding are ignored, so a window of -inf selects its first tap
+// inside the map. A window wholly in the padding gives the lowest value of the type (-inf) and code 0. With `relu`,
+// each tap is first replaced by max(tap, 0) (NaN stays), so a window without a positive value gives 0 and its first tap
+// inside the map.
 #pragma once
 
 #include "element_type.h"
@@ -21,7 +22,7 @@ struct MaxPool2dParams {
   bool relu;
 };
 
-// CPU: the op as independent units of work, any range of which one thread computes.
+// CPU: the op as independent units of work; one thread computes any range of them.
 Work max_pool2d_work(const MaxPool2dParams& params);
 void max_pool2d_cpu(const MaxPool2dParams& params, int64_t begin, int64_t end);
 

@@ -1,4 +1,4 @@
-// Contract of scatter: a pooled map's values go to the pixels of their switches, every other pixel gets zero.
+// Contract of scatter: the values of a pooled map go to the pixels of their switches; every other pixel gets zero.
 //
 // Ops: max_unpool2d (kKeepLast), max_pool2d_backward (kAdd), and, as adjoints, the derivatives of gather's ops.
 #pragma once
@@ -9,7 +9,7 @@
 
 namespace segext {
 
-// What a pixel gets that the switches of several overlapping windows name.
+// What a pixel gets if the switches of several overlapping windows name it.
 enum class Overlap : uint8_t {
   kKeepLast,  // the value of the last of them in row-major order of the pooled map
   kAdd,       // their sum, taken in that order; in float32 for half types

@@ -27,7 +27,7 @@ struct Window {
   int64_t dilation_h, dilation_w;
 };
 
-// What a pool and its switches have to know about the two maps they connect: the full map (the pool's input, the
+// What a pool and its switches need to know about the two maps they connect: the full map (the pool's input, the
 // unpooled output) and the pooled map. Both are dense, in NCHW order or, with channels_last, in NHWC order.
 struct PoolGeometry {
   Window window;
@@ -44,7 +44,7 @@ struct Pixel {
   int64_t row, column;
 };
 
-// The smallest of 1, 2, 4, 8, 16, 32 bits that tells `taps` taps apart.
+// The smallest of 1, 2, 4, 8, 16, 32 bits that can distinguish `taps` taps.
 SEGEXT_INLINE constexpr int code_bits(int64_t taps) {
   int bits = 1;
   while (bits < 32 && (int64_t{1} << bits) < taps) bits *= 2;
@@ -82,9 +82,9 @@ SEGEXT_INLINE void store_wide_code(uint8_t* codes, int64_t element, int bits, ui
   for (int k = 0; k < bytes; ++k) codes[element * bytes + k] = static_cast<uint8_t>(code >> (8 * k));
 }
 
-// Eight codes, one a byte (the first in the lowest byte), folded into the low 8 * bits bits; bits <= 8. Halves the gap
-// between neighbours three times; unfold_codes runs the same steps backwards. Word is uint64_t or a SIMD vector of
-// them.
+// Packs eight codes, one per byte (the first in the lowest byte), into the low 8 * bits bits; bits <= 8. Each of the
+// three steps joins neighbouring groups of codes by closing every second gap; unfold_codes does the same steps
+// backwards. Word is uint64_t or a SIMD vector of them.
 template <class Word>
 SEGEXT_INLINE Word fold_codes(Word eight, int bits) {
   if (bits == 8) return eight;

@@ -8,8 +8,8 @@ struct CUstream_st;
 
 namespace segext {
 
-// `units` pieces that may run in any order on any thread. Each costs about as much as moving `elements` elements: the
-// measure for how many make a thread worth waking.
+// `units` pieces of work, which may run in any order on any thread. Each costs about as much as moving `elements`
+// elements; from this the caller decides how many units are worth waking a thread for.
 struct Work {
   int64_t units;
   int64_t elements;

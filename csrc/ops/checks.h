@@ -1,4 +1,4 @@
-// Argument checks of ops, which raise RuntimeErrors that name the op and show the offending value.
+// Argument checks of ops. They raise RuntimeErrors that name the op and show the offending value.
 #pragma once
 
 #include <sstream>
@@ -17,16 +17,16 @@ template <typename... Parts>
 
 void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 
-// Same dtype and device.
+// Checks that dtype and device are the same.
 void check_like(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 
-// Same shape, dtype and device.
+// Checks that shape, dtype and device are the same.
 void check_same(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 
 }  // namespace segext::ops
 
-// A RuntimeError of the other arguments unless the condition holds. Torch's own macro opens each message with a place
-// in this source, which is not where its reader went wrong.
+// Throws a RuntimeError whose message is the other arguments, unless the condition holds. Torch's own macro begins each
+// message with a location in this source, which does not help its reader.
 #define SEGEXT_CHECK(condition, ...)    \
   do {                                  \
     if (!(condition)) [[unlikely]]      \

@@ -9,7 +9,7 @@
 namespace segext::ops {
 namespace {
 
-// The part of `addend` that a result of these sizes is added to.
+// Checks `addend` and describes the part of it that is added to a result of these sizes.
 Addend make_addend(const char* op, const Tensor& addend, const Tensor& input, const Ints& sizes, const Ints& origin) {
   check_pair(op, "addend_origin", origin, 0);
   check_device(op, "addend", addend, "input", input);
@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_argmax(const Tensor& input
   return {labels, scores};
 }
 
-// Gradients of depthwise_conv_transpose2d; those not needed are empty.
+// The gradients of depthwise_conv_transpose2d; those that are not needed are empty.
 std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Tensor& grad_output, const Tensor& input,
                                                                        const Tensor& weight, const Ints stride,
                                                                        const Ints origin, const Ints dilation,

@@ -9,7 +9,7 @@
 namespace segext::ops {
 namespace {
 
-// A call checked, its tensors dense. `pixels`: the target, or the labels that stand for it.
+// A checked call, with dense tensors. `pixels` is the target or, in the backward op, the labels that stand for it.
 struct Call {
   Upsampling geometry;
   Operands operands;
@@ -23,7 +23,7 @@ struct Call {
   }
 };
 
-// A tensor of one of the kinds that kernels read: of this type and size, on the input's device.
+// Checks that a tensor has this type and size and is on the input's device.
 void check_tensor(const char* op, const char* name, const Tensor& tensor, ScalarType type, const Ints& sizes,
                   const Tensor& input) {
   check_device(op, name, tensor, "input", input);
@@ -50,7 +50,7 @@ Call make_call(const char* op, const Tensor& input, const Tensor& weight, const 
   return call;
 }
 
-// In how many parts CUDA kernels leave totals.
+// The number of partial totals that the CUDA kernels write.
 #if defined(SEGEXT_WITH_CUDA)
 int64_t cuda_parts(const Upsampling& geometry, ElementType type) {
   return depthwise_cross_entropy_cuda_parts(geometry, type);
@@ -67,7 +67,8 @@ Ints normalizer_sizes(const Tensor& pixels) {
   return sizes;
 }
 
-// What the op gives: losses, of each pixel or their sum, the weight of the pixels that count, and what gradients need.
+// What the op returns: the loss of each pixel or the sum of all, the total weight of the pixels that count, and what
+// the backward op needs.
 struct Losses {
   Tensor loss, weight, normalizers, labels;
   bool reduce, keeps;
@@ -80,7 +81,7 @@ struct Losses {
         reduce(reduce),
         keeps(keeps) {}
 
-  // `rows` or `totals`, which are the CPU's and CUDA's.
+  // `rows` is for the CPU, `totals` for CUDA.
   DepthwiseCrossEntropyParams params(const char* op, const Call& call, int64_t ignore_index, LossRow* rows,
                                      const LossTotals& totals) const {
     return {call.scores(op),
@@ -100,7 +101,7 @@ struct Losses {
   }
 };
 
-// Adds rows up here, where a target that is invalid is an error.
+// Adds up the rows on the host, where an invalid target is an error.
 void run_on_cpu(const char* op, const Call& call, int64_t ignore_index, Losses* out) {
   const Upsampling& g = call.geometry;
   std::vector<LossRow> rows(g.samples * g.output_height);
@@ -116,7 +117,7 @@ void run_on_cpu(const char* op, const Call& call, int64_t ignore_index, Losses* 
   out->fill(loss, weight);
 }
 
-// Waits for no values: a target that is invalid counts as ignored.
+// Does not wait for the device, so an invalid target cannot be reported: it counts as ignored.
 void run_on_cuda(const char* op, const Call& call, int64_t ignore_index, Losses* out) {
   const int64_t blocks = cuda_parts(call.geometry, floating_element_type(op, call.operands.input));
   const Tensor parts = empty(call.operands.input, {blocks, 2}, ScalarType::Double);

@@ -1,4 +1,4 @@
-// Transposed convolutions whose channels mix. CPU only: elsewhere conv_transpose2d.py uses stock's.
+// Dense transposed convolutions, whose channels mix. CPU only: on other devices conv_transpose2d.py uses stock.
 #include "../kernels/dense_conv_transpose2d.h"
 
 #include <optional>

@@ -1,4 +1,4 @@
-// The extremes of int64 values, for every device that has kernels.
+// The minimum and maximum of int64 values, for every device that has kernels.
 #include "../kernels/extremes.h"
 
 #include "checks.h"

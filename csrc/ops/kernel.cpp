@@ -11,7 +11,7 @@
 namespace segext::ops {
 namespace {
 
-// Elements of the larger map that make a thread worth waking: torch's own grain size.
+// The number of elements of the larger map for which waking a thread pays off: torch's own grain size.
 constexpr int64_t kGrainElements = 32768;
 
 }  // namespace

@@ -8,7 +8,8 @@
 
 namespace segext::ops {
 
-// Runs the kernel on `tensor`'s device: its CPU form on torch's threads, its CUDA form on the current stream.
+// A kernel's entry points. run() calls the CPU one on torch's threads, or the CUDA one on the current stream, by the
+// tensor's device.
 template <class Params>
 struct Kernel {
   Work (*work)(const Params&);
@@ -48,7 +49,7 @@ void run(const Tensor& tensor, const Kernel<Params>& kernel, const Params& param
 #define SEGEXT_CPU_KERNEL(Params, stem) \
   segext::ops::Kernel<Params> { stem##_work, stem##_cpu, nullptr }
 
-// A kernel of the contract headers with all its forms, as far as this build has them.
+// A kernel of the contract headers, with all entry points that this build has.
 #if defined(SEGEXT_WITH_CUDA)
 #define SEGEXT_KERNEL(Params, stem) \
   segext::ops::Kernel<Params> { stem##_work, stem##_cpu, stem##_cuda }

@@ -7,11 +7,11 @@
 namespace segext::ops {
 namespace {
 
-// Larger outputs whose pages are resident are written around the caches: they would not fit anyway, and the lines they
-// would evict are worth more.
+// Outputs at least this large are written past the caches if their pages are resident: they would not fit anyway, and
+// the lines they would evict are worth more.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
 
-// One or two values of a window argument; an empty stride stands for the kernel size.
+// Checks the one or two values of a window argument and returns two.
 Ints pair(const char* op, const char* name, const Ints& values, int64_t least) {
   SEGEXT_CHECK(values.size() == 1 || values.size() == 2, op, ": ", name,
                " must either be a single int, or a tuple of two ints, but got ", text(values));
@@ -28,12 +28,13 @@ Ints pair(const char* op, const char* name, const Ints& values, int64_t least) {
 int64_t pooled_extent(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
   const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1 + (ceil_mode ? stride - 1 : 0);
   int64_t extent = (room >= 0 ? room / stride : -((-room + stride - 1) / stride)) + 1;
-  // With ceil_mode the last window must still start inside the map or its left padding.
+  // With ceil_mode, the last window must still start inside the map or its left padding.
   if (ceil_mode && (extent - 1) * stride >= size + padding) --extent;
   return extent;
 }
 
-// Sizes may come from anywhere, a file for one: 64 bits must count the bits of all codes, also of an empty batch's.
+// Sizes may come from anywhere, for example from a file. The bits of all codes must be countable in 64 bits, even if
+// the batch is empty.
 void check_elements(const Ints& sizes, const Ints& size) {
   int64_t bits = 32;  // of the widest code
   bool fits = true;

@@ -16,7 +16,7 @@
 namespace segext::ops {
 namespace {
 
-// Below this the allocator reuses memory whose pages are there already.
+// Below this size the allocator reuses memory whose pages are already resident.
 constexpr int64_t kHugePageBytes = int64_t{4} << 20;
 
 void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
@@ -24,7 +24,7 @@ void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t byt
   constexpr uintptr_t kPage = 4096;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // only advice: a failure changes nothing
 #endif
 }
 

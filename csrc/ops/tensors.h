@@ -17,7 +17,7 @@ using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
 
 Ints sizes_of(const Tensor& tensor);
-// The last two of them, and all with these replaced.
+// The last two sizes; and all sizes, with the last two replaced by `size`.
 Ints spatial_size(const Tensor& tensor);
 Ints with_spatial_size(const Tensor& tensor, const Ints& size);
 
@@ -26,15 +26,15 @@ std::string text(const Ints& values);
 // "cuda:0"
 std::string text(const torch::stable::Device& device);
 
-// The tensor itself where it is dense in NCHW or, with channels_last, in NHWC order; else a copy that is.
+// The tensor itself if it is dense in NCHW or, with channels_last, in NHWC order; otherwise a dense copy.
 Tensor dense(const Tensor& tensor, bool channels_last);
 bool is_dense(const Tensor& tensor, bool channels_last);
 
-// Uninitialised and dense, on `like`'s device. Large tensors on the CPU ask for huge pages: faulting their pages in one
-// by one would cost several times what a kernel takes to fill them.
+// An uninitialised dense tensor on `like`'s device. Large CPU tensors ask for huge pages: page faults on small pages
+// would cost several times what a kernel takes to fill the memory.
 Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type, bool channels_last = false);
 
-// Throws a RuntimeError that names `op` and the type unless kernels take it.
+// Throws a RuntimeError that names `op` and the type, unless kernels support the type.
 ElementType element_type(const char* op, const Tensor& tensor);
 ElementType floating_element_type(const char* op, const Tensor& tensor);
 

@@ -1,5 +1,5 @@
-// Fused unpooling and 3x3 convolution for every device that has kernels, and its backward for the CPU; elsewhere ops.py
-// composes the backward.
+// Fused unpooling and 3x3 convolution for every device that has kernels, and its backward op for the CPU. On other
+// devices ops.py composes the backward from other ops.
 #include "../kernels/unpool_conv2d.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -13,7 +13,7 @@
 namespace segext::ops {
 namespace {
 
-// A 3x3 weight as the kernel of a transposed convolution.
+// A 3x3 weight, seen as the weight of a transposed convolution.
 struct Kernels {
   Tensor weight;
   ElementType type;
@@ -29,7 +29,7 @@ struct Kernels {
     outputs = sizes[transposed ? 1 : 0];
   }
 
-  // Of the weight itself, or of a tensor of its sizes.
+  // A view of the weight itself, or of a tensor with its sizes.
   WeightView view_of(const Tensor& tensor, void* data) const {
     Ints strides(4);
     for (int dim = 0; dim < 4; ++dim) strides[dim] = tensor.stride(dim);
@@ -52,8 +52,8 @@ struct Kernels {
     return empty(weight, {elements}, type == ElementType::kFloat64 ? ScalarType::Double : ScalarType::Float);
   }
 
-  // In the order in which the device's kernels read it: on CUDA, every block does so, in vectors. `more`: elements left
-  // behind that.
+  // The weight packed in the order in which the device's kernels read it. On CUDA every block reads it, in whole
+  // vectors. `more` elements are left free at the end.
   Tensor packed(int64_t more = 0) const {
     const int64_t elements =
         weight.is_cpu() ? panel_elements(channels, outputs) : cuda_panel_elements(channels, outputs);
@@ -62,8 +62,8 @@ struct Kernels {
     return panels;
   }
 
-  // For calls to come, which the sign of one more element tells what it was packed for: of as many channels as outputs,
-  // the size alone does not.
+  // The weight packed for later calls. The sign of one extra element tells whether it was packed for a transposed or a
+  // plain convolution: with as many channels as outputs, the size alone does not.
   Tensor packed_to_stay() const {
     const Tensor panels = packed(1);
     if (type == ElementType::kFloat64) {
@@ -74,7 +74,7 @@ struct Kernels {
     return panels;
   }
 
-  // `to` has the weight's sizes.
+  // Unpacks panels into `to`, which has the weight's sizes.
   void unpack(const Tensor& panels, const Tensor& to) const {
     run(panels, SEGEXT_CPU_KERNEL(WeightPanelParams, unpack_weight_panels),
         panel_params(view_of(to, to.mutable_data_ptr()), panels));
@@ -104,7 +104,7 @@ struct Kernels {
   }
 };
 
-// What both directions check, and the tensors as their kernels read them.
+// The checks that forward and backward share, and the tensors in the form that their kernels read.
 struct Call {
   Kernels kernels;
   Tensor input, codes;

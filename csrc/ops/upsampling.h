@@ -11,35 +11,37 @@
 
 namespace segext::ops {
 
-// Two values, each at least `least`.
+// Checks for two values, each at least `least`.
 void check_pair(const char* op, const char* name, const Ints& values, int64_t least);
 
-// `weight` is one of a transposed convolution of `input`, [C, ...] for [N, C, H, W], with nothing empty but the batch.
+// Checks that `weight` [C, ...] fits a transposed convolution of `input` [N, C, H, W], and that nothing is empty but
+// the batch.
 void check_kernel(const char* op, const Tensor& input, const Tensor& weight);
 
-// `bias`, if there is one, is like `input` and has a value for each output channel.
+// Checks that `bias`, if given, has the dtype and device of `input` and one value for each output channel.
 void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& input, int64_t outputs);
 
-// `weight` is [C, M, kernel height, kernel width] for an input of C channels.
+// Checks the arguments and returns the geometry. `weight` is [C, M, kernel height, kernel width] for an input of C
+// channels.
 Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                            const Ints& output_size, const Ints& stride, const Ints& origin, const Ints& dilation,
                            bool channels_last);
 
-// The tensors of a call, dense. They own what params point to.
+// The tensors of a call in dense form. They own the memory that params point to.
 struct Operands {
   Tensor input, weight;
   std::optional<Tensor> bias;
 
   Operands(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last);
 
-  // With neither addend nor output.
+  // The result has neither addend nor output.
   DepthwiseConvTranspose2dParams params(const char* op, const Upsampling& geometry) const;
 };
 
-// What sums of elements of `tensor` are taken in.
+// The type that sums of elements of `tensor` are taken in.
 ScalarType sum_type(const Tensor& tensor);
 
-// How many parts an op's gradients come in.
+// Tells how many parts an op's gradients come in, on either device.
 struct PartCounts {
   GradientParts (*cpu)(const Upsampling&);
   GradientParts (*cuda)(const Upsampling&);
@@ -53,15 +55,15 @@ struct PartCounts {
   segext::ops::PartCounts { stem##_cpu_parts, nullptr }
 #endif
 
-// On `tensor`'s device.
+// The numbers of parts on `tensor`'s device.
 GradientParts gradient_parts(const Tensor& tensor, const Upsampling& geometry, const PartCounts& counts);
 
-// Room for a gradient that comes in parts, and for their sum; empty if it is not needed.
+// Memory for the parts of a gradient and for their sum; empty if the gradient is not needed.
 class Parts {
  public:
   Parts(bool needed, const Tensor& input, const Ints& size, int64_t count);
 
-  void* data() const;  // null if it is not needed
+  void* data() const;  // null if the gradient is not needed
   Tensor total(const char* op) const;
 
  private:

@@ -1,13 +1,13 @@
 // The scheduler of emulated CUDA threads.
 //
-// Each thread of the running block has a fiber, a stack of its own, that runs until the thread ends or waits. A block
-// goes round: run whoever can run, complete the warp exchanges whose lanes have all arrived, and when every thread
-// waits at the same barrier let all go on.
+// Each thread of the running block has a fiber with its own stack, which runs until the thread ends or waits. The
+// scheduler goes round: it runs every fiber that can run, completes the warp exchanges whose lanes have all arrived,
+// and once every thread waits at the same barrier, lets all continue.
 //
-// AddressSanitizer is told of every change of stacks. With SEGEXT_EMULATION_TSAN, ThreadSanitizer sees every fiber as a
-// thread that only barriers, of a block or a warp, and the ends of a block order, which makes it a race detector for
-// kernels. Shuffles, votes and tile products wait for lanes but order no memory, as in CUDA. This file, whose own data
-// need no order, must then be compiled without -fsanitize=thread.
+// AddressSanitizer is told about every switch of stacks. With SEGEXT_EMULATION_TSAN, ThreadSanitizer sees each fiber as
+// a thread, ordered only by barriers (of a block or a warp) and by the beginning and end of a block. This makes it a
+// race detector for kernels. Shuffles, votes and tile products wait for lanes but order no memory accesses, as in CUDA.
+// This file must then be compiled without -fsanitize=thread, because its own data need no ordering.
 #include "cuda_emulation.h"
 
 #include <cstdio>
@@ -44,9 +44,9 @@ constexpr size_t kStackBytes = 128 * 1024;
 constexpr unsigned kMaxBlockThreads = 1024;
 constexpr unsigned kMaxGridX = 0x7fffffffu;
 constexpr unsigned kMaxGridYZ = 65535;
-constexpr size_t kMaxSharedBytes = 48 * 1024;  // where the kernel has not asked for more, as none here does
+constexpr size_t kMaxSharedBytes = 48 * 1024;  // unless a kernel asks for more, which none here does
 
-// What sanitizers have to know about the stack that a switch leaves or enters.
+// What the sanitizers need to know about the stack that a switch leaves or enters.
 struct Stack {
   const void* bottom = nullptr;
   size_t bytes = 0;
@@ -59,8 +59,8 @@ struct Stack {
 #endif
 };
 
-// Something that orders threads for ThreadSanitizer again and again. Who goes on from one round may arrive at the next
-// before others have gone on from the first, so rounds take turns with two objects.
+// An object that orders threads for ThreadSanitizer, again and again. A thread that leaves one round may arrive at the
+// next before others have left the first, so rounds alternate between two objects.
 struct Meeting {
   char rounds[2] = {};
   unsigned round = 0;
@@ -76,8 +76,8 @@ struct Fiber {
   const char* operation = "";
   int line = 0;
   unsigned mask = 0;         // of the exchange it waits in
-  uint64_t value = 0;        // what it gives to it
-  std::vector<Copy> copies;  // that it has not waited for
+  uint64_t value = 0;        // what it contributes to the exchange
+  std::vector<Copy> copies;  // that it has not yet waited for
   Meeting warp_barriers;
   std::unique_ptr<char[]> memory;
   Stack stack;
@@ -85,7 +85,7 @@ struct Fiber {
 
 struct Scheduler {
   std::vector<Fiber> fibers;
-  std::vector<uint64_t> exchanged;  // by each thread, in its warp's last exchange
+  std::vector<uint64_t> exchanged;  // each thread's value in its warp's last exchange
   Fiber* current = nullptr;
   Stack main;
   unsigned threads = 0;
@@ -98,7 +98,7 @@ struct Scheduler {
   int compute_capability = 9;
   void (*observer)(const void*) = nullptr;
   Meeting barrier;
-  char edge = 0;  // the beginning and the end of blocks, for ThreadSanitizer
+  char edge = 0;  // orders the beginning and end of blocks for ThreadSanitizer
 };
 
 Scheduler scheduler;
@@ -110,10 +110,10 @@ Scheduler scheduler;
   std::abort();
 }
 
-// Changing stacks.
+// Switching stacks.
 
 #if defined(__x86_64__)
-// Saves the registers that a call preserves on the stack it leaves, and takes them from the one it enters.
+// Pushes the callee-saved registers onto the stack that it leaves, and pops them from the one that it enters.
 extern "C" void cuda_emulation_switch(void** left, void* entered);
 asm(R"(
 .text
@@ -176,7 +176,7 @@ void tsan_acquire(void* object) {
 #endif
 }
 
-// From a fiber back to the scheduler.
+// Switches from a fiber back to the scheduler.
 void yield() {
   Fiber& fiber = *scheduler.current;
   switch_stacks(&fiber.stack, &scheduler.main, fiber.state == State::kDone);
@@ -206,7 +206,7 @@ void start_at_fiber_main(Fiber* fiber) {
   fiber->state = State::kRunnable;
 #if defined(__x86_64__)
   constexpr uintptr_t kAlignment = 64;
-  constexpr unsigned kSpread = 61;  // starts at different cache sets
+  constexpr unsigned kSpread = 61;  // so that stacks start in different cache sets
   const uintptr_t end = reinterpret_cast<uintptr_t>(fiber->memory.get() + kStackBytes) & ~(kAlignment - 1);
   void** top = reinterpret_cast<void**>(end - fiber->number % kSpread * 3 * kAlignment);
   *--top = nullptr;  // where fiber_main would return to
@@ -222,7 +222,7 @@ void start_at_fiber_main(Fiber* fiber) {
 #endif
 }
 
-// Waits until the lanes of `mask` have all given a value, and returns the warp's values.
+// Waits until all lanes of `mask` have contributed a value, and returns the warp's values.
 const uint64_t* exchange_values(unsigned mask, uint64_t value, const char* operation, int line) {
   Fiber& fiber = *scheduler.current;
   fiber.state = State::kInExchange;
@@ -236,7 +236,7 @@ const uint64_t* exchange_values(unsigned mask, uint64_t value, const char* opera
   return &scheduler.exchanged[fiber.number - lane];
 }
 
-// Completes the exchanges of a warp that all their lanes wait in.
+// Completes the exchanges of a warp in which all lanes of the mask wait.
 bool complete_exchanges(unsigned first, unsigned end) {
   auto& fibers = scheduler.fibers;
   bool completed = false;
@@ -276,7 +276,7 @@ std::vector<unsigned> thread_order() {
   return order;
 }
 
-// Lets the threads go on from the barrier that all wait at; fails if some cannot be there.
+// Lets the threads continue from the barrier at which all wait; fails if some can never reach it.
 void pass_barrier(unsigned done) {
   const Fiber* first = nullptr;
   for (unsigned i = 0; i < scheduler.threads; ++i) {
@@ -420,7 +420,7 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, 
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
       for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
-        scheduler.shared = std::vector<unsigned char>(shared_bytes, kUninitialised);  // exactly, for the sanitizers
+        scheduler.shared = std::vector<unsigned char>(shared_bytes, kUninitialised);  // exact, for the sanitizers
         tsan_release(&scheduler.edge);
         run_block();
         tsan_acquire(&scheduler.edge);
@@ -430,7 +430,7 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, 
   return cudaSuccess;
 }
 
-// Conversions of half types, to nearest even.
+// Conversions of half types, rounding to nearest even.
 
 float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
@@ -449,12 +449,12 @@ uint16_t float_to_half(float value) {
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
   const uint32_t magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return 0x7fff;          // NaN, as the GPU writes it
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // rounds to more than the largest
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // overflows when rounded
   if (magnitude >= 0x38800000) {                      // normal
     const uint32_t rebiased = magnitude - ((127 - 15) << 23);
     return static_cast<uint16_t>(sign | (rebiased + 0xfff + (rebiased >> 13 & 1)) >> 13);
   }
-  // Subnormal: adding 0.5 leaves a float whose last bits are multiples of 2^-24, rounded to nearest even.
+  // Subnormal: adding 0.5 gives a float whose last bit stands for 2^-24, rounded to nearest even.
   const uint32_t rounded = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f);
   return static_cast<uint16_t>(sign | (rounded - 0x3f000000));
 }

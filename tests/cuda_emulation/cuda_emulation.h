@@ -3,11 +3,11 @@
 // Included in place of the CUDA headers where SEGEXT_CUDA_EMULATION is defined. A kernel is an ordinary function here:
 // every CUDA thread is a fiber, blocks run one after another, and shuffles, votes and barriers switch fibers. What CUDA
 // leaves undefined stops the program with a message: barriers that some threads miss, shuffles from lanes that take no
-// part, warps that wait for a lane that never comes. Races are found by ThreadSanitizer (see cuda_emulation.cpp).
+// part, warps that wait for a lane that never arrives. ThreadSanitizer finds races (see cuda_emulation.cpp).
 //
-// Tile products are computed by the lanes of a warp from what they exchange. Asynchronous copies arrive when their
-// thread waits for them, and what they will overwrite is garbage until then. Not emulated: the memory model between
-// blocks, clusters, how much static shared memory kernels take (tests/test_cuda_build.py limits it).
+// The lanes of a warp exchange their operands and compute tile products from them. An asynchronous copy arrives when
+// its thread waits for it; until then its destination holds garbage. Not emulated: the memory model between blocks,
+// clusters, and the limit on static shared memory (tests/test_cuda_build.py checks it).
 #pragma once
 
 #include <cmath>
@@ -23,7 +23,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static  // one block at a time
+#define __shared__ static  // only one block runs at a time
 
 struct uint3 {
   unsigned x, y, z;
@@ -50,27 +50,27 @@ namespace cuda_emulation {
 
 inline constexpr unsigned kWarpThreads = 32;
 
-// In which order the threads of a block run between barriers. A correct kernel does not care.
+// The order in which the threads of a block run between barriers. A correct kernel does not depend on it.
 enum class ThreadOrder { kAscending, kDescending, kRandom };
 
 void set_thread_order(ThreadOrder order, uint32_t seed = 0);
 
-// There is a device of each compute capability. Says which is the current one, and that its code is made for it;
-// kernels are compiled for every instruction whatever this says.
+// There is one device for each major compute capability. This selects the current one, and code counts as compiled for
+// it. Kernels are compiled with every instruction whatever this says.
 void set_compute_capability(int major);
 int compute_capability();
 
-// Called with each kernel that is launched.
+// Sets a function that is called with each kernel that is launched.
 void set_launch_observer(void (*observer)(const void* kernel));
 
 unsigned lane_index();
 void* dynamic_shared_memory();
-cudaError_t last_error();  // and forgets it
+cudaError_t last_error();  // and clears it
 
-// Stops the program if this is not all in the block's dynamic shared memory.
+// Stops the program unless these bytes all lie in the block's dynamic shared memory.
 void expect_shared(const void* address, size_t bytes, const char* operation, int line);
 
-// The copies that the running thread has not waited for.
+// The asynchronous copies that the running thread has not yet waited for.
 struct Copy {
   void* to;
   const void* from;
@@ -79,14 +79,15 @@ std::vector<Copy>& pending_copies();
 
 inline constexpr unsigned char kUninitialised = 0xcd;
 
-// What the fibers do; `operation` and `line` are for messages. Only the first two order what threads read and write.
+// The operations that fibers wait in; `operation` and `line` are for messages. Only the first two, the barriers, order
+// the memory accesses of threads.
 void wait_for_block(const char* operation, int line);
 void wait_for_warp(unsigned mask, const char* operation, int line);
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, int line);
 void exchange_all(uint64_t value, uint64_t (&values)[kWarpThreads], const char* operation, int line);
 unsigned vote(unsigned mask, bool predicate, const char* operation, int line);
 
-// Runs every block of a launch, or returns why no GPU would.
+// Runs every block of a launch, or returns the error with which a GPU would refuse it.
 cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*call)(void*), void* closure);
 
 template <typename To, typename From>
@@ -109,11 +110,11 @@ uint16_t float_to_bfloat16(float value);
 
 }  // namespace cuda_emulation
 
-// Of the thread that runs.
+// For the running thread.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 
-// Runtime. A launch is done when it returns, whatever its stream.
+// Runtime. A launch is complete when it returns, whatever its stream.
 
 struct cudaLaunchConfig_t {
   dim3 gridDim;
@@ -149,7 +150,7 @@ inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaSt
   return cudaSuccess;
 }
 
-// Barriers, votes and shuffles. `line` is the caller's.
+// Barriers, votes and shuffles. `line` is that of the caller.
 
 inline void __syncthreads(int line = __builtin_LINE()) { cuda_emulation::wait_for_block("__syncthreads", line); }
 
@@ -220,11 +221,11 @@ inline float __fmul_rd(float a, float b) {
   return nearest > product ? std::nextafter(nearest, -std::numeric_limits<float>::infinity()) : nearest;
 }
 
-inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // zero of NaN
+inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // NaN gives zero
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
-// Each digit of the selector names a byte of b : a. Digits above 7 are not emulated.
+// Each hexadecimal digit of the selector picks a byte of the 64-bit value b : a. Digits above 7 are not emulated.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const uint64_t bytes = uint64_t{b} << 32 | a;
   unsigned result = 0;
@@ -274,12 +275,12 @@ inline unsigned __hneu2_mask(__nv_bfloat162 a, __nv_bfloat162 b) {
   return lane_masks(__bfloat162float(a.x) != __bfloat162float(b.x), __bfloat162float(a.y) != __bfloat162float(b.y));
 }
 
-// The instructions of csrc/kernels/cuda/ptx.cuh, which says what a lane gives and gets.
+// The instructions of csrc/kernels/cuda/ptx.cuh, which says what each lane passes and receives.
 
 namespace ptx {
 
 inline constexpr bool kHasMma = true;
-inline constexpr bool kComparesBFloat16Pairs = false;  // float16 takes the path of architectures that do
+inline constexpr bool kComparesBFloat16Pairs = false;  // float16 tests the path of architectures that do
 
 inline void ldmatrix(uint32_t (&matrices)[4], const void* shared_row, int line = __builtin_LINE()) {
   cuda_emulation::expect_shared(shared_row, sizeof(uint4), "ldmatrix", line);
@@ -293,7 +294,7 @@ inline void ldmatrix(uint32_t (&matrices)[4], const void* shared_row, int line =
   }
 }
 
-// Not under sanitizers: it touches nothing but arrays of its own, and they would take much of the tests' time for them.
+// Not instrumented by sanitizers: it touches only its own arrays, and checking them would take much of the tests' time.
 template <typename Widen>
 __attribute__((no_sanitize("address", "undefined"))) void multiply(float (&sums)[4], const uint32_t (&a)[4],
                                                                    const uint32_t (&b)[2], const Widen& widen,

@@ -1,5 +1,6 @@
-// What the kernels have to compute, written down once more from the contracts' words: one element at a time, codes one
-// bit at a time, as slow and plain as can be. Shares no code with the kernels but the structs they take.
+// The reference results of all kernels, written from the text of the contracts and independent of the kernels: one
+// element at a time, codes one bit at a time, as simple and slow as can be. Shares only the contract headers with the
+// kernels.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +25,8 @@ namespace segext::host_model {
 
 inline bool is_integer(ElementType type) { return type >= ElementType::kInt8; }
 
-// Elements of any type: numbers as double, which is exact for all but large int64 values; tests use none.
+// Elements of any type, read and written as double. This is exact except for large int64 values, which the tests do not
+// use.
 inline double load(const void* data, ElementType type, int64_t k) {
   switch (type) {
     case ElementType::kFloat32:
@@ -98,7 +100,7 @@ inline double lowest(ElementType type) {
   }
 }
 
-// Where an element of a map lies.
+// The number of an element in a map.
 inline int64_t element(bool channels_last, int64_t channels, int64_t height, int64_t width, int64_t n, int64_t c,
                        int64_t h, int64_t w) {
   return channels_last ? ((n * height + h) * width + w) * channels + c : ((n * channels + c) * height + h) * width + w;
@@ -112,7 +114,8 @@ inline int64_t pooled_element(const PoolGeometry& g, int64_t n, int64_t c, int64
   return element(g.channels_last, g.channels, g.pooled_height, g.pooled_width, n, c, r, col);
 }
 
-// The code of element `e` of sample `n`, bit by bit: little-endian at e * bits of the sample's bytes.
+// The code of element `e` of sample `n`, read bit by bit: it starts at bit e * bits of the sample's bytes,
+// little-endian.
 inline uint32_t code_at(const std::vector<uint8_t>& codes, const PoolGeometry& g, int64_t n, int64_t e) {
   uint32_t code = 0;
   for (int b = 0; b < g.bits; ++b) {
@@ -130,8 +133,8 @@ inline void set_code(std::vector<uint8_t>* codes, const PoolGeometry& g, int64_t
   }
 }
 
-// Calls `visit(n, c, row, column, element)` for every pooled element, in row-major order of each plane; the last is its
-// number in the sample.
+// Calls `visit(n, c, row, column, element)` for every pooled element, in row-major order of each plane; `element` is
+// its number in the sample.
 template <typename Visit>
 void for_each_pooled(const PoolGeometry& g, const Visit& visit) {
   for (int64_t n = 0; n < g.samples; ++n) {
@@ -174,7 +177,7 @@ inline void max_pool2d(const MaxPool2dParams& p, void* output, std::vector<uint8
   });
 }
 
-// Element of the full map that a switch names, or -1.
+// The element of the full map that a switch names, or -1.
 inline int64_t named_element(const PoolGeometry& g, const std::vector<uint8_t>& codes, int64_t n, int64_t c, int64_t r,
                              int64_t col, int64_t e) {
   const int64_t code = code_at(codes, g, n, e);
@@ -267,7 +270,7 @@ inline void repack_codes(const PoolGeometry& g, const std::vector<uint8_t>& code
   });
 }
 
-// Visits (element of the pooled map, element of the full map it names or -1) in row-major order of each plane.
+// Calls visit(element of the pooled map, element of the full map that it names or -1) in row-major order of each plane.
 template <typename Visit>
 void for_each_index(const IndexUnpoolParams& p, const Visit& visit) {
   for (int64_t n = 0; n < p.samples; ++n) {
@@ -298,7 +301,7 @@ inline void index_unpool_backward(const IndexUnpoolParams& p, void* grad_values)
   });
 }
 
-// Calls f(element of the input, element of the weight) for the products that make channel c at an output pixel.
+// Calls f(element of the input, element of the weight) for each product that goes into channel c at an output pixel.
 template <class F>
 void for_each_product(const Upsampling& g, int64_t n, int64_t c, int64_t y, int64_t x, F&& f) {
   const auto tap = [](int64_t distance, int64_t dilation, int64_t kernel) {
@@ -317,7 +320,7 @@ void for_each_product(const Upsampling& g, int64_t n, int64_t c, int64_t y, int6
   }
 }
 
-// The value of channel c at an output pixel, the addend left out.
+// The value of channel c at an output pixel, without the addend.
 inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x) {
   const Upsampling& g = p.geometry;
   double sum = p.bias == nullptr ? 0 : load(p.bias, p.type, c);
@@ -327,7 +330,7 @@ inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int6
   return sum;
 }
 
-// Adds what a gradient of that value gives those of input, weight and bias.
+// Adds the contributions of a gradient of that value to the gradients of input, weight and bias.
 inline void add_gradients(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x,
                           double gradient, double* input, double* weight, double* bias) {
   bias[c] += gradient;
@@ -375,7 +378,7 @@ inline void depthwise_argmax(const DepthwiseArgmaxParams& p, uint8_t* labels, vo
   }
 }
 
-// The cross-entropy of one pixel and its derivatives by the scores, by the contract's formula.
+// The cross-entropy of one pixel and its derivatives by the scores, from the contract's formula.
 struct PixelLoss {
   int64_t label = -1;
   double loss = 0, weight = 0;
@@ -404,12 +407,12 @@ inline PixelLoss pixel_loss(const DepthwiseCrossEntropyParams& p, int64_t n, int
     const double share =
         weight * (criterion.smoothing / static_cast<double>(g.channels) + (c == t ? 1 - criterion.smoothing : 0));
     if (!counts) {
-      result.by_score[c] += 0 * sum;  // as stock: an ignored pixel hides no NaN
+      result.by_score[c] += 0 * sum;  // as in stock, an ignored pixel does not hide a NaN
       continue;
     }
     if (c == t) result.weight = weight;
     const double log_share = std::log(sum) - (score[c] - largest);
-    if (c == t) result.loss += (1 - criterion.smoothing) * (weight * log_share);  // NaN of none of infinity, as stock
+    if (c == t) result.loss += (1 - criterion.smoothing) * (weight * log_share);  // 0 * infinity is NaN, as in stock
     if (criterion.smoothing > 0)
       result.loss += criterion.smoothing / static_cast<double>(g.channels) * weight * log_share;
     for (int64_t k = 0; k < g.channels; ++k) result.by_score[k] += share * std::exp(score[k] - largest) / sum;
@@ -435,7 +438,7 @@ inline void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& p, double
   }
 }
 
-// Gradients of input, weight and bias, zero before.
+// Adds to the gradients of input, weight and bias, which must be zero at first.
 inline void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardParams& p, double* input,
                                                 double* weight, double* bias) {
   const Upsampling& g = p.call.geometry;
@@ -451,7 +454,7 @@ inline void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBa
   }
 }
 
-// Likewise. `loss`: the call whose gradients these are.
+// The same for the cross-entropy. `loss` is the forward call whose gradients these are.
 inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyParams& loss,
                                              const DepthwiseCrossEntropyBackwardParams& p, double* input,
                                              double* weight, double* bias) {
@@ -472,7 +475,8 @@ inline void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyParams& 
   }
 }
 
-// Each value by its nine weights, wherever they reach: a pixel without a value takes part in nothing.
+// Multiplies each value by its nine weights and adds the products wherever they fall inside the output. A pixel without
+// a value takes no part.
 inline void unpool_conv2d(const UnpoolConv2dParams& p, const WeightView& view, const std::vector<uint8_t>& codes,
                           std::vector<double>* output) {
   const UnpoolConv& g = p.geometry;

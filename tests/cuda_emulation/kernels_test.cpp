@@ -3,10 +3,10 @@
 //
 //   kernels_test [ascending|descending|random] [share] [part]
 //
-// The first argument is the order of threads. With `share`, only every share-th case runs, from number `part` on.
+// The first argument is the order of threads. With `share`, only every share-th case runs, starting with case `part`.
 //
-// Arrays are heap blocks of exactly their size, so that AddressSanitizer sees one element too far. Prints each kernel
-// that ran and its number of launches; the first mismatch ends the program.
+// Arrays are heap blocks of exactly their size, so that AddressSanitizer catches an access one element past the end.
+// Prints each kernel that ran and its number of launches; the first mismatch ends the program.
 #include <cxxabi.h>
 #include <dlfcn.h>
 
@@ -33,7 +33,7 @@ constexpr ElementType kVectorTypes[] = {ElementType::kFloat32, ElementType::kFlo
 constexpr const char* kTypeNames[] = {"float32", "float64", "float16", "bfloat16", "int8",
                                       "uint8",   "int16",   "int32",   "int64"};
 
-// A heap block of exactly so many bytes, aligned for vectors or, shifted, for no more than an element.
+// A heap block of exactly this size, aligned for vectors or, if `shifted`, only for an element.
 class Array {
  public:
   Array(int64_t count, int64_t element_bytes, bool shifted)
@@ -55,7 +55,7 @@ class Array {
   void* block_;
 };
 
-// What one pool looks like, before the sizes that follow from it.
+// One pool, without the sizes that follow from it.
 struct Shape {
   int64_t samples, channels, height, width;
   Window window;
@@ -105,11 +105,11 @@ std::string describe(const PoolGeometry& g, ElementType type) {
   return text;
 }
 
-// What one upsampling looks like. Kernels, strides, origins and dilations are (vertical, horizontal).
+// One upsampling. Kernels, strides, origins and dilations are (vertical, horizontal).
 struct Upsample {
   int64_t samples, inputs, multiplier, height, width;
   int64_t kernel[2], stride[2], origin[2] = {0, 0}, dilation[2] = {1, 1};
-  int64_t output_size[2] = {0, 0};  // 0: all from the origin on
+  int64_t output_size[2] = {0, 0};  // 0: everything from the origin on
 };
 
 Upsampling geometry_of(const Upsample& u, bool channels_last) {
@@ -157,10 +157,11 @@ class Tester {
 
   int64_t cases() const { return cases_; }
 
-  // Whether the next case is this run's.
+  // Whether this run executes the next case.
   bool takes_next() { return counter_++ % share_ == part_; }
 
-  // What a case feeds: few different numbers, so that ties are common, and the numbers that are no numbers.
+  // Fills an input with few different numbers, so that ties are common. With `special`, floating-point types also get
+  // NaN, infinities and -0.
   void fill(Array* array, ElementType type, bool special) {
     const int64_t count = array->size() / element_size(type);
     for (int64_t k = 0; k < count; ++k) {
@@ -209,7 +210,7 @@ class Tester {
     std::exit(1);
   }
 
-  // Since there were `before`: one, or none for an empty output.
+  // Expects one launch since there were `before`, or none for an empty output.
   void expect_one_launch(int64_t before, int64_t outputs, const char* op, const std::string& what) {
     expect_launches(before, outputs > 0 ? 1 : 0, op, what);
   }
@@ -240,7 +241,7 @@ class Tester {
     }
   }
 
-  // Within `tolerance` of 1 and of each number; what is no number, or infinite, exactly.
+  // Each number may be off by `tolerance` times (1 + its magnitude). NaN and infinities must match exactly.
   void expect_close(const Array& got, const std::vector<double>& expected, ElementType type, double tolerance,
                     const char* op, const std::string& what) {
     for (int64_t k = 0; k < static_cast<int64_t>(expected.size()); ++k) {
@@ -391,7 +392,7 @@ class Tester {
     expect_equal(grad, expected_grad, type, "index_unpool_backward", what);
   }
 
-  // `special`: NaN and infinities in the input. `addend_origin`: of an addend, or negative for none.
+  // `special`: NaN and infinities in the input. `addend_origin`: where the addend is read from; negative for no addend.
   void upsample(const Upsampling& g, ElementType type, bool has_bias, int64_t addend_origin, bool special,
                 bool shifted) {
     if (!takes_next()) return;
@@ -453,8 +454,8 @@ class Tester {
     if (wants_best) expect_equal(best, expected, type, "depthwise_argmax scores", what);
   }
 
-  // The weight of a plain convolution is mirrored; `strided`: its taps lie apart. `special`: NaN and infinities among
-  // the values, where pixels without one take no part.
+  // `mirrored`: the weight of a plain convolution. `strided`: the taps of a weight are not adjacent in memory.
+  // `special`: NaN and infinities among the values; pixels without a value take no part.
   void unpool_conv2d(const UnpoolConv& g, ElementType type, bool mirrored, bool strided, bool has_bias, bool special,
                      bool shifted) {
     if (!takes_next()) return;
@@ -507,11 +508,11 @@ class Tester {
     expect_close(output, expected, type, tolerance, "unpool_conv2d", what);
   }
 
-  // `weighted`: class weights, of which one is zero. `special`: NaN and infinities here and there in the input, or an
-  // infinite gradient of pixels none of which counts. What gradients need comes from the loss.
+  // `weighted`: class weights, one of which is zero. `special`: NaN and infinities here and there in the input, or an
+  // infinite gradient where no pixel counts. What the gradients need comes from the loss kernel.
   void cross_entropy(const Upsampling& g, ElementType type, double smoothing, bool weighted, bool special) {
     const int64_t pixels = g.samples * g.output_height * g.output_width;
-    if (pixels == 0 || !takes_next()) return;  // the launchers are not called for nothing
+    if (pixels == 0 || !takes_next()) return;  // ops do not call the launchers for empty outputs
     ++cases_;
     const bool has_bias = random_() % 2 == 0, reduces = random_() % 2 == 0;
     const int size = element_size(type);
@@ -599,7 +600,7 @@ class Tester {
   // `special`: infinities here and there in the output's gradient, the weights or the input.
   void upsample_backward(const Upsampling& g, ElementType type, bool special) {
     const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
-    if (outputs == 0 || !takes_next()) return;  // the launchers are not called for nothing
+    if (outputs == 0 || !takes_next()) return;  // ops do not call the launchers for empty outputs
     ++cases_;
     const int size = element_size(type);
     Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, false),
@@ -625,7 +626,7 @@ class Tester {
   }
 
  private:
-  // Makes room for some of the gradients of an upsampling. `run` finds them, and what they should be.
+  // Allocates some of the gradients of an upsampling. `run` computes them, and their expected values.
   template <class Run>
   void gradients(const Upsampling& g, ElementType type, const GradientParts& parts, UpsamplingGradients* out,
                  const std::string& what, const Run& run) {
@@ -656,7 +657,7 @@ class Tester {
   std::mt19937 random_{12345};
 };
 
-// Sizes around every vector, warp and block boundary for the windows that have kernels of their own.
+// Sizes around every vector, warp and block boundary, for the windows that have their own kernels.
 std::vector<Shape> shapes_of_2x2_blocks() {
   std::vector<Shape> shapes;
   for (const int64_t width : {2, 3, 4, 6, 7, 8, 9, 14, 15, 16, 17, 24, 31, 32, 33, 48, 60, 64}) {
@@ -676,7 +677,7 @@ std::vector<Shape> shapes_of_2x2_blocks() {
   return shapes;
 }
 
-// The same for 3x3 windows two pixels apart.
+// The same for 3x3 windows with stride 2.
 std::vector<Shape> shapes_of_3x3_overlaps() {
   std::vector<Shape> shapes;
   for (const int64_t width : {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 30, 32, 48}) {
@@ -732,10 +733,10 @@ std::vector<Shape> shapes_of_any_windows() {
       shapes.push_back({1, 16, 5, 5, window, ceil_mode});
     }
   }
-  shapes.push_back({1, 2, 18, 17, {17, 16, 3, 2, 8, 3, 1, 1}});  // 16 bits
+  shapes.push_back({1, 2, 18, 17, {17, 16, 3, 2, 8, 3, 1, 1}});  // 16-bit codes
   shapes.push_back({1, 8, 17, 20, {17, 16, 3, 2, 8, 3, 1, 1}});
-  shapes.push_back({1, 1, 260, 258, {257, 257, 2, 1, 0, 0, 1, 1}});  // 32 bits
-  shapes.push_back({1, 8, 1, 1, square(2, 2, 1, 4)});                // wholly in the padding
+  shapes.push_back({1, 1, 260, 258, {257, 257, 2, 1, 0, 0, 1, 1}});  // 32-bit codes
+  shapes.push_back({1, 8, 1, 1, square(2, 2, 1, 4)});                // windows wholly in the padding
   shapes.push_back({2, 3, 1, 2, square(2, 1, 2, 4)});
   shapes.push_back({0, 8, 8, 8, square(2, 2)});
   return shapes;
@@ -800,7 +801,7 @@ void test_scatter_and_gather(Tester* tester) {
       tester->scatter_and_gather(g, ElementType::kFloat32, Overlap::kAdd, true, true);
       tester->scatter_and_gather(g, ElementType::kFloat16, Overlap::kKeepLast, false, true);
     }
-    // Unpooling to more pixels than windows reach, and to fewer.
+    // Unpooling to more pixels than the windows reach, and to fewer.
     for (const ElementType type : kVectorTypes) {
       for (const int64_t size : {5, 8, 16, 24}) {
         PoolGeometry g = geometry_of({2, 8, 12, 16, square(2, 2)}, channels_last);
@@ -833,7 +834,7 @@ void test_indices(Tester* tester) {
   }
 }
 
-// Kernels that span one or two strides, over sizes around lanes, phases and the cells of a thread; then all others.
+// Kernels that span one or two strides, with sizes around lanes, phases and the cells of a thread; then all others.
 std::vector<Upsample> upsamplings() {
   std::vector<Upsample> all;
   for (const int64_t width : {1, 2, 3, 4, 6, 9, 17}) {
@@ -853,13 +854,13 @@ std::vector<Upsample> upsamplings() {
       {1, 3, 1, 4, 3, {1, 1}, {3, 3}},
       {2, 3, 1, 3, 4, {2, 3}, {5, 1}, {1, 0}},
       {1, 2, 2, 3, 3, {2, 2}, {3, 4}, {0, 0}, {4, 3}},
-      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {0, 0}, {1, 1}, {13, 11}},       // more than taps reach
+      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {0, 0}, {1, 1}, {13, 11}},       // a larger output than the taps reach
       {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {40, 1}, {1, 1}, {3, 8}},        // nothing but the bias
-      {1, 70, 1, 2, 2, {64, 64}, {32, 32}, {30, 30}, {1, 1}, {4, 6}},  // weights that no block holds
+      {1, 70, 1, 2, 2, {64, 64}, {32, 32}, {30, 30}, {1, 1}, {4, 6}},  // too many weights for a block to hold
       {1, 256, 1, 2, 2, {4, 4}, {2, 2}, {2, 1}, {1, 1}, {2, 3}},
       {1, 2, 1, 1, 2, {4, 4}, {300, 2}},
       {0, 3, 1, 3, 3, {4, 4}, {2, 2}},
-      // Wide enough for blocks to stage their weights, with lanes for fours, pairs and single elements.
+      // Wide enough for blocks to stage their weights; lanes take four elements, two or one.
       {1, 2, 1, 20, 70, {4, 4}, {2, 2}, {1, 1}},
       {2, 1, 1, 9, 40, {16, 16}, {8, 8}, {4, 4}},
       {1, 1, 1, 3, 17, {64, 64}, {32, 32}, {16, 16}},
@@ -868,23 +869,24 @@ std::vector<Upsample> upsamplings() {
       {1, 1, 2, 9, 65, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {18, 129}},
       {1, 2, 2, 9, 60, {5, 6}, {3, 3}, {2, 2}},
       {1, 2, 1, 7, 50, {6, 7}, {3, 5}, {7, 4}, {1, 1}, {11, 248}},
-      // By two, with all parities of the first row and column, threads of some goes, pairs of channels.
+      // Stride 2, with all parities of the first row and column, threads that process their cells in several batches,
+      // and pairs of channels.
       {1, 2, 1, 9, 9, {4, 4}, {2, 2}, {2, 4}, {1, 1}, {13, 12}},
       {2, 6, 1, 9, 9, {4, 4}, {2, 2}, {3, 5}, {1, 1}, {9, 8}},
       {1, 4, 1, 12, 7, {4, 4}, {2, 2}, {0, 3}, {1, 1}, {26, 14}},
       {2, 4, 1, 11, 6, {4, 4}, {2, 2}, {1, 2}, {1, 1}, {21, 7}},
       {1, 4, 2, 10, 6, {4, 4}, {2, 2}, {1, 0}, {1, 1}, {20, 14}},
       {1, 3, 1, 20, 33, {4, 3}, {2, 2}, {1, 1}, {1, 1}, {40, 66}},
-      // Threads with cells of more than one go.
+      // Threads whose cells take more than one batch.
       {1, 2, 1, 21, 8, {2, 2}, {1, 1}, {0, 0}, {1, 1}, {22, 8}},
       {2, 3, 1, 19, 6, {2, 2}, {1, 1}, {1, 0}, {1, 1}, {18, 6}},
       {1, 3, 1, 26, 4, {2, 2}, {1, 1}, {2, 1}, {1, 1}, {23, 3}},
-      // Of any span.
+      // Kernels of any span.
       {2, 3, 1, 4, 5, {3, 3}, {1, 1}, {1, 1}},
       {1, 2, 2, 4, 3, {5, 5}, {2, 2}, {2, 2}},
       {1, 3, 1, 5, 4, {3, 4}, {2, 1}, {1, 3}, {3, 2}},
       {1, 9, 1, 3, 3, {40, 40}, {2, 2}, {20, 20}, {1, 1}, {4, 5}},
-      {1, 2, 1, 2, 3, {2, 2}, {2000000000, 1}, {0, 0}, {1, 1}, {5, 4}},  // numbers of 64 bits
+      {1, 2, 1, 2, 3, {2, 2}, {2000000000, 1}, {0, 0}, {1, 1}, {5, 4}},  // needs 64-bit numbers
       {2, 3, 1, 3, 2, {4, 4}, {2, 2}, {3000000000, 0}, {1, 1}, {3, 4}},
   };
   all.insert(all.end(), std::begin(more), std::end(more));
@@ -908,19 +910,20 @@ void test_upsampling(Tester* tester) {
   }
 }
 
-// Those that have kernels of their own in channels_last, for as many channels as those take or more: around a block's
-// elements, the rows and the taps of a thread, the phases and the channels whose weights a block holds at once.
+// Upsamplings that have their own kernels in channels_last, with at least as many channels as those need. Sizes are
+// around the elements of a block, the rows and taps of a thread, and the phases and channels whose weights a block
+// holds at once.
 std::vector<Upsample> deep_upsamplings() {
   return {
       {2, 21, 1, 5, 9, {4, 4}, {2, 2}, {1, 1}},
       {1, 64, 1, 4, 5, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {7, 9}},
       {1, 4, 1, 7, 40, {4, 4}, {2, 2}, {1, 1}},
-      {2, 5, 1, 3, 51, {4, 4}, {2, 2}},  // an element less than a block has in two goes, and two more
+      {2, 5, 1, 3, 51, {4, 4}, {2, 2}},  // one element fewer than a block takes in two goes; then two more
       {1, 6, 1, 3, 43, {4, 4}, {2, 2}, {1, 1}},
       {1, 21, 1, 3, 4, {16, 16}, {8, 8}, {4, 4}},
       {1, 8, 1, 4, 3, {16, 16}, {8, 8}, {21, 13}, {1, 1}, {20, 11}},
       {1, 40, 1, 2, 2, {16, 16}, {8, 8}, {4, 4}},  // four phases at once
-      {1, 255, 1, 4, 2, {6, 6}, {3, 3}, {2, 1}},   // two, then one
+      {1, 255, 1, 4, 2, {6, 6}, {3, 3}, {2, 1}},   // two at once, then one
       {1, 22, 1, 2, 2, {1, 256}, {1, 128}, {0, 64}},
       {1, 23, 1, 2, 1, {2, 256}, {1, 128}, {0, 64}},
       {1, 6, 1, 5, 4, {5, 6}, {3, 3}, {2, 2}},
@@ -931,17 +934,18 @@ std::vector<Upsample> deep_upsamplings() {
       {1, 9, 1, 6, 5, {2, 2}, {1, 1}, {1, 0}},
       {1, 9, 1, 3, 3, {4, 4}, {2, 2}, {0, 0}, {1, 1}, {13, 11}},
       {1, 9, 1, 3, 3, {4, 4}, {2, 2}, {40, 1}, {1, 1}, {3, 8}},
-      {1, 300, 1, 3, 2, {2, 2}, {1, 1}},  // channels for more than one block
+      {1, 300, 1, 3, 2, {2, 2}, {1, 1}},  // more channels than one block takes
       {1, 70, 1, 3, 3, {8, 8}, {4, 4}, {2, 2}},
       {2, 4, 1, 2, 1, {64, 64}, {32, 32}, {16, 16}},
       {8, 21, 1, 1, 1, {64, 64}, {32, 32}, {16, 16}},                // walks of several rows
-      {128, 64, 1, 8, 12, {2, 2}, {1, 1}, {1, 0}, {1, 1}, {7, 12}},  // eight cells a thread
+      {128, 64, 1, 8, 12, {2, 2}, {1, 1}, {1, 0}, {1, 1}, {7, 12}},  // eight cells per thread
   };
 }
 
-// Also sizes around the tiles whose gradients a block makes: four to sixteen rows of input, columns of input whose
-// output is 256 columns or somewhat more, and more than one block has. Of strides, how many columns make groups, and
-// how rows are taken four and two at once. As many classes as labels in bytes have, and one more.
+// Also sizes around the tiles whose gradients a block computes: four to sixteen rows of input, columns of input whose
+// output has 256 columns or somewhat more, and more columns than one block takes. Strides cover how many columns form a
+// group, and rows that are taken four and two at a time. There are as many classes as byte labels can hold, and one
+// more.
 void test_gradients(Tester* tester) {
   std::vector<Upsample> shapes = upsamplings();
   const Upsample around_tiles[] = {
@@ -962,7 +966,7 @@ void test_gradients(Tester* tester) {
       {2, 2, 2, 17, 5, {3, 3}, {2, 2}, {1, 1}},
   };
   shapes.insert(shapes.end(), std::begin(around_tiles), std::end(around_tiles));
-  // Labels in bytes, and no longer.
+  // The most classes whose labels are bytes, and one more.
   for (const int64_t classes : {255, 256}) shapes.push_back({1, classes, 1, 2, 3, {4, 4}, {2, 2}, {1, 1}});
   shapes.push_back({1, 256, 1, 1, 3, {1, 3}, {1, 1}});
   for (const Upsample& shape : deep_upsamplings()) {
@@ -976,7 +980,7 @@ void test_gradients(Tester* tester) {
   for (const bool channels_last : {false, true}) {
     for (size_t k = 0; k < shapes.size(); ++k) {
       const Upsampling g = geometry_of(shapes[k], channels_last);
-      if (g.channels * g.kernel_h * g.kernel_w > 8192) continue;  // a block for each weight takes long here
+      if (g.channels * g.kernel_h * g.kernel_w > 8192) continue;  // one block per weight is slow in the emulation
       tester->upsample_backward(g, kFloatTypes[(k + channels_last) % 4], false);
       tester->upsample_backward(g, kFloatTypes[(k + channels_last + 2) % 4], true);
       tester->cross_entropy(g, kFloatTypes[(k + channels_last) % 4], kSmoothings[k % 3], k % 2 == 0, false);
@@ -985,7 +989,7 @@ void test_gradients(Tester* tester) {
   }
 }
 
-// What one unpooling and convolution looks like; the padding is a transposed convolution's.
+// One unpooling and convolution; the padding is that of a transposed convolution.
 struct UnpoolShape {
   int64_t samples, channels, outputs, pooled[2], size[2], padding[2];
 };
@@ -1003,26 +1007,26 @@ UnpoolConv geometry_of(const UnpoolShape& s, bool channels_last) {
   return g;
 }
 
-// Sizes around the tiles of either kernel: 16x16 pixels of 64 outputs and steps of 16 channels; or strips of 30 columns
-// and 6 rows, with two more of each where they begin the map, of 64 outputs, or 32 of float64, and steps of 8. Where
-// there are blocks enough, strips have 14 or 30 rows.
+// Sizes around the tiles of both kernels. One has tiles of 16x16 pixels of 64 outputs, and steps of 16 channels. The
+// other has strips of 30 columns and 6 rows, with two more of each where they begin the map, of 64 outputs (32 for
+// float64), and steps of 8 channels. Where there are enough blocks, its strips have 14 or 30 rows.
 void test_unpool_conv2d(Tester* tester) {
   std::vector<UnpoolShape> shapes;
   shapes.push_back({1, 16, 64, {8, 8}, {16, 16}, {1, 1}});
   shapes.push_back({2, 8, 32, {7, 8}, {14, 16}, {1, 1}});
-  shapes.push_back({1, 24, 8, {8, 9}, {16, 17}, {1, 1}});   // one pixel more than a tile; windows that are cut
-  shapes.push_back({1, 17, 65, {8, 9}, {15, 17}, {1, 0}});  // one channel, one output more
+  shapes.push_back({1, 24, 8, {8, 9}, {16, 17}, {1, 1}});   // one pixel more than a tile; windows are cut off
+  shapes.push_back({1, 17, 65, {8, 9}, {15, 17}, {1, 0}});  // one channel and one output more
   shapes.push_back({2, 7, 33, {9, 8}, {17, 15}, {0, 2}});
   shapes.push_back({1, 3, 31, {9, 1}, {18, 2}, {2, 0}});
   shapes.push_back({1, 9, 5, {15, 16}, {29, 31}, {1, 1}});
-  shapes.push_back({1, 40, 72, {2, 3}, {5, 7}, {0, 1}});  // larger than windows reach
-  shapes.push_back({2, 5, 4, {4, 4}, {3, 5}, {1, 1}});    // smaller than any pool's
+  shapes.push_back({1, 40, 72, {2, 3}, {5, 7}, {0, 1}});  // larger than the windows reach
+  shapes.push_back({2, 5, 4, {4, 4}, {3, 5}, {1, 1}});    // smaller than any map pooled to 4x4
   shapes.push_back({3, 1, 1, {1, 1}, {2, 1}, {0, 0}});
   shapes.push_back({1, 8, 8, {16, 8}, {33, 16}, {2, 2}});
   shapes.push_back({1, 24, 16, {9, 17}, {17, 33}, {1, 1}});
-  shapes.push_back({1, 24, 21, {4, 5}, {8, 10}, {1, 1}});  // vectors of values alone, and of results alone
+  shapes.push_back({1, 24, 21, {4, 5}, {8, 10}, {1, 1}});  // vectors for values only, then for results only
   shapes.push_back({1, 20, 24, {5, 4}, {10, 8}, {1, 1}});
-  shapes.push_back({2, 72, 9, {9, 8}, {18, 16}, {1, 1}});  // around the tiles of cells that are turned
+  shapes.push_back({2, 72, 9, {9, 8}, {18, 16}, {1, 1}});  // around the tiles that are converted to channels_last
   shapes.push_back({1, 10, 63, {4, 16}, {7, 32}, {1, 1}});
   shapes.push_back({1, 5, 3, {5, 31}, {9, 62}, {0, 2}});
   shapes.push_back({1, 2, 34, {6, 31}, {12, 62}, {2, 0}});

@@ -1,5 +1,5 @@
-// Self-test of the emulation: kernels with one planted bug each, which must stop the program, and the same kernels
-// without it, which must not. The argument names the bug.
+// Self-test of the emulation. Kernels with one planted bug each must stop the program; the same kernels without a bug
+// must not. The argument names the bug.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -55,7 +55,7 @@ constexpr NamedBug kBugs[] = {
     {"too-much-shared-memory", Bug::kTooMuchSharedMemory},
 };
 
-// Sums a block's numbers through both kinds of shared memory.
+// Sums a block's numbers by way of both static and dynamic shared memory.
 template <Bug kBug>
 __global__ void block_sum(const float* numbers, float* sum) {
   __shared__ float partial[kThreads];
@@ -75,7 +75,8 @@ __global__ void block_sum(const float* numbers, float* sum) {
   if (thread == 0) *sum = partial[0];
 }
 
-// Copies numbers as vectors, and sums them by a warp's shuffles, half of them mirrored in shared memory.
+// Copies numbers as vectors, and sums them with the shuffles of a warp; half of the numbers are read mirrored, by way
+// of shared memory.
 template <Bug kBug>
 __global__ void warp_sum(const float* numbers, float* copy, float* sum) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -105,7 +106,7 @@ __global__ void warp_sum(const float* numbers, float* copy, float* sum) {
   if (__all_sync(0xffffffffu, 1) && thread == 0) *sum = total;
 }
 
-// Copies numbers through shared memory: there asynchronously, and back as the rows of matrices.
+// Copies numbers through shared memory: in by asynchronous copies, and out as the rows of matrices.
 template <Bug kBug>
 __global__ void copy_matrices(const float* numbers, float* copy) {
   constexpr int kRows = kThreads * sizeof(float) / sizeof(uint4);
@@ -141,7 +142,7 @@ bool runs_right(const float* numbers, float* copy) {
   config.blockDim = dim3(kThreads / 2);
   launch(config, copy_matrices<kBug>, numbers, &copied[0]);
   config.blockDim = dim3(kThreads);
-  // All that a block may have, of which the kernel needs little.
+  // The most that a block may have; the kernel needs little of it.
   config.dynamicSmemBytes = 48 * 1024 + (kBug == Bug::kTooMuchSharedMemory ? 1 : 0);
   launch(config, warp_sum<kBug>, numbers, copy, &warp_result);
   constexpr float kSum = kThreads * (kThreads - 1) / 2;

@@ -1,8 +1,8 @@
 // How threads and warps share the bytes of packed codes. switches.h defines the layout itself.
 //
 // A thread that holds several neighbouring elements reads or writes their codes as one run of whole bytes, in one
-// access. Where threads hold one element each, a warp holds 32 neighbours, the first a multiple of 32. These are whole
-// bytes again, which the warp assembles by shuffles. No byte has two writers.
+// access. Where each thread holds one element, a warp holds 32 consecutive elements, starting at a multiple of 32.
+// Their codes are whole bytes too, which the warp assembles by shuffles. No byte has two writers.
 #pragma once
 
 #include <cstdint>
@@ -17,10 +17,10 @@ namespace segext {
 
 inline constexpr int kMaxRunBytes = 8;
 
-// Of codes of 2x2 windows: the bits of one, and how many a byte has.
+// Codes of 2x2 windows: bits per code, and codes per byte.
 inline constexpr int kBlockBits = code_bits(4), kBlocksPerByte = 8 / kBlockBits;
 
-// Code k of a run.
+// place_code puts a code at position k of a run; take_code reads it back.
 __device__ __forceinline__ uint64_t place_code(uint32_t code, int k, int bits) {
   return static_cast<uint64_t>(code) << (k * bits);
 }
@@ -29,19 +29,20 @@ __device__ __forceinline__ uint32_t take_code(uint64_t run, int k, int bits) {
   return static_cast<uint32_t>(run >> (k * bits)) & ((1u << bits) - 1);
 }
 
-// Whether codes of all samples follow each other without a gap, so that an element's number in the tensor finds them.
+// Whether the codes of all samples follow each other without a gap, so that an element's number in the whole tensor
+// locates its code.
 inline bool codes_are_flat(const PoolGeometry& g) {
   return g.samples <= 1 ||
          (pooled_elements(g) % 8 * g.bits % 8 == 0 && g.sample_bytes == code_bytes(pooled_elements(g), g.bits));
 }
 
-// Whether runs of `elements` codes are 1, 2, 4 or 8 whole bytes.
+// Whether a run of `elements` codes is 1, 2, 4 or 8 whole bytes.
 inline bool run_is_bytes(int elements, int bits) {
   const int run_bits = elements * bits;
   return run_bits == 8 || run_bits == 16 || run_bits == 32 || run_bits == 8 * kMaxRunBytes;
 }
 
-// Run number `run` of runs of `bytes` bytes: 1, 2, 4 or 8, the same for all threads.
+// Loads run number `run`. Each run has `bytes` bytes: 1, 2, 4 or 8, the same for all threads.
 __device__ __forceinline__ uint64_t load_run(const uint8_t* __restrict__ codes, int64_t run, int bytes) {
   switch (bytes) {
     case 1:
@@ -71,7 +72,7 @@ __device__ __forceinline__ void store_run(uint8_t* codes, int64_t run, int bytes
   }
 }
 
-// The codes of kElements elements from `element` on, a multiple of kElements; they lie in one byte.
+// The codes of the kElements elements that start at `element`, a multiple of kElements. They all lie in one byte.
 template <int kElements>
 __device__ __forceinline__ uint32_t load_code_run(const uint8_t* __restrict__ codes, int64_t element, int bits) {
   const int64_t run = element / kElements;
@@ -79,8 +80,8 @@ __device__ __forceinline__ uint32_t load_code_run(const uint8_t* __restrict__ co
   return static_cast<uint32_t>(codes[run / runs_per_byte]) >> (run % runs_per_byte * kElements * bits);
 }
 
-// The codes of a vector of 2x2 windows, as masks of its 32-bit words: which lanes were in the right column and in the
-// lower row of their windows. One word holds one lane of 32 bits or two of 16.
+// The codes of a vector of 2x2 windows, as masks over its 32-bit words: which lanes have their code in the right
+// column, and which in the lower row, of their window. A word holds one 32-bit lane or two 16-bit lanes.
 template <int kLanes>
 struct BlockMasks {
   static constexpr int kWords = 4;
@@ -89,7 +90,7 @@ struct BlockMasks {
 
   __device__ __forceinline__ explicit BlockMasks(uint64_t run) {
     const int bits = code_bits(4);
-    // With two lanes to a word, the second code moves from beside the first to the upper half of the word.
+    // With two lanes per word, the second code is moved from next to the first into the upper half of the word.
     const uint32_t codes = static_cast<uint32_t>(run);
     const uint32_t spread = kLanes == kWords ? codes : codes | codes << (16 - bits);
     const uint32_t lane_ends = kLanes == kWords ? 1u : 0x00010001u;
@@ -103,13 +104,13 @@ struct BlockMasks {
   }
 };
 
-// A number that is not negative, as a type that says so: dividing it by a power of two is one shift.
+// Converts a number to unsigned. Dividing one that is not negative by a power of two is then a single shift.
 template <typename Index>
 __device__ __forceinline__ typename std::make_unsigned<Index>::type as_unsigned(Index number) {
   return static_cast<typename std::make_unsigned<Index>::type>(number);
 }
 
-// load_code with a constant for `bits` in each branch, which every thread takes alike: divisions become shifts.
+// load_code with a constant for `bits` in each branch, so that divisions become shifts. Threads do not diverge here.
 template <typename Index>
 __device__ __forceinline__ uint32_t load_any_code(const uint8_t* __restrict__ codes, Index element, int bits) {
   switch (bits) {
@@ -128,8 +129,8 @@ __device__ __forceinline__ uint32_t load_any_code(const uint8_t* __restrict__ co
   }
 }
 
-// Stores the codes of a warp: lane k has the code of element `element`, 32 * m + k for some m. All lanes call; those
-// beyond the sample's last element are not `present`.
+// Stores the codes of a warp: lane k has the code of element `element`, which is 32 * m + k for some m. All lanes must
+// call this; lanes past the sample's last element are not `present`.
 template <typename Index>
 __device__ __forceinline__ void store_warp_codes(uint8_t* codes, Index element, bool present, int bits, uint32_t code) {
   if (bits >= 8) {
@@ -143,14 +144,14 @@ __device__ __forceinline__ void store_warp_codes(uint8_t* codes, Index element, 
   if (present && k == 0) codes[code_bytes(as_unsigned(element), bits)] = static_cast<uint8_t>(byte);
 }
 
-// Divides the elements of each sample among warps, 32 to a warp; the last warp of a sample may be partly idle.
+// Divides the elements of each sample among warps, 32 per warp; the last warp of a sample may be partly idle.
 template <typename Index>
 struct WarpRuns {
   Index samples;
   Index elements;  // of one sample
   Divisor<Index> warps_per_sample;
 
-  // What a lane works on. Lanes of a warp agree on `sample`; beyond the last sample there is nothing to do.
+  // What a lane works on. All lanes of a warp have the same `sample`; a warp past the last sample has nothing to do.
   struct Lane {
     Index sample;
     Index element;

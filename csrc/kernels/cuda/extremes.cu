@@ -1,4 +1,4 @@
-// Launches the extremes of int64 values.
+// Launches the kernel that finds the minimum and maximum of int64 values.
 #include "extremes.cuh"
 
 namespace segext {

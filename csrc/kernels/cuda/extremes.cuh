@@ -1,4 +1,4 @@
-// The kernel that finds the extremes of int64 values: each block finds those of its part.
+// The kernel that finds the minimum and maximum of int64 values: each block handles one part.
 #pragma once
 
 #include "../extremes.h"
@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   static_assert(kEach * Launch::kBlockThreads == kExtremesPart, "threads share a part evenly");
   const int64_t first = blockIdx.x * kExtremesPart + threadIdx.x;
   int64_t low = 0, high = 0;
-#pragma unroll 8  // so many loads are on their way together
+#pragma unroll 8  // keeps eight loads in flight
   for (int64_t k = 0; k < kEach; ++k) {
     const int64_t at = first + k * Launch::kBlockThreads;
     int64_t value = at < count ? values[at] : 0;

@@ -13,8 +13,8 @@ ReluMask<Bits> relu_mask(const GatherParams& params) {
   return {static_cast<const Bits*>(params.relu_output), static_cast<Bits>(infinity_bits(params.type))};
 }
 
-// Whether the kernels with 128-bit accesses may work in runs of so many elements: vectors that fill what is innermost
-// of the map, and aligned pointers.
+// Whether the kernels with 128-bit accesses may work in runs of `run` elements: the innermost dimension of the maps
+// must be whole vectors and runs, and the pointers must be aligned.
 template <typename Bits>
 bool vectors_fit(const GatherParams& params, int run) {
   const PoolGeometry& g = params.geometry;
@@ -36,7 +36,7 @@ CudaStatus launch_vectors(Kernel kernel, const GatherParams& params, int run, Cu
                 Divisor<int32_t>((g.channels_last ? g.channels : g.pooled_width) / run), static_cast<int32_t>(threads));
 }
 
-// Sets *launched where vectors fit.
+// Sets *launched to whether vectors fit.
 template <typename Bits>
 CudaStatus launch_vectors(const GatherParams& params, CudaStream stream, bool* launched) {
   constexpr int kLanes = Vector<Bits>::kLanes;

@@ -1,8 +1,8 @@
-// Kernels of gather: each pooled element reads the pixel of its switch. Nothing is computed, so kernels are compiled
-// for the bits of an element, one for each size.
+// Kernels of gather: each pooled element reads the pixel that its switch names. Nothing is computed, so kernels are
+// compiled for the raw bits of an element, one for each size.
 //
-//   gather_blocks_kernel                NCHW, 2x2 windows side by side, rows of the map that 16-byte vectors fill
-//   gather_channels_last_blocks_kernel  channels_last, the same windows, channels that 16-byte vectors fill
+//   gather_blocks_kernel                NCHW, adjacent 2x2 windows, rows of the map in whole 16-byte vectors
+//   gather_channels_last_blocks_kernel  channels_last, the same windows, channels in whole 16-byte vectors
 //   gather_kernel                       everything else: one element per thread, coalesced along the pooled map
 #pragma once
 
@@ -15,9 +15,10 @@
 
 namespace segext {
 
-// A thread gathers kCount elements of one row: as many as a vector has lanes or, in rows that such runs do not fill,
-// half as many. It reads their blocks whole, since some window of any 32 bytes names some pixel there: loads of 16
-// bytes that do not wait for the codes, one store.
+// A thread gathers kCount elements of one row: as many as a vector has lanes, or half as many if the rows are not whole
+// runs of that length. It reads every pixel of their blocks with 16-byte loads, which do not wait for the codes, and
+// writes one store. Reading only the named pixels would hardly save traffic, since nearly any 32 bytes contain a pixel
+// that some window names.
 //
 //     codes    1 2 0 3
 //     map      . a . . c . . .   row 2r
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 }
 
 // A thread gathers V = 4 or 8 channels of one pooled pixel from the four pixels of its block: four 16-byte loads, one
-// 16-byte store. Neighbouring threads hold neighbouring channels, then neighbouring pixels.
+// 16-byte store. Neighbouring threads handle neighbouring channels, then neighbouring pixels.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     gather_channels_last_blocks_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes,
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_vector(values + thread * kLanes, result);
 }
 
-// Whether a later window of the same channel, in row-major order, also names `pixel`.
+// Whether a later window of the same channel, in row-major order, also names pixel (row, column).
 template <typename Index>
 __device__ __forceinline__ bool is_named_later(const PoolShape<Index>& shape, const uint8_t* __restrict__ codes,
                                                const Place<Index>& window, Index row, Index column) {
@@ -124,8 +125,8 @@ __device__ __forceinline__ bool is_named_later(const PoolShape<Index>& shape, co
   return false;
 }
 
-// A thread gathers one element: codes and values are coalesced, and the pixels that neighbours read lie close together.
-// With `only_winners`, an element whose pixel a later one names as well gets zero.
+// A thread gathers one element. Accesses to codes and values are coalesced, and neighbouring threads read pixels that
+// lie close together. With `only_winners`, an element gets zero if a later element names the same pixel.
 template <typename Bits, typename Index>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     gather_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes, Bits* __restrict__ values,

@@ -1,11 +1,12 @@
-// Launches the kernels around stock's int64 indices.
+// Launches the kernels for stock's int64 indices.
 #include "../indices.h"
 #include "indices.cuh"
 
 namespace segext {
 namespace {
 
-// Calls `function` with the geometry's PoolShape and the division of its pooled elements among warps.
+// Calls `function` with the index type, the geometry's PoolShape, the division of its pooled elements among warps, and
+// the number of threads.
 template <typename Function>
 CudaStatus for_pooled_elements(const PoolGeometry& g, const Function& function) {
   if (g.samples * pooled_elements(g) == 0) return cudaSuccess;
@@ -28,11 +29,11 @@ IndexUnpoolShape shape_of(const IndexUnpoolParams& params, int64_t elements) {
           elements};
 }
 
-// Fills `winners`: for each pixel the number in its plane of the last pooled element that names it, or 0.
+// Fills `winners`: for each pixel, the number (from 1 on) of the last pooled element of its plane that names it, or 0.
 CudaStatus find_winners(const IndexUnpoolParams& params, CudaStream stream) {
   const CudaStatus status = cudaMemsetAsync(params.winners, 0, map_elements(params) * sizeof(uint32_t), stream);
   if (status != cudaSuccess) {
-    cudaGetLastError();  // forgets it, as a launch does
+    cudaGetLastError();  // clears the error, as launch() does
     return status;
   }
   return launch(index_unpool_bid_kernel, pooled_elements(params), stream, params.indices, params.winners,

@@ -1,9 +1,10 @@
-// Kernels around stock's int64 indices: conversion to and from packed codes, conversion of codes between memory orders,
-// and unpooling by indices. A thread has one element; a warp that writes codes has 32 neighbours of one sample.
+// Kernels for stock's int64 indices: conversion to and from packed codes, conversion of codes between memory orders,
+// and unpooling by indices. Each thread handles one element; a warp that writes codes handles 32 consecutive elements
+// of one sample.
 //
-// Unpooling by indices cannot look up which elements refer to a pixel, so it takes two steps: first, every element bids
-// for its pixel with its number in the plane, of which the maximum stays, in whatever order they come; then each pixel
-// or element reads which one won.
+// Unpooling by indices cannot look up which elements refer to a pixel, so it takes two steps. First, every element bids
+// for its pixel with its number in the plane, and the maximum is kept, whatever the order of the bids. Then each pixel
+// or element reads which bid won.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
       exists ? static_cast<int64_t>(row) * shape.columns.size + column : -1;
 }
 
-// Invalid indices are counted, which is the same number in any order. A warp counts its own first.
+// Counts invalid indices with atomics: the count is the same in any order. Each warp first counts its own.
 template <typename Index>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     codes_from_indices_kernel(const int64_t* __restrict__ indices, uint8_t* __restrict__ codes,
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_warp_codes(codes + lane.sample * shape.sample_bytes, lane.element, lane.present, shape.bits, code);
 }
 
-// Writes are coalesced; reads jump from byte to byte, but codes are a small part of what the op beside this moves.
+// Writes are coalesced. Reads are scattered bytes, but codes are a small part of what the op that uses them moves.
 template <typename Index>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     repack_codes_kernel(const uint8_t* __restrict__ codes, uint8_t* __restrict__ repacked, PoolShape<Index> shape,
@@ -66,10 +67,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_warp_codes(repacked + lane.sample * shape.sample_bytes, lane.element, lane.present, shape.bits, code);
 }
 
-// Memory order of maps as unpooling by indices knows them: planes of so many pixels, in NCHW or channels_last order.
+// The memory order of a map in unpooling by indices: planes of `pixels` pixels, in NCHW or channels_last order.
 struct PlaneOrder {
   Divisor<int64_t> inner;  // NCHW: pixels. channels_last: channels
-  Divisor<int64_t> outer;  // NCHW: none. channels_last: pixels
+  Divisor<int64_t> outer;  // NCHW: unused (1). channels_last: pixels
   int64_t channels, pixels;
   bool channels_last;
 
@@ -80,7 +81,7 @@ struct PlaneOrder {
         pixels(pixels),
         channels_last(channels_last) {}
 
-  // A plane, counted through the samples, and a pixel of it.
+  // A plane, numbered across all samples, and a pixel in it.
   struct Place {
     int64_t plane, pixel;
   };
@@ -108,7 +109,7 @@ struct PlaneOrder {
 struct IndexUnpoolShape {
   PlaneOrder map, pooled;
   Divisor<int64_t> by_channels;
-  int64_t elements;  // of the map that threads are divided over
+  int64_t elements;  // of the map with one thread per element
 
   // The element of the full map that a pooled element's index names; -1 if it names none.
   __device__ __forceinline__ int64_t named_element(const PlaneOrder::Place& at, int64_t index) const {
@@ -116,10 +117,10 @@ struct IndexUnpoolShape {
   }
 };
 
-// The number of a pooled element among those that bid for its plane's pixels: later ones win.
+// The bid of a pooled element: its number in its plane, from 1 on. Later elements bid more and win.
 __device__ __forceinline__ uint32_t bid_of(const PlaneOrder::Place& at) { return static_cast<uint32_t>(at.pixel + 1); }
 
-// A pooled element bids for its pixel. `winners` starts at zero throughout.
+// Each pooled element bids for its pixel. All of `winners` is zero at the start.
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     index_unpool_bid_kernel(const int64_t* __restrict__ indices, uint32_t* __restrict__ winners,
                             IndexUnpoolShape shape) {
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   if (named >= 0) atomicMax(winners + named, bid_of(at));
 }
 
-// A pixel of the full map takes the value that won it.
+// Each pixel of the full map takes the value of the element that won it, or zero.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     index_unpool_kernel(const Bits* __restrict__ values, const uint32_t* __restrict__ winners, Bits* __restrict__ map,
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   map[element] = value;
 }
 
-// A pooled element takes the gradient of the pixel it won.
+// Each pooled element takes the gradient of the pixel it won, or zero.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     index_unpool_backward_kernel(const Bits* __restrict__ grad_map, const int64_t* __restrict__ indices,

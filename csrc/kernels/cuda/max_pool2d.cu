@@ -16,7 +16,8 @@ MaxLimits<typename Element<T>::Wide> max_limits(bool relu) {
   return {relu ? Wide{0} : lowest, lowest};
 }
 
-// Whether the kernels with 128-bit accesses may read and write in runs of one vector of T.
+// Whether the kernels with 128-bit accesses may process runs of one vector of T: its codes must be whole bytes, and the
+// pointers must be aligned.
 template <typename T>
 bool vectors_fit(const MaxPool2dParams& params) {
   const PoolGeometry& g = params.geometry;
@@ -27,7 +28,7 @@ bool vectors_fit(const MaxPool2dParams& params) {
          is_aligned(params.codes, run_bits / 8);
 }
 
-// Whether the kernels for 3x3 windows two pixels apart may run: windows that begin inside the map or in the padding
+// Whether the kernels for 3x3 windows with stride 2 may run: every window must begin inside the map or in the padding
 // before it.
 bool overlaps_fit(const PoolGeometry& g) {
   return windows_are_3x3_overlaps(g) && 2 * (g.pooled_height - 1) < g.height + g.window.padding_h &&

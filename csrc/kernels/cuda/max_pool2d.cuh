@@ -1,8 +1,8 @@
-// Kernels of max-pooling with switches: every input element is read once from memory, every output and every byte of
-// codes written once, by one thread.
+// Kernels of max-pooling with switches. Every input element is read from memory once; every output and every byte of
+// codes is written once, by one thread.
 //
-//   max_pool2d_blocks_kernel         NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
-//   max_pool2d_channels_last_kernel  channels_last, any window, channels that 16-byte vectors fill
+//   max_pool2d_blocks_kernel         NCHW, adjacent 2x2 windows, rows of whole 16-byte vectors
+//   max_pool2d_channels_last_kernel  channels_last, any window, channels in whole 16-byte vectors
 //   max_pool2d_kernel                everything else: one element per thread, coalesced along the pooled map
 //
 // The kernels of max_pool2d_overlaps.cuh take precedence over the last one.
@@ -18,7 +18,7 @@
 
 namespace segext {
 
-// The first tap inside the map of the window at a pooled pixel. It starts as the window's maximum, at the floor.
+// A window's first tap inside the map. The running maximum starts with its code, and with the floor as its value.
 template <typename Index>
 struct FirstTap {
   Index row, column;
@@ -35,13 +35,13 @@ struct FirstTap {
   }
 };
 
-// The taps of a square window: which lie inside the map, and where from tap (0, 0).
+// The taps of a square window: which of them lie inside the map, and where they lie relative to tap (0, 0).
 template <typename Index, Windows kWindows>
 struct SquareTaps {
   static constexpr int kKernel = kSquareKernel<kWindows>;
   static constexpr bool kAllInside = kWindows == Windows::kBlocks;
   bool row_inside[kKernel], column_inside[kKernel];
-  int64_t corner;  // the element of tap (0, 0); not one of the map where that lies outside
+  int64_t corner;  // the element at tap (0, 0), extrapolated if that tap lies outside the map
   Index row_step, column_step;
 
   __device__ __forceinline__ SquareTaps(const PoolShape<Index>& shape, Index sample, const Place<Index>& window)
@@ -59,7 +59,7 @@ struct SquareTaps {
 
   __device__ __forceinline__ bool inside(int i, int j) const { return row_inside[i] && column_inside[j]; }
 
-  // Of a window that lies inside the map as a whole, it is tap (0, 0).
+  // Whether tap (i, j) can be the first one inside the map. In a window that lies wholly inside, only tap (0, 0) can.
   __device__ __forceinline__ static constexpr bool may_be_first(int i, int j) {
     return !kAllInside || (i == 0 && j == 0);
   }
@@ -79,13 +79,14 @@ struct SquareTaps {
   }
 };
 
-// A thread makes V = 4 (float32) or 8 (half types) outputs of one row, and their byte or two of codes:
+// A thread computes V outputs of one row, 4 of float32 or 8 of half types, and their one or two bytes of codes. Here V
+// is 4:
 //
 //     input    a a b b c c d d   row 2r       two 16-byte loads
 //              a a b b c c d d   row 2r + 1   two 16-byte loads
 //     output   A B C D           row r        one 16-byte store
 //
-// Neighbouring threads read neighbouring 32 bytes. There are `threads` of them; rows are counted through all planes.
+// Neighbouring threads read neighbouring 32 bytes. There are `threads` threads; rows are numbered across all planes.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_blocks_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const Vector<T>& lower = taps[1][2 * k / kLanes];
     const int left = 2 * k % kLanes;
     const Wide first = widen_lane(upper, left);
-    Maximum<Wide> maximum{first < limits.floor ? limits.floor : first, 0};  // keeps a NaN
+    Maximum<Wide> maximum{first < limits.floor ? limits.floor : first, 0};  // a NaN stays
     maximum.take(widen_lane(upper, left + 1), 1);
     maximum.take(widen_lane(lower, left), 2);
     maximum.take(widen_lane(lower, left + 1), 3);
@@ -127,13 +128,13 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_run(codes, thread, kLanes * bits / 8, run);
 }
 
-// A thread makes one pooled pixel of V = 4 or 8 channels, and their whole bytes of codes; each tap is one 16-byte load,
-// the result one 16-byte store. Neighbouring threads hold neighbouring channels, then neighbouring pixels.
+// A thread computes V = 4 or 8 channels of one pooled pixel, and their codes, which are whole bytes. Each tap is one
+// 16-byte load; the result is one 16-byte store. Neighbouring threads have neighbouring channels, then pixels.
 //
 //     tap 0: cccc   tap 1: cccc   ...   ->   output: CCCC
 //
-// The loads of a square window are all issued before the first is used; a tap outside the map is the lowest value,
-// which never wins.
+// In a square window, all loads of a row of taps are issued before the first is used. A tap outside the map has the
+// lowest value, which never wins.
 template <typename T, Windows kWindows>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_channels_last_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
@@ -159,7 +160,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const auto outside = as_words(fill_vector<T>(Element<T>::narrow(limits.lowest)));
 #pragma unroll
     for (int i = 0; i < kKernel; ++i) {
-      Vector<uint32_t> values[kKernel];  // as words, of which compilers would take halves apart
+      Vector<uint32_t> values[kKernel];  // as words: compilers would split vectors of half types into elements
 #pragma unroll
       for (int j = 0; j < kKernel; ++j) {
         values[j] = outside;
@@ -194,8 +195,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_run(codes, thread, kLanes * bits / 8, maxima.codes(bits));
 }
 
-// A thread makes one element, a warp 32 neighbours of one sample in memory order and, together, the bytes of their
-// codes. Outputs are coalesced, inputs as far as the stride lets them be; taps that windows share come from the caches.
+// A thread computes one element. A warp computes 32 consecutive elements of one sample, in memory order, and assembles
+// the bytes of their codes. Outputs are coalesced, and inputs as far as the stride allows; taps that windows share come
+// from the caches.
 template <typename T, typename Index, Windows kWindows>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,

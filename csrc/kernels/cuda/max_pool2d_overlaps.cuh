@@ -1,8 +1,8 @@
-// Kernels of max-pooling in NCHW for 3x3 windows two pixels apart, as in the stems of ResNets: taps at known
-// distances, several outputs of a row per thread.
+// Kernels of max-pooling in NCHW for 3x3 windows with stride 2, as in the stems of ResNets. The distances between taps
+// are compile-time constants, and each thread computes several neighbouring outputs.
 //
-//   max_pool2d_overlaps_kernel       a padding of 1, rows that 16-byte vectors fill
-//   max_pool2d_overlap_pairs_kernel  a padding of 0 or 1, any width
+//   max_pool2d_overlaps_kernel       horizontal padding of 1, rows of whole 16-byte vectors
+//   max_pool2d_overlap_pairs_kernel  padding of 0 or 1, any width
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,14 @@
 
 namespace segext {
 
-// The maximum of no tap yet. A window has a tap inside the map in its first row and column, or in the second ones.
+// The running maximum before any tap: the floor, with the code of the window's first tap inside the map. That tap lies
+// in the window's first or second row, and in its first or second column.
 template <typename Wide>
 __device__ __forceinline__ Maximum<Wide> start_overlap(bool row_inside, bool column_inside, Wide floor) {
   return {floor, (row_inside ? 0u : 3u) + (column_inside ? 0u : 1u)};
 }
 
-// A row of V windows reads two vectors of its map and the word before them.
+// The input of V neighbouring windows in one row of the map: two vectors, and the word before them.
 struct OverlapRow {
   uint32_t before;
   Vector<uint32_t> words[2];
@@ -30,7 +31,8 @@ struct OverlapRow {
     return n < 0 ? before : words[n / Vector<uint32_t>::kLanes].lane[n % Vector<uint32_t>::kLanes];
   }
 
-  // Column j of each window: every other element, from the last one of the word before on.
+  // Column j of each window: every other element of the row, starting with element j - 1. Element -1 is the last one of
+  // the word before.
   template <typename T>
   __device__ __forceinline__ Vector<T> taps(int j) const {
     Vector<uint32_t> taps;
@@ -49,16 +51,18 @@ struct OverlapRow {
   }
 };
 
-// A thread makes V = 4 (float32) or 8 (half types) outputs of one row, and their two or four bytes of codes:
+// A thread computes V outputs of one row, 4 of float32 or 8 of half types, and their two or four bytes of codes. Here V
+// is 4:
 //
-//     input    a a           row 2r - 1: two 16-byte loads, and the word before them
-//              . a a b b
-//                  b b c c
-//                      c c d d
-//     output   A B C D       row r: one 16-byte store
+//     element  - 0 1 2 3 4 5 6 7   of row 2r - padding: two 16-byte loads, and the word before them (-)
+//     taps     a a a
+//                  b b b
+//                      c c c
+//                          d d d
+//     output   A B C D             of row r: one 16-byte store
 //
-// shows four windows of that row. The rows below are read alike; taps outside the map are the lowest value, which never
-// wins. There are `threads` threads; rows are counted through all planes.
+// The diagram shows the first of the three rows of taps. The other two are read in the same way. Taps outside the map
+// have the lowest value, which never wins. There are `threads` threads; rows are numbered across all planes.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_overlaps_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
@@ -100,8 +104,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_run(codes, thread, kLanes * bits / 8, maxima.codes(bits));
 }
 
-// A thread makes two neighbours of one sample in memory order, which share a byte of codes. The second may be of the
-// next row, or not exist; then it is the first again. The loads of both are issued before the first is used.
+// A thread computes two elements of one sample that are neighbours in memory order and share a byte of codes. The
+// second may lie in the next row; if it does not exist, the first is read again in its place. The loads of both are
+// issued before the first is used.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_overlap_pairs_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,

@@ -9,14 +9,15 @@
 
 namespace segext {
 
-// `floor`: what a window with a tap inside the map is at least, zero with ReLU, else the lowest value. `lowest`: the
-// value of a window without one.
+// `floor` is the lower bound of a window with a tap inside the map: zero with ReLU, otherwise the lowest value.
+// `lowest` is the value of a window without such a tap.
 template <typename Wide>
 struct MaxLimits {
   Wide floor, lowest;
 };
 
-// The running maximum of one window, whose taps come in row-major order: of equals the first stays, of NaNs the last.
+// The running maximum of one window, whose taps come in row-major order. Among equal values the first wins, among NaNs
+// the last.
 template <typename Wide>
 struct Maximum {
   Wide value;
@@ -29,14 +30,14 @@ struct Maximum {
   }
 };
 
-// A maximum of zero has the sign of the window's first tap where that is zero too: of equals the first stays, also of
-// those that a ReLU makes equal.
+// If both the maximum and the window's first tap are zero, the result has the sign of the first tap: among equal values
+// the first wins, including values that only a ReLU makes equal.
 template <typename Wide>
 __device__ __forceinline__ Wide with_sign_of_first(Wide maximum, Wide first) {
   return maximum == 0 && first == 0 ? first : maximum;
 }
 
-// As many maxima as a vector has lanes. Taps of all windows come together.
+// One running maximum for each lane of a vector. Each call takes the same tap of all windows.
 template <typename T, bool kPairs = WordCompare<T>::kExists>
 class VectorMaxima {
   static constexpr int kLanes = Vector<T>::kLanes;
@@ -48,7 +49,7 @@ class VectorMaxima {
     for (int k = 0; k < kLanes; ++k) maxima_[k] = maximum;
   }
 
-  // Another first tap for the first window.
+  // Sets a different first tap for the first window.
   __device__ __forceinline__ void set_first_code(uint32_t code) { maxima_[0].code = code; }
 
   __device__ __forceinline__ void take(const Vector<T>& taps, uint32_t tap) {
@@ -77,11 +78,11 @@ class VectorMaxima {
   Maximum<Wide> maxima_[kLanes];
 };
 
-// Of half types, two to a word. Codes have up to 8 bits and are kept in halves of words.
+// For half types, two windows per word. Codes have up to 8 bits and are kept in halves of words.
 template <typename T>
 class VectorMaxima<T, true> {
   static constexpr int kWords = kVectorBytes / 4;
-  static constexpr uint32_t kBoth = 0x00010001u, kNaN = 0x7fffu * kBoth;  // as narrowing gives it
+  static constexpr uint32_t kBoth = 0x00010001u, kNaN = 0x7fffu * kBoth;  // the NaN that narrowing produces
 
  public:
   __device__ __forceinline__ void start(const Maximum<float>& maximum) {
@@ -128,7 +129,7 @@ class VectorMaxima<T, true> {
   }
 
  private:
-  // All ones where a half of the word is zero, of either sign.
+  // All ones in each half of the word that is zero, of either sign.
   __device__ __forceinline__ static uint32_t zero_halves(uint32_t word) {
     const uint32_t not_zero = ((word & 0x7fff7fffu) + 0x7fff7fffu) >> 15 & kBoth;
     return ~(not_zero * 0xffffu);

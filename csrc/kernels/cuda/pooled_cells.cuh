@@ -1,5 +1,5 @@
-// Converts pooled values of half types and their 2x2 codes from NCHW to channels_last, because tile products read cells
-// of neighbouring channels, which in NCHW are a plane apart.
+// Converts pooled values of half types and their 2x2 codes from NCHW to channels_last, because the tile products read
+// neighbouring channels of a cell, which lie a plane apart in NCHW.
 #pragma once
 
 #include <cstdint>
@@ -11,20 +11,21 @@
 
 namespace segext {
 
-// A tile of cells and channels that a block turns, and how it lies in shared memory: pitches that keep threads with
-// neighbouring cells, which store, on different banks, as they do those with neighbouring vectors, which load words.
+// The tile of cells and channels that a block transposes, as it lies in shared memory. The pitches put threads on
+// different banks both when they store (neighbouring threads have neighbouring cells) and when they load words
+// (neighbouring threads have neighbouring vectors).
 struct CellTile {
   static constexpr int kCells = 64, kChannels = 64;
-  static constexpr int kLanes = 8;  // channels of a vector
+  static constexpr int kLanes = 8;  // channels per vector
   static constexpr int kElements = kCells * kChannels / Launch::kBlockThreads;
-  static constexpr int kVectors = kElements / kLanes;  // of a thread
+  static constexpr int kVectors = kElements / kLanes;  // vectors per thread
   static constexpr int kValuePitch = kChannels + 2, kCodePitch = kChannels + 4;
   uint16_t values[kCells][kValuePitch];
   uint8_t codes[kCells][kCodePitch];
   static_assert(kVectors * kLanes * Launch::kBlockThreads == kCells * kChannels, "each element once");
 };
 
-// Where tiles lie: samples outermost, then tiles of channels, then of cells.
+// How tiles are numbered: samples outermost, then tiles of channels, then tiles of cells.
 struct CellTiles {
   Divisor<int32_t> by_cell_tiles, by_channel_tiles;
   int64_t channels, cells, sample_bytes;

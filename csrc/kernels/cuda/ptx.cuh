@@ -1,18 +1,18 @@
-// Instructions for which CUDA C++ has no functions. The emulation has its own definitions of all of them.
+// PTX instructions for which CUDA C++ has no function. The CPU emulation has its own definitions of all of them.
 #pragma once
 
 #include <cstdint>
 
 namespace ptx {
 
-// Whether the architecture that is compiled for multiplies 16x16 by 16x8 tiles of both half types.
+// Whether the architecture being compiled for multiplies 16x16 by 16x8 tiles of both half types.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 inline constexpr bool kHasMma = false;
 #else
 inline constexpr bool kHasMma = true;
 #endif
 
-// Whether it compares the two bfloat16 of a word at once, as all do the two float16.
+// Whether it compares the two bfloat16 of a word with one instruction. Every architecture does so for float16.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 inline constexpr bool kComparesBFloat16Pairs = false;
 #else
@@ -23,8 +23,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Four 8x8 matrices of 16-bit elements. Lane 8 * m + r names row r of matrix m, 16 bytes of shared memory; lane l gets
-// elements 2 * (l % 4) and the next of row l / 4 of each.
+// Loads four 8x8 matrices of 16-bit elements. Lane 8 * m + r passes the address of row r of matrix m, 16 bytes of
+// shared memory. Lane l receives elements 2 * (l % 4) and 2 * (l % 4) + 1 of row l / 4 of each matrix.
 __device__ __forceinline__ void ldmatrix(uint32_t (&matrices)[4], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
@@ -32,7 +32,8 @@ __device__ __forceinline__ void ldmatrix(uint32_t (&matrices)[4], const void* sh
                : "memory");
 }
 
-// sums += a * b of a warp, 16x16 by 16x8. With g = lane / 4 and q = 2 * (lane % 4), a lane has of each:
+// sums += a * b, computed by a warp; a is 16x16, b is 16x8. With g = lane / 4 and q = 2 * (lane % 4), a lane holds
+// these elements (row, column):
 //
 //     a       (g, q) (g + 8, q) (g, q + 8) (g + 8, q + 8), each with the element to its right
 //     b       (q, g) (q + 8, g), each with the element below it
@@ -53,14 +54,15 @@ __device__ __forceinline__ void mma_bfloat16(float (&sums)[4], const uint32_t (&
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// 2 to the x, with a relative error of 2^-22; zero where that is denormal.
+// 2 to the power x, with a relative error of 2^-22; a denormal result becomes zero.
 __device__ __forceinline__ float exp2_approx(float x) {
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
   return power;
 }
 
-// Copies 16 bytes to shared memory, both ends aligned to them, without waiting where the architecture can.
+// Copies 16 bytes to shared memory; both addresses are aligned to 16 bytes. The copy is asynchronous where the
+// architecture supports it.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
@@ -69,7 +71,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #endif
 }
 
-// Until this thread's copies have arrived; others see them after a barrier.
+// Waits until this thread's copies have arrived. Other threads see them after a barrier.
 __device__ __forceinline__ void wait_for_copies() {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");

@@ -14,8 +14,8 @@
 
 namespace segext {
 
-// The shared memory whose size a launch names. Kernels of every type take it from here: a declaration of their own
-// would have one type for all.
+// The shared memory whose size is given at launch. Kernels of every type get it from here: `extern` arrays of their own
+// would all need the same type.
 template <typename T>
 __device__ __forceinline__ T* dynamic_shared_memory() {
 #if defined(SEGEXT_CUDA_EMULATION)

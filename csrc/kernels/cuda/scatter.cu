@@ -8,7 +8,7 @@
 namespace segext {
 namespace {
 
-// Cells of more pixels than this leave a thread too long alone; a pixel a thread is better then.
+// A thread takes too long over a cell of more pixels than this; one thread per pixel is then faster.
 constexpr int64_t kMaxCellPixels = 64;
 
 constexpr int64_t kMaxThreads = std::numeric_limits<int32_t>::max();
@@ -22,7 +22,7 @@ ScatterArrays<T> arrays_of(const ScatterParams& params) {
           {static_cast<const Bits*>(params.relu_output), static_cast<Bits>(infinity_bits(params.type))}};
 }
 
-// NCHW blocks: vectors fill the rows of the full map and half vectors those of the pooled map.
+// NCHW: the rows of the full map are whole vectors, and those of the pooled map whole half vectors.
 template <typename Bits>
 bool rows_fit_vectors(const ScatterParams& params) {
   const PoolGeometry& g = params.geometry;
@@ -32,7 +32,7 @@ bool rows_fit_vectors(const ScatterParams& params) {
          is_aligned(params.values, kVectorBytes / 2) && is_aligned(params.relu_output, kVectorBytes / 2);
 }
 
-// channels_last: vectors fill the channels, and their codes whole bytes.
+// channels_last: the channels are whole vectors, and the codes of a vector are whole bytes.
 template <typename T>
 bool channels_fit_vectors(const ScatterParams& params) {
   const PoolGeometry& g = params.geometry;
@@ -77,7 +77,7 @@ CudaStatus launch_windows(const ScatterParams& params, CudaStream stream) {
                 Divisor<int32_t>(cell_rows), Divisor<int32_t>(cell_columns), static_cast<int32_t>(threads));
 }
 
-// Windows that do not overlap. Sets *launched where there is a kernel for them.
+// Windows that do not overlap. Sets *launched to whether there is a kernel for them.
 template <typename Bits>
 CudaStatus launch_disjoint(const ScatterParams& params, CudaStream stream, bool* launched) {
   const PoolGeometry& g = params.geometry;
@@ -108,7 +108,7 @@ CudaStatus launch_overlap_rows(const ScatterParams& params, CudaStream stream) {
                 static_cast<int32_t>(threads));
 }
 
-// Sums over windows_are_3x3_overlaps. Sets *launched where there is a kernel for them.
+// Sums over windows for which windows_are_3x3_overlaps holds. Sets *launched to whether there is a kernel for them.
 template <typename T>
 CudaStatus launch_overlaps(const ScatterParams& params, CudaStream stream, bool* launched) {
   const PoolGeometry& g = params.geometry;
@@ -133,7 +133,7 @@ CudaStatus launch_overlaps(const ScatterParams& params, CudaStream stream, bool*
   return cudaSuccess;
 }
 
-// Any windows. T is the type for sums, else the bits of an element.
+// Any windows. T is the element type for sums, otherwise the raw bits of an element.
 template <typename T, Overlap kOverlap>
 CudaStatus launch_any(const ScatterParams& params, CudaStream stream) {
   const PoolGeometry& g = params.geometry;
@@ -164,7 +164,7 @@ CudaStatus scatter_cuda(const ScatterParams& params, CudaStream stream) {
       using T = typename decltype(type)::Type;
       if constexpr (kHasVectorKernels<T>) {
         bool launched = false;
-        const bool overlaps = windows_are_3x3_overlaps(g) && pooled_elements(g) > 0;  // kernels read some window
+        const bool overlaps = windows_are_3x3_overlaps(g) && pooled_elements(g) > 0;  // they always read a window
         const CudaStatus status = overlaps ? launch_overlaps<T>(params, stream, &launched) : cudaSuccess;
         if (launched) return status;
       }

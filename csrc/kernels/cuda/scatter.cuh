@@ -1,17 +1,17 @@
 // Kernels of scatter, in gather form: a thread owns pixels of the full map, looks up which switches refer to them, and
-// writes each once, zero or not. No pixel has two writers, so nothing is cleared first and nothing is atomic.
+// writes each pixel once, zero or not. No pixel has two writers, so nothing is cleared first and nothing is atomic.
 //
-//   scatter_blocks_kernel                 NCHW, 2x2 windows side by side, rows that 16-byte vectors fill
+//   scatter_blocks_kernel                 NCHW, adjacent 2x2 windows, rows of whole 16-byte vectors
 //   scatter_tiles_kernel                  NCHW, the same windows, any width
-//   scatter_channels_last_blocks_kernel   channels_last, 2x2 windows side by side
+//   scatter_channels_last_blocks_kernel   channels_last, adjacent 2x2 windows
 //   scatter_channels_last_windows_kernel  channels_last, other windows that do not overlap
 //   scatter_channels_last_kernel          channels_last, any windows
 //   scatter_kernel                        everything else: one pixel per thread, coalesced along the full map
 //
 // The kernels of scatter_overlaps.cuh take precedence over the last two.
 //
-// Where windows do not overlap, and where the last of overlapping ones is kept, values are only moved, and kernels are
-// compiled for the bits of an element. Sums need the type.
+// Where windows do not overlap, and where only the last of overlapping ones is kept, values are only moved, so kernels
+// are compiled for the raw bits of an element. Sums need the element type.
 #pragma once
 
 #include <cstdint>
@@ -33,16 +33,16 @@ struct ScatterArrays {
   ReluMask<RawBitsOf<T>> relu;
 };
 
-// A thread writes 16 bytes, V = 4 or 8 pixels, of both rows of a row of blocks, from V / 2 values:
+// A thread writes 16 bytes (V = 4 or 8 pixels) in both rows of a row of blocks, from V / 2 values. Here V is 4:
 //
 //     values   a b             row r
 //     codes    1 2
 //     map      . a . .         row 2r
 //              . . b .         row 2r + 1
 //
-// Each store of a warp is one contiguous stretch. Pixels that no block has, in an odd last row or to the right of the
-// last block, are zero: a thread's blocks exist all or not at all. There are `threads` threads; rows of blocks are
-// counted through all planes.
+// Each store of a warp covers one contiguous stretch. Pixels outside all blocks, in an odd last row or to the right of
+// the last block, become zero; either all blocks of a thread exist or none does. There are `threads` threads; rows of
+// blocks are numbered across all planes.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     scatter_blocks_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row,
@@ -80,20 +80,21 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   if (2 * r + 1 < shape.rows.size) store_vector(top + shape.columns.size, lower);
 }
 
-// Two neighbours in a row, written by one store.
+// Two neighbouring elements of a row, written by one store.
 template <typename Bits>
 struct alignas(2 * sizeof(Bits)) Pair {
   Bits left, right;
 };
 
-// A thread writes one 2x2 tile, two pairs of neighbours:
+// A thread writes one 2x2 tile, as two pairs of neighbours:
 //
 //     value   a         code   2
 //     map     . .       row 2r
 //             a .       row 2r + 1
 //
-// With `paired`, where the width is even, a warp's stores are contiguous stretches. Else each is every other element of
-// one, which the L2 cache puts together. Tiles count what no window has, which becomes zero; they may overhang the map.
+// With `paired`, which needs an even width, each store of a warp covers a contiguous stretch. Otherwise each store
+// covers every other element of one, and the L2 cache merges the stores. Tiles cover the whole map: pixels outside all
+// windows become zero, and the last tiles may overhang the map.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     scatter_tiles_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape, Divisor<int32_t> tile_columns,
@@ -130,8 +131,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   }
 }
 
-// A thread writes V = 4 or 8 channels of a 2x2 tile: four 16-byte stores from one 16-byte load, and their codes. Rows
-// and columns of tiles count what no window has, which becomes zero; a tile may overhang the map.
+// A thread writes V = 4 or 8 channels of a 2x2 tile: four 16-byte stores, from one 16-byte load and the codes. Tiles
+// cover the whole map: pixels outside all windows become zero, and the last tiles may overhang the map.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     scatter_channels_last_blocks_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape,
@@ -174,15 +175,15 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   }
 }
 
-// A thread writes V = 4 or 8 channels of one window and of the pixels between it and the next ones, so of a cell of
-// stride_h x stride_w pixels; each pixel is one 16-byte store. Values and codes are read once.
+// A thread writes V = 4 or 8 channels of one cell, which is a window and the pixels between it and the next windows:
+// stride_h x stride_w pixels, each of them one 16-byte store. Values and codes are read once.
 //
 //     cell of a 2x2 window, stride 3:    0 1 .
-//                                        2 3 .      taps, and pixels of no window
+//                                        2 3 .      taps, and pixels (.) outside all windows
 //                                        . . .
 //
-// Cells tile the map from the padding on; those behind the last window are zero. Where windows overhang the map, so do
-// their cells.
+// Cells tile the map, starting in the padding before it. Cells after the last window become zero. Where a window
+// overhangs the map, so does its cell.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     scatter_channels_last_windows_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape,
@@ -222,14 +223,14 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   }
 }
 
-// How a pixel combines the values that name it, in row-major order. Mostly one or two windows of a row have it: loops
-// over them are left as they are, for compilers would unroll them at a multiple of the registers.
+// How a pixel combines the values whose switches name it, in row-major order. Usually only one or two windows of a row
+// contain a pixel, so the loops over them are not unrolled: compilers would unroll them at a multiple of the registers.
 template <typename T, Overlap kOverlap>
 struct Combined {
   using Wide = typename Element<T>::Wide;
   Wide value{};
 
-  // Without a branch, around which compilers would take wide loads apart.
+  // Branch-free, because compilers would split wide loads around a branch.
   __device__ __forceinline__ void combine_if(bool named, T next) {
     if constexpr (kOverlap == Overlap::kAdd) {
       value += named ? Element<T>::widen(next) : Wide{};
@@ -241,8 +242,8 @@ struct Combined {
   __device__ __forceinline__ T result() const { return Element<T>::narrow(value); }
 };
 
-// A thread writes V = 4 or 8 channels of one pixel, 16 bytes, from as many channels of each window that has the pixel,
-// 16 bytes as well. Neighbouring threads hold neighbouring channels and read the same windows.
+// A thread writes V = 4 or 8 channels (16 bytes) of one pixel, from the same channels, also 16 bytes, of each window
+// that contains the pixel. Neighbouring threads handle neighbouring channels and read the same windows.
 template <typename T, Overlap kOverlap>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     scatter_channels_last_kernel(ScatterArrays<T> arrays, PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_pixel,
@@ -284,7 +285,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_vector(arrays.map + thread * kLanes, result);
 }
 
-// A thread writes one element of the full map, after looking at every window that can have its pixel.
+// A thread writes one element of the full map, after looking at every window that can contain its pixel.
 template <typename T, Overlap kOverlap, typename Index>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     scatter_kernel(ScatterArrays<T> arrays, PoolShape<Index> shape, WarpRuns<Index> runs) {

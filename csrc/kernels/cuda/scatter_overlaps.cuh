@@ -1,18 +1,20 @@
-// Kernels of scatter's sums where 3x3 windows are two pixels apart, as in the stems of ResNets, and share the row and
-// the column between them. Like those of scatter.cuh they write each pixel once, from what they look up.
+// Kernels of scatter with sums (kAdd) for 3x3 windows with stride 2, as in the stems of ResNets. Neighbouring windows
+// share one row or one column of pixels. As in scatter.cuh, each pixel is written once, by a thread that looks up the
+// switches that may name it.
 //
 //   scatter_overlaps_kernel                NCHW
-//   scatter_channels_last_overlaps_kernel  channels_last, channels that 16-byte vectors fill
+//   scatter_channels_last_overlaps_kernel  channels_last, channels in whole 16-byte vectors
 //
-// The map is divided into tiles of 2x2 pixels, each under 2x2 windows. Along one axis:
+// The map is divided into tiles of 2x2 pixels, each covered by 2x2 windows. Along one axis:
 //
-//     window c        0 1 2
-//     window c + 1        0 1 2     taps
-//     pixels            0 1
+//     taps of window c        0 1 2
+//     taps of window c + 1        0 1 2
+//     pixels of the tile        0 1
 //
-// A thread reads the windows of its tiles once and compares codes with constants. Sums are taken in row-major order of
-// the windows. The first tile may begin, and the last end, outside the map. In place of a window that does not exist
-// another one is read, so that no load waits for a branch, and its codes are replaced by one that selects no pixel.
+// A thread reads the windows of its tiles once and compares their codes with constants. Sums are taken in row-major
+// order of the windows. The first tile may begin before the map, and the last may end after it. In place of a window
+// that does not exist, the thread reads one that does, so that no load waits for a branch, and replaces its codes with
+// one that selects no pixel.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +30,10 @@ namespace segext {
 inline constexpr int kOverlapBits = 4;
 inline constexpr uint32_t kNoTap = (1u << kOverlapBits) - 1;
 
-// Along one axis, the tap of window 0 or 1 of a tile that lies on its pixel 0 or 1; negative if none does.
+// Along one axis: the tap of window 0 or 1 of a tile that lies on the tile's pixel 0 or 1; negative if none does.
 __device__ constexpr int tap_in_tile(int window, int pixel) { return 1 + pixel - 2 * window; }
 
-// How many tiles an axis of the map has, and of tile `tile` the first window and the first pixel.
+// Along one axis: the number of tiles of the map, and the first window and the first pixel of tile `tile`.
 inline int64_t overlap_tiles(int64_t size, int64_t padding) { return (size + 2 - padding) / 2; }
 
 __device__ __forceinline__ int32_t first_window_of_tile(const Axis<int32_t>& axis, int32_t tile) {
@@ -42,7 +44,7 @@ __device__ __forceinline__ int32_t first_pixel_of_tile(const Axis<int32_t>& axis
   return 2 * tile - 1 + axis.padding;
 }
 
-// Along one axis, a window that may not exist, and one that does to read in its place.
+// Along one axis: whether a window exists, and the window to read, which is window 0 if it does not.
 struct OverlapWindow {
   bool exists;
   int32_t read;
@@ -51,7 +53,7 @@ struct OverlapWindow {
       : exists(as_unsigned(window) < as_unsigned(axis.pooled_size)), read(exists ? window : 0) {}
 };
 
-// Pixel (i, j) of a tile. `code(a, b)` and `value(a, b)` are those of its window (a, b).
+// The sum at pixel (i, j) of a tile. `code(a, b)` and `value(a, b)` are those of the tile's window (a, b).
 template <typename T, typename Codes, typename Values>
 __device__ __forceinline__ T sum_in_tile(int i, int j, const Codes& code, const Values& value) {
   using Wide = typename Element<T>::Wide;
@@ -68,7 +70,8 @@ __device__ __forceinline__ T sum_in_tile(int i, int j, const Codes& code, const 
   return Element<T>::narrow(sum);
 }
 
-// The codes of the elements from `element` on that a pool's fused ReLU lets through, others as kNoTap.
+// Replaces the codes of elements that the pool's fused ReLU blocks by kNoTap. The codes are those of the elements from
+// `element` on.
 template <typename V, typename Bits>
 __device__ __forceinline__ void drop_blocked(const ReluMask<Bits>& relu, int64_t element, uint32_t* codes) {
   const auto outputs = load_vector<V>(relu.output + element);
@@ -79,7 +82,7 @@ __device__ __forceinline__ void drop_blocked(const ReluMask<Bits>& relu, int64_t
   }
 }
 
-// A row of windows above or below kTiles neighbouring tiles: one more than these are.
+// One row of the windows that cover kTiles neighbouring tiles: kTiles + 1 windows.
 template <typename T, int kTiles>
 struct OverlapWindows {
   Lanes<T, kTiles> values;
@@ -95,12 +98,12 @@ struct OverlapWindows {
   }
 };
 
-// Of a thread's tiles in a column.
+// Rows of tiles per thread.
 inline constexpr int kOverlapTileRows = 2;
 
-// A thread writes kOverlapTileRows rows of kTiles neighbouring tiles. The 2 * kTiles pixels of a row are one vector,
-// which the rows of the map begin with, or kTiles is one and each pixel is a store. There are `threads` threads; their
-// rows of tiles are counted through all planes.
+// A thread writes kOverlapTileRows rows of kTiles neighbouring tiles. Either the 2 * kTiles pixels of a row are one
+// vector, where a tile begins with the map's first column and the rows of the map are whole vectors; or kTiles is 1 and
+// each pixel is a separate store. There are `threads` threads; the rows of tiles are numbered across all planes.
 template <typename T, int kTiles>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     scatter_overlaps_kernel(ScatterArrays<T> arrays, PoolShape<int32_t> shape, Divisor<int32_t> threads_per_row,
@@ -171,11 +174,12 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   }
 }
 
-// Of one multiprocessor. A thread of half types would take more registers than three allow; with four, some spill.
+// Blocks per multiprocessor. Left to itself, the compiler gives threads of half types more registers than three blocks
+// leave room for; with four blocks, it spills some.
 inline constexpr int kOverlapMinBlocks = 3;
 
 // A thread writes V = 4 or 8 channels of one tile: four 16-byte stores, from four 16-byte loads and their codes.
-// Neighbouring threads hold neighbouring channels, then neighbouring tiles.
+// Neighbouring threads handle neighbouring channels, then neighbouring tiles.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kOverlapMinBlocks)
     scatter_channels_last_overlaps_kernel(ScatterArrays<T> arrays, PoolShape<int32_t> shape,
@@ -209,7 +213,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kOverlapMinBlocks)
     for (int w = 0; w < 4; ++w) drop_blocked<Vector<Bits>>(arrays.relu, elements[w / 2][w % 2], &codes[w / 2][w % 2]);
   }
 
-  // Lane by lane, so that few values are wide at a time.
+  // One lane at a time, so that few values are held in their wide type at once.
   Vector<T> pixels[2][2];
 #pragma unroll
   for (int k = 0; k < kLanes; ++k) {

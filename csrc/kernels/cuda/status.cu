@@ -1,4 +1,4 @@
-// The text of a CUDA status, for layers that do without CUDA's headers.
+// The text of a CUDA status, for layers that do not include CUDA's headers.
 #include "../work.h"
 #include "runtime.cuh"
 

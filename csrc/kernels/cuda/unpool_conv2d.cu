@@ -1,5 +1,5 @@
-// Launches unpooling and 3x3 convolution: half types on tensor cores; other types, and half types on devices without
-// tensor cores, on the cores of each type.
+// Launches the fused unpooling and 3x3 convolution. Half types run on tensor cores from compute capability 8.0 on;
+// other types, and half types on older devices, run on the FP32 or FP64 cores.
 #include <algorithm>
 #include <limits>
 
@@ -19,7 +19,7 @@ UnpoolConvArrays<T> arrays_of(const Params& params) {
           static_cast<T*>(params.output)};
 }
 
-// One block for each group of outputs of each tile of each sample.
+// Launches one block for each group of outputs of each tile of each sample.
 template <typename... Parameters, typename... Arguments>
 CudaStatus launch_tiles(void (*kernel)(Parameters...), const Params& params, int64_t rows, int64_t columns,
                         int64_t groups, int64_t shared_bytes, CudaStream stream, bool channels_last,
@@ -33,7 +33,8 @@ CudaStatus launch_tiles(void (*kernel)(Parameters...), const Params& params, int
                                    stream, UnpoolConvShape(params.geometry, channels_last), tiles, arguments...);
 }
 
-// The longer strips are, the fewer rows of cells are two strips'; but a large GPU has room for some 256 blocks.
+// Two strips, one below the other, both compute a row of cells, so long strips save work. But a large GPU has room for
+// about 256 blocks, so strips are shortened while there are fewer.
 template <typename T>
 CudaStatus launch_cells(const Params& params, CudaStream stream) {
   using Traits = CellTraits<T>;
@@ -54,7 +55,8 @@ CudaStatus launch_cells(const Params& params, CudaStream stream) {
                       static_cast<int32_t>(ceil_divide(g.pool.channels, Traits::kChannels)), tiles);
 }
 
-// Whether cells can be loaded as vectors: neighbouring channels, and runs of codes that are whole bytes.
+// Whether the channels of a cell can be loaded as vectors: they must be neighbours in memory, with runs of codes that
+// are whole bytes.
 template <typename T>
 bool vectors_fit(const Params& params) {
   const PoolGeometry& g = params.geometry.pool;
@@ -69,7 +71,7 @@ bool wide_results_fit(const Params& params, bool channels_last) {
                        : g.output_width % 2 == 0 && is_aligned(params.output, 2 * sizeof(T));
 }
 
-// The same call, of values and codes that have been turned to channels_last.
+// Converts values and codes to channels_last. *turned becomes the same call on the converted ones.
 CudaStatus turn(const Params& params, CudaStream stream, Params* turned) {
   const PoolGeometry& pool = params.geometry.pool;
   const int64_t cells = pool.pooled_height * pool.pooled_width;
@@ -89,7 +91,7 @@ CudaStatus turn(const Params& params, CudaStream stream, Params* turned) {
                                              pool.channels, cells, pool.sample_bytes});
 }
 
-// `channels_last`: of the result.
+// `channels_last` is the memory order of the result.
 template <typename T>
 CudaStatus launch_products(const Params& params, bool channels_last, CudaStream stream) {
   using Traits = TileTraits;

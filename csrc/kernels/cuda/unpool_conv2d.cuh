@@ -1,4 +1,4 @@
-// Common parts of the kernels of unpooling and 3x3 convolution: the maps, and the division of the result among blocks.
+// What the kernels of fused unpooling and 3x3 convolution share: the maps, and the division of the result among blocks.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +18,13 @@ struct UnpoolConvArrays {
   const T* __restrict__ bias;  // or null
   T* __restrict__ output;
 
-  // Zero also for outputs that are none.
+  // Zero if there is no bias, and for outputs past the last.
   __device__ __forceinline__ typename Element<T>::Wide bias_of(int64_t number, int64_t outputs) const {
     return bias != nullptr && number < outputs ? Element<T>::widen(bias[number]) : 0;
   }
 };
 
-// From one element of a map to the next of each kind.
+// The strides of a map, in elements.
 struct MapSteps {
   int64_t sample, channel, row, column;
 
@@ -39,8 +39,8 @@ struct MapSteps {
   }
 };
 
-// 64-bit, for a thread uses them only before and after its loops. The result may be in another format than the pooled
-// map.
+// Everything is 64-bit. That costs little, because a thread uses it only before and after its loops. The result may
+// have another memory order than the pooled map.
 struct UnpoolConvShape {
   MapSteps pooled, output;
   int64_t channels, outputs, sample_bytes;
@@ -71,8 +71,8 @@ struct UnpoolConvShape {
   }
 };
 
-// A block has a tile of one sample's result for a group of outputs. Groups are innermost, so that blocks which read the
-// same cells run side by side.
+// A block computes one tile of one sample's result for one group of outputs. Groups are innermost, so that blocks that
+// read the same cells run at about the same time.
 struct BlockTiles {
   Divisor<int32_t> by_groups, by_columns, by_rows;
 

@@ -1,28 +1,30 @@
-// Unpooling and 3x3 convolution on the cores of each type: every value is multiplied by its nine weights and added to
-// the outputs it contributes to. Only a quarter of the multiplications remain; pixels without a value need none.
+// Fused unpooling and 3x3 convolution on the FP32 or FP64 cores: every value is multiplied by its nine weights and
+// added to the outputs it contributes to. Only a quarter of the multiplications remain: pixels without a value need
+// none.
 //
-// Each lane of a warp computes two outputs, or one for float64. All else, including the code, is the same for the whole
-// warp, so branches on the code do not diverge, and within a branch the sums that a value feeds are known registers. A
-// warp has 2x2 cells, which share each loaded weight; their sums are a patch of 6x6 pixels:
+// Each lane of a warp computes two outputs, or one for float64. Everything else, including the code, is the same for
+// the whole warp. Branches on the code therefore do not diverge, and within a branch, the sums that a value contributes
+// to are registers known at compile time. A warp processes 2x2 cells, which share each loaded weight; their sums are a
+// patch of 6x6 pixels:
 //
 //     cells    a b        code 3 (bottom right) of a    . . . . . .
-//              c d        feeds the patch here          . x x x . .
-//                                                       . x x x . .
+//              c d        contributes to the x pixels   . x x x . .
+//                         of the patch                  . x x x . .
 //                                                       . x x x . .
 //                                                       . . . . . .
 //                                                       . . . . . .
 //
-// A block has eight such warps side by side, a tile of 2x16 cells, and moves down a strip of such tiles. The sums that
-// a tile's cells feed below it stay in the warps' registers, where the next tile adds to them; those that a warp's
-// cells feed to their right are passed through shared memory to the next warp, which adds them to its own. A sum
-// therefore has a fixed order, which depends on where strips begin. The first two rows and columns of a strip's pixels
-// lack the contributions of the preceding cells, so the next strip begins one cell before this one's end and computes
-// them:
+// A block has eight such warps side by side, which process a tile of 2x16 cells, and it moves down a strip of such
+// tiles. Contributions of a tile's cells to the rows below it stay in the warps' registers, where the next tile adds to
+// them. Contributions of a warp's cells to the columns on their right go through shared memory to the next warp, which
+// adds them to its own sums. The order of each sum is therefore fixed, but depends on where strips begin. The first two
+// rows and columns of a strip's pixels lack the contributions of the preceding cells. A strip therefore begins with the
+// last cell of the previous one, which has written the pixels that this one lacks:
 //
 //     cells of strip 0     0 1 2 ... 15
 //     cells of strip 1               15 16 17 ...
-//     pixels of strip 0    0 1 ......... 31           its first two are whole: nothing lies before them
-//     pixels of strip 1                     32 ...    after the two that strip 0 has whole
+//     pixels of strip 0    0 1 ......... 31           the first two are complete: no cells precede them
+//     pixels of strip 1                     32 ...    pixels 30 and 31 are complete in strip 0
 #pragma once
 
 #include <cstdint>
@@ -37,26 +39,26 @@ struct CellTraits {
   using Wide = typename Element<T>::Wide;
   using Layout = LaneWeights<Wide>;
   using Outputs = typename Layout::Outputs;
-  // Cells: along either axis of a warp, in all of it, and in a block's tile.
+  // Cells: along either axis of a warp, per warp, and in a block's tile.
   static constexpr int kSide = 2, kWarpCells = kSide * kSide, kCells = kWarpCells * Launch::kBlockWarps;
-  // Pixels: along either axis of a patch, and of a tile, whose last two are the next one's.
+  // Pixels: along either axis of a patch, whose last two belong to the next one; rows and columns of a block's tile.
   static constexpr int kPatch = 2 * kSide + 2, kRows = 2 * kSide, kColumns = kRows * Launch::kBlockWarps;
-  static constexpr int kOverlap = 2;  // pixels along either axis that the strip before makes
-  static constexpr int kChannels = Launch::kBlockThreads / kCells;  // of a step, in which a thread loads one value
-  static constexpr int kStagedCells = kCells + 4;  // of a channel: threads that store neighbours use different banks
-  // Results that shared memory holds at a time to be written in rows: some rows of one output a lane.
+  static constexpr int kOverlap = 2;  // pixels along either axis that the previous strip computes
+  static constexpr int kChannels = Launch::kBlockThreads / kCells;  // per step, in which each thread loads one value
+  static constexpr int kStagedCells = kCells + 4;  // pitch of a channel: neighbouring threads store to different banks
+  // To write results in rows, shared memory holds a few rows of one output per lane at a time.
   static constexpr int kPassRows = kRows * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Wide));
   static constexpr int kPasses = kRows / kPassRows * Outputs::kLanes;
-  static constexpr int kPitch = kPassRows * kColumns + 1;  // between outputs: odd, against bank conflicts
-  // For two blocks of float64, ptxas would spill a register.
+  static constexpr int kPitch = kPassRows * kColumns + 1;  // between outputs: odd, to avoid bank conflicts
+  // With two blocks of float64 per multiprocessor, ptxas would spill a register.
   static constexpr int kMinBlocks = sizeof(Wide) == sizeof(float) ? Launch::kMinBlocks : 1;
   static_assert(kCells * kChannels == Launch::kBlockThreads, "each value once");
 };
 
-// What stands for a cell's code in shared memory: a bit for each branch, so that testing it is one instruction.
+// How a cell's code is kept in shared memory: one bit per branch, so that a test takes one instruction.
 struct CellBranches {
   static constexpr uint32_t kLower = 2, kLowerRight = 4, kUpperRight = 8;
-  static constexpr uint32_t kNothing = 16;  // the cell is none, or its code names no pixel
+  static constexpr uint32_t kNothing = 16;  // the cell does not exist, or its code names no pixel
 
   __device__ __forceinline__ static uint32_t of_code(uint32_t code) {
     constexpr uint32_t kOfCodes = kUpperRight << 4 | kLower << 8 | (kLower | kLowerRight) << 12;
@@ -64,7 +66,7 @@ struct CellBranches {
   }
 };
 
-// What a block has of a step's channels. Cells are in order of their warps.
+// A step's channels in shared memory. Cells are ordered by warp.
 template <typename T>
 struct CellStage {
   using Traits = CellTraits<T>;
@@ -74,24 +76,24 @@ struct CellStage {
   alignas(kVectorBytes) uint8_t branches[Traits::kChannels][Traits::kStagedCells];
 };
 
-// A block's strip, and where its maps and weights begin. In shared memory, to leave registers to sums.
+// A block's strip, and the offsets of its maps and weights. In shared memory, to leave registers for the sums.
 template <typename T>
 struct CellStrip {
   using Traits = CellTraits<T>;
   using Layout = typename Traits::Layout;
   int64_t input, code_bytes, output, weights;
   int64_t first_output;
-  int64_t first_row, first_column;  // of cells
+  int64_t first_row, first_column;  // in cells
   int32_t tiles;
   typename Traits::Outputs bias[Launch::kWarpThreads];
 
-  // Strips have at most so many tiles; the last below others has those that the result reaches.
+  // A strip has at most `most_tiles` tiles. The lowest one has only as many as it takes to reach the end of the result.
   __device__ __forceinline__ void find(const UnpoolConvShape& shape, const BlockTiles::Place& place,
                                        int32_t most_tiles) {
     input = place.sample * shape.pooled.sample;
     code_bytes = place.sample * shape.sample_bytes;
     output = place.sample * shape.output.sample;
-    // Panels are filled up to whole steps, and more: a group's channels are cuda_panel_channels.
+    // Panels are padded to at least whole steps: a group has cuda_panel_channels channels.
     weights = place.group * cuda_panel_channels(shape.channels) * Layout::kChannel;
     first_output = place.group * int64_t{Layout::kOutputs};
     first_row = place.row * (int64_t{most_tiles} * Traits::kSide - 1);
@@ -116,7 +118,7 @@ constexpr int64_t cell_shared_bytes() {
   return 2 * kStage;
 }
 
-// The value that a thread loads for its block: of one cell and one channel of each step.
+// The value that a thread loads for its block: one cell of one channel in each step.
 template <typename T>
 class StagedCell {
   using Traits = CellTraits<T>;
@@ -124,7 +126,7 @@ class StagedCell {
 
  public:
   __device__ __forceinline__ void begin_tile(const UnpoolConvShape& shape, const CellStrip<T>& strip, int32_t tile) {
-    // Neighbouring threads load what lies side by side.
+    // Neighbouring threads load neighbouring elements.
     const int number = static_cast<int>(threadIdx.x);
     const int cell = shape.channels_last ? number / Traits::kChannels : number % Traits::kCells;
     const int in_warp = cell % Traits::kWarpCells, warp = cell / Traits::kWarpCells;
@@ -141,7 +143,7 @@ class StagedCell {
     }
   }
 
-  // From the next step's channel. Nothing here waits for what it loads.
+  // Loads from the next step's channel. Nothing here waits for the loaded values.
   __device__ __forceinline__ void load(const UnpoolConvArrays<T>& arrays, const UnpoolConvShape& shape,
                                        const CellStrip<T>& strip) {
     value_ = T{};
@@ -153,9 +155,9 @@ class StagedCell {
     element_ += Traits::kChannels * shape.pooled.channel;
   }
 
-  // What was loaded last.
+  // Stores what was loaded last.
   __device__ __forceinline__ void store(const UnpoolConvShape& shape, CellStage<T>* stage) const {
-    // From one step to the next, a code's place in its byte stays.
+    // A code has the same position in its byte in every step, so element_ gives it although load() has advanced it.
     static_assert(Traits::kChannels % kBlocksPerByte == 0, "whole bytes");
     const uint32_t code = take_code(byte_, static_cast<int>(as_unsigned(element_) % kBlocksPerByte), kBlockBits);
     const bool is_there = channel_ - Traits::kChannels < shape.channels && (named_ >> code & 1) != 0;
@@ -168,12 +170,12 @@ class StagedCell {
   int place_;
   uint32_t channel_;
   int64_t element_;
-  uint32_t named_;  // a bit for each code that names a pixel
+  uint32_t named_;  // a bit for each code that names a pixel of the map
   T value_;
-  uint32_t byte_ = 0;  // with the code
+  uint32_t byte_ = 0;  // contains the code
 };
 
-// A lane's sums: its outputs of its warp's patch.
+// A lane's sums: its outputs at each pixel of its warp's patch.
 template <typename T>
 struct CellPatch {
   using Traits = CellTraits<T>;
@@ -181,7 +183,7 @@ struct CellPatch {
   using Outputs = typename Traits::Outputs;
   Outputs sums[Traits::kPatch][Traits::kPatch];
 
-  // The bias is added by the warp that has a pixel's cell.
+  // The bias is added by the warp whose cell contains the pixel.
   __device__ __forceinline__ void begin_rows(int first, const Outputs& bias) {
 #pragma unroll
     for (int row = first; row < Traits::kPatch; ++row) {
@@ -192,7 +194,7 @@ struct CellPatch {
     }
   }
 
-  // The rows below a tile are the first of the next.
+  // The rows below a tile become the first rows of the next one.
   __device__ __forceinline__ void go_down(const Outputs& bias) {
 #pragma unroll
     for (int row = 0; row < Traits::kOverlap; ++row) {
@@ -202,7 +204,7 @@ struct CellPatch {
     begin_rows(Traits::kOverlap, bias);
   }
 
-  // What a value at this pixel of the warp's cells feeds.
+  // Adds the contributions of a value at this pixel of the warp's cells.
   __device__ __forceinline__ void feed(int row, int column, Wide value, const Outputs (&weights)[kPanelTaps]) {
 #pragma unroll
     for (int tap = 0; tap < kPanelTaps; ++tap) {
@@ -214,11 +216,11 @@ struct CellPatch {
     }
   }
 
-  // What a warp's cells feed over a step's channels.
+  // Adds the contributions of a warp's cells over a step's channels.
   __device__ __forceinline__ void add(const CellStage<T>& stage, int warp, int lane) {
     const int first_cell = warp * Traits::kWarpCells;
-    // Lane c has those of channel c. What comes from a shuffle is known to be the same for all lanes, which branches on
-    // it then need not bring together.
+    // Lane c has the branch bits of channel c. The compiler knows that the result of the shuffle is the same for all
+    // lanes, so it need not make lanes reconverge after branches on it.
     const uint32_t of_lane = *reinterpret_cast<const uint32_t*>(&stage.branches[lane % Traits::kChannels][first_cell]);
     const Outputs* of_channel = &stage.weights[0][0][lane];
     const Wide* cells = &stage.values[0][first_cell];
@@ -255,7 +257,7 @@ struct CellPatch {
     }
   }
 
-  // Adds what each warp's cells feed to their right to the patch of the next one.
+  // Adds what each warp's cells contribute to the columns on their right to the patch of the next warp.
   __device__ __forceinline__ void pass_edges(void* shared, int warp, int lane) {
     auto* edges = static_cast<Outputs*>(shared);  // [warps, kRows, kOverlap, lanes]
     const auto at = [&](int of_warp, int row, int column) {
@@ -282,11 +284,11 @@ struct CellPatch {
   }
 };
 
-// Of a tile's pixels along an axis, those to be written: whole ones that the result has.
+// The range of a tile's pixels, along one axis, that is written: pixels of the result whose sums are complete.
 struct WholePixels {
   int begin, end;
 
-  // The tile's first pixel is this one of `size`; `lacking` are not whole.
+  // The tile begins at pixel `first` of a result of `size` pixels; its first `lacking` pixels are incomplete.
   __device__ __forceinline__ WholePixels(int64_t first, int64_t size, int pixels, int lacking)
       : begin(first + lacking < 0 ? static_cast<int>(-first) : lacking),
         end(size - first < pixels ? static_cast<int>(size - first) : pixels) {}
@@ -294,7 +296,7 @@ struct WholePixels {
   __device__ __forceinline__ bool contain(int pixel) const { return pixel >= begin && pixel < end; }
 };
 
-// Where a tile's results go.
+// Writes a tile's results.
 template <typename T>
 class CellResults {
   using Traits = CellTraits<T>;
@@ -312,10 +314,10 @@ class CellResults {
         rows_(top_, shape.output_height, Traits::kRows, strip.first_row == 0 || tile != 0 ? 0 : Traits::kOverlap),
         columns_(left_, shape.output_width, Traits::kColumns, strip.first_column == 0 ? 0 : Traits::kOverlap) {}
 
-  // Lanes are neighbouring outputs.
+  // Neighbouring lanes write neighbouring outputs.
   __device__ __forceinline__ void write_channels_last(const CellPatch<T>& patch, int warp, int lane) const {
     const int first_column = warp * Traits::kRows;
-    const int64_t left = outputs_ - first_output_ - lane;  // from the lane's first one on
+    const int64_t left = outputs_ - first_output_ - lane;  // number of outputs from the lane's first one on
     const int64_t corner = steps_.element(first_output_ + lane, top_, left_ + first_column);
 #pragma unroll
     for (int row = 0; row < Traits::kRows; ++row) {
@@ -333,14 +335,14 @@ class CellResults {
     }
   }
 
-  // Lanes turn to neighbouring pixels, by shared memory.
+  // Transposes through shared memory, so that neighbouring lanes write neighbouring pixels.
   __device__ __forceinline__ void write_rows(const CellPatch<T>& patch, void* shared, int warp, int lane) const {
     auto* results = static_cast<Wide*>(shared);  // [lanes, kPitch]
     Wide* to = results + lane * Traits::kPitch + warp * Traits::kRows;
 #pragma unroll
     for (int pass = 0; pass < Traits::kPasses; ++pass) {
       const int k = pass % Traits::Outputs::kLanes, first_row = pass / Traits::Outputs::kLanes * Traits::kPassRows;
-      __syncthreads();  // nobody reads anything else there any more
+      __syncthreads();  // no thread reads the previous contents any more
 #pragma unroll
       for (int row = 0; row < Traits::kPassRows; ++row) {
 #pragma unroll
@@ -378,8 +380,8 @@ class CellResults {
   }
 };
 
-// While a block works on the channels of one step, those of the next, be it the next tile's, are on their way into the
-// other stage.
+// While a block computes one step's channels, those of the next step, which may belong to the next tile, are on their
+// way to the other stage.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, CellTraits<T>::kMinBlocks)
     unpool_conv2d_cells_kernel(UnpoolConvShape shape, BlockTiles tiles, UnpoolConvArrays<T> arrays,
@@ -426,11 +428,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, CellTraits<T>::kMinBloc
   begin_step(0, stage);
   for (int32_t tile = 0; tile < strip.tiles; ++tile) {
     const bool has_cells = shape.has_cell(strip.row_of(tile), strip.first_column + warp * Traits::kSide);
-    const bool works = __any_sync(0xffffffffu, has_cells);  // so that it is known to be the same for all lanes
+    const bool works = __any_sync(0xffffffffu, has_cells);  // tells the compiler that it is the same for all lanes
     for (int32_t step = 0; step < steps; ++step) {
       cell.store(shape, stage);
       ptx::wait_for_copies();
-      __syncthreads();  // the stage is complete, and nobody reads the other one any more
+      __syncthreads();  // the stage is complete, and no thread reads the other one any more
       const bool is_last = step + 1 == steps;
       if (is_last) cell.begin_tile(shape, strip, tile + 1);
       if (!is_last || tile + 1 < strip.tiles) begin_step(is_last ? 0 : step + 1, next);
@@ -439,8 +441,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, CellTraits<T>::kMinBloc
       stage = next;
       next = read;
     }
-    // The stage that was read last has room until the barrier after which the next but one step's copies begin.
-    __syncthreads();  // nobody reads it any more
+    // The stage that was read last is free until the barrier after which the copies of the step after next begin.
+    __syncthreads();  // no thread reads it any more
     patch.pass_edges(next, warp, lane);
     const CellResults<T> results(arrays, shape, strip, tile);
     if (shape.channels_last) {

@@ -1,21 +1,21 @@
-// Unpooling and 3x3 convolution of half types on tensor cores: an implicit matrix product, for which each block unpools
-// its input into shared memory. The zeros are multiplied too: an infinite or NaN weight makes every result that it
-// could reach infinite or NaN, as after unpooling into a map.
+// Fused unpooling and 3x3 convolution of half types on tensor cores: an implicit matrix product, for which each block
+// unpools its input into shared memory. The zeros are multiplied too: an infinite or NaN weight makes every result that
+// it could reach infinite or NaN, as it does when the unpooled map is stored.
 //
 // A block computes 16x16 pixels of 64 outputs. In steps of 16 channels, it unpools 10x10 cells to the 18x18 pixels of
-// the unpooled map that its result depends on, and reads its weights in the order of the panels. A warp has four rows
-// of 16 pixels and 32 outputs. For each column of taps, which is a shift by as many pixels, it loads the six rows that
-// it reads once, for all rows of taps:
+// the unpooled map that its result depends on (the halo), and reads its weights in the order of the panels. A warp
+// computes four rows of 16 pixels for 32 outputs. A column of taps is a shift of the pixels that are read. For each
+// column of taps, the warp loads six rows of pixels once and uses them for all three rows of taps:
 //
 //     row of output       0       1       2       3
 //     row of taps       0 1 2   0 1 2   0 1 2   0 1 2
-//     row that is read  2 1 0   3 2 1   4 3 2   5 4 3
+//     row of pixels     2 1 0   3 2 1   4 3 2   5 4 3
 //
-// In shared memory, a pixel is 16 bytes of 8 channels, and a row has its even columns first and its odd columns after
-// them. The left operand of a tile product has the even pixels as its upper half and the odd ones as its lower half.
-// Whatever the shift, the eight pixels loaded at once are therefore neighbours, without bank conflicts. Of the result,
-// a lane holds eight neighbouring outputs for two neighbouring pixels (weight_panels.cuh): whole vectors in
-// channels_last, pairs in NCHW.
+// In shared memory, a pixel is 16 bytes (8 channels), and a row stores its even columns first and its odd columns after
+// them. The left operand of a tile product has the even pixels in its upper half and the odd pixels in its lower half.
+// For every shift, the eight pixels that are loaded at once are therefore neighbours in memory, without bank conflicts.
+// A lane holds the results of eight neighbouring outputs at two neighbouring pixels (weight_panels.cuh), which are
+// whole vectors in channels_last and pairs in NCHW.
 #pragma once
 
 #include <cstdint>
@@ -26,16 +26,16 @@
 namespace segext {
 
 struct TileTraits {
-  static constexpr int kPixels = 16;  // along either axis of a block
+  static constexpr int kPixels = 16;  // along either axis of a block's tile
   static constexpr int kOutputs = FragmentWeights::kOutputs;
-  static constexpr int kChannels = FragmentWeights::kChannels;  // of a step
-  static constexpr int kRows = 4;                               // of pixels, of a warp
+  static constexpr int kChannels = FragmentWeights::kChannels;  // per step
+  static constexpr int kRows = 4;                               // rows of pixels per warp
   static constexpr int kReadRows = kRows + 2;
-  static constexpr int kLanes = 8;                    // channels of a vector
-  static constexpr int kHalves = kChannels / kLanes;  // vectors of a cell
+  static constexpr int kLanes = 8;                    // channels per vector
+  static constexpr int kHalves = kChannels / kLanes;  // vectors per cell in a step
   static constexpr int kRunBytes = kLanes / kBlocksPerByte;
-  static constexpr int kHalo = kPixels + 2;         // pixels that are read, along either axis
-  static constexpr int kHaloCells = kHalo / 2 + 1;  // whichever column a cell begins in
+  static constexpr int kHalo = kPixels + 2;         // pixels that are read along either axis
+  static constexpr int kHaloCells = kHalo / 2 + 1;  // enough whether the first pixel is even or odd
   static constexpr int kItems = kHaloCells * kHaloCells * kHalves;
   static constexpr int kTileVectors = kHalves * kHalo * kHalo;
   static constexpr int kWeightVectors = FragmentWeights::kStep / kLanes;
@@ -44,7 +44,7 @@ struct TileTraits {
   static_assert(kItems <= Launch::kBlockThreads, "a thread has one vector of one cell");
   static_assert(kSharedBytes <= Launch::kMaxSharedBytes, "fits");
 
-  // Where 8 channels of a pixel of the halo lie.
+  // The vector that holds 8 channels of a pixel of the halo.
   __device__ __forceinline__ static int vector_of(int half, int row, int column) {
     return ((half * kHalo + row) * 2 + (column & 1)) * (kHalo / 2) + (column >> 1);
   }
@@ -60,8 +60,8 @@ __device__ __forceinline__ void multiply(float (&sums)[4], const uint32_t (&a)[4
   ptx::mma_bfloat16(sums, a, b);
 }
 
-// A thread's cell and half of a step's channels: loads values and codes, and places the four pixels. With kVectors the
-// map is channels_last and these are one vector and one run of codes.
+// A thread's cell and half of a step's channels. It loads their values and codes, and writes the cell's four pixels to
+// the halo. With kVectors the map is channels_last, and the values are one vector and the codes one run.
 template <typename T, bool kVectors>
 class HaloCell {
   using Traits = TileTraits;
@@ -73,15 +73,16 @@ class HaloCell {
         codes_(arrays.codes + tile.sample * shape.sample_bytes),
         channel_step_(shape.pooled.channel) {
     const int item = static_cast<int>(threadIdx.x);
-    // Neighbouring threads load what lies side by side.
+    // Neighbouring threads load neighbouring elements.
     const int half = kVectors ? item % Traits::kHalves : item / (Traits::kHaloCells * Traits::kHaloCells);
     const int cell = kVectors ? item / Traits::kHalves : item % (Traits::kHaloCells * Traits::kHaloCells);
-    // The unpooled pixel in the halo's corner, from -2 on, and the cell that has it.
+    // The unpooled pixel in the halo's upper left corner, -2 or more, and the thread's cell, counted from the one that
+    // contains that pixel.
     const int64_t top = tile.row * int64_t{Traits::kPixels} + shape.padding_h - 2;
     const int64_t left = tile.column * int64_t{Traits::kPixels} + shape.padding_w - 2;
     const int64_t map_row = (top + 2) / 2 - 1 + cell / Traits::kHaloCells;
     const int64_t map_column = (left + 2) / 2 - 1 + cell % Traits::kHaloCells;
-    // The cell's first pixel in the halo, from -1 on.
+    // The position of the cell's first pixel in the halo, -1 or more.
     const int row = static_cast<int>(2 * map_row - top), column = static_cast<int>(2 * map_column - left);
     const bool exists = item < Traits::kItems && shape.has_cell(map_row, map_column);
     first_ = Traits::vector_of(half, row, column);
@@ -98,7 +99,7 @@ class HaloCell {
     channels_ = static_cast<int32_t>(shape.channels) - half * Traits::kLanes;
   }
 
-  // Of the first step, and then each time of the next.
+  // The first call loads the first step; each further call loads the next step.
   __device__ __forceinline__ void load() {
     values_ = fill_vector(T{});
     run_ = 0;
@@ -145,27 +146,28 @@ class HaloCell {
 
  private:
   const T* input_;        // at the next value
-  const uint8_t* codes_;  // at the next run or, of single codes, at the sample's first
+  const uint8_t* codes_;  // at the next run or, without kVectors, at the sample's first code
   int64_t channel_step_, element_;
-  int32_t channels_;      // from the thread's next on
-  int first_, to_right_;  // vector of the cell's first pixel, and from there to the pixel on its right
-  uint32_t pixels_ = 0;   // a bit for each of the cell's that the halo has, then one for each that the map has
+  int32_t channels_;      // number of channels from the thread's next one on
+  int first_, to_right_;  // vector of the cell's first pixel, and distance to that of the pixel on its right
+  uint32_t pixels_ = 0;   // four bits: which of the cell's pixels are in the halo; four more: in the map
   Vector<T> values_;
   uint32_t run_;
 };
 
-// A lane's sums: of each row of its warp and operand of the weights, those of two pixels and two outputs.
+// A lane's sums: for each row of its warp and each operand of the weights, those of two pixels and two outputs.
 struct TileSums {
   using Traits = TileTraits;
   static constexpr int kOperands = 4;
   float sums[Traits::kRows][kOperands][4];
 
-  // Adds a step's products. `weights`: of the warp's half of the outputs.
+  // Adds a step's products. `weights` are those of the warp's half of the outputs.
   template <typename T>
   __device__ __forceinline__ void add(const Vector<T>* halo, const Vector<T>* weights, int first_row, int lane) {
-#pragma unroll 1  // else rows are loaded so early that registers spill
+#pragma unroll 1  // if unrolled, it would load rows so early that registers spill
     for (int j = 0; j < 3; ++j) {
-      // The pixel that this lane names: rows of the operand's upper and lower half in turn, then the other channels.
+      // The pixel whose address this lane passes to ldmatrix: lanes 0 to 7 pass the rows of the operand's upper half,
+      // lanes 8 to 15 those of its lower half, and lanes 16 to 31 the same pixels with the other 8 channels.
       const int column = 2 * (lane % 8) + lane / 8 % 2 + 2 - j;
       const Vector<T>* from = halo + Traits::vector_of(lane / 16, first_row, column);
       uint32_t pixels[Traits::kReadRows][4];
@@ -190,13 +192,13 @@ struct TileSums {
     }
   }
 
-  // Of this row, pixel (left or right) and output of the lane's eight.
+  // The sum in this row of this pixel (0: left, 1: right) and of this output (one of the lane's eight).
   __device__ __forceinline__ float of(int row, int pixel, int output) const {
     return sums[row][output / 2][2 * pixel + output % 2];
   }
 };
 
-// `wide`: results are stored as vectors of eight outputs (channels_last) or as pairs of pixels (NCHW).
+// With `wide`, results are stored as vectors of eight outputs (channels_last) or as pairs of pixels (NCHW).
 template <typename T>
 __device__ __forceinline__ void write_tile(const TileSums& sums, T* output, const UnpoolConvShape& shape, int64_t y,
                                            int64_t x, int64_t first_output, bool wide) {
@@ -232,9 +234,9 @@ __device__ __forceinline__ void write_tile(const TileSums& sums, T* output, cons
   }
 }
 
-// While a block multiplies the channels of one step, the weights of the next are on their way into the other half of
-// their memory. Values are loaded in between, for they would take registers from the sums: meanwhile the other block of
-// the multiprocessor multiplies.
+// While a block multiplies one step's channels, the weights of the next step are on their way to the other half of the
+// weight buffer. Values are loaded between steps instead, because they would take registers from the sums; meanwhile
+// the other block on the multiprocessor multiplies.
 template <typename T, bool kVectors>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     unpool_conv2d_tiles_kernel(UnpoolConvShape shape, BlockTiles tiles, UnpoolConvArrays<T> arrays,
@@ -269,7 +271,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     begin_step(0);
     for (int32_t step = 0; step < steps; ++step) {
       cell.load();
-      __syncthreads();  // nobody reads the halo any more, nor the weights of the step before
+      __syncthreads();  // no thread reads the halo or the previous step's weights any more
       cell.place(halo);
       ptx::wait_for_copies();
       __syncthreads();
@@ -281,7 +283,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                tile.row * int64_t{Traits::kPixels} + first_row, tile.column * int64_t{Traits::kPixels} + lane / 4 * 2,
                lane_output, wide);
   } else {
-    __trap();  // find_mma has not allowed it
+    __trap();  // not reached: find_mma selects another kernel
   }
 }
 

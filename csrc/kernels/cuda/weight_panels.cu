@@ -16,8 +16,9 @@ CudaStatus launch_layout(const WeightPanelParams& params, CudaStream stream) {
 }  // namespace
 
 CudaStatus find_mma(ElementType type, bool* found) {
-  // What the code was made for counts, not the device: from older PTX, a newer device makes code without the products.
-  constexpr int kFirstVersion = 80;  // as ptx::kHasMma
+  // The architecture that the code was compiled for matters, not the device: code that a newer device compiles from
+  // older PTX lacks the tile products.
+  constexpr int kFirstVersion = 80;  // compute capability 8.0, as for ptx::kHasMma
   thread_local int known_device = -1;
   thread_local bool known = false;
   *found = false;
@@ -33,7 +34,7 @@ CudaStatus find_mma(ElementType type, bool* found) {
     }
   }
   if (status != cudaSuccess) {
-    cudaGetLastError();  // forgets it, as a launch does
+    cudaGetLastError();  // clears the error, as launch() does
     return status;
   }
   *found = known;

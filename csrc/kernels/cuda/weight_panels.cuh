@@ -1,5 +1,5 @@
-// Packs the weights of a 3x3 convolution in the order in which kernels read them. The last group of outputs and the
-// last step of channels are padded with zeros, so that reads are whole vectors, without conditions.
+// Packs the weights of a 3x3 convolution in the order in which the kernels read them. The last group of outputs and the
+// last step of channels are padded with zeros, so that the kernels read whole vectors without bounds checks.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,11 @@
 
 namespace segext {
 
-// Whether the code that the current device runs multiplies elements of this type by tensor cores
-// (unpool_conv2d_tiles.cuh), so that panels are FragmentWeights and not LaneWeights.
+// Finds whether the code that runs on the current device multiplies elements of this type on tensor cores
+// (unpool_conv2d_tiles.cuh). If so, panels are FragmentWeights, otherwise LaneWeights.
 CudaStatus find_mma(ElementType type, bool* found);
 
-// Calls `function` with the TypeTag of a type and what find_mma says, as a constant.
+// Calls `function` with the TypeTag of a type and the result of find_mma as a compile-time constant.
 template <typename Function>
 CudaStatus for_products(ElementType type, const Function& function) {
   bool by_tiles = false;
@@ -35,12 +35,12 @@ struct WeightPlace {
   int tap;
 };
 
-// [groups, channels, 9 taps, 32 lanes, outputs of a lane]: a lane has 8 bytes, two outputs of float32 or one of
-// float64, and those of a lane are 32 apart, so that lanes have neighbours.
+// [groups, channels, 9 taps, 32 lanes, outputs of a lane]. A lane has 8 bytes: two outputs of float32 or one of
+// float64. The outputs of a lane are 32 apart, so that neighbouring lanes have neighbouring outputs.
 template <typename Wide>
 struct LaneWeights {
   using Outputs = HalfVector<Wide>;
-  static constexpr int kOutputs = Launch::kWarpThreads * Outputs::kLanes;  // of a group
+  static constexpr int kOutputs = Launch::kWarpThreads * Outputs::kLanes;  // outputs per group
   static constexpr int kChannel = kPanelTaps * kOutputs;
 
   Divisor<int64_t> by_channels;
@@ -58,10 +58,10 @@ struct LaneWeights {
 };
 
 // [groups of 64 outputs, steps of 16 channels, 9 taps, 2 halves of 32 outputs, 2 vectors, 32 lanes, 8 elements]: the
-// right-hand operands of tile products (ptx.cuh) as lanes hold them. An operand is 16 channels by 8 outputs, two pairs
-// of neighbouring channels a lane, and a vector has those of two operands. The four operands of a half have outputs so
-// dealt that the sums of each lane are those of eight neighbours: output 8 * q + 2 * t + e of the half is column
-// 2 * q + e of operand t.
+// right-hand operands of tile products (ptx.cuh), as lanes hold them. An operand is 16 channels by 8 outputs, of which
+// a lane holds two pairs of neighbouring channels; a vector holds a lane's share of two operands. The outputs of a half
+// are assigned to its four operands so that the sums of each lane belong to eight neighbouring outputs: output 8 * q +
+// 2 * t + e of the half is column 2 * q + e of operand t.
 struct FragmentWeights {
   static constexpr int kHalfOutputs = 32, kHalves = 2, kOutputs = kHalves * kHalfOutputs, kChannels = 16;
   static constexpr int kVectors = 2, kElements = 8;
@@ -88,7 +88,7 @@ struct FragmentWeights {
   }
 };
 
-// A thread has an element of the panels.
+// Each thread packs one element of the panels.
 template <typename T, typename Packed, typename Layout>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     pack_weight_panels_kernel(WeightView weight, Packed* __restrict__ panels, int64_t channels, int64_t outputs,
