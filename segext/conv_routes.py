@@ -37,6 +37,10 @@ def _onednn_has(dtype: str) -> bool:
 _HALF_CONVOLVED = {torch.bfloat16: _onednn_has("bf16"), torch.float16: _onednn_has("fp16")}
 
 
+def _stock_loops(input: Tensor, dtype: torch.dtype) -> bool:
+    return not input.is_cuda and not _HALF_CONVOLVED.get(dtype, True)
+
+
 @dataclass(frozen=True)
 class _Route:
     """A call in the form that a route's kernels take. ``why``: the reason why they are faster, where they are."""
@@ -64,7 +68,7 @@ class Depthwise(_Route):
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
         # Measured on CPUs with AVX-512 and, for strides above 1, on an H200, where stock's kernels treat this as the
         # gradient of a general convolution.
-        if not input.is_cuda and not _HALF_CONVOLVED.get(dtype, True):
+        if _stock_loops(input, dtype):
             return True
         if max(stride) == 1:
             return False
@@ -211,7 +215,7 @@ class Dense(_Route):
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
         # Measured on a CPU with AVX-512 and AMX, and on one with AVX-512 and its bfloat16 dot products.
-        if not _HALF_CONVOLVED.get(dtype, True):
+        if _stock_loops(input, dtype):
             return True
         if max(stride) == 1:
             return False  # a plain convolution, for which stock's kernels reach the machine's limit

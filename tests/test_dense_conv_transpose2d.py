@@ -8,6 +8,7 @@ import torch.nn.functional as stock
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import FLOATS, FORMATS, assert_same, channels_last, contiguous, name, normal, threads
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import segext.functional as own
 from segext import conv_routes, explain, nn, reference
@@ -166,6 +167,18 @@ def test_half_types_that_stock_convolves_slowly(dtype, layout, stride, groups, m
     expected = stock.conv_transpose2d(x.double(), weight.double(), bias.double(), **arguments)
     actual = own.conv_transpose2d(x, weight, bias, **arguments)
     torch.testing.assert_close(actual.double(), expected, rtol=2e-2, atol=2e-1)
+
+
+def test_what_a_cpu_convolves_slowly_is_nothing_to_a_gpu(monkeypatch):
+    """A call there is recognised as stock's at once, by strides alone."""
+    monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {torch.float16: False})
+    monkeypatch.setattr(differentiable, "DEVICES", {"cpu", "cuda"})
+    monkeypatch.setattr(conv_routes, "_route_of", lambda *arguments: pytest.fail("looked at the arguments"))
+    for groups in (1, 8):
+        with FakeTensorMode():
+            x = torch.empty(1, 8, 4, 4, dtype=torch.float16, device="cuda")
+            weight = torch.empty(8, 8 // groups, 3, 3, dtype=torch.float16, device="cuda")
+        assert conv_routes.faster_route(x, weight, None, 1, 1, 0, groups, 1) is None
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=name)

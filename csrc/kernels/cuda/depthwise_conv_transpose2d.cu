@@ -96,7 +96,6 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
 }
 
 // Whether the CUDA kernel for upsampling by two can be used, provided that rows also divide into runs of lanes.
-template <typename T>
 bool is_doubling(const Params& params) {
   const Upsampling& g = params.geometry;
   return g.stride_h == 2 && g.stride_w == 2 && g.kernel_h == 4 && g.kernel_w == 4 && g.dilation_h == 1 &&
@@ -162,7 +161,7 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
     bool launched = false;
     CudaStatus status = cudaSuccess;
     if constexpr (kHasVectorKernels<T>) {
-      if (is_doubling<T>(params)) status = launch_doubling<T>(params, stream, &launched);
+      if (is_doubling(params)) status = launch_doubling<T>(params, stream, &launched);
       if (launched) return status;
       const bool fit = lanes_fit<T>(params, 2);
       if (fit)
