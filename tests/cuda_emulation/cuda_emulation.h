@@ -339,6 +339,11 @@ inline float exp2_approx(float x) {
   return power < std::numeric_limits<float>::min() ? 0 : power;
 }
 
+template <typename T>
+T* keep(T* pointer) {
+  return pointer;
+}
+
 inline void copy_async(void* shared, const void* global, int line = __builtin_LINE()) {
   cuda_emulation::expect_shared(shared, sizeof(uint4), "cp.async", line);
   std::memset(shared, cuda_emulation::kUninitialised, sizeof(uint4));

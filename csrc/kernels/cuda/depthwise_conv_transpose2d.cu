@@ -14,10 +14,14 @@ using Params = DepthwiseConvTranspose2dParams;
 // about as much as kSetUpRows rows.
 constexpr int64_t kFewestRows = 8, kMostRows = 128, kSetUpRows = 16;
 
-// The shared memory for the weights that a block stages: as many phases as fit. A thread reads its rows of input once
-// for all phases that its block stages, so the limit is all that a block may have. Registers leave room for two or
-// three blocks per multiprocessor, and so does this much shared memory.
-constexpr int64_t kStagedBytes = Launch::kMaxSharedBytes;
+// The shared memory for the weights that a block stages. A thread reads its rows of input once for all phases that its
+// block stages, so a block has at least kFewestPhases (all, of a smaller stride), and as many more as fit with the runs
+// of a whole class. Registers leave room for two or three blocks per multiprocessor, and so does this much shared
+// memory.
+constexpr int64_t kStagedBytes = Launch::kMaxSharedBytes, kFewestPhases = 16;
+
+// Far beyond this many runs, int32_t could not hold the numbers of a class's elements.
+constexpr int64_t kMostClassRuns = 1 << 24;
 
 AddendSteps addend_steps(const Params& params) {
   const int64_t row = params.addend.width * depth_of(params.geometry);
@@ -65,25 +69,30 @@ int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int6
   return best;
 }
 
-// Sets *launched to whether the convolution kernel and the number of threads allow a launch with cells.
+// Whether four neighbouring columns lie in at most two cells; two always do. In channels_last, lanes do not share
+// columns.
+bool four_lanes_fit_cells(const Upsampling& g) { return g.channels_last || g.stride_w >= 3; }
+
+// Sets *launched to whether the numbers of threads and of runs allow a launch with cells.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
   using Runs = LaneRuns<T, kLanes, kChannelsLast>;
   const Upsampling& g = params.geometry;
-  const int64_t phase_bytes = Runs::phase_bytes(g);
-  *launched = phase_bytes > 0;
-  if (!*launched) return cudaSuccess;
-  const int64_t fit = std::clamp<int64_t>(kStagedBytes / phase_bytes, 1, g.stride_h);
+  const int64_t class_runs = Runs::class_size(g), fewest = std::min(kFewestPhases, g.stride_h);
+  const int64_t fit = std::clamp(kStagedBytes / (class_runs * Runs::kRunBytes), fewest, g.stride_h);
   const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
-  const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
-  const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const auto cells = divide_cells(g, planes, runs, cells_per_thread(g, planes, runs, phases), phases);
+  *launched = class_runs < kMostClassRuns;
+  if (!*launched) return cudaSuccess;
+  const Runs runs(g, ceil_divide(class_runs, kStagedBytes / (phases * Runs::kRunBytes)));
+  const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels) * ceil_divide(runs.class_runs, runs.chunk_runs);
+  const auto cells =
+      divide_cells(g, planes, runs.unit_runs(), cells_per_thread(g, planes, runs.unit_runs(), phases), phases);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
   return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,
-                                   cells->threads, phases * phase_bytes, stream, arrays_of<T>(params),
-                                   UpsamplingShape<int32_t>(g), cells->cells, Runs(g), addend_steps(params),
-                                   lanes_fit_addend<T>(params, kLanes));
+                                   cells->threads, runs.chunk_runs * phases * Runs::kRunBytes, stream,
+                                   arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells, runs,
+                                   addend_steps(params), lanes_fit_addend<T>(params, kLanes));
 }
 
 template <typename T, int kLanes>
@@ -95,11 +104,10 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   return launch_form(params, stream, launched);
 }
 
-// Whether the CUDA kernel for upsampling by two can be used, provided that rows also divide into runs of lanes.
-bool is_doubling(const Params& params) {
-  const Upsampling& g = params.geometry;
+// Whether the CUDA kernel for upsampling by two can be used.
+bool is_doubling(const Upsampling& g) {
   return g.stride_h == 2 && g.stride_w == 2 && g.kernel_h == 4 && g.kernel_w == 4 && g.dilation_h == 1 &&
-         g.dilation_w == 1 && is_aligned(params.weight, kVectorBytes);
+         g.dilation_w == 1;
 }
 
 // The number of cells per thread: enough that loading a convolution kernel pays off, unless that leaves a large GPU too
@@ -117,7 +125,7 @@ template <typename T, int kLanes, bool kChannelsLast>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
-  const int64_t runs = DoubledRun<kLanes, kChannelsLast>::count(g);
+  const int64_t runs = g.output_width * depth_of(g) / kLanes;
   const auto cells = divide_cells(g, planes, runs, doubled_cells_per_thread(g, planes * runs), 2, 1);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
@@ -130,12 +138,9 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
 
 template <typename T>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
-  const Upsampling& g = params.geometry;
-  if (g.channels_last) {
-    const bool pairs = g.multiplier == 1 && g.channels % 2 == 0 && is_aligned(params.input, 2 * sizeof(T)) &&
-                       is_aligned(params.output, 2 * sizeof(T));
-    return pairs ? launch_doubling<T, 2, true>(params, stream, launched)
-                 : launch_doubling<T, 1, true>(params, stream, launched);
+  if (params.geometry.channels_last) {
+    return lanes_fit<T>(params, 2) ? launch_doubling<T, 2, true>(params, stream, launched)
+                                   : launch_doubling<T, 1, true>(params, stream, launched);
   }
   *launched = lanes_fit<T>(params, 2);
   if (!*launched) return cudaSuccess;
@@ -161,12 +166,12 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
     bool launched = false;
     CudaStatus status = cudaSuccess;
     if constexpr (kHasVectorKernels<T>) {
-      if (is_doubling(params)) status = launch_doubling<T>(params, stream, &launched);
+      if (is_doubling(g)) status = launch_doubling<T>(params, stream, &launched);
       if (launched) return status;
       const bool fit = lanes_fit<T>(params, 2);
       if (fit)
-        status = lanes_fit<T>(params, 4) ? launch_cells<T, 4>(params, stream, &launched)
-                                         : launch_cells<T, 2>(params, stream, &launched);
+        status = lanes_fit<T>(params, 4) && four_lanes_fit_cells(g) ? launch_cells<T, 4>(params, stream, &launched)
+                                                                    : launch_cells<T, 2>(params, stream, &launched);
       if (launched) return status;
     }
     status = launch_cells<T, 1>(params, stream, &launched);

@@ -35,28 +35,32 @@ struct InputRow {
   Wide own[kLanes], left[kLanes];
 };
 
-// Runs of kLanes neighbouring elements in the rows of the output. The weights that runs need repeat after a few runs
-// (in NCHW with a stride of 8 and four lanes, after two). All threads of a block belong to one unit of cells, so the
-// block stages the weights of its phases once, in the order in which runs read them.
+// Runs of kLanes neighbouring elements in the rows of the output. The weights that runs need repeat after a *class* of
+// runs (in NCHW with a stride of 8 and four lanes, after two). All threads of a block belong to one unit of cells and
+// one *chunk* of the class, so the block stages the weights of its phases once, in the order in which runs read them.
 template <typename T, int kLanes, bool kChannelsLast>
 struct LaneRuns {
   using Wide = typename Element<T>::Wide;
   static constexpr int kWeights = 4;  // per phase: for the cell's input row, own and left; then for the row above
-  Divisor<int32_t> by_class_runs, by_class_elements;
-  int32_t class_elements;  // after so many, the weights repeat
+  static constexpr int64_t kRunBytes = kWeights * kLanes * static_cast<int64_t>(sizeof(Wide));  // and per phase
+  Divisor<int32_t> by_chunks, by_chunk_runs, by_chunk_elements;
+  int32_t runs, class_runs, chunk_runs;  // in a row of the output, in a class, in a chunk
 
-  explicit LaneRuns(const Upsampling& g)
-      : by_class_runs(elements(g) / kLanes),
-        by_class_elements(elements(g)),
-        class_elements(static_cast<int32_t>(elements(g))) {}
+  LaneRuns(const Upsampling& g, int64_t chunks)
+      : by_chunks(chunks),
+        by_chunk_runs(ceil_divide(class_size(g), chunks)),
+        by_chunk_elements(ceil_divide(class_size(g), chunks) * kLanes),
+        runs(static_cast<int32_t>(row_size(g))),
+        class_runs(static_cast<int32_t>(class_size(g))),
+        chunk_runs(static_cast<int32_t>(ceil_divide(class_size(g), chunks))) {}
 
-  static int64_t elements(const Upsampling& g) { return std::lcm(g.stride_w * depth_of(g), int64_t{kLanes}); }
-
-  // The bytes of shared memory per phase; 0 if that is more than a block has.
-  static int64_t phase_bytes(const Upsampling& g) {
-    constexpr int64_t kElementBytes = kWeights * static_cast<int64_t>(sizeof(Wide));
-    return elements(g) <= Launch::kMaxSharedBytes / kElementBytes ? elements(g) * kElementBytes : 0;
+  static int64_t row_size(const Upsampling& g) { return g.output_width * depth_of(g) / kLanes; }
+  static int64_t class_size(const Upsampling& g) {
+    return std::lcm(g.stride_w * depth_of(g), int64_t{kLanes}) / kLanes;
   }
+
+  // The number of runs that a unit has for one chunk, the last of them possibly beyond the row.
+  int64_t unit_runs() const { return ceil_divide(runs, class_runs) * chunk_runs; }
 
   // The place of an element in a row of the output: its cell's column, its column phase and its channel.
   struct Column {
@@ -72,114 +76,174 @@ struct LaneRuns {
     }
   };
 
-  // Stages weights as [phases, kWeights, class_elements], with zero where there is no tap. All threads of the block
-  // must call this.
+  // Turns what Cells gives a thread, with the plane and the chunk in one number, into its plane and its run of the row.
+  // Returns the first run of the chunk.
+  __device__ __forceinline__ int32_t place(Cells::Thread& at, int32_t& in_chunk) const {
+    int32_t chunk;
+    at.plane = by_chunks.divide(at.plane, &chunk);
+    const int32_t of_class = by_chunk_runs.divide(at.run, &in_chunk), first = chunk * chunk_runs;
+    at.run = of_class * class_runs + first + in_chunk;
+    at.present = at.present && first + in_chunk < class_runs && at.run < runs;
+    return first;
+  }
+
+  // Stages weights as [phases, kWeights, chunk_runs * kLanes], with zero where there is no tap, from run `first_run` of
+  // the row on. All threads of the block must call this.
   __device__ __forceinline__ void stage(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
-                                        const Cells::Thread& at, int32_t phases) const {
+                                        const Cells::Thread& at, int32_t first_run, int32_t phases) const {
     const WeightsInMemory<T, int32_t> weights{arrays.weight, shape.rows.kernel, shape.columns.kernel};
     auto* table = dynamic_shared_memory<Wide>();
+    const int32_t elements = chunk_runs * kLanes;
     // Neighbouring threads stage neighbouring elements. If there are few elements, they stage several phases at a time.
     const int32_t thread = static_cast<int32_t>(threadIdx.x);
-    const int32_t step = class_elements < Launch::kBlockThreads ? Launch::kBlockThreads / class_elements : 1;
+    const int32_t step = elements < Launch::kBlockThreads ? Launch::kBlockThreads / elements : 1;
     int32_t e = thread;
-    const int32_t first = step > 1 ? by_class_elements.divide(thread, &e) : 0;
-    for (e = first < step ? e : class_elements; e < class_elements; e += Launch::kBlockThreads) {
-      const Column column(shape, e, at.plane);
+    const int32_t first = step > 1 ? by_chunk_elements.divide(thread, &e) : 0;
+    for (e = first < step ? e : elements; e < elements; e += Launch::kBlockThreads) {
+      const Column column(shape, first_run * kLanes + e, at.plane);
       const int32_t own = shape.columns.tap_at(column.phase);
       const int32_t left = shape.columns.tap_at(column.phase + shape.columns.stride);
       for (int32_t p = first; p < phases; p += step) {
 #pragma unroll
         for (int above = 0; above < 2; ++above) {
           const int32_t i = tap_row(shape.rows, at.phase + p, above);
-          Wide* row = table + (kWeights * p + 2 * above) * class_elements + e;
+          Wide* row = table + (kWeights * p + 2 * above) * elements + e;
           row[0] = i >= 0 && own >= 0 ? weights.at(column.channel, i, own) : Wide{0};
-          row[class_elements] = i >= 0 && left >= 0 ? weights.at(column.channel, i, left) : Wide{0};
+          row[elements] = i >= 0 && left >= 0 ? weights.at(column.channel, i, left) : Wide{0};
         }
       }
     }
     __syncthreads();
   }
-
-  // The staged weights of a run, for the first phase of the block.
-  __device__ __forceinline__ const Wide* weights_of(int32_t run) const {
-    int32_t in_class;
-    by_class_runs.divide(run, &in_class);
-    return dynamic_shared_memory<Wide>() + in_class * kLanes;
-  }
 };
 
 // Reads the input for a thread's lanes, row by row: in each row, the lanes' own columns and the columns to the left of
-// them.
+// them. In NCHW, the lanes are so few beside the stride that they have kColumns columns between them.
 template <typename T, int kLanes, bool kChannelsLast>
 class InputColumns {
   using Wide = typename Element<T>::Wide;
   using Column = typename LaneRuns<T, kLanes, kChannelsLast>::Column;
+  static constexpr int kColumns = 3;
 
  public:
-  // The first row to be read is that of the thread's first cell.
+  using Row = InputRow<Wide, kLanes>;
+  // The elements of a row as they are loaded: in NCHW by column, in channels_last by lane, own and left.
+  using Loaded = T[kChannelsLast ? 2 * kLanes : kColumns];
+
   __device__ __forceinline__ InputColumns(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                           const Cells::Thread& at)
-      : back_(kChannelsLast ? shape.input.column_stride : 1), row_step_(shape.input.row_stride) {
+      : row_step_(shape.input.row_stride) {
     Column column(shape, at.run * kLanes, at.plane);
-    next_ = arrays.input + at.cell * static_cast<int64_t>(row_step_);
-    next_ += kChannelsLast ? at.plane * static_cast<int64_t>(shape.input.elements)
-                           : shape.by_multiplier.quotient(at.plane) * static_cast<int64_t>(shape.input.channel_stride);
-    int32_t first = 0;
+    first_ = arrays.input;
+    first_ += kChannelsLast ? at.plane * static_cast<int64_t>(shape.input.elements)
+                            : shape.by_multiplier.quotient(at.plane) * static_cast<int64_t>(shape.input.channel_stride);
+    const auto exists = [&](int32_t w) { return w >= 0 && w < shape.columns.pooled_size; };
+    if constexpr (!kChannelsLast) {
+      first_ += column.w - 1;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) present_ |= static_cast<uint32_t>(exists(column.w - 1 + c)) << c;
+    }
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int32_t own =
-          column.w * shape.input.column_stride + (kChannelsLast ? shape.by_multiplier.quotient(column.channel) : 0);
-      if (lane == 0) first = own;
-      offset_[lane] = own - first;
+      if (kChannelsLast) {
+        own_[lane] = column.w * shape.input.column_stride + shape.by_multiplier.quotient(column.channel);
+        left_[lane] = own_[lane] - shape.input.column_stride;
+      }
       if (kChannelsLast || lane == 0) {
         bias_[lane] = arrays.bias == nullptr ? Wide{0} : Element<T>::widen(arrays.bias[column.channel]);
       }
 #pragma unroll
       for (int left = 0; left < 2; ++left) {
         const bool tap = shape.columns.tap_at(column.phase + left * shape.columns.stride) >= 0;
-        const bool exists = tap && column.w >= left && column.w - left < shape.columns.pooled_size;
-        present_ |= static_cast<uint32_t>(exists) << (2 * lane + left);
+        taps_ |= static_cast<uint32_t>(tap) << (2 * lane + left);
+        if (kChannelsLast) present_ |= static_cast<uint32_t>(tap && exists(column.w - left)) << (2 * lane + left);
       }
       if (!kChannelsLast || ++column.channel == shape.channels) {
         column.channel = kChannelsLast ? 0 : column.channel;
         if (++column.phase == shape.columns.stride) {
           column.phase = 0;
           ++column.w;
+          crossing_ = lane + 1 < crossing_ ? lane + 1 : crossing_;
         }
       }
     }
-    next_ += first;
   }
 
-  // Reads the next row; all values are zero if it does not exist. It does not branch, so that the loads of rows that
-  // are read one after another are in flight together.
-  __device__ __forceinline__ InputRow<Wide, kLanes> read(bool exists) {
-    InputRow<Wide, kLanes> row;
-    const uint32_t present = exists ? present_ : 0;
+  // Loads row h, which exists. It does not wait, so that the loads of several rows are in flight together.
+  __device__ __forceinline__ void load(int32_t h, Loaded& loaded) const {
+    const T* row = ptx::keep(first_ + h * static_cast<int64_t>(row_step_));
+    if constexpr (!kChannelsLast) {
 #pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const T* own = next_ + offset_[lane];
-      T own_value{}, left_value{};
-      if ((present >> 2 * lane & 1) != 0) own_value = *own;
-      if ((present >> 2 * lane & 2) != 0) left_value = *(own - back_);
-      row.own[lane] = Element<T>::widen(own_value);
-      row.left[lane] = Element<T>::widen(left_value);
+      for (int c = 0; c < kColumns; ++c) {
+        loaded[c] = T{};
+        if ((present_ >> c & 1) != 0) loaded[c] = row[c];
+      }
+    } else if (present_ == kAll) {
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) {
+        loaded[2 * lane] = row[own_[lane]];
+        loaded[2 * lane + 1] = row[left_[lane]];
+      }
+    } else {
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) {
+        loaded[2 * lane] = loaded[2 * lane + 1] = T{};
+        if ((present_ >> 2 * lane & 1) != 0) loaded[2 * lane] = row[own_[lane]];
+        if ((present_ >> 2 * lane & 2) != 0) loaded[2 * lane + 1] = row[left_[lane]];
+      }
     }
-    next_ += row_step_;
+  }
+
+  // What the lanes see of a row; zero where there is no column or no tap.
+  __device__ __forceinline__ Row row_of(const Loaded& loaded) const {
+    Row row;
+    if constexpr (kChannelsLast) {
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) {
+        row.own[lane] = Element<T>::widen(loaded[2 * lane]);
+        row.left[lane] = Element<T>::widen(loaded[2 * lane + 1]);
+      }
+    } else {
+      Wide columns[kColumns];
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) columns[c] = Element<T>::widen(loaded[c]);
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const bool crossed = lane >= crossing_;
+        row.own[lane] = crossed ? columns[2] : columns[1];
+        row.left[lane] = crossed ? columns[1] : columns[0];
+      }
+      if (taps_ != kAll) {
+#pragma unroll
+        for (int lane = 0; lane < kLanes; ++lane) {
+          if ((taps_ >> 2 * lane & 1) == 0) row.own[lane] = Wide{0};
+          if ((taps_ >> 2 * lane & 2) == 0) row.left[lane] = Wide{0};
+        }
+      }
+    }
     return row;
   }
 
-  // Moves back by `rows` rows.
-  __device__ __forceinline__ void step_back(int32_t rows) { next_ -= rows * static_cast<int64_t>(row_step_); }
+  // Row h, or zero if it does not exist.
+  __device__ __forceinline__ Row read(int32_t h, bool exists) const {
+    if (!exists) return Row{};
+    Loaded loaded;
+    load(h, loaded);
+    return row_of(loaded);
+  }
 
   __device__ __forceinline__ Wide bias(int lane) const { return bias_[kChannelsLast ? lane : 0]; }
 
  private:
+  static constexpr uint32_t kAll = (1u << 2 * kLanes) - 1;
+
   Wide bias_[kChannelsLast ? kLanes : 1];
-  const T* next_;            // the first lane's own column in the next row to read
-  int32_t offset_[kLanes];   // from there to each lane's own column
-  uint32_t present_ = 0;     // bits 2 * lane and 2 * lane + 1: whether own and left column exist and have a tap
-  int32_t back_, row_step_;  // in elements: to the column on the left, and to the row below
+  const T* first_;  // the first row of the thread's plane; in NCHW, the leftmost column of it that the lanes see
+  int32_t own_[kChannelsLast ? kLanes : 1], left_[kChannelsLast ? kLanes : 1];  // in a row, in channels_last
+  uint32_t taps_ = 0;     // bits 2 * lane and 2 * lane + 1: whether own and left column have a tap
+  uint32_t present_ = 0;  // in NCHW by column: whether it exists; in channels_last likewise, whether they exist too
+  int32_t crossing_ = kLanes;  // in NCHW: the first lane in the next cell
+  int32_t row_step_;           // in elements, to the row below
 };
 
 // The number of vertically adjacent cells whose rows of one phase a thread writes together, and the number of blocks
@@ -213,12 +277,17 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   using Weights = Lanes<Wide, kLanes>;
   using Row = InputRow<Wide, kLanes>;
   constexpr int kTogether = kCellsTogether<kLanes, kAdds>;
-  const auto at = cells.thread();
-  runs.stage(arrays, shape, at, cells.phases);
+  // Whether the input of the next cells is loaded ahead: where it takes few registers and blocks have many.
+  constexpr bool kAhead = !kChannelsLast && kLanes > 2;
+  auto at = cells.thread();
+  int32_t run_in_chunk;
+  const int32_t first_run = runs.place(at, run_in_chunk);
+  runs.stage(arrays, shape, at, first_run, cells.phases);
   if (!at.present) return;
 
-  InputColumns<T, kLanes, kChannelsLast> columns(arrays, shape, at);
-  const Wide* const weights = runs.weights_of(at.run);
+  const InputColumns<T, kLanes, kChannelsLast> columns(arrays, shape, at);
+  const Wide* const weights = dynamic_shared_memory<Wide>() + run_in_chunk * kLanes;
+  const int32_t weights_step = runs.chunk_runs * kLanes;
   const int32_t stride = shape.rows.stride;
   const int32_t phases = at.phase + cells.phases < stride ? cells.phases : stride - at.phase;
   const int32_t y = at.cell * stride + at.phase - shape.rows.padding;  // first row of the first cell; may not exist
@@ -240,7 +309,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
     return added;
   };
   const auto load_weights = [&](int32_t p, int number) {
-    return load_vector<Weights>(weights + (runs.kWeights * p + number) * runs.class_elements);
+    return load_vector<Weights>(weights + (runs.kWeights * p + number) * weights_step);
   };
   const auto start_sum = [&](Wide(&sum)[kLanes]) {
 #pragma unroll
@@ -264,15 +333,26 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
 
   Row rows[kTogether + 1];  // of input: the one above the next cell, then those of the next cells
 
-  // Writes the next `count` cells, for which every output row, input row and tap exists.
-  const auto write_cells = [&](int32_t count) {
-    Lanes<T, kLanes> added[kTogether];
+  typename InputColumns<T, kLanes, kChannelsLast>::Loaded loaded[kTogether];  // of the cells that load_cells loaded
+  int32_t loaded_from = -1;                                                   // the first of these cells
+  const auto load_cells = [&](int32_t h, int32_t count) {
 #pragma unroll
-    for (int k = 0; k < kTogether; ++k) rows[k + 1] = columns.read(k < count);
+    for (int k = 0; k < kTogether; ++k) columns.load(k < count ? h + k : h, loaded[k]);
+    loaded_from = h;
+  };
+
+  // Writes the next `count` cells, from h on, for which every output row, input row and tap exists. First loads what
+  // the `next_count` cells after them see, if kAhead.
+  const auto write_cells = [&](int32_t h, int32_t count, int32_t next_count) {
+    Lanes<T, kLanes> added[kTogether];
+    if (!kAhead || loaded_from != h) load_cells(h, count);
 #pragma unroll
     for (int k = 0; k < kTogether; ++k) {
       if (k < count) added[k] = load_added(k * stride);
     }
+#pragma unroll
+    for (int k = 0; k < kTogether; ++k) rows[k + 1] = columns.row_of(loaded[k]);
+    if (kAhead && next_count > 0) load_cells(h + count, next_count);
 #pragma unroll 1
     for (int32_t p = 0; p < phases; ++p) {
       const Weights own = load_weights(p, 0), left = load_weights(p, 1);
@@ -290,12 +370,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
       }
     }
     rows[0] = rows[kTogether];  // the row above the next cell if count == kTogether; else unused
-    columns.step_back(kTogether - count);
   };
 
   // Writes the next cell, h, at a border of either map, or for a convolution kernel that spans less than two strides.
   const auto write_cell = [&](int32_t h) {
-    rows[1] = columns.read(row_exists(h));
+    rows[1] = columns.read(h, row_exists(h));
 #pragma unroll 1
     for (int32_t p = 0; p < phases; ++p) {
       if (!shape.rows.contains(y + (h - at.cell) * stride + p)) continue;
@@ -317,14 +396,12 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   const int32_t whole_end = !all_taps ? 0 : whole.end < end ? whole.end : end;
   bool has_above = false;
   for (int32_t h = at.cell; h < end;) {
-    if (!has_above) {
-      columns.step_back(1);
-      rows[0] = columns.read(row_exists(h - 1));
-    }
+    if (!has_above) rows[0] = columns.read(h - 1, row_exists(h - 1));
     int32_t count = 1;
     if (h >= whole.first && h < whole_end) {
-      count = whole_end - h < kTogether ? whole_end - h : kTogether;
-      write_cells(count);
+      const auto together = [&](int32_t from) { return whole_end - from < kTogether ? whole_end - from : kTogether; };
+      count = together(h);
+      write_cells(h, count, together(h + count));
     } else {
       write_cell(h);
     }

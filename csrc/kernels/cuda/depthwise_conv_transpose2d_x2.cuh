@@ -3,205 +3,197 @@
 //
 //   depthwise_conv_transpose2d_x2_kernel
 //
-// With so few phases, a thread holds the whole convolution kernel of its channel in registers and has all phases of its
-// cells. Beyond that, it only loads each input pixel that it sees once, no matter how many of its own pixels see it.
+// With so few phases, a thread holds the weights of its elements in registers and has all phases of its cells. Little
+// is computed for each byte, so the time goes into waiting for memory: a thread loads the input and the addends of
+// several cells before it computes any of them.
 #pragma once
 
 #include "depthwise_conv_transpose2d.cuh"
 
 namespace segext {
 
-// What a thread writes in each row of the output, with kStores stores of kLanes elements. In NCHW, these are kLanes
-// neighbouring columns; in channels_last, both columns of a cell, for kLanes neighbouring channels. The thread's
-// columns see kInputs columns of input.
-template <int kLanesOfStore, bool kChannelsLast>
-struct DoubledRun {
+// What a thread writes in each row of the output: kLanes neighbouring elements, with one store. Neighbouring threads
+// store next to each other, so that a warp writes whole sectors.
+//
+// In NCHW, these are neighbouring columns of one channel. They see kInputs neighbouring columns of input, some of them
+// more than once, and their weights repeat from one cell to the next. In channels_last, each lane has its own channel
+// and column, and two columns of input that no other lane sees.
+template <typename T, int kLanesOfStore, bool kChannelsLast>
+class DoubledRun {
+  using Wide = typename Element<T>::Wide;
+
+ public:
   static constexpr int kLanes = kLanesOfStore;
-  static constexpr int kStores = kChannelsLast ? 2 : 1;
-  static constexpr int kColumns = kChannelsLast ? 2 : kLanes;
-  static constexpr int kChannels = kChannelsLast ? kLanes : 1;
   // In NCHW, a run may start in the second column of a cell; it then reaches into one more cell.
-  static constexpr int kInputs = kChannelsLast ? 2 : kColumns / 2 + 2;
+  static constexpr int kInputs = kChannelsLast ? 2 * kLanes : kLanes / 2 + 2;
+  static_assert(kLanes <= (kChannelsLast ? 2 : 4), "the weights are held for two columns");
 
-  // The number of runs in a row of a plane: a row of the output (NCHW) or of cells (channels_last).
-  static int64_t count(const Upsampling& g) {
-    if (!kChannelsLast) return g.output_width / kLanes;
-    const int64_t first = g.origin_w / 2, end = (g.origin_w + g.output_width - 1) / 2 + 1;
-    return (end - first) * g.channels / kLanes;
-  }
+  // Elements of one row of input: in NCHW by column, in channels_last by lane, own column (0) and the one to the left.
+  using Inputs = T[kInputs];
+  using Values = Wide[kInputs];
 
-  int32_t channel;       // the run's first channel
-  int32_t input_column;  // the first input column that the run sees, which need not exist
-  int32_t x;             // the run's first output column, which need not exist in channels_last
-  bool odd;              // whether x is the second column of its cell
-
-  __device__ __forceinline__ DoubledRun(const UpsamplingShape<int32_t>& shape, const Cells::Thread& at) {
-    int32_t in_cell = 0;
-    if (kChannelsLast) {
-      const int32_t cell = shape.by_channels.divide(at.run * kLanes, &channel);
-      x = 2 * cell - (shape.columns.padding & 1);
-    } else {
-      shape.by_channels.divide(at.plane, &channel);
-      x = at.run * kLanes;
-      in_cell = (x + shape.columns.padding) & 1;
-    }
-    odd = in_cell != 0;
-    input_column = (x + shape.columns.padding) / 2 - 1;
-  }
-
-  // What the `column`-th output column sees in channel k. `values` has the run's input columns; `left` selects the
-  // column of the output column's own cell (0) or the one to the left of it (1).
-  template <typename Values>
-  __device__ __forceinline__ auto seen(const Values& values, int column, int left, int k) const {
-    const auto even_value = values[column / 2 + 1 - left][k];
-    return kChannelsLast || column % 2 == 0 || !odd ? even_value : values[(column + 1) / 2 + 1 - left][k];
-  }
-};
-
-// The convolution kernel of a channel: by kernel row, by the parity of a column's number in the run, and by the input
-// column that it sees, its own (0) or the one to the left (1).
-template <typename Wide>
-struct DoubledWeights {
-  Wide tap[4][2][2];
-
-  // `weight`, [channels, 4, 4], is aligned for vector accesses. `odd`: whether the thread's first column has phase 1.
-  template <typename T>
-  __device__ __forceinline__ static DoubledWeights load(const T* __restrict__ weight, int32_t channel, bool odd) {
-    constexpr int kLanes = Vector<T>::kLanes;
-    Wide kernel[4][4];
-#pragma unroll
-    for (int v = 0; v < 16 / kLanes; ++v) {
-      const auto vector = load_vector<Vector<T>>(weight + 16 * channel + v * kLanes);
+  __device__ __forceinline__ DoubledRun(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
+                                        const Cells::Thread& at) {
+    const int64_t input_plane = kChannelsLast ? at.plane : shape.by_multiplier.quotient(at.plane);
+    input_ = arrays.input + input_plane * (kChannelsLast ? shape.input.elements : shape.input.channel_stride);
+    row_step_ = shape.input.row_stride;
+    const auto exists = [&](int32_t column) { return column >= 0 && column < shape.columns.pooled_size; };
+    const int32_t element = at.run * kLanes;
+    if constexpr (kChannelsLast) {
+      int32_t channel, x = shape.by_channels.divide(element, &channel);
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) {
-        const int tap = v * kLanes + lane;
-        kernel[tap / 4][tap % 4] = widen_lane(vector, lane);
+        const int32_t in_rows = x + shape.columns.padding, own = in_rows / 2;
+        set_lane(arrays, lane, channel, [&](int left) { return (in_rows & 1) + 2 * left; });
+#pragma unroll
+        for (int left = 0; left < 2; ++left) {
+          const int i = 2 * lane + left;
+          exists_[i] = exists(own - left);
+          offset_[i] = (own - left) * shape.input.column_stride + shape.by_multiplier.quotient(channel);
+        }
+        if (++channel == shape.channels) {
+          channel = 0;
+          ++x;
+        }
+      }
+    } else {
+      int32_t channel;
+      shape.by_channels.divide(at.plane, &channel);
+      odd_ = ((element + shape.columns.padding) & 1) != 0;
+      const int32_t first = (element + shape.columns.padding) / 2 - 1;
+#pragma unroll
+      for (int parity = 0; parity < 2; ++parity) {
+        set_lane(arrays, parity, channel, [&](int left) { return (odd_ ? 1 - parity : parity) + 2 * left; });
+      }
+#pragma unroll
+      for (int i = 0; i < kInputs; ++i) exists_[i] = exists(first + i);
+      input_ += first;
+    }
+  }
+
+  // Loads row h of the input, which exists. Where a column does not exist, the element is zero.
+  __device__ __forceinline__ void load(int32_t h, Inputs& inputs) const {
+    const T* row = ptx::keep(input_ + h * static_cast<int64_t>(row_step_));
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) {
+      inputs[i] = T{};
+      if (exists_[i]) inputs[i] = row[kChannelsLast ? offset_[i] : i];
+    }
+  }
+
+  // The bias of a lane plus what it sees of one row of input, through row `tap` of the convolution kernel.
+  __device__ __forceinline__ Wide bias(int lane) const { return bias_[lane % 2]; }
+  __device__ __forceinline__ Wide add_products(const Values& values, int tap, int lane, Wide sum) const {
+    sum = multiply_add(seen(values, lane, 1), weight_[tap][lane % 2][1], sum);
+    return multiply_add(seen(values, lane, 0), weight_[tap][lane % 2][0], sum);
+  }
+
+ private:
+  // Sets bias and weights of lane `number` (channels_last) or of all lanes of that parity (NCHW). tap_column(left) is
+  // the column of the convolution kernel through which they see the input of their own cell (0) or of the one to the
+  // left (1).
+  template <typename TapColumn>
+  __device__ __forceinline__ void set_lane(const ScoreArrays<T>& arrays, int number, int32_t channel,
+                                           const TapColumn& tap_column) {
+    const T* kernel = arrays.weight + 16 * channel;
+    bias_[number] = arrays.bias == nullptr ? Wide{0} : Element<T>::widen(arrays.bias[channel]);
+#pragma unroll
+    for (int tap = 0; tap < 4; ++tap) {
+#pragma unroll
+      for (int left = 0; left < 2; ++left) {
+        weight_[tap][number][left] = Element<T>::widen(kernel[4 * tap + tap_column(left)]);
       }
     }
-    DoubledWeights result;
-#pragma unroll
-    for (int k = 0; k < 16; ++k) {
-      const int row = k / 4, parity = k / 2 % 2, left = k % 2;
-      result.tap[row][parity][left] = odd ? kernel[row][1 - parity + 2 * left] : kernel[row][parity + 2 * left];
-    }
-    return result;
   }
+
+  __device__ __forceinline__ Wide seen(const Values& values, int lane, int left) const {
+    if constexpr (kChannelsLast) return values[2 * lane + left];
+    const Wide even = values[lane / 2 + 1 - left];
+    return lane % 2 == 0 || !odd_ ? even : values[(lane + 1) / 2 + 1 - left];
+  }
+
+  const T* input_;  // the first row of the thread's plane; in NCHW, the run's first input column of it
+  int32_t row_step_;
+  int32_t offset_[kChannelsLast ? kInputs : 1];  // in channels_last, of the inputs in a row
+  bool exists_[kInputs];
+  bool odd_ = false;  // in NCHW: whether the first lane is the second column of its cell
+  Wide bias_[2], weight_[4][2][2];
 };
+
+// The number of cells whose input and addends are in flight at once: as many as registers allow.
+template <typename T, int kLanes, bool kAdds>
+inline constexpr int kDoubledTogether = kAdds && kLanes * sizeof(T) >= 16 ? 2 : 4;
 
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_conv_transpose2d_x2_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
                                          AddendSteps addend_steps, bool addend_in_lanes) {
   using Wide = typename Element<T>::Wide;
-  using Run = DoubledRun<kLanes, kChannelsLast>;
+  using Run = DoubledRun<T, kLanes, kChannelsLast>;
   using Store = Lanes<T, kLanes>;
-  constexpr int kTogether = 2;  // cells whose input and addends are in flight at once
-  constexpr int kChannels = Run::kChannels;
+  constexpr int kTogether = kDoubledTogether<T, kLanes, kAdds>;
   const auto at = cells.thread();
   if (!at.present) return;
-  const Run run(shape, at);
-
-  DoubledWeights<Wide> weights[kChannels];
-  Wide bias[kChannels];
-#pragma unroll
-  for (int k = 0; k < kChannels; ++k) {
-    weights[k] = DoubledWeights<Wide>::load(arrays.weight, run.channel + k, run.odd);
-    bias[k] = arrays.bias == nullptr ? Wide{0} : Element<T>::widen(arrays.bias[run.channel + k]);
-  }
-
-  const int32_t in_step = kChannelsLast ? shape.input.column_stride : 1;
-  const T* next = arrays.input + (at.cell - 1) * static_cast<int64_t>(shape.input.row_stride) +
-                  run.input_column * static_cast<int64_t>(in_step);
-  if (kChannelsLast) {
-    next += at.plane * static_cast<int64_t>(shape.input.elements) + shape.by_multiplier.quotient(run.channel);
-  } else {
-    next += shape.by_multiplier.quotient(at.plane) * static_cast<int64_t>(shape.input.channel_stride);
-  }
-  bool has_input[Run::kInputs];
-#pragma unroll
-  for (int i = 0; i < Run::kInputs; ++i) {
-    has_input[i] = run.input_column + i >= 0 && run.input_column + i < shape.columns.pooled_size;
-  }
-  Wide row[kTogether + 1][Run::kInputs][kChannels];  // of input: the one above the next cell, then the next cells'
-  const auto read = [&](int32_t h, Wide(&values)[Run::kInputs][kChannels]) {
-    const bool exists = h >= 0 && h < shape.rows.pooled_size;
-#pragma unroll
-    for (int i = 0; i < Run::kInputs; ++i) {
-      Lanes<T, kChannels> lanes{};
-      if (exists && has_input[i]) lanes = load_vector<Lanes<T, kChannels>>(next + i * in_step);
-#pragma unroll
-      for (int k = 0; k < kChannels; ++k) values[i][k] = Element<T>::widen(lanes.lane[k]);
-    }
-    next += shape.input.row_stride;
-  };
+  const Run run(arrays, shape, at);
 
   const int64_t plane = kChannelsLast ? shape.output.elements : shape.output.channel_stride;
   const int64_t row_step = shape.output.row_stride;
-  const int32_t out_step = kChannelsLast ? shape.output.column_stride : kLanes;  // from a store to the next
-  const int32_t in_row = run.x * (kChannelsLast ? out_step : 1) + (kChannelsLast ? run.channel : 0);
   int32_t y = 2 * at.cell - shape.rows.padding;
-  T* output = arrays.output + (at.plane * plane + y * row_step + in_row);
+  T* output = arrays.output + (at.plane * plane + y * row_step + at.run * kLanes);
   const T* addend = arrays.addend;
-  if (kAdds) addend += at.plane * addend_steps.plane + y * addend_steps.row + in_row;
-  bool has_store[Run::kStores];
-#pragma unroll
-  for (int s = 0; s < Run::kStores; ++s) has_store[s] = !kChannelsLast || shape.columns.contains(run.x + s);
-  const auto load_added = [&](const T* from) {
-    if (addend_in_lanes) return load_vector<Store>(from);
-    Store added;
-#pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) added.lane[lane] = from[lane];
-    return added;
-  };
-
-  read(at.cell - 1, row[0]);
+  if (kAdds) addend += at.plane * addend_steps.plane + y * addend_steps.row + at.run * kLanes;
   const int32_t end = cells.end_of(at);
+  const int32_t input_end = end < shape.rows.pooled_size ? end : shape.rows.pooled_size;
   const int32_t thread_rows = 2 * end - shape.rows.padding;  // the row after the thread's last
   const uint32_t end_row = static_cast<uint32_t>(thread_rows < shape.rows.size ? thread_rows : shape.rows.size);
   const auto has_row = [&](int32_t row) { return static_cast<uint32_t>(row) < end_row; };
+  const auto widen = [](const typename Run::Inputs& inputs, bool row_exists, typename Run::Values& values) {
+#pragma unroll
+    for (int i = 0; i < Run::kInputs; ++i) values[i] = row_exists ? Element<T>::widen(inputs[i]) : Wide{0};
+  };
+
+  typename Run::Values row[kTogether + 1];  // of input: the one above the cells, then the cells'
+  {
+    typename Run::Inputs above;
+    const bool exists = at.cell >= 1 && at.cell <= shape.rows.pooled_size;
+    run.load(exists ? at.cell - 1 : 0, above);
+    widen(above, exists, row[0]);
+  }
 #pragma unroll 1
   for (int32_t h = at.cell; h < end; h += kTogether, y += 2 * kTogether) {
+    typename Run::Inputs inputs[kTogether];
 #pragma unroll
-    for (int cell = 0; cell < kTogether; ++cell) read(h + cell, row[cell + 1]);
-    Store added[kTogether][2][Run::kStores] = {};
+    for (int cell = 0; cell < kTogether; ++cell) run.load(h + cell < input_end ? h + cell : 0, inputs[cell]);
+    Store added[2 * kTogether] = {};
     if constexpr (kAdds) {
 #pragma unroll
       for (int k = 0; k < 2 * kTogether; ++k, addend += addend_steps.row) {
+        if (!has_row(y + k)) continue;
+        if (addend_in_lanes) {
+          added[k] = load_vector<Store>(addend);
+        } else {
 #pragma unroll
-        for (int s = 0; s < Run::kStores; ++s) {
-          if (has_row(y + k) && has_store[s]) added[k / 2][k % 2][s] = load_added(addend + s * out_step);
+          for (int lane = 0; lane < kLanes; ++lane) added[k].lane[lane] = addend[lane];
         }
       }
     }
+#pragma unroll
+    for (int cell = 0; cell < kTogether; ++cell) widen(inputs[cell], h + cell < input_end, row[cell + 1]);
 #pragma unroll
     for (int k = 0; k < 2 * kTogether; ++k, output += row_step) {
       const int cell = k / 2, phase = k % 2;
-      Store result[Run::kStores];
+      Store result;
 #pragma unroll
-      for (int c = 0; c < Run::kColumns * kChannels; ++c) {
-        const int column = c / kChannels, channel = c % kChannels, s = kChannelsLast ? column : 0;
-        const int lane = kChannelsLast ? channel : column;
-        Wide sum = bias[channel];
-#pragma unroll
-        for (int above = 0; above < 2; ++above) {
-          const auto& taps = weights[channel].tap[phase + 2 * above][column % 2];
-          const auto& values = row[cell + 1 - above];
-          sum = multiply_add(run.seen(values, column, 1, channel), taps[1], sum);
-          sum = multiply_add(run.seen(values, column, 0, channel), taps[0], sum);
-        }
-        if (kAdds) sum += Element<T>::widen(added[cell][phase][s].lane[lane]);
-        result[s].lane[lane] = Element<T>::narrow(sum);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        Wide sum = run.add_products(row[cell + 1], phase, lane, run.bias(lane));
+        sum = run.add_products(row[cell], phase + 2, lane, sum);
+        if (kAdds) sum += Element<T>::widen(added[k].lane[lane]);
+        result.lane[lane] = Element<T>::narrow(sum);
       }
-#pragma unroll
-      for (int s = 0; s < Run::kStores; ++s) {
-        if (has_row(y + k) && has_store[s]) store_vector(output + s * out_step, result[s]);
-      }
+      if (has_row(y + k)) store_vector(output, result);
     }
 #pragma unroll
-    for (int i = 0; i < Run::kInputs; ++i) {
-#pragma unroll
-      for (int k = 0; k < kChannels; ++k) row[0][i][k] = row[kTogether][i][k];
-    }
+    for (int i = 0; i < Run::kInputs; ++i) row[0][i] = row[kTogether][i];
   }
 }
 

@@ -61,6 +61,15 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return power;
 }
 
+// Returns the pointer, which must be to global memory, and which the compiler then keeps in a register. Otherwise, it
+// may compute the pointer again for each access under a condition.
+template <typename T>
+__device__ __forceinline__ T* keep(T* pointer) {
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+
 // Copies 16 bytes to shared memory; both addresses are aligned to 16 bytes. The copy is asynchronous where the
 // architecture supports it.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
