@@ -121,15 +121,22 @@ def _skip(dtype: torch.dtype, setting: Setting) -> Case:
     """FCN's upscore2 and fuse_pool4 at 500x500, by default."""
     size = 2 * setting.skip + 2
     filters, addend = _filters(2, dtype, setting), _scores(size + 10, dtype, setting)
-    part = addend[..., 5 : 5 + size, 5 : 5 + size]
+    addends = {last: addend.contiguous(memory_format=last) for last in (torch.contiguous_format, torch.channels_last)}
+
+    def addend_like(x: Tensor) -> Tensor:
+        return addends[torch.contiguous_format if x.is_contiguous() else torch.channels_last]
+
+    def part_like(x: Tensor) -> Tensor:
+        return addend_like(x)[..., 5 : 5 + size, 5 : 5 + size]
+
     return Case(
         "upsample x2, crop, add",
         f"{CLASSES}@{setting.skip}x{setting.skip}",
         _scores(setting.skip, dtype, setting),
-        lambda x: own.conv_transpose2d_add(x, filters, addend, stride=2, groups=CLASSES, addend_crop=(5, 5)),
-        {"stock": lambda x: stock.conv_transpose2d(x, filters, None, 2, groups=CLASSES) + part},
+        lambda x: own.conv_transpose2d_add(x, filters, addend_like(x), stride=2, groups=CLASSES, addend_crop=(5, 5)),
+        {"stock": lambda x: stock.conv_transpose2d(x, filters, None, 2, groups=CLASSES) + part_like(x)},
         lambda x: "segext: fused",
-        part.numel() * part.element_size(),
+        part_like(addend).nbytes,
     )
 
 

@@ -27,7 +27,7 @@ PROCESSORS = {  # from `make bench` on several processors
     "EPYC, AVX2 (stock eager)": "2026-11-26-epyc-avx2-cpu",
 }
 NETWORKS = "2026-11-26-camvid-cpu"  # from `python -m benchmarks models`
-GPU = "2026-11-26-h200"  # from `make gpu`
+GPU = "2026-11-27-h200"  # from `make gpu`
 
 FORMATS = ("NCHW", "channels_last")
 VERSUS = [f"speedup vs stock, {form}" for form in FORMATS]  # column headings
