@@ -20,7 +20,7 @@ constexpr int64_t kFewestRows = 8, kMostRows = 128, kSetUpRows = 16;
 // memory.
 constexpr int64_t kStagedBytes = Launch::kMaxSharedBytes, kFewestPhases = 16;
 
-// Far beyond this many runs, int32_t could not hold the numbers of a class's elements.
+// More runs than any real class has, and few enough for int32_t to hold the numbers of their elements.
 constexpr int64_t kMostClassRuns = 1 << 24;
 
 AddendSteps addend_steps(const Params& params) {

@@ -118,7 +118,7 @@ struct LaneRuns {
 };
 
 // Reads the input for a thread's lanes, row by row: in each row, the lanes' own columns and the columns to the left of
-// them. In NCHW, the lanes are so few beside the stride that they have kColumns columns between them.
+// them. In NCHW, the lanes lie in at most two cells, so these are kColumns columns for all of them.
 template <typename T, int kLanes, bool kChannelsLast>
 class InputColumns {
   using Wide = typename Element<T>::Wide;
@@ -260,11 +260,11 @@ inline constexpr int kMinCellBlocks = kLanes > 2 ? 2 : 3;
 //                                                      ...         as many phases as weights are staged for
 //                     h + 1   . e f .                  B B B B     row (h + 1) * s + phase
 //
-// For each cell, a thread reads one new row of input, two values per lane; neighbouring threads share these through the
-// L1 cache. For each phase, it reads the weights, four vectors in shared memory, once for all cells that are written
-// together. The rows of input of these cells are loaded together, and so are the addends for one row of each of them.
-// With 4 lanes a store has 16 bytes (float32) or 8 (half types); the 32 adjacent threads of a warp write whole sectors
-// either way.
+// For each cell, a thread reads one new row of input, three values in NCHW and two per lane in channels_last;
+// neighbouring threads share these through the L1 cache. For each phase, it reads the weights, four vectors in shared
+// memory, once for all cells that are written together. The rows of input of these cells are loaded together, and so
+// are the addends for one row of each of them. With 4 lanes a store has 16 bytes (float32) or 8 (half types); the 32
+// adjacent threads of a warp write whole sectors either way.
 //
 // In channels_last, the elements of a row are the channels of all its columns, and the lanes of a thread may span
 // several columns.
