@@ -72,6 +72,14 @@ def _scores(size: int, dtype: torch.dtype, setting: Setting) -> Tensor:
     return torch.randn(setting.batch, CLASSES, size, size, generator=generator).to(setting.device, dtype)
 
 
+def _in_format_of(tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns what returns ``tensor``, converted beforehand, in the memory format of the map it is given."""
+    contiguous, channels_last = (
+        tensor.contiguous(memory_format=format) for format in (torch.contiguous_format, torch.channels_last)
+    )
+    return lambda x: contiguous if x.is_contiguous() else channels_last
+
+
 def _dense(filters: Tensor) -> Tensor:
     """The same filters on the diagonal of (CLASSES, CLASSES, ...)."""
     return torch.diag_embed(filters.squeeze(1).permute(1, 2, 0)).permute(2, 3, 0, 1).contiguous()
@@ -95,13 +103,12 @@ def _trained(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> Cas
     case = _upsampling(scale, size, dtype, setting)
     filters, arguments = _filters(scale, dtype, setting).requires_grad_(), (None, scale, scale // 2, 0, CLASSES)
     grad = _scores(scale * size, dtype, setting)
-    grads = {last: grad.contiguous(memory_format=last) for last in (torch.contiguous_format, torch.channels_last)}
+    grad_like = _in_format_of(grad)
 
     def gradients(upsample: Callable[..., Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         def call(x: Tensor) -> tuple[Tensor, ...]:
             leaf = x.detach().requires_grad_()
-            format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-            return torch.autograd.grad(upsample(leaf, filters, *arguments), (leaf, filters), grads[format])
+            return torch.autograd.grad(upsample(leaf, filters, *arguments), (leaf, filters), grad_like(x))
 
         return call
 
@@ -121,10 +128,7 @@ def _skip(dtype: torch.dtype, setting: Setting) -> Case:
     """FCN's upscore2 and fuse_pool4 at 500x500, by default."""
     size = 2 * setting.skip + 2
     filters, addend = _filters(2, dtype, setting), _scores(size + 10, dtype, setting)
-    addends = {last: addend.contiguous(memory_format=last) for last in (torch.contiguous_format, torch.channels_last)}
-
-    def addend_like(x: Tensor) -> Tensor:
-        return addends[torch.contiguous_format if x.is_contiguous() else torch.channels_last]
+    addend_like = _in_format_of(addend)
 
     def part_like(x: Tensor) -> Tensor:
         return addend_like(x)[..., 5 : 5 + size, 5 : 5 + size]

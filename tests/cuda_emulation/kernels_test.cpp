@@ -872,7 +872,7 @@ std::vector<Upsample> upsamplings() {
       {1, 2, 2, 9, 60, {5, 6}, {3, 3}, {2, 2}},
       {1, 2, 1, 7, 50, {6, 7}, {3, 5}, {7, 4}, {1, 1}, {11, 248}},
       // Stride 2, with all parities of the first row and column, threads that process their cells in several batches,
-      // and pairs of channels.
+      // and rows that divide into pairs and that do not.
       {1, 2, 1, 9, 9, {4, 4}, {2, 2}, {2, 4}, {1, 1}, {13, 12}},
       {2, 6, 1, 9, 9, {4, 4}, {2, 2}, {3, 5}, {1, 1}, {9, 8}},
       {1, 4, 1, 12, 7, {4, 4}, {2, 2}, {0, 3}, {1, 1}, {26, 14}},
