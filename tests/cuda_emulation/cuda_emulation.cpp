@@ -95,7 +95,7 @@ struct Scheduler {
   ThreadOrder order = ThreadOrder::kAscending;
   uint32_t seed = 0;
   cudaError_t error = cudaSuccess;
-  int compute_capability = 9;
+  int compute_capability = 9, multiprocessors = 1;
   void (*observer)(const void*) = nullptr;
   Meeting barrier;
   char edge = 0;  // orders the beginning and end of blocks for ThreadSanitizer
@@ -345,6 +345,9 @@ void set_thread_order(ThreadOrder order, uint32_t seed) {
 
 void set_compute_capability(int major) { scheduler.compute_capability = major; }
 int compute_capability() { return scheduler.compute_capability; }
+
+void set_multiprocessors(int count) { scheduler.multiprocessors = count; }
+int multiprocessors() { return scheduler.multiprocessors; }
 
 void set_launch_observer(void (*observer)(const void* kernel)) { scheduler.observer = observer; }
 

@@ -42,6 +42,7 @@ struct alignas(16) uint4 {
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 struct cudaFuncAttributes {
   int ptxVersion;
 };
@@ -59,6 +60,10 @@ void set_thread_order(ThreadOrder order, uint32_t seed = 0);
 // it. Kernels are compiled with every instruction whatever this says.
 void set_compute_capability(int major);
 int compute_capability();
+
+// How many multiprocessors every device claims to have; 1 unless set. Blocks run one after another in any case.
+void set_multiprocessors(int count);
+int multiprocessors();
 
 // Sets a function that is called with each kernel that is launched.
 void set_launch_observer(void (*observer)(const void* kernel));
@@ -136,6 +141,11 @@ inline cudaError_t cudaGetLastError() { return cuda_emulation::last_error(); }
 
 inline cudaError_t cudaGetDevice(int* device) {
   *device = cuda_emulation::compute_capability();
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = cuda_emulation::multiprocessors();
   return cudaSuccess;
 }
 

@@ -417,9 +417,13 @@ class Tester {
       params.addend = {addend.data(), g.output_height + margin, g.output_width + margin + extra, addend_origin,
                        addend_origin};
     }
+    // With few multiprocessors, threads go through many cells; with many, through few.
+    const int multiprocessors = random_() % 2 == 0 ? 1 : 200;
     const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + ", addend from " +
-                             std::to_string(addend_origin) + (shifted ? ", shifted" : "");
+                             std::to_string(addend_origin) + (shifted ? ", shifted, " : ", ") +
+                             std::to_string(multiprocessors) + " multiprocessors";
     const int64_t before = launches_in_all();
+    cuda_emulation::set_multiprocessors(multiprocessors);
     expect_success(depthwise_conv_transpose2d_cuda(params, nullptr), "depthwise_conv_transpose2d", what);
     expect_one_launch(before, outputs, "depthwise_conv_transpose2d", what);
     host_model::depthwise_conv_transpose2d(params, expected.data());

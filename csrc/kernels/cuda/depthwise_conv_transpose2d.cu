@@ -12,7 +12,7 @@ using Params = DepthwiseConvTranspose2dParams;
 
 // Limits on the output rows that a thread writes. Fewer than the minimum do not pay for a thread's set-up, which costs
 // about as much as kSetUpRows rows.
-constexpr int64_t kFewestRows = 8, kMostRows = 128, kSetUpRows = 16;
+constexpr int64_t kFewestRows = 8, kMostRows = 512, kMostCells = 64, kSetUpRows = 32;
 
 // The shared memory for the weights that a block stages. A thread reads its rows of input once for all phases that its
 // block stages, so a block has at least kFewestPhases (all, of a smaller stride), and as many more as fit with the runs
@@ -51,16 +51,16 @@ bool lanes_fit_addend(const Params& params, int lanes) {
   return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
 }
 
-// The number of cells that a thread goes through: of the numbers that leave a large GPU enough threads, the one for
-// which the blocks of a unit do the least work, with partly used blocks counted as whole ones.
-int64_t cells_per_thread(const Upsampling& g, int64_t planes, int64_t runs, int64_t phases) {
-  constexpr int64_t kEnoughThreads = 1 << 17;
+// The number of cells that a thread goes through: the one with which the device is done soonest if it runs as many
+// blocks at a time as `places` and takes as long for the last, possibly few, as for the others. Blocks are not shared
+// between units.
+int64_t cells_per_thread(const Upsampling& g, int64_t units, int64_t runs, int64_t phases, int64_t places) {
   const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
+  const int64_t most = std::max(std::min(ceil_divide(kMostRows, phases), kMostCells), fewest);
   int64_t best = fewest, least_work = std::numeric_limits<int64_t>::max();
-  for (int64_t some = fewest; some <= std::max(ceil_divide(kMostRows, phases), fewest); ++some) {
-    const int64_t unit_threads = ceil_divide(cells, some) * runs;
-    if (some > fewest && planes * ceil_divide(g.stride_h, phases) * unit_threads < kEnoughThreads) break;
-    const int64_t work = launch_blocks(unit_threads) * (kSetUpRows + some * phases);
+  for (int64_t some = fewest; some <= most; ++some) {
+    const int64_t blocks = units * launch_blocks(ceil_divide(cells, some) * runs);
+    const int64_t work = ceil_divide(blocks, places) * (kSetUpRows + some * phases);
     if (work < least_work) {
       best = some;
       least_work = work;
@@ -85,8 +85,9 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   if (!*launched) return cudaSuccess;
   const Runs runs(g, ceil_divide(class_runs, kStagedBytes / (phases * Runs::kRunBytes)));
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels) * ceil_divide(runs.class_runs, runs.chunk_runs);
-  const auto cells =
-      divide_cells(g, planes, runs.unit_runs(), cells_per_thread(g, planes, runs.unit_runs(), phases), phases);
+  const int64_t per_thread = cells_per_thread(g, planes * ceil_divide(g.stride_h, phases), runs.unit_runs(), phases,
+                                              multiprocessors() * kMinCellBlocks<kLanes>);
+  const auto cells = divide_cells(g, planes, runs.unit_runs(), per_thread, phases);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
   return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,

@@ -43,16 +43,28 @@ struct LaneRuns {
   using Wide = typename Element<T>::Wide;
   static constexpr int kWeights = 4;  // per phase: for the cell's input row, own and left; then for the row above
   static constexpr int64_t kRunBytes = kWeights * kLanes * static_cast<int64_t>(sizeof(Wide));  // and per phase
-  Divisor<int32_t> by_chunks, by_chunk_runs, by_chunk_elements;
+  Divisor<int32_t> by_chunks, by_chunk_runs;
   int32_t runs, class_runs, chunk_runs;  // in a row of the output, in a class, in a chunk
+  // A warp stages *tiles* of a chunk: some neighbouring columns of some neighbouring channels.
+  Divisor<int32_t> by_tiles, by_channel_tiles;
+  int32_t tiles, column_bits;  // in a chunk; binary logarithm of a tile's columns
 
   LaneRuns(const Upsampling& g, int64_t chunks)
       : by_chunks(chunks),
         by_chunk_runs(ceil_divide(class_size(g), chunks)),
-        by_chunk_elements(ceil_divide(class_size(g), chunks) * kLanes),
         runs(static_cast<int32_t>(row_size(g))),
         class_runs(static_cast<int32_t>(class_size(g))),
-        chunk_runs(static_cast<int32_t>(ceil_divide(class_size(g), chunks))) {}
+        chunk_runs(static_cast<int32_t>(ceil_divide(class_size(g), chunks))) {
+    const int64_t depth = depth_of(g), columns = ceil_divide(chunk_runs * kLanes, depth);
+    // In NCHW, a tile has one channel. In channels_last, eight columns fill a sector of float32 weights.
+    const int most_bits = kChannelsLast ? 3 : 5;
+    column_bits = 0;
+    while (column_bits < most_bits && columns > int64_t{1} << column_bits) ++column_bits;
+    const int64_t channel_tiles = kChannelsLast ? ceil_divide(depth, Launch::kWarpThreads >> column_bits) : 1;
+    by_channel_tiles = Divisor<int32_t>(channel_tiles);
+    tiles = static_cast<int32_t>(channel_tiles * ceil_divide(columns, int64_t{1} << column_bits));
+    by_tiles = Divisor<int32_t>(tiles);
+  }
 
   static int64_t row_size(const Upsampling& g) { return g.output_width * depth_of(g) / kLanes; }
   static int64_t class_size(const Upsampling& g) {
@@ -89,28 +101,44 @@ struct LaneRuns {
 
   // Stages weights as [phases, kWeights, chunk_runs * kLanes], with zero where there is no tap, from run `first_run` of
   // the row on. All threads of the block must call this.
+  //
+  // Neighbouring columns of one channel have neighbouring weights, but in channels_last they are a pixel apart in the
+  // output, and neighbouring channels have weights a whole kernel apart. A warp that staged neighbouring elements would
+  // read as many sectors as it has lanes; its tile takes few sectors and uses all of them.
   __device__ __forceinline__ void stage(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                         const Cells::Thread& at, int32_t first_run, int32_t phases) const {
-    const WeightsInMemory<T, int32_t> weights{arrays.weight, shape.rows.kernel, shape.columns.kernel};
+    constexpr int kBatch = 4;  // tiles whose weights are in flight together
     auto* table = dynamic_shared_memory<Wide>();
-    const int32_t elements = chunk_runs * kLanes;
-    // Neighbouring threads stage neighbouring elements. If there are few elements, they stage several phases at a time.
-    const int32_t thread = static_cast<int32_t>(threadIdx.x);
-    const int32_t step = elements < Launch::kBlockThreads ? Launch::kBlockThreads / elements : 1;
-    int32_t e = thread;
-    const int32_t first = step > 1 ? by_chunk_elements.divide(thread, &e) : 0;
-    for (e = first < step ? e : elements; e < elements; e += Launch::kBlockThreads) {
-      const Column column(shape, first_run * kLanes + e, at.plane);
-      const int32_t own = shape.columns.tap_at(column.phase);
-      const int32_t left = shape.columns.tap_at(column.phase + shape.columns.stride);
-      for (int32_t p = first; p < phases; p += step) {
+    const int32_t elements = chunk_runs * kLanes, depth = kChannelsLast ? shape.channels : 1;
+    const int32_t warp = static_cast<int32_t>(threadIdx.x) / Launch::kWarpThreads;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % Launch::kWarpThreads;
+    const int32_t lane_column = lane & ((1 << column_bits) - 1), lane_channel = lane >> column_bits;
+    for (int32_t first = warp; first < tiles * phases; first += kBatch * Launch::kBlockWarps) {
+      T weights[kBatch][kWeights] = {};
+      int32_t to[kBatch];
 #pragma unroll
-        for (int above = 0; above < 2; ++above) {
-          const int32_t i = tap_row(shape.rows, at.phase + p, above);
-          Wide* row = table + (kWeights * p + 2 * above) * elements + e;
-          row[0] = i >= 0 && own >= 0 ? weights.at(column.channel, i, own) : Wide{0};
-          row[elements] = i >= 0 && left >= 0 ? weights.at(column.channel, i, left) : Wide{0};
+      for (int b = 0; b < kBatch; ++b) {
+        int32_t tile, channel_tile;
+        const int32_t p = by_tiles.divide(first + b * Launch::kBlockWarps, &tile);
+        const int32_t column_tile = by_channel_tiles.divide(tile, &channel_tile);
+        const int32_t in_pixel = channel_tile * (Launch::kWarpThreads >> column_bits) + lane_channel;
+        const int32_t e = ((column_tile << column_bits) + lane_column) * depth + in_pixel;
+        to[b] = p < phases && in_pixel < depth && e < elements ? kWeights * p * elements + e : -1;
+        if (to[b] < 0) continue;
+        const Column column(shape, first_run * kLanes + e, at.plane);
+#pragma unroll
+        for (int k = 0; k < kWeights; ++k) {
+          const int32_t i = tap_row(shape.rows, at.phase + p, k / 2);
+          const int32_t j = shape.columns.tap_at(column.phase + k % 2 * shape.columns.stride);
+          if (i < 0 || j < 0) continue;
+          weights[b][k] = arrays.weight[(column.channel * shape.rows.kernel + i) * shape.columns.kernel + j];
         }
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (to[b] < 0) continue;
+#pragma unroll
+        for (int k = 0; k < kWeights; ++k) table[to[b] + k * elements] = Element<T>::widen(weights[b][k]);
       }
     }
     __syncthreads();
@@ -279,13 +307,19 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   constexpr int kTogether = kCellsTogether<kLanes, kAdds>;
   // Whether the input of the next cells is loaded ahead: where it takes few registers and blocks have many.
   constexpr bool kAhead = !kChannelsLast && kLanes > 2;
+  using Columns = InputColumns<T, kLanes, kChannelsLast>;
   auto at = cells.thread();
   int32_t run_in_chunk;
   const int32_t first_run = runs.place(at, run_in_chunk);
+  const auto row_exists = [&](int32_t h) { return h >= 0 && h < shape.rows.pooled_size; };
+  const Columns columns(arrays, shape, at);
+  // The row above the thread's cells is on its way while the block stages its weights.
+  typename Columns::Loaded first_above;
+  const bool has_above = at.present && row_exists(at.cell - 1);
+  if (has_above) columns.load(at.cell - 1, first_above);
   runs.stage(arrays, shape, at, first_run, cells.phases);
   if (!at.present) return;
 
-  const InputColumns<T, kLanes, kChannelsLast> columns(arrays, shape, at);
   const Wide* const weights = dynamic_shared_memory<Wide>() + run_in_chunk * kLanes;
   const int32_t weights_step = runs.chunk_runs * kLanes;
   const int32_t stride = shape.rows.stride;
@@ -297,7 +331,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   const T* addend = arrays.addend;                                          // likewise
   if (kAdds) addend += at.plane * addend_steps.plane + y * addend_steps.row + element;
 
-  const auto row_exists = [&](int32_t h) { return h >= 0 && h < shape.rows.pooled_size; };
   const auto load_added = [&](int32_t row) {
     Lanes<T, kLanes> added{};
     if constexpr (kAdds) {
@@ -332,9 +365,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   };
 
   Row rows[kTogether + 1];  // of input: the one above the next cell, then those of the next cells
+  rows[0] = has_above ? columns.row_of(first_above) : Row{};
 
-  typename InputColumns<T, kLanes, kChannelsLast>::Loaded loaded[kTogether];  // of the cells that load_cells loaded
-  int32_t loaded_from = -1;                                                   // the first of these cells
+  typename Columns::Loaded loaded[kTogether];  // of the cells that load_cells loaded
+  int32_t loaded_from = -1;                    // the first of these cells
   const auto load_cells = [&](int32_t h, int32_t count) {
 #pragma unroll
     for (int k = 0; k < kTogether; ++k) columns.load(k < count ? h + k : h, loaded[k]);
@@ -394,9 +428,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
   const int32_t end = cells.end_of(at);
   // For cells whole.first..whole_end - 1, every output row, input row and tap exists.
   const int32_t whole_end = !all_taps ? 0 : whole.end < end ? whole.end : end;
-  bool has_above = false;
+  bool above_is_known = true;
   for (int32_t h = at.cell; h < end;) {
-    if (!has_above) rows[0] = columns.read(h - 1, row_exists(h - 1));
+    if (!above_is_known) rows[0] = columns.read(h - 1, row_exists(h - 1));
     int32_t count = 1;
     if (h >= whole.first && h < whole_end) {
       const auto together = [&](int32_t from) { return whole_end - from < kTogether ? whole_end - from : kTogether; };
@@ -405,7 +439,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
     } else {
       write_cell(h);
     }
-    has_above = count == kTogether;
+    above_is_known = count == kTogether;
     h += count;
     output += count * cell_step;
     if (kAdds) addend += count * stride * addend_steps.row;

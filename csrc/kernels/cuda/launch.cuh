@@ -33,6 +33,16 @@ inline int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend
 
 inline int64_t launch_blocks(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
 
+// The number of multiprocessors of the current device; 1 if it is unknown, in which case no launch succeeds either.
+inline int64_t multiprocessors() {
+  int device = 0, count = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+    cudaGetLastError();
+  }
+  return count > 0 ? count : 1;
+}
+
 // Launches `kernel` on `stream` with at least `threads` threads and with `shared_bytes` of dynamic shared memory per
 // block. With no threads, it launches nothing and returns success. A launch error is returned and also cleared from the
 // CUDA runtime, so that no later call reports it again.
