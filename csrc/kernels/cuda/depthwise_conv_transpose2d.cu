@@ -51,14 +51,15 @@ bool lanes_fit_addend(const Params& params, int lanes) {
   return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
 }
 
-// The number of cells that a thread goes through: the one with which the device is done soonest if it runs as many
-// blocks at a time as `places` and takes as long for the last, possibly few, as for the others. Blocks are not shared
-// between units.
-int64_t cells_per_thread(const Upsampling& g, int64_t units, int64_t runs, int64_t phases, int64_t places) {
+// The number of cells that a thread goes through, a multiple of `step`: the one with which the device is done soonest
+// if it runs as many blocks at a time as `places` and takes as long for the last, possibly few, as for the others.
+// Blocks are not shared between units, each of which has `runs` runs of phases * cells rows.
+int64_t cells_per_thread(const Upsampling& g, int64_t units, int64_t runs, int64_t phases, int64_t step,
+                         int64_t places) {
   const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
   const int64_t most = std::max(std::min(ceil_divide(kMostRows, phases), kMostCells), fewest);
   int64_t best = fewest, least_work = std::numeric_limits<int64_t>::max();
-  for (int64_t some = fewest; some <= most; ++some) {
+  for (int64_t some = fewest; some <= most; some += step) {
     const int64_t blocks = units * launch_blocks(ceil_divide(cells, some) * runs);
     const int64_t work = ceil_divide(blocks, places) * (kSetUpRows + some * phases);
     if (work < least_work) {
@@ -85,7 +86,7 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   if (!*launched) return cudaSuccess;
   const Runs runs(g, ceil_divide(class_runs, kStagedBytes / (phases * Runs::kRunBytes)));
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels) * ceil_divide(runs.class_runs, runs.chunk_runs);
-  const int64_t per_thread = cells_per_thread(g, planes * ceil_divide(g.stride_h, phases), runs.unit_runs(), phases,
+  const int64_t per_thread = cells_per_thread(g, planes * ceil_divide(g.stride_h, phases), runs.unit_runs(), phases, 1,
                                               multiprocessors() * kMinCellBlocks<kLanes>);
   const auto cells = divide_cells(g, planes, runs.unit_runs(), per_thread, phases);
   *launched = cells.has_value();
@@ -111,30 +112,28 @@ bool is_doubling(const Upsampling& g) {
          g.dilation_w == 1;
 }
 
-// The number of cells per thread: enough that loading a convolution kernel pays off, unless that leaves a large GPU too
-// few threads.
-int64_t doubled_cells_per_thread(const Upsampling& g, int64_t plane_runs) {
-  constexpr int64_t kFewest = 4, kMost = 16, kEnoughThreads = 1 << 18;
-  const int64_t cells = end_cell(g) - first_cell(g);
-  int64_t some = kMost;
-  while (some > kFewest && plane_runs * ceil_divide(cells, some) < kEnoughThreads) some /= 2;
-  return some;
-}
-
 // Sets *launched to whether the number of threads allows a launch.
-template <typename T, int kLanes, bool kChannelsLast>
+template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
+  using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;
+  constexpr int64_t kPhases = 2, kStep = 4;  // a thread goes through whole groups of two or four cells
+  static_assert(kStep % Plan::kTogether == 0 && kFewestRows / kPhases % kStep == 0, "whole groups");
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const auto cells = divide_cells(g, planes, runs, doubled_cells_per_thread(g, planes * runs), 2, 1);
+  const int64_t per_thread = cells_per_thread(g, 1, planes * runs, kPhases, kStep, multiprocessors() * Plan::kBlocks);
+  const auto cells = divide_cells(g, planes, runs, per_thread, kPhases, 1);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
-  const auto kernel = params.addend.data != nullptr
-                          ? depthwise_conv_transpose2d_x2_kernel<T, kLanes, kChannelsLast, true>
-                          : depthwise_conv_transpose2d_x2_kernel<T, kLanes, kChannelsLast, false>;
-  return launch(kernel, cells->threads, stream, arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells,
-                addend_steps(params), lanes_fit_addend<T>(params, kLanes));
+  return launch(depthwise_conv_transpose2d_x2_kernel<T, kLanes, kChannelsLast, kAdds>, cells->threads, stream,
+                arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells, addend_steps(params),
+                lanes_fit_addend<T>(params, kLanes));
+}
+
+template <typename T, int kLanes, bool kChannelsLast>
+CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
+  return params.addend.data != nullptr ? launch_doubling<T, kLanes, kChannelsLast, true>(params, stream, launched)
+                                       : launch_doubling<T, kLanes, kChannelsLast, false>(params, stream, launched);
 }
 
 template <typename T>

@@ -5,7 +5,7 @@
 //
 // With so few phases, a thread holds the weights of its elements in registers and has all phases of its cells. Little
 // is computed for each byte, so the time goes into waiting for memory: a thread loads the input and the addends of
-// several cells before it computes any of them.
+// several cells before it computes any of them, and where the time shows it, the input of the next ones too.
 #pragma once
 
 #include "depthwise_conv_transpose2d.cuh"
@@ -120,18 +120,30 @@ class DoubledRun {
   Wide bias_[2], weight_[4][2][2];
 };
 
-// The number of cells whose input and addends are in flight at once: as many as registers allow.
-template <typename T, int kLanes, bool kAdds>
-inline constexpr int kDoubledTogether = kAdds && kLanes * sizeof(T) >= 16 ? 2 : 4;
+// How the kernel uses its registers.
+template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
+struct DoubledPlan {
+  static constexpr bool kHalf = sizeof(T) == 2;
+  // Whether the input of the next cells is loaded before these are computed. float32 in NCHW waits for its stores
+  // instead, and with an addend the wait for that remains.
+  static constexpr bool kAhead = !kAdds && (kChannelsLast || kHalf);
+  // The number of cells whose input and addends are in flight at once.
+  static constexpr int kTogether = (kAdds ? kLanes * sizeof(T) >= 16 : kHalf && kLanes == 4) ? 2 : 4;
+  // The number of blocks per multiprocessor that registers leave room for. Four addends of half types are held apart
+  // from each other, and so are the offsets of two lanes in channels_last.
+  static constexpr bool kMuchHeld = kAdds && (kChannelsLast ? kLanes == 2 : kHalf && kLanes == 4);
+  static constexpr int kBlocks = kMuchHeld ? 2 : kAdds || kChannelsLast ? 3 : 4;
+};
 
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
-__global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
+__global__ void __launch_bounds__(Launch::kBlockThreads, DoubledPlan<T, kLanes, kChannelsLast, kAdds>::kBlocks)
     depthwise_conv_transpose2d_x2_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
                                          AddendSteps addend_steps, bool addend_in_lanes) {
   using Wide = typename Element<T>::Wide;
   using Run = DoubledRun<T, kLanes, kChannelsLast>;
   using Store = Lanes<T, kLanes>;
-  constexpr int kTogether = kDoubledTogether<T, kLanes, kAdds>;
+  using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;
+  constexpr int kTogether = Plan::kTogether;
   const auto at = cells.thread();
   if (!at.present) return;
   const Run run(arrays, shape, at);
@@ -159,11 +171,15 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     run.load(exists ? at.cell - 1 : 0, above);
     widen(above, exists, row[0]);
   }
-#pragma unroll 1
-  for (int32_t h = at.cell; h < end; h += kTogether, y += 2 * kTogether) {
-    typename Run::Inputs inputs[kTogether];
+  typename Run::Inputs inputs[kTogether];
+  const auto load_inputs = [&](int32_t h) {
 #pragma unroll
     for (int cell = 0; cell < kTogether; ++cell) run.load(h + cell < input_end ? h + cell : 0, inputs[cell]);
+  };
+  if (Plan::kAhead) load_inputs(at.cell);
+#pragma unroll 1
+  for (int32_t h = at.cell; h < end; h += kTogether, y += 2 * kTogether) {
+    if (!Plan::kAhead) load_inputs(h);
     Store added[2 * kTogether] = {};
     if constexpr (kAdds) {
 #pragma unroll
@@ -179,6 +195,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     }
 #pragma unroll
     for (int cell = 0; cell < kTogether; ++cell) widen(inputs[cell], h + cell < input_end, row[cell + 1]);
+    if (Plan::kAhead && h + kTogether < end) load_inputs(h + kTogether);
 #pragma unroll
     for (int k = 0; k < 2 * kTogether; ++k, output += row_step) {
       const int cell = k / 2, phase = k % 2;
