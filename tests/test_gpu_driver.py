@@ -556,11 +556,15 @@ def test_a_wrong_result_fails_the_part_but_not_the_rest(monkeypatch, tmp_path):
 
 
 class Device:
-    """Stands for torch's CUDA in a clock: logs what is asked of it; each record is a millisecond after the last."""
+    """Stands for torch's CUDA in a clock: logs what is asked of it; each record is a millisecond after the last.
 
-    def __init__(self):
+    It reaches an event before the host is done with a call if it has idled for fewer than ``needed`` cycles.
+    """
+
+    def __init__(self, needed=0):
         self.log = []
         self.now = 0.0
+        self.needed = needed
 
     def ones(self, count, **_):
         self.log.append(("buffer", 4 * count))
@@ -569,8 +573,9 @@ class Device:
     def amax(self):
         self.log.append("flush")
 
-    def _sleep(self, _cycles):
+    def _sleep(self, cycles):
         self.log.append("sleep")
+        self.idled = cycles
 
     def event(self, **_):
         return DeviceEvent(self)
@@ -585,6 +590,9 @@ class DeviceEvent:
         self.device.now += 1
         self.at = self.device.now
 
+    def query(self):
+        return self.device.idled < self.device.needed
+
     def synchronize(self):
         self.device.log.append("wait")
 
@@ -592,15 +600,30 @@ class DeviceEvent:
         return end.at - self.at
 
 
-def test_the_cold_clock_flushes_before_it_starts(monkeypatch):
-    device = Device()
+def cold_clock(monkeypatch, device):
     monkeypatch.setattr(clocks.torch, "ones", device.ones)
     monkeypatch.setattr(clocks.torch.cuda, "_sleep", device._sleep)
     monkeypatch.setattr(clocks.torch.cuda, "Event", device.event)
-    clock = clocks.ColdClock(50_000_000)
-    assert clock(lambda: device.log.append("call"), 2) == 1e6
+    return clocks.ColdClock(50_000_000)
+
+
+ONE_COLD_CALL = ["flush", "sleep", "record", "call", "record", "wait"]
+
+
+def test_the_cold_clock_flushes_before_it_starts(monkeypatch):
+    device = Device()
+    assert cold_clock(monkeypatch, device)(lambda: device.log.append("call"), 2) == 1e6
     assert device.log[0] == ("buffer", 200_000_000)
-    assert device.log[1:] == ["flush", "sleep", "record", "call", "record", "wait"] * 2
+    assert device.log[1:] == ONE_COLD_CALL * 2
+
+
+@pytest.mark.parametrize(("needed", "attempts"), [(1, 1), (2, 2), (3, 3), (4, 3), (1000, 3)])
+def test_the_cold_clock_gives_a_slow_host_more_time(monkeypatch, needed, attempts):
+    """The idle time doubles; a call for which the device always waits is timed once more than it is lengthened."""
+    device = Device(needed * clocks.SLEEP_CYCLES)
+    assert cold_clock(monkeypatch, device)(lambda: device.log.append("call"), 1) == 1e6
+    assert device.log[1:] == ONE_COLD_CALL * attempts
+    assert device.idled == clocks.SLEEP_CYCLES << (attempts - 1)
 
 
 # ---- The part `profile` ----------------------------------------------------------------------------------------------

@@ -14,14 +14,17 @@ from ..harness import Call, Clock, cpu_clock
 # Reading this many times the size of the L2 evicts all that it held.
 FLUSHED_CACHES = 4
 # The device idles this long, some 900 us, before each call, so that the whole call is queued when the device starts it:
-# queueing a backward pass through Python may take more than 300 us.
+# queueing a backward pass through Python may take more than 300 us. If the host took longer, the call is timed again
+# after an idle time of twice the length, up to this often.
 SLEEP_CYCLES = 1_600_000
+LENGTHENINGS = 2
 
 
 class ColdClock:
     """The device's time of a call, between two events, with nothing of it in the L2.
 
     The L2 is flushed by reading: a flush by writing would leave lines that the call under the clock had to write back.
+    A call that itself waits for the device is timed after the longest idle time.
     """
 
     def __init__(self, l2_bytes: int) -> None:
@@ -29,17 +32,21 @@ class ColdClock:
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def __call__(self, call: Call, calls: int) -> float:
-        milliseconds = 0.0
-        for _ in range(calls):
+        return 1e6 * sum(self._milliseconds(call) for _ in range(calls)) / calls
+
+    def _milliseconds(self, call: Call) -> float:
+        for lengthening in range(1 + LENGTHENINGS):
             self._flush.amax()
-            torch.cuda._sleep(SLEEP_CYCLES)
+            torch.cuda._sleep(SLEEP_CYCLES << lengthening)
             self._start.record()
             result = call()
             self._end.record()
+            device_waited = self._start.query()
             self._end.synchronize()
             del result
-            milliseconds += self._start.elapsed_time(self._end)
-        return milliseconds * 1e6 / calls
+            if not device_waited:
+                break
+        return self._start.elapsed_time(self._end)
 
 
 def waiting_clock(call: Call, calls: int) -> float:
