@@ -35,7 +35,7 @@ HOT = {
     r"depthwise_conv_transpose2d_cells_kernel<.*, 4, \w+, \w+>": {"LDS.128": 8},
     r"depthwise_conv_transpose2d_x2_kernel<float, 4, false, false>": {"STG.128": 8},
     r"depthwise_conv_transpose2d_x2_kernel<float, 4, false, true>": {"LDG.128": 4, "STG.128": 4},
-    r"depthwise_conv_transpose2d_x2_kernel<segext::\w+, 4, false, false>": {"STG.64": 8},
+    r"depthwise_conv_transpose2d_x2_kernel<segext::\w+, 4, false, false>": {"STG.64": 4},
     r"depthwise_conv_transpose2d_x2_kernel<segext::\w+, 4, false, true>": {"LDG.64": 8, "STG.64": 8},
     r"depthwise_conv_transpose2d_x2_kernel<float, 2, \w+, \w+>": {"STG.64": 8},
     r"depthwise_argmax_cells_kernel": {"LDS.128": 2},
