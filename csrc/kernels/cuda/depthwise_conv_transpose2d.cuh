@@ -5,6 +5,7 @@
 //   depthwise_conv_transpose2d_kernel         everything else: one element per thread, coalesced along the output
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 
 #include "upsampling.cuh"
@@ -55,12 +56,13 @@ struct LaneRuns {
         runs(static_cast<int32_t>(row_size(g))),
         class_runs(static_cast<int32_t>(class_size(g))),
         chunk_runs(static_cast<int32_t>(ceil_divide(class_size(g), chunks))) {
-    const int64_t depth = depth_of(g), columns = ceil_divide(chunk_runs * kLanes, depth);
+    const int64_t elements = int64_t{chunk_runs} * kLanes, depth = std::min(depth_of(g), elements);
+    const int64_t columns = ceil_divide(elements, depth);
     // In NCHW, a tile has one channel. In channels_last, eight columns fill a sector of float32 weights.
     const int most_bits = kChannelsLast ? 3 : 5;
     column_bits = 0;
     while (column_bits < most_bits && columns > int64_t{1} << column_bits) ++column_bits;
-    const int64_t channel_tiles = kChannelsLast ? ceil_divide(depth, Launch::kWarpThreads >> column_bits) : 1;
+    const int64_t channel_tiles = ceil_divide(depth, kChannelsLast ? Launch::kWarpThreads >> column_bits : 1);
     by_channel_tiles = Divisor<int32_t>(channel_tiles);
     tiles = static_cast<int32_t>(channel_tiles * ceil_divide(columns, int64_t{1} << column_bits));
     by_tiles = Divisor<int32_t>(tiles);

@@ -129,10 +129,9 @@ struct DoubledPlan {
   static constexpr bool kAhead = !kAdds && (kChannelsLast || kHalf);
   // The number of cells whose input and addends are in flight at once.
   static constexpr int kTogether = (kAdds ? kLanes * sizeof(T) >= 16 : kHalf && kLanes == 4) ? 2 : 4;
-  // The number of blocks per multiprocessor that registers leave room for. Four addends of half types are held apart
-  // from each other, and so are the offsets of two lanes in channels_last.
-  static constexpr bool kMuchHeld = kAdds && (kChannelsLast ? kLanes == 2 : kHalf && kLanes == 4);
-  static constexpr int kBlocks = kMuchHeld ? 2 : kAdds || kChannelsLast ? 3 : 4;
+  // The number of blocks per multiprocessor that the registers of all this leave room for.
+  static constexpr bool kTwoBlocks = kAdds && (kChannelsLast ? kLanes == 2 : kHalf && kLanes == 4);
+  static constexpr int kBlocks = kTwoBlocks ? 2 : kAdds || kChannelsLast ? 3 : 4;
 };
 
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
