@@ -417,13 +417,9 @@ class Tester {
       params.addend = {addend.data(), g.output_height + margin, g.output_width + margin + extra, addend_origin,
                        addend_origin};
     }
-    // With few multiprocessors, threads go through many cells; with many, through few.
-    const int multiprocessors = random_() % 2 == 0 ? 1 : 200;
     const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + ", addend from " +
-                             std::to_string(addend_origin) + (shifted ? ", shifted, " : ", ") +
-                             std::to_string(multiprocessors) + " multiprocessors";
+                             std::to_string(addend_origin) + (shifted ? ", shifted" : "") + set_multiprocessors();
     const int64_t before = launches_in_all();
-    cuda_emulation::set_multiprocessors(multiprocessors);
     expect_success(depthwise_conv_transpose2d_cuda(params, nullptr), "depthwise_conv_transpose2d", what);
     expect_one_launch(before, outputs, "depthwise_conv_transpose2d", what);
     host_model::depthwise_conv_transpose2d(params, expected.data());
@@ -620,7 +616,7 @@ class Tester {
     params.call.weight = weight.data();
     params.call.geometry = g;
     params.call.type = type;
-    const std::string what = describe(g, type) + (special ? ", special" : "");
+    const std::string what = describe(g, type) + (special ? ", special" : "") + set_multiprocessors();
     const GradientParts counts = depthwise_conv_transpose2d_backward_cuda_parts(g);
     gradients(g, type, counts, &params.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
       expect_success(depthwise_conv_transpose2d_backward_cuda(params, nullptr), "depthwise_conv_transpose2d_backward",
@@ -630,6 +626,13 @@ class Tester {
   }
 
  private:
+  // With few multiprocessors, threads go through many cells; with many, through few.
+  std::string set_multiprocessors() {
+    const int count = random_() % 2 == 0 ? 1 : 200;
+    cuda_emulation::set_multiprocessors(count);
+    return ", " + std::to_string(count) + " multiprocessors";
+  }
+
   // Allocates some of the gradients of an upsampling. `run` computes them, and their expected values.
   template <class Run>
   void gradients(const Upsampling& g, ElementType type, const GradientParts& parts, UpsamplingGradients* out,

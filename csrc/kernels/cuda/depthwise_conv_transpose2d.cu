@@ -51,23 +51,15 @@ bool lanes_fit_addend(const Params& params, int lanes) {
   return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
 }
 
-// The number of cells that a thread goes through, a multiple of `step`: the one with which the device is done soonest
-// if it runs as many blocks at a time as `places` and takes as long for the last, possibly few, as for the others.
-// Blocks are not shared between units, each of which has `runs` runs of phases * cells rows.
+// The number of cells that a thread goes through, a multiple of `step`. Blocks are not shared between units, each of
+// which has `runs` runs of phases * cells rows. The device runs `places` blocks at a time.
 int64_t cells_per_thread(const Upsampling& g, int64_t units, int64_t runs, int64_t phases, int64_t step,
                          int64_t places) {
   const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
-  const int64_t most = std::max(std::min(ceil_divide(kMostRows, phases), kMostCells), fewest);
-  int64_t best = fewest, least_work = std::numeric_limits<int64_t>::max();
-  for (int64_t some = fewest; some <= most; some += step) {
-    const int64_t blocks = units * launch_blocks(ceil_divide(cells, some) * runs);
-    const int64_t work = ceil_divide(blocks, places) * (kSetUpRows + some * phases);
-    if (work < least_work) {
-      best = some;
-      least_work = work;
-    }
-  }
-  return best;
+  const int64_t most = std::min(ceil_divide(kMostRows, phases), kMostCells);
+  return choose_soonest(fewest, most, step, places, [&](int64_t some) {
+    return BlockWork{units * launch_blocks(ceil_divide(cells, some) * runs), kSetUpRows + some * phases};
+  });
 }
 
 // Whether four neighbouring columns lie in at most two cells; two always do. In channels_last, lanes do not share
@@ -104,12 +96,6 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
                            : adds ? launch_cells<T, kLanes, false, true>
                                   : launch_cells<T, kLanes, false, false>;
   return launch_form(params, stream, launched);
-}
-
-// Whether the CUDA kernel for upsampling by two can be used.
-bool is_doubling(const Upsampling& g) {
-  return g.stride_h == 2 && g.stride_w == 2 && g.kernel_h == 4 && g.kernel_w == 4 && g.dilation_h == 1 &&
-         g.dilation_w == 1;
 }
 
 // Sets *launched to whether the number of threads allows a launch.

@@ -14,7 +14,8 @@ CudaStatus depthwise_conv_transpose2d_backward_cuda(const DepthwiseConvTranspose
     using T = typename decltype(type)::Type;
     const StoredGradients<T> gradients{static_cast<const T*>(params.grad_output)};
     UpsamplingGradients out = params.gradients;
-    const CudaStatus status = launch_channels_last(params.call, gradients.data, &out, stream);
+    CudaStatus status = launch_channels_last(params.call, gradients.data, &out, stream);
+    if (status == cudaSuccess) status = launch_input_x2(params.call, gradients.data, &out, stream);
     return status == cudaSuccess ? launch_gradients<T>(params.call, out, gradients, stream) : status;
   });
 }

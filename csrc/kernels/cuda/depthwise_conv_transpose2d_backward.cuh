@@ -1,9 +1,10 @@
-// Kernels for the gradients of upsampling from output gradients in memory: those of upsampling_gradients.cuh and
-// upsampling_gradients_channels_last.cuh, and
+// Kernels for the gradients of upsampling from output gradients in memory: those of upsampling_gradients.cuh,
+// upsampling_gradients_channels_last.cuh and depthwise_input_gradient_x2.cuh, and
 //
 //   sum_parts_kernel   sums the blocks' parts of the gradients of weights and bias
 #pragma once
 
+#include "depthwise_input_gradient_x2.cuh"
 #include "upsampling_gradients_channels_last.cuh"
 
 namespace segext {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "../work.h"
 #include "runtime.cuh"
@@ -41,6 +42,28 @@ inline int64_t multiprocessors() {
     cudaGetLastError();
   }
   return count > 0 ? count : 1;
+}
+
+// A division of work: the number of blocks, and the work of each.
+struct BlockWork {
+  int64_t blocks, work;
+};
+
+// Of the sizes first, first + step, ... up to `most`, returns the one with which a launch is over soonest if the device
+// runs `places` blocks at a time and takes as long for the last, possibly few, as for the others. divide(size) returns
+// the BlockWork of a size.
+template <typename Divide>
+int64_t choose_soonest(int64_t first, int64_t most, int64_t step, int64_t places, const Divide& divide) {
+  int64_t best = first, least_work = std::numeric_limits<int64_t>::max();
+  for (int64_t size = first; size <= most; size += step) {
+    const BlockWork division = divide(size);
+    const int64_t work = ceil_divide(division.blocks, places) * division.work;
+    if (work < least_work) {
+      best = size;
+      least_work = work;
+    }
+  }
+  return best;
 }
 
 // Launches `kernel` on `stream` with at least `threads` threads and with `shared_bytes` of dynamic shared memory per

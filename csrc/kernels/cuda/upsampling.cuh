@@ -189,6 +189,12 @@ inline bool spans_two_strides(const Upsampling& g) {
          (g.kernel_w - 1) <= (2 * g.stride_w - 1) / g.dilation_w && g.stride_h <= kMaxCellStride;
 }
 
+// Whether this is upsampling by two with 4x4 kernels, as in every bilinear one.
+inline bool is_doubling(const Upsampling& g) {
+  return g.stride_h == 2 && g.stride_w == 2 && g.kernel_h == 4 && g.kernel_w == 4 && g.dilation_h == 1 &&
+         g.dilation_w == 1;
+}
+
 // Divides planes (of one channel, or of all channels in channels_last) among threads. A *unit* is some phases of all
 // cells of a plane. Each thread of a unit has a run of neighbouring elements in a row, and some vertically adjacent
 // cells.
