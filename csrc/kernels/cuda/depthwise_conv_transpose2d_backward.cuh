@@ -15,6 +15,7 @@ namespace segext {
 // L2 cache.
 template <typename T>
 struct StoredGradients {
+  static constexpr int kRowsAtOnce = 8;
   const T* __restrict__ data;
 
   template <typename Index>

@@ -15,6 +15,7 @@ namespace segext {
 //   exp(score - largest) * scale * g  -  g * ((1 - s) * [c = t] + s / K) * w[c]
 template <typename Wide, typename Label>
 struct ScoreGradients {
+  static constexpr int kRowsAtOnce = 4;
   Criterion<Wide> criterion;
   const Wide* __restrict__ grad_loss;
   bool one_value;

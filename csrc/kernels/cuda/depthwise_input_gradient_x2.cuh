@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     bool has_row[2 * kTogether];
 #pragma unroll
     for (int k = 0; k < 2 * kTogether; ++k) {
-      has_row[k] = h + k / 2 <= end && rows.contains(y + k);
+      has_row[k] = rows.contains(y + k);
       const T* row = gradients + (y + k) * static_cast<int64_t>(row_step);
 #pragma unroll
       for (int j = 0; j < kTaps; ++j) {

@@ -10,8 +10,8 @@
 // A Source supplies the gradients of the output. Its column(shape, sample, c, y, x) returns a position in a column of
 // one channel, and advance(rows) moves this position down. The position may be outside the output, except for
 // read(score, gradients), which reads as many rows, from the position on, as `gradients` has elements. It may read more
-// than one row only if the column is `plain`. score(k) computes the k-th output element itself, for a source whose
-// gradients depend on it.
+// than one row only if the column is `plain`, and never more than kRowsAtOnce, for which registers have room. score(k)
+// computes the k-th output element itself, for a source whose gradients depend on it.
 #pragma once
 
 #include <algorithm>
@@ -219,24 +219,28 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
           // Adds what kRows rows contribute, each of which sees two rows of input.
           const auto send = [&](auto count, int32_t p) {
             constexpr int kRows = decltype(count)::value;
-            PixelWeights<Wide> weight[kRows];
-#pragma unroll
-            for (int q = 0; q < kRows; ++q) weight[q] = weights[(p + q) * stride_w + phase];
+            const auto weight = [&](int q) { return weights[(p + q) * stride_w + phase]; };
             Wide gradient[kRows];
-            source.read([&](int q) { return weight[q].score(bias, row, true, above, true); }, gradient);
+            source.read([&](int q) { return weight(q).score(bias, row, true, above, true); }, gradient);
             source.advance(kRows);
 #pragma unroll
             for (int q = 0; q < kRows; ++q) {
+              const PixelWeights<Wide> taps = weight(q);
 #pragma unroll
               for (int s = 0; s < 2; ++s) {
-                to_row[s] = multiply_add(gradient[q], weight[q].tap[0][s], to_row[s]);
-                to_above[s] = multiply_add(gradient[q], weight[q].tap[1][s], to_above[s]);
+                to_row[s] = multiply_add(gradient[q], taps.tap[0][s], to_row[s]);
+                to_above[s] = multiply_add(gradient[q], taps.tap[1][s], to_above[s]);
               }
             }
           };
           if (tiles.whole_taps && row.exists && above.exists && y >= 0 && y + stride_h <= shape.rows.size) {
             int32_t p = 0;
             if (kManyAtOnce<Wide> && source.plain) {
+              if constexpr (Source::kRowsAtOnce > 4) {
+#pragma unroll 1
+                for (; p + Source::kRowsAtOnce <= stride_h; p += Source::kRowsAtOnce)
+                  send(IntTag<Source::kRowsAtOnce>{}, p);
+              }
 #pragma unroll 1
               for (; p + 4 <= stride_h; p += 4) send(IntTag<4>{}, p);
 #pragma unroll 1
