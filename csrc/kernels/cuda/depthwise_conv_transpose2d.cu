@@ -57,7 +57,7 @@ int64_t cells_per_thread(const Upsampling& g, int64_t units, int64_t runs, int64
                          int64_t places) {
   const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
   const int64_t most = std::min(ceil_divide(kMostRows, phases), kMostCells);
-  return choose_soonest(fewest, most, step, places, [&](int64_t some) {
+  return choose_soonest(fewest, most, step, cells, places, [&](int64_t some) {
     return BlockWork{units * launch_blocks(ceil_divide(cells, some) * runs), kSetUpRows + some * phases};
   });
 }

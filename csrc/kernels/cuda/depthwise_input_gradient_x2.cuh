@@ -104,11 +104,12 @@ std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
   if (g.channels_last || g.multiplier != 1 || !is_doubling(g) || !fits_int32(g, Addend{})) return std::nullopt;
   const int64_t all_columns = g.samples * g.channels * g.width;
   const auto threads_of = [&](int64_t cells) { return all_columns * ceil_divide(g.height, cells - 1); };
-  const int64_t cells =
-      choose_soonest(kTogether, kMostCells, kTogether, multiprocessors() * kSumBlocks<Wide>,
-                     [&](int64_t cells) { return BlockWork{launch_blocks(threads_of(cells)), kSetUpCells + cells}; });
+  const int64_t places = multiprocessors() * kSumBlocks<Wide>;
+  const int64_t cells = choose_soonest(kTogether, kMostCells, kTogether, g.height + 1, places, [&](int64_t some) {
+    return BlockWork{launch_blocks(threads_of(some)), kSetUpCells + some};
+  });
   const int64_t rows = cells - 1, threads = threads_of(cells);
-  if (threads > std::numeric_limits<int32_t>::max()) return std::nullopt;
+  if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
   return ColumnSegments{Divisor<int32_t>(g.width), Divisor<int32_t>(ceil_divide(g.height, rows)),
                         static_cast<int32_t>(rows), static_cast<int32_t>(threads)};
 }

@@ -51,11 +51,11 @@ struct BlockWork {
 
 // Of the sizes first, first + step, ... up to `most`, returns the one with which a launch is over soonest if the device
 // runs `places` blocks at a time and takes as long for the last, possibly few, as for the others. divide(size) returns
-// the BlockWork of a size.
+// the BlockWork of a size. Sizes beyond the first one that holds `all` are not considered.
 template <typename Divide>
-int64_t choose_soonest(int64_t first, int64_t most, int64_t step, int64_t places, const Divide& divide) {
+int64_t choose_soonest(int64_t first, int64_t most, int64_t step, int64_t all, int64_t places, const Divide& divide) {
   int64_t best = first, least_work = std::numeric_limits<int64_t>::max();
-  for (int64_t size = first; size <= most; size += step) {
+  for (int64_t size = first; size <= most && size < all + step; size += step) {
     const BlockWork division = divide(size);
     const int64_t work = ceil_divide(division.blocks, places) * division.work;
     if (work < least_work) {
