@@ -74,6 +74,7 @@ MORE_REGISTERS = {
     r"depthwise_cross_entropy_cells_kernel": 96,
     r"depthwise_(cross_entropy|input_gradient)_kernel<.*\blong\b": 128,
     r"depthwise_weight_gradient_cells_kernel<double": 88,  # sums, weights and scores of 64 bits
+    r"depthwise_input_gradient_x2_kernel<double": 96,  # sixteen weights and as many gradients
     r"depthwise_input_gradient_channels_last_kernel<double": 128,  # the gradients of a step, and where they lie
     r"depthwise_\w+_kernel<.*\blong\b": 96,
     r"depthwise_\w+_kernel": 80,
