@@ -84,15 +84,16 @@ def test_large_outputs_of_the_caller(pool, shape, layout, dtype, device):
         assert room[offset + x.numel() :].eq(7).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 24, 41), (1, 2, 151, 73)], ids=str)
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize(
     "pool",
     [Pool(3, 1, 1), Pool((5, 7), (1, 2), (2, 3)), Pool(3, 2, 1, 3), Pool((2, 3), 1, 1, (2, 1)), Pool(7, 1, 3)],
     ids=name,
 )
-def test_winners_of_overlapping_windows(pool, layout, device):
-    """Every pixel is named by many windows, and read by the last alone."""
-    x = torch.zeros(2, 3, 24, 41)
+def test_winners_of_overlapping_windows(pool, layout, shape, device):
+    """Every pixel is named by many windows, and read by the last alone; planes are marked whole or in parts."""
+    x = torch.zeros(shape)
     x[..., ::5, ::6] = normal(x[..., ::5, ::6].shape).abs() + 1
     _, switches = own.max_pool2d(layout(x), *pool, return_indices=True)
     taps = reference.unpack(switches.codes, switches.shape, pool.bits, switches.channels_last)

@@ -4,12 +4,15 @@
 // the selected pixels, because these lie in the same cache lines; and it vectorises, unlike reading by code.
 #include "../gather.h"
 
+#include <optional>
+
 #include "buffer.h"
 #include "codes.h"
 #include "interleave.h"
 #include "rows.h"
 #include "strided.h"
 #include "values.h"
+#include "winner_rows.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
@@ -27,10 +30,12 @@ class Gather {
         unpacked_(params.geometry, params.codes),
         only_winners_(params.overlap == Overlap::kKeepLast && !windows_are_disjoint(params.geometry.window)),
         vectorises_(g_.bits <= kMaxByteBits && (g_.channels_last || has_strided_path(g_)) &&
-                    (!only_winners_ || w_.kernel_h * w_.kernel_w <= kMostMarkedTaps)),
+                    (!only_winners_ || WinnerRows::suits(g_))),
         packs_(vectorises_ && packs_pixels<T>(g_)),
         tiles_(vectorises_ && tiles_map(g_)),
-        merges_(tiles_ && merges_rows<T>(g_)) {}
+        merges_(tiles_ && merges_rows<T>(g_)) {
+    if (vectorises_ && only_winners_) winners_.emplace(g_, p_.codes);
+  }
 
   // Gathers pooled rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
@@ -73,10 +78,10 @@ class Gather {
 
   void row(const T* map, int64_t r, int64_t oh, T* out) {
     if (!vectorises_) {
-      scalars(map, r, oh, {0, g_.pooled_width}, out);
+      scalars(map, r, oh, out);
       return;
     }
-    const uint8_t* codes = only_winners_ ? winners(r, oh) : codes_of(r);
+    const uint8_t* codes = codes_of(r, oh);
     const int64_t top = oh * w_.stride_h - w_.padding_h;
     const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
     if (g_.channels_last && !packs_) {
@@ -85,7 +90,7 @@ class Gather {
       });
       return;
     }
-    scalars(map, r, oh, {0, interior_.begin}, out);
+    edge(map, oh, codes, {0, interior_.begin}, out);
     if (packs_) {
       packed(map, top, inside, codes, out);
     } else {
@@ -94,53 +99,14 @@ class Gather {
         columns<stride(), kernel(), true>(corner, w_.dilation_h * rows_.row, interior_, inside, codes, out);
       });
     }
-    scalars(map, r, oh, {interior_.end, g_.pooled_width}, out);
+    edge(map, oh, codes, {interior_.end, g_.pooled_width}, out);
   }
 
-  const uint8_t* codes_of(int64_t r) {
+  // The codes of row r, which is row `oh` of its plane; those of elements that read nothing name no pixel.
+  const uint8_t* codes_of(int64_t r, int64_t oh) {
+    if (winners_) return winners_->row(r, oh);
     unpacked_.make_ready(r, r);
     return unpacked_[r];
-  }
-
-  // The codes of row r, but with all bits set in place of each code whose pixel a later window's switch names too.
-  const uint8_t* winners(int64_t r, int64_t oh) {
-    const int64_t reach_h = (w_.kernel_h - 1) * w_.dilation_h / w_.stride_h;
-    const int64_t reach_w = smaller((w_.kernel_w - 1) * w_.dilation_w / w_.stride_w, g_.pooled_width - 1);
-    const int64_t below = smaller(reach_h, g_.pooled_height - 1 - oh);
-    unpacked_.make_ready(r, r + below);
-    uint8_t* marked = winners_.reserve(rows_.pooled_row);
-    std::memcpy(marked, unpacked_[r], rows_.pooled_row);
-    for (int64_t down = 0; down <= below; ++down) {
-      for (int64_t right = down == 0 ? 1 : -reach_w; right <= reach_w; ++right) {
-        // The other window starts `rows` pixels below this one and `columns` pixels to its right (left if negative).
-        // The tap of a shared pixel in the other window is therefore (this distance / dilation) before its tap in this
-        // one.
-        const int64_t rows = down * w_.stride_h, columns = right * w_.stride_w;
-        if (rows % w_.dilation_h == 0 && columns % w_.dilation_w == 0) {
-          mark_losers(unpacked_[r], unpacked_[r + down], right, rows / w_.dilation_h, columns / w_.dilation_w, marked);
-        }
-      }
-    }
-    return marked;
-  }
-
-  void mark_losers(const uint8_t* codes, const uint8_t* others, int64_t right, int64_t rows, int64_t columns,
-                   uint8_t* marked) const {
-    const int64_t first = larger(-right, 0) * rows_.depth;
-    const int64_t end = (g_.pooled_width - larger(right, 0)) * rows_.depth;
-    const int64_t shift = right * rows_.depth;
-    for_each_block<uint8_t>({first, end}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
-      const Vec<uint8_t> code = lanes.load_lanes(codes + e, 0, 1), other = lanes.load_lanes(others + e + shift, 0, 1);
-      Vec<uint8_t> loses{};
-      for (int64_t i = rows; i < w_.kernel_h; ++i) {
-        for (int64_t j = larger(columns, 0); j < w_.kernel_w + smaller(columns, 0); ++j) {
-          const auto tap = static_cast<uint8_t>(i * w_.kernel_w + j);
-          const auto other_tap = static_cast<uint8_t>((i - rows) * w_.kernel_w + j - columns);
-          loses |= reinterpret_cast<Vec<uint8_t>>((code == broadcast(tap)) & (other == broadcast(other_tap)));
-        }
-      }
-      lanes.store_lanes(marked + e, lanes.load_lanes(marked + e, 0, 1) | loses, 0, 1);
-    });
   }
 
   // Gathers the pooled NCHW columns `columns`, a vector at a time, from window rows `step` apart; `corner` is the first
@@ -174,7 +140,8 @@ class Gather {
     for (int64_t k = 0; k < count; ++k, lines += Size * rows_.row, out += rows_.pooled_row) {
       columns<Size, Size, true>(lines, rows_.row, whole, {0, Size}, unpacked_[r + k], out);
       if (whole.end == g_.pooled_width) continue;
-      scalars(lines - (oh + k) * Size * rows_.row, r + k, oh + k, {whole.end, g_.pooled_width}, out);
+      const T* map = lines - (oh + k) * Size * rows_.row;
+      edge(map, oh + k, unpacked_[r + k], {whole.end, g_.pooled_width}, out);
     }
     return count;
   }
@@ -229,20 +196,33 @@ class Gather {
     });
   }
 
-  // Any window in either format, one element at a time. Row r, counted over all planes, is row `oh` of its plane.
-  void scalars(const T* map, int64_t r, int64_t oh, Range columns, T* out) const {
-    if (columns.empty()) return;
+  // The pooled columns whose windows reach past a side of the map, by their unpacked codes.
+  void edge(const T* map, int64_t oh, const uint8_t* codes, Range columns, T* out) const {
+    for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
+      for (int64_t c = 0, e = ow * rows_.depth; c < rows_.depth; ++c, ++e) {
+        Pixel pixel;
+        out[e] = switch_pixel(g_, {oh, ow}, codes[e], &pixel) ? map[map_element(pixel, c)] : T{0};
+      }
+    }
+  }
+
+  // A row of any windows in either format, one element at a time. Row r, counted over all planes, is row `oh` of its
+  // plane.
+  void scalars(const T* map, int64_t r, int64_t oh, T* out) const {
     const int64_t sample = r / (rows_.planes * g_.pooled_height), first = r * rows_.pooled_row;
     const uint8_t* codes = p_.codes + sample * g_.sample_bytes;
     const int64_t first_in_sample = first - sample * pooled_elements(g_);
-    for (int64_t e = columns.begin * rows_.depth; e < columns.end * rows_.depth; ++e) {
+    for (int64_t e = 0; e < rows_.pooled_row; ++e) {
       const Pixel at{oh, e / rows_.depth};
       Pixel pixel;
       const bool reads = switch_pixel(g_, at, load_code(codes, first_in_sample + e, g_.bits), &pixel) &&
                          !(only_winners_ && loses(codes, first_in_sample, at, e, pixel));
-      out[e] = reads ? map[pixel.row * rows_.row + pixel.column * rows_.depth + e % rows_.depth] : T{0};
+      out[e] = reads ? map[map_element(pixel, e % rows_.depth)] : T{0};
     }
   }
+
+  // Where in a plane of the full map channel c of a pixel is.
+  int64_t map_element(Pixel pixel, int64_t c) const { return pixel.row * rows_.row + pixel.column * rows_.depth + c; }
 
   // True if the switch of a later window names `pixel` too. `at` is the pooled pixel of the element in question, and
   // `e` is the element's position in its pooled row, which starts with element `first` of the sample.
@@ -277,11 +257,7 @@ class Gather {
   const bool merges_;  // see merges_rows
   Phases<T> phases_;
   TapRows<T> taps_;
-
-  // Marking compares every pair of taps that can share a pixel, which is not worth it for large windows. With so few
-  // taps, the mark is no tap's code.
-  static constexpr int64_t kMostMarkedTaps = 36;
-  Buffer<uint8_t> winners_;
+  std::optional<WinnerRows> winners_;  // of windows that overlap
 };
 
 }  // namespace
