@@ -44,19 +44,70 @@ class Phases {
 
   // Copies the `groups` groups of `row`, of `size` elements each, to the `stride` phases from `first` on.
   void split(const T* row, int64_t groups, int64_t size, int64_t stride, int64_t first = 0) {
-    move(groups, size, stride, [&](int64_t k, int64_t p, int64_t offset, auto bytes) SEGEXT_LAMBDA_INLINE {
-      std::memcpy((*this)[first + p] + offset, row + k * size, bytes);
+    const int64_t done = picks(size, stride) ? split_pairs(row, groups, size, first) : 0, at = done / 2 * size;
+    row += done * size;
+    move(groups - done, size, stride, [&](int64_t k, int64_t p, int64_t offset, auto bytes) SEGEXT_LAMBDA_INLINE {
+      std::memcpy((*this)[first + p] + at + offset, row + k * size, bytes);
     });
   }
 
   // The inverse of split. Writes nothing past the row.
-  void join(T* row, int64_t groups, int64_t size, int64_t stride) const {
-    move(groups, size, stride, [&](int64_t k, int64_t p, int64_t offset, auto bytes) SEGEXT_LAMBDA_INLINE {
-      std::memcpy(row + k * size, (*this)[p] + offset, bytes);
+  void join(T* row, int64_t groups, int64_t size, int64_t stride) {
+    const int64_t done = picks(size, stride) ? join_pairs(row, groups, size) : 0, at = done / 2 * size;
+    row += done * size;
+    move(groups - done, size, stride, [&](int64_t k, int64_t p, int64_t offset, auto bytes) SEGEXT_LAMBDA_INLINE {
+      std::memcpy(row + k * size, (*this)[p] + at + offset, bytes);
     });
   }
 
  private:
+  static constexpr int64_t kN = kLanes<T>;
+
+  // True where vectors hold several groups of each of two phases, so that it pays to pick their lanes. The numbers of
+  // the lanes are then ready:
+  //
+  //   row     two vectors     a0 a1 a2 b0 b1 b2 a3 a4 a5 b3 b4 ..     groups of three elements
+  //   phases  a vector each   a0 a1 a2 a3 a4 a5 ..   b0 b1 b2 b3 ..
+  bool picks(int64_t size, int64_t stride) {
+    if (!kPicksLanes || stride != 2 || 2 * size > kN) return false;
+    if (size == numbered_) return true;
+    numbered_ = size;
+    for (int64_t k = 0; k < kN; ++k) split_numbers_[k] = static_cast<Int<T>>(k / size * 2 * size + k % size);
+    for (int64_t k = 0; k < 2 * kN; ++k) {
+      const int64_t group = k / size;
+      join_numbers_[k] = static_cast<Int<T>>(group % 2 * kN + group / 2 * size + k % size);
+    }
+    return true;
+  }
+
+  // These split or join as many groups as can be accessed in pairs of vectors within the row, and return their number.
+  // What a vector holds past its groups is overwritten by the next, or lies in slack.
+  int64_t split_pairs(const T* row, int64_t groups, int64_t size, int64_t first) const {
+    const Vec<Int<T>> numbers = load(split_numbers_), others = numbers + static_cast<Int<T>>(size);
+    const int64_t whole = kN / size;
+    T *a = (*this)[first], *b = (*this)[first + 1];
+    int64_t k = 0;
+    for (; (groups - k) * size >= 2 * kN; k += 2 * whole, a += whole * size, b += whole * size) {
+      const Vec<T> low = load(row + k * size), high = load(row + k * size + kN);
+      store(a, pick_lanes<T>(low, high, numbers));
+      store(b, pick_lanes<T>(low, high, others));
+    }
+    return k;
+  }
+
+  int64_t join_pairs(T* row, int64_t groups, int64_t size) const {
+    const Vec<Int<T>> low = load(join_numbers_), high = load(join_numbers_ + kN);
+    const int64_t whole = kN / size;
+    const T *a = (*this)[0], *b = (*this)[1];
+    int64_t k = 0;
+    for (; (groups - k) * size >= 2 * kN; k += 2 * whole, a += whole * size, b += whole * size) {
+      const Vec<T> first = load(a), second = load(b);
+      store(row + k * size, pick_lanes<T>(first, second, low));
+      store(row + k * size + kN, pick_lanes<T>(first, second, high));
+    }
+    return k;
+  }
+
   // Calls copy(group, phase, offset in the phase, bytes) for the groups in ascending order. `bytes` is a compile-time
   // constant that may reach past the group, into what a later copy overwrites or into slack, but never past the row:
   // the last groups are copied with their exact size.
@@ -87,6 +138,8 @@ class Phases {
   Buffer<T> buffer_;
   T* data_ = nullptr;
   int64_t pitch_ = 0;
+  int64_t numbered_ = 0;  // size of the groups that the numbers are of
+  Int<T> split_numbers_[kN], join_numbers_[2 * kN];
 };
 
 // True where groups of `size` elements are short enough to split, and would leave more than a quarter of the lanes of

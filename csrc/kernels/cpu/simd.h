@@ -261,6 +261,31 @@ SEGEXT_INLINE V interleave(const V* phase, std::integer_sequence<int, K...>) {
   }
 }
 
+// Whether lanes can be picked by numbers that are known only at run time, in one instruction.
+#if defined(__AVX512BW__)
+inline constexpr bool kPicksLanes = true;
+#else
+inline constexpr bool kPicksLanes = false;
+#endif
+
+// The lanes of the concatenation of two vectors that `numbers` names, modulo their number. Requires kPicksLanes.
+template <class T>
+SEGEXT_INLINE Vec<T> pick_lanes(Vec<T> low, [[maybe_unused]] Vec<T> high, [[maybe_unused]] Vec<Int<T>> numbers) {
+#if defined(__AVX512BW__)
+  const __m512i a = reinterpret_cast<__m512i>(low), b = reinterpret_cast<__m512i>(high);
+  const __m512i at = reinterpret_cast<__m512i>(numbers);
+  if constexpr (sizeof(T) == 2) {
+    return reinterpret_cast<Vec<T>>(_mm512_permutex2var_epi16(a, at, b));
+  } else if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<T>>(_mm512_permutex2var_epi32(a, at, b));
+  } else {
+    return reinterpret_cast<Vec<T>>(_mm512_permutex2var_epi64(a, at, b));
+  }
+#else
+  return low;
+#endif
+}
+
 template <class T>
 using LaneSequence = std::make_integer_sequence<int, kLanes<T>>;
 
