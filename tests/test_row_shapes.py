@@ -41,10 +41,18 @@ def test_short_lines_that_windows_tile(pool, columns, rest, dtype, device):
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=name)
-@pytest.mark.parametrize("channels", [1, 3, 13, 21])
+@pytest.mark.parametrize("channels", [1, 3, 8, 13, 21])
 @pytest.mark.parametrize(
     "pool",
-    [Pool(2), Pool(3, 2, 1), Pool(2, 1), Pool(2, 3, 1), Pool(3, 2, 1, 2), Pool((2, 3), (5, 4), (1, 1), 3)],
+    [
+        Pool(2),
+        Pool(3, 2, 1),
+        Pool(2, 1),
+        Pool(2, 3, 1),
+        Pool(3, 2, 1, 2),
+        Pool((2, 3), (5, 4), (1, 1), 3),
+        Pool((3, 5), 3, (1, 2), (2, 1)),
+    ],
     ids=name,
 )
 def test_pixels_of_few_channels(pool, channels, dtype, device):

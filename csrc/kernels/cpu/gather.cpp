@@ -33,7 +33,12 @@ class Gather {
                     (!only_winners_ || WinnerRows::suits(g_))),
         packs_(vectorises_ && packs_pixels<T>(g_)),
         tiles_(vectorises_ && tiles_map(g_)),
-        merges_(tiles_ && merges_rows<T>(g_)) {
+        merges_(tiles_ && merges_rows<T>(g_)),
+        block_(smaller((2 * kLanes<T> / rows_.depth - w_.kernel_w) / w_.stride_w + 1, kLanes<T> / rows_.depth)),
+        picks_(kPicksLanes && vectorises_ && has_strided_path(g_) && w_.stride_w > 1 && block_ > 1) {
+    for (int64_t k = 0; k < kLanes<T>; ++k) {
+      numbers_[k] = static_cast<T>(k / rows_.depth * w_.stride_w * rows_.depth + k % rows_.depth);
+    }
     if (vectorises_ && only_winners_) winners_.emplace(g_, p_.codes);
   }
 
@@ -91,10 +96,12 @@ class Gather {
       return;
     }
     edge(map, oh, codes, {0, interior_.begin}, out);
-    if (packs_) {
+    const T* corner = map + (top + inside.begin * w_.dilation_h) * rows_.row - w_.padding_w * rows_.depth;
+    if (packs_ && picks_) {
+      picked<0, kAnyKernel, false>(corner, w_.dilation_h * rows_.row, interior_, inside, rows_.depth, codes, out);
+    } else if (packs_) {
       packed(map, top, inside, codes, out);
     } else {
-      const T* corner = map + (top + inside.begin * w_.dilation_h) * rows_.row - w_.padding_w;
       with_strided_window(w_, inside, [&](auto stride, auto kernel) {
         columns<stride(), kernel(), true>(corner, w_.dilation_h * rows_.row, interior_, inside, codes, out);
       });
@@ -117,11 +124,14 @@ class Gather {
                              T* out) const {
     const int64_t begin = Kernel ? 0 : inside.begin, end = Kernel ? Kernel : inside.end;
     const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w;
+    if constexpr (kPicksLanes && Stride > 1 && Kernel != 2) {  // with two taps a row, picking saves nothing
+      if (picks_) return picked<Stride, Kernel, kFar>(corner, step, columns, {begin, end}, 1, codes, out);
+    }
     for_each_block<T>(columns, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       const Vec<T> code = widen_codes<T>(codes + j);
       Vec<T> v{};
       const T* line = corner + j * Stride;
-      if constexpr (kFar) prefetch_run<Stride>(corner, smaller(w_.stride_h, w_.kernel_h), j);
+      if constexpr (kFar) prefetch_run<Stride, Kernel>(corner, w_, j);
 #pragma GCC unroll 3
       for (int64_t i = begin; i < end; ++i, line += step) {
         for_each_tap<Stride, Kernel>(line, w_, lanes, [&](int64_t t, Vec<T> pixels) SEGEXT_LAMBDA_INLINE {
@@ -130,6 +140,43 @@ class Gather {
       }
       lanes.store_lanes(out + j, v, 0, 1);
     });
+  }
+
+  // The same, and for channels_last pixels of `depth` elements too, where picks_: the window rows of a block of columns
+  // lie within two vectors, from which each lane picks by its code. Window row i of 3x3 windows of stride 2, for
+  // instance, is
+  //
+  //   p0 p1 p2 p3 p4 p5 p6 ..     from which lane k picks pixel 2k + (code - 3i), if its code is 3i to 3i + 2
+  //
+  // This takes two loads and a few operations a window row, however many taps that has.
+  template <int Stride, int Kernel, bool kFar>
+  SEGEXT_INLINE void picked(const T* corner, int64_t step, Range columns, Range inside, int64_t depth,
+                            const uint8_t* codes, T* out) const {
+    constexpr int64_t kN = kLanes<T>;
+    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, stride = Stride ? Stride : w_.stride_w;
+    const Vec<T> numbers = load(numbers_);
+    const auto block = [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+      const Vec<T> code = widen_codes<T>(codes + j * depth), first = numbers + code * static_cast<T>(depth);
+      Vec<T> v{};
+      const T* line = corner + j * stride * depth;
+      if constexpr (kFar) prefetch_run<Stride, Kernel>(corner, w_, j);
+#pragma GCC unroll 3
+      for (int64_t i = inside.begin; i < inside.end; ++i, line += step) {
+        const auto tap = static_cast<T>(i * kernel_w);
+        const Vec<T> low = lanes.load_lanes(line, 0, 1), high = lanes.load_lanes(line + kN, 1, 1);
+        const Vec<T> pixels = pick_lanes<T>(low, high, first - broadcast(static_cast<T>(tap * depth)));
+        v = code >= broadcast(tap) ? pixels : v;
+      }
+      return code < broadcast(static_cast<T>(inside.end * kernel_w)) ? v : Vec<T>{};
+    };
+    int64_t j = columns.begin;
+    // Columns from which whole vectors can be read and written. What is written past a block, the next one overwrites.
+    const int64_t whole = larger(ceil_div(kN, depth), ceil_div(ceil_div(2 * kN, depth) - kernel_w, stride) + 1);
+    for (; j + whole <= columns.end; j += block_) store(out + j * depth, block(j, AllLanes{}));
+    for (; j < columns.end; j += block_) {
+      const int64_t count = smaller(columns.end - j, block_);
+      store_partial(out + j * depth, block(j, FirstLanes{((count - 1) * stride + kernel_w) * depth}), count * depth);
+    }
   }
 
   // Gathers `count` pooled rows of windows that tile the map, from its row `lines` on, and returns `count`. Not
@@ -252,9 +299,12 @@ class Gather {
   UnpackedRows unpacked_;
   const bool only_winners_;  // only the last element that names a pixel reads it
   const bool vectorises_;
-  const bool packs_;   // see packs_pixels
-  const bool tiles_;   // see tiles_map
-  const bool merges_;  // see merges_rows
+  const bool packs_;      // see packs_pixels
+  const bool tiles_;      // see tiles_map
+  const bool merges_;     // see merges_rows
+  const int64_t block_;   // the most columns whose window rows lie within two vectors, and their values within one
+  const bool picks_;      // see picked
+  T numbers_[kLanes<T>];  // where in a window row of a block each lane's first tap is
   Phases<T> phases_;
   TapRows<T> taps_;
   std::optional<WinnerRows> winners_;  // of windows that overlap

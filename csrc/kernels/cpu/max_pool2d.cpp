@@ -159,7 +159,7 @@ class Pool {
     for_each_block<Raw>(columns, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       Best best;
       const Raw* line = corner + j * Stride;
-      if constexpr (kFar) prefetch_run<Stride>(corner, smaller(w_.stride_h, w_.kernel_h), j);
+      if constexpr (kFar) prefetch_run<Stride, Kernel>(corner, w_, j);
 #pragma GCC unroll 3
       for (int64_t i = begin; i < end; ++i, line += step) {
         for_each_tap<Stride, Kernel>(line, w_, lanes, [&](int64_t t, Vec<Raw> v) SEGEXT_LAMBDA_INLINE {
