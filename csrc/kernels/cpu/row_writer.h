@@ -101,6 +101,11 @@ class RowWriter {
   SEGEXT_INLINE void columns(const Source<T>* sources, int some, T* row) const {
     const int count = Count ? Count : some;
     const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, dilation_w = Kernel ? 1 : w_.dilation_w;
+    // Local copies: as far as the compiler knows, the stores below could change the taps, which it would then broadcast
+    // again for every vector.
+    Lane first_taps[Count ? Count : 1] = {};
+    for (int s = 0; s < Count; ++s) first_taps[s] = static_cast<Lane>(sources[s].first_tap);
+    T* const out = row - w_.padding_w;
     for_each_block<T>(blocks_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       Vec<T> phase[Stride] = {};
 #pragma GCC unroll 2
@@ -112,12 +117,13 @@ class RowWriter {
           for (int64_t m = (kernel_w - 1 - p) / Stride; m >= 0; --m) {
             const int64_t element = j - m * dilation_w;
             const Vec<T> v = lanes.load_lanes(source.values + element, 0, 1);
-            const auto tap = broadcast(static_cast<Lane>(source.first_tap + p + m * Stride));
+            const auto first_tap = Count ? first_taps[s] : static_cast<Lane>(source.first_tap);
+            const auto tap = broadcast(static_cast<Lane>(first_tap + p + m * Stride));
             phase[p] = combine(phase[p], widen_codes<T>(source.codes + element) == tap, v);
           }
         }
       }
-      store_interleaved<Stride>(lanes, phase, row + j * Stride - w_.padding_w);
+      store_interleaved<Stride>(lanes, phase, out + j * Stride);
     });
   }
 
