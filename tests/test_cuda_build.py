@@ -85,7 +85,7 @@ MORE_REGISTERS = {
 # Of general kernels, whose loops the compiler unrolls further for this architecture than for those before it.
 UNROLLED_REGISTERS = {
     ("sm_120", r"depthwise_weight_gradient_cells_kernel<double"): 100,
-    ("sm_120", r"(depthwise_\w+(?<!_cells)|scatter)_kernel"): 128,
+    ("sm_120", r"(depthwise_\w+(?<!_cells)(?<!_x2)|scatter)_kernel"): 128,
 }
 # Bytes of static shared memory that a kernel has at most; others have none. Static and dynamic together must fit what
 # a block has without asking for more, 48 KB, and the emulation, which refuses launches, sees only the dynamic ones.

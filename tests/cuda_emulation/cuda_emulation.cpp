@@ -96,7 +96,7 @@ struct Scheduler {
   uint32_t seed = 0;
   cudaError_t error = cudaSuccess;
   int compute_capability = 9, multiprocessors = 1;
-  void (*observer)(const void*) = nullptr;
+  void (*observer)(const void*, int64_t) = nullptr;
   Meeting barrier;
   char edge = 0;  // orders the beginning and end of blocks for ThreadSanitizer
 };
@@ -349,7 +349,7 @@ int compute_capability() { return scheduler.compute_capability; }
 void set_multiprocessors(int count) { scheduler.multiprocessors = count; }
 int multiprocessors() { return scheduler.multiprocessors; }
 
-void set_launch_observer(void (*observer)(const void* kernel)) { scheduler.observer = observer; }
+void set_launch_observer(void (*observer)(const void* kernel, int64_t threads)) { scheduler.observer = observer; }
 
 unsigned lane_index() { return scheduler.current->number % kWarpThreads; }
 void* dynamic_shared_memory() { return scheduler.shared.data(); }
@@ -413,7 +413,8 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, 
     return scheduler.error = cudaErrorInvalidConfiguration;
   }
   if (shared_bytes > kMaxSharedBytes) return scheduler.error = cudaErrorInvalidValue;
-  if (scheduler.observer != nullptr) scheduler.observer(kernel);
+  if (scheduler.observer != nullptr)
+    scheduler.observer(kernel, static_cast<int64_t>(threads * grid.x * grid.y * grid.z));
   scheduler.threads = static_cast<unsigned>(threads);
   gridDim = grid;
   blockDim = block;

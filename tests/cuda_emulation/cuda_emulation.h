@@ -42,7 +42,7 @@ struct alignas(16) uint4 {
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81 };
 struct cudaFuncAttributes {
   int ptxVersion;
 };
@@ -65,8 +65,8 @@ int compute_capability();
 void set_multiprocessors(int count);
 int multiprocessors();
 
-// Sets a function that is called with each kernel that is launched.
-void set_launch_observer(void (*observer)(const void* kernel));
+// Sets a function that is called with each kernel that is launched, and with the number of its threads.
+void set_launch_observer(void (*observer)(const void* kernel, int64_t threads));
 
 unsigned lane_index();
 void* dynamic_shared_memory();
@@ -144,8 +144,8 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = cuda_emulation::multiprocessors();
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_emulation::multiprocessors() : 100 * 1024;
   return cudaSuccess;
 }
 

@@ -145,6 +145,12 @@ std::map<const void*, int64_t>& launches() {
   return counts;
 }
 
+// The threads of the last launch.
+int64_t& launched_threads() {
+  static int64_t threads = 0;
+  return threads;
+}
+
 int64_t launches_in_all() {
   int64_t sum = 0;
   for (const auto& [kernel, count] : launches()) sum += count;
@@ -156,6 +162,9 @@ class Tester {
   Tester(int64_t share, int64_t part) : share_(share), part_(part) {}
 
   int64_t cases() const { return cases_; }
+
+  // Whether upsampling runs on one multiprocessor and has so much work that its threads take several batches of cells.
+  void expect_long_threads(bool expected) { long_threads_ = expected; }
 
   // Whether this run executes the next case.
   bool takes_next() { return counter_++ % share_ == part_; }
@@ -207,6 +216,13 @@ class Tester {
   void expect_success(CudaStatus status, const char* op, const std::string& what) {
     if (status == cudaSuccess) return;
     std::fprintf(stderr, "%s returns %d: %s\n", op, status, what.c_str());
+    std::exit(1);
+  }
+
+  // Expects that the threads of the last launch have more than `each` of the elements on average.
+  void expect_each(int64_t elements, int64_t each, const char* op, const std::string& what) {
+    if (elements > each * launched_threads()) return;
+    std::fprintf(stderr, "%s has %ld threads for %ld elements: %s\n", op, launched_threads(), elements, what.c_str());
     std::exit(1);
   }
 
@@ -422,6 +438,8 @@ class Tester {
     const int64_t before = launches_in_all();
     expect_success(depthwise_conv_transpose2d_cuda(params, nullptr), "depthwise_conv_transpose2d", what);
     expect_one_launch(before, outputs, "depthwise_conv_transpose2d", what);
+    // Four lanes in the rows of the four cells of a batch are 16 elements per phase; fewer lanes take more batches.
+    if (long_threads_) expect_each(outputs, 16 * g.stride_h, "depthwise_conv_transpose2d", what);
     host_model::depthwise_conv_transpose2d(params, expected.data());
     expect_equal(output, expected, type, "depthwise_conv_transpose2d", what);
   }
@@ -621,6 +639,10 @@ class Tester {
     gradients(g, type, counts, &params.gradients, what, [&](double* by_input, double* by_weight, double* by_bias) {
       expect_success(depthwise_conv_transpose2d_backward_cuda(params, nullptr), "depthwise_conv_transpose2d_backward",
                      what);
+      // Of upsampling by two in NCHW; a batch of cells completes no more than four rows.
+      if (long_threads_) {
+        expect_each(g.samples * g.channels * g.height * g.width, 4, "depthwise_conv_transpose2d_backward", what);
+      }
       host_model::depthwise_conv_transpose2d_backward(params, by_input, by_weight, by_bias);
     });
   }
@@ -628,7 +650,7 @@ class Tester {
  private:
   // With few multiprocessors, threads go through many cells; with many, through few.
   std::string set_multiprocessors() {
-    const int count = random_() % 2 == 0 ? 1 : 200;
+    const int count = long_threads_ || random_() % 2 == 0 ? 1 : 200;
     cuda_emulation::set_multiprocessors(count);
     return ", " + std::to_string(count) + " multiprocessors";
   }
@@ -640,7 +662,8 @@ class Tester {
     const int size = element_size(type), sum_size = type == ElementType::kFloat64 ? 8 : 4;
     const int64_t inputs = g.samples * g.channels / g.multiplier * g.height * g.width;
     const int64_t weights = g.channels * g.kernel_h * g.kernel_w;
-    const bool wants_input = random_() % 4 != 0, wants_weight = random_() % 4 != 0, wants_bias = random_() % 4 != 0;
+    const bool wants_input = long_threads_ || random_() % 4 != 0;
+    const bool wants_weight = !long_threads_ && random_() % 4 != 0, wants_bias = !long_threads_ && random_() % 4 != 0;
     Array grad_input(inputs, size, false), grad_weight(weights, size, false), grad_bias(g.channels, size, false),
         weight_parts(parts.weight * weights, sum_size, false), bias_parts(parts.bias * g.channels, sum_size, false);
     if (wants_input) out->input = grad_input.data();
@@ -661,6 +684,7 @@ class Tester {
   }
 
   int64_t share_, part_, counter_ = 0, cases_ = 0;
+  bool long_threads_ = false;
   std::mt19937 random_{12345};
 };
 
@@ -861,8 +885,10 @@ std::vector<Upsample> upsamplings() {
       {1, 3, 1, 4, 3, {1, 1}, {3, 3}},
       {2, 3, 1, 3, 4, {2, 3}, {5, 1}, {1, 0}},
       {1, 2, 2, 3, 3, {2, 2}, {3, 4}, {0, 0}, {4, 3}},
-      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {0, 0}, {1, 1}, {13, 11}},       // a larger output than the taps reach
-      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {40, 1}, {1, 1}, {3, 8}},        // nothing but the bias
+      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {0, 0}, {1, 1}, {13, 11}},      // a larger output than the taps reach
+      {1, 3, 1, 3, 3, {4, 4}, {2, 2}, {40, 1}, {1, 1}, {3, 8}},       // nothing but the bias
+      {1, 8, 1, 3, 3, {2, 2}, {1, 1}, {0, 1 << 29}, {1, 1}, {4, 4}},  // likewise, and a column beyond int32_t
+      {1, 8, 1, 3, 3, {4, 4}, {2, 2}, {0, 1 << 29}, {1, 1}, {4, 4}},
       {1, 70, 1, 2, 2, {64, 64}, {32, 32}, {30, 30}, {1, 1}, {4, 6}},  // blocks stage the weights of a part of a class
       {1, 21, 1, 3, 4, {64, 64}, {32, 32}, {16, 16}},
       {1, 200, 1, 1, 2, {64, 64}, {32, 32}, {30, 30}, {1, 1}, {3, 5}},  // parts of a class that are parts of a pixel
@@ -879,8 +905,7 @@ std::vector<Upsample> upsamplings() {
       {1, 1, 2, 9, 65, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {18, 129}},
       {1, 2, 2, 9, 60, {5, 6}, {3, 3}, {2, 2}},
       {1, 2, 1, 7, 50, {6, 7}, {3, 5}, {7, 4}, {1, 1}, {11, 248}},
-      // Stride 2, with all parities of the first row and column, threads that process their cells in several batches,
-      // and rows that divide into pairs and that do not.
+      // Stride 2, with all parities of the first row and column, and rows that divide into pairs and that do not.
       {1, 2, 1, 9, 9, {4, 4}, {2, 2}, {2, 4}, {1, 1}, {13, 12}},
       {2, 6, 1, 9, 9, {4, 4}, {2, 2}, {3, 5}, {1, 1}, {9, 8}},
       {1, 4, 1, 12, 7, {4, 4}, {2, 2}, {0, 3}, {1, 1}, {26, 14}},
@@ -901,6 +926,33 @@ std::vector<Upsample> upsamplings() {
   };
   all.insert(all.end(), std::begin(more), std::end(more));
   return all;
+}
+
+// Upsamplings that give the threads of one multiprocessor several batches of cells: by two, with four lanes and with
+// two, beyond a cell and beyond the taps; and by eight.
+std::vector<Upsample> long_upsamplings() {
+  return {
+      {2, 8, 1, 33, 34, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {66, 68}},
+      {2, 9, 1, 33, 35, {4, 4}, {2, 2}, {0, 2}, {1, 1}, {67, 70}},
+      {2, 9, 1, 37, 30, {4, 4}, {2, 2}, {4, 3}, {1, 1}, {81, 60}},
+      {2, 12, 1, 40, 32, {16, 16}, {8, 8}, {4, 4}, {1, 1}, {320, 256}},
+  };
+}
+
+void test_long_threads(Tester* tester) {
+  tester->expect_long_threads(true);
+  for (const bool channels_last : {false, true}) {
+    for (const Upsample& shape : long_upsamplings()) {
+      const Upsampling g = geometry_of(shape, channels_last);
+      for (const ElementType type :
+           {ElementType::kFloat32, tester->random() % 2 == 0 ? ElementType::kFloat16 : ElementType::kBFloat16}) {
+        tester->upsample(g, type, true, -1, false, false);
+        tester->upsample(g, type, false, 1, true, false);
+        if (g.stride_h == 2 && !channels_last) tester->upsample_backward(g, type, tester->random() % 2 == 0);
+      }
+    }
+  }
+  tester->expect_long_threads(false);
 }
 
 void test_upsampling(Tester* tester) {
@@ -1088,12 +1140,16 @@ int main(int argc, char** argv) {
                                    : order == "random"   ? ThreadOrder::kRandom
                                                          : ThreadOrder::kAscending,
                                    99);
-  cuda_emulation::set_launch_observer([](const void* kernel) { ++launches()[kernel]; });
+  cuda_emulation::set_launch_observer([](const void* kernel, int64_t threads) {
+    ++launches()[kernel];
+    launched_threads() = threads;
+  });
   Tester tester(share, part);
   test_max_pool2d(&tester);
   test_scatter_and_gather(&tester);
   test_indices(&tester);
   test_upsampling(&tester);
+  test_long_threads(&tester);
   test_gradients(&tester);
   test_unpool_conv2d(&tester);
   for (const auto& [kernel, count] : launches()) std::printf("%s: %ld launches\n", kernel_name(kernel).c_str(), count);

@@ -10,14 +10,14 @@ namespace {
 
 using Params = DepthwiseConvTranspose2dParams;
 
-// Limits on the output rows that a thread writes. Fewer than the minimum do not pay for a thread's set-up, which costs
-// about as much as kSetUpRows rows.
+// Limits on the output rows that a thread writes, and on the cells that these belong to, which bounds the choices.
+// Fewer rows than the minimum do not pay for a thread's set-up, which costs about as much as kSetUpRows rows.
 constexpr int64_t kFewestRows = 8, kMostRows = 512, kMostCells = 64, kSetUpRows = 32;
 
 // The shared memory for the weights that a block stages. A thread reads its rows of input once for all phases that its
 // block stages, so a block has at least kFewestPhases (all, of a smaller stride), and as many more as fit with the runs
-// of a whole class. Registers leave room for two or three blocks per multiprocessor, and so does this much shared
-// memory.
+// of a whole class. Registers leave room for two to four blocks per multiprocessor; shared memory on most devices for
+// two of this size.
 constexpr int64_t kStagedBytes = Launch::kMaxSharedBytes, kFewestPhases = 16;
 
 // More runs than any real class has, and few enough for int32_t to hold the numbers of their elements.
@@ -78,15 +78,16 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   if (!*launched) return cudaSuccess;
   const Runs runs(g, ceil_divide(class_runs, kStagedBytes / (phases * Runs::kRunBytes)));
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels) * ceil_divide(runs.class_runs, runs.chunk_runs);
+  const int64_t shared_bytes = runs.chunk_runs * phases * Runs::kRunBytes;
   const int64_t per_thread = cells_per_thread(g, planes * ceil_divide(g.stride_h, phases), runs.unit_runs(), phases, 1,
-                                              multiprocessors() * kMinCellBlocks<kLanes>);
+                                              resident_blocks(kMinCellBlocks<T, kLanes>, shared_bytes));
   const auto cells = divide_cells(g, planes, runs.unit_runs(), per_thread, phases);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
   return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,
-                                   cells->threads, runs.chunk_runs * phases * Runs::kRunBytes, stream,
-                                   arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells, runs,
-                                   addend_steps(params), lanes_fit_addend<T>(params, kLanes));
+                                   cells->threads, shared_bytes, stream, arrays_of<T>(params),
+                                   UpsamplingShape<int32_t>(g), cells->cells, runs, addend_steps(params),
+                                   lanes_fit_addend<T>(params, kLanes));
 }
 
 template <typename T, int kLanes>
@@ -107,7 +108,7 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const int64_t per_thread = cells_per_thread(g, 1, planes * runs, kPhases, kStep, multiprocessors() * Plan::kBlocks);
+  const int64_t per_thread = cells_per_thread(g, 1, planes * runs, kPhases, kStep, resident_blocks(Plan::kBlocks, 0));
   const auto cells = divide_cells(g, planes, runs, per_thread, kPhases, 1);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;

@@ -56,13 +56,15 @@ struct LaneRuns {
         runs(static_cast<int32_t>(row_size(g))),
         class_runs(static_cast<int32_t>(class_size(g))),
         chunk_runs(static_cast<int32_t>(ceil_divide(class_size(g), chunks))) {
-    const int64_t elements = int64_t{chunk_runs} * kLanes, depth = std::min(depth_of(g), elements);
-    const int64_t columns = ceil_divide(elements, depth);
-    // In NCHW, a tile has one channel. In channels_last, eight columns fill a sector of float32 weights.
+    // A chunk that is smaller than a pixel has part of one column.
+    const int64_t elements = int64_t{chunk_runs} * kLanes, chunk_depth = std::min(depth_of(g), elements);
+    const int64_t columns = ceil_divide(elements, chunk_depth);
+    // In NCHW, a tile has the columns of one channel; lanes without a column idle. In channels_last, it has up to eight
+    // columns, whose float32 weights fill a sector, of as many channels as there are lanes for.
     const int most_bits = kChannelsLast ? 3 : 5;
     column_bits = 0;
     while (column_bits < most_bits && columns > int64_t{1} << column_bits) ++column_bits;
-    const int64_t channel_tiles = ceil_divide(depth, kChannelsLast ? Launch::kWarpThreads >> column_bits : 1);
+    const int64_t channel_tiles = ceil_divide(chunk_depth, kChannelsLast ? Launch::kWarpThreads >> column_bits : 1);
     by_channel_tiles = Divisor<int32_t>(channel_tiles);
     tiles = static_cast<int32_t>(channel_tiles * ceil_divide(columns, int64_t{1} << column_bits));
     by_tiles = Divisor<int32_t>(tiles);
@@ -176,7 +178,8 @@ class InputColumns {
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       if (kChannelsLast) {
-        own_[lane] = column.w * shape.input.column_stride + shape.by_multiplier.quotient(column.channel);
+        const int32_t w = column.w <= shape.columns.pooled_size ? column.w : 0;  // far columns could exceed int32_t
+        own_[lane] = w * shape.input.column_stride + shape.by_multiplier.quotient(column.channel);
         left_[lane] = own_[lane] - shape.input.column_stride;
       }
       if (kChannelsLast || lane == 0) {
@@ -280,8 +283,10 @@ class InputColumns {
 // per multiprocessor: as many as registers allow.
 template <int kLanes, bool kAdds>
 inline constexpr int kCellsTogether = kAdds && kLanes > 2 ? 3 : 4;
-template <int kLanes>
-inline constexpr int kMinCellBlocks = kLanes > 2 ? 2 : 3;
+template <typename T, int kLanes>
+inline constexpr int kMinCellBlocks = kLanes > 2                      ? 2
+                                      : kLanes == 2 || sizeof(T) == 8 ? 3
+                                                                      : 4;
 
 // A thread writes kLanes neighbouring elements in each row of its unit's phases, in some vertically adjacent cells:
 //
@@ -299,7 +304,7 @@ inline constexpr int kMinCellBlocks = kLanes > 2 ? 2 : 3;
 // In channels_last, the elements of a row are the channels of all its columns, and the lanes of a thread may span
 // several columns.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
-__global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<kLanes>)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLanes>)
     depthwise_conv_transpose2d_cells_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
                                             LaneRuns<T, kLanes, kChannelsLast> runs, AddendSteps addend_steps,
                                             bool addend_in_lanes) {

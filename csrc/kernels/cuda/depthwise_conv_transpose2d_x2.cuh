@@ -5,7 +5,7 @@
 //
 // With so few phases, a thread holds the weights of its elements in registers and has all phases of its cells. Little
 // is computed for each byte, so the time goes into waiting for memory: a thread loads the input and the addends of
-// several cells before it computes any of them, and where the time shows it, the input of the next ones too.
+// several cells before it computes any of them, and in some forms the input of the next ones too.
 #pragma once
 
 #include "depthwise_conv_transpose2d.cuh"
@@ -49,7 +49,8 @@ class DoubledRun {
         for (int left = 0; left < 2; ++left) {
           const int i = 2 * lane + left;
           exists_[i] = exists(own - left);
-          offset_[i] = (own - left) * shape.input.column_stride + shape.by_multiplier.quotient(channel);
+          const int32_t column = exists_[i] ? own - left : 0;
+          offset_[i] = column * shape.input.column_stride + shape.by_multiplier.quotient(channel);
         }
         if (++channel == shape.channels) {
           channel = 0;
@@ -124,14 +125,14 @@ class DoubledRun {
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 struct DoubledPlan {
   static constexpr bool kHalf = sizeof(T) == 2;
-  // Whether the input of the next cells is loaded before these are computed. float32 in NCHW waits for its stores
-  // instead, and with an addend the wait for that remains.
+  // Whether the input of the next cells is loaded before these are computed. float32 in NCHW is limited by its stores;
+  // with an addend, threads wait for the addend in any case.
   static constexpr bool kAhead = !kAdds && (kChannelsLast || kHalf);
   // The number of cells whose input and addends are in flight at once.
   static constexpr int kTogether = (kAdds ? kLanes * sizeof(T) >= 16 : kHalf && kLanes == 4) ? 2 : 4;
   // The number of blocks per multiprocessor that the registers of all this leave room for.
   static constexpr bool kTwoBlocks = kAdds && (kChannelsLast ? kLanes == 2 : kHalf && kLanes == 4);
-  static constexpr int kBlocks = kTwoBlocks ? 2 : kAdds || kChannelsLast ? 3 : 4;
+  static constexpr int kBlocks = kTwoBlocks ? 2 : kAdds || (kChannelsLast && kLanes == 2) ? 3 : 4;
 };
 
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>

@@ -22,7 +22,7 @@ struct ColumnSegments {
 
 // The number of cells whose gradients are in flight together. float64 has registers for fewer.
 template <typename Wide>
-inline constexpr int kDoubledCells = kManyAtOnce<Wide> ? 4 : 2;
+inline constexpr int kGradientCells = kManyAtOnce<Wide> ? 4 : 2;
 
 // A thread goes down its column. Each cell has two rows of gradients, to which two rows of input have contributed, each
 // through two rows of taps:
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
                                        T* __restrict__ grad_input, UpsamplingShape<int32_t> shape,
                                        ColumnSegments segments) {
   using Wide = typename Element<T>::Wide;
-  constexpr int kTogether = kDoubledCells<Wide>, kTaps = 4;
+  constexpr int kTogether = kGradientCells<Wide>, kTaps = 4;
   const auto number = static_cast<int32_t>(thread_number());
   if (number >= segments.threads) return;
   int32_t w, segment, c;
@@ -100,11 +100,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 // Returns nothing if the sizes rule the kernel out.
 template <typename Wide>
 std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
-  constexpr int64_t kTogether = kDoubledCells<Wide>, kMostCells = 64, kSetUpCells = 8;
+  constexpr int64_t kTogether = kGradientCells<Wide>, kMostCells = 64, kSetUpCells = 8;
   if (g.channels_last || g.multiplier != 1 || !is_doubling(g) || !fits_int32(g, Addend{})) return std::nullopt;
   const int64_t all_columns = g.samples * g.channels * g.width;
   const auto threads_of = [&](int64_t cells) { return all_columns * ceil_divide(g.height, cells - 1); };
-  const int64_t places = multiprocessors() * kSumBlocks<Wide>;
+  const int64_t places = resident_blocks(kSumBlocks<Wide>, 0);
   const int64_t cells = choose_soonest(kTogether, kMostCells, kTogether, g.height + 1, places, [&](int64_t some) {
     return BlockWork{launch_blocks(threads_of(some)), kSetUpCells + some};
   });
@@ -118,9 +118,10 @@ std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
 template <typename T>
 CudaStatus launch_input_x2(const DepthwiseConvTranspose2dParams& call, const T* grad_output, UpsamplingGradients* out,
                            CudaStream stream) {
+  if (out->input == nullptr) return cudaSuccess;
   const Upsampling& g = call.geometry;
   const auto segments = divide_columns<typename Element<T>::Wide>(g);
-  if (!segments || out->input == nullptr) return cudaSuccess;
+  if (!segments) return cudaSuccess;
   auto* grad_input = static_cast<T*>(out->input);
   out->input = nullptr;
   return launch(depthwise_input_gradient_x2_kernel<T>, segments->threads, stream, static_cast<const T*>(call.weight),

@@ -4,6 +4,7 @@
 // need no grid-stride loop.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -34,14 +35,18 @@ inline int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend
 
 inline int64_t launch_blocks(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
 
-// The number of multiprocessors of the current device; 1 if it is unknown, in which case no launch succeeds either.
-inline int64_t multiprocessors() {
-  int device = 0, count = 0;
+// The number of blocks that the current device runs at once: per multiprocessor, as many as `by_registers` and as
+// shared memory has room for. 1 if the device is unknown, in which case no launch succeeds either.
+inline int64_t resident_blocks(int64_t by_registers, int64_t shared_bytes) {
+  constexpr int64_t kReservedBytes = 1024;  // of shared memory, per block
+  int device = 0, multiprocessors = 0, shared = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) != cudaSuccess) {
     cudaGetLastError();
+    return 1;
   }
-  return count > 0 ? count : 1;
+  return multiprocessors * std::max<int64_t>(std::min(by_registers, shared / (shared_bytes + kReservedBytes)), 1);
 }
 
 // A division of work: the number of blocks, and the work of each.
