@@ -345,7 +345,7 @@ def gpu_gains() -> str:
         if op in NAMES:
             first.setdefault((op, dtype), (map, formats))
     return table(
-        ["operation", "map", "type", *VERSUS, "vs best eager stock"],
+        ["operation", "map", "type", *VERSUS, "vs best stock"],
         [
             [NAMES[op], map, dtype, *(marked(f[form]["to_stock"]["median"]) for form in FORMATS), marked(worst(f))]
             for (op, dtype), (map, f) in first.items()
