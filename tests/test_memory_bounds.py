@@ -22,7 +22,7 @@ import segext.functional as F
 SIDES = ("before", "after")
 # Channels and widths. Pixels of 5 channels are taken apart, longer ones read as they lie, the longest asked for ahead.
 MAPS = (*((5, width) for width in (1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 30, 31, 33, 65)), (30, 5), (150, 4))
-POOLS = ((2, 2, 0), (3, 2, 1), (3, 3, 0), (2, 1, 0), (3, 1, 1))
+POOLS = ((2, 2, 0), (3, 2, 1), (3, 3, 0), (2, 1, 0), (3, 1, 1), (5, 2, 2))
 TYPES = (torch.float32, torch.float64, torch.bfloat16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 

@@ -108,3 +108,10 @@ def test_winners_of_overlapping_windows(pool, layout, shape, device):
     indices = reference.tap_indices(taps, x.shape[-2:], *pool.window)
     assert indices.flatten(2).sort(2).values.diff(dim=2).eq(0).any()
     check_unpool(switches, normal(switches.shape), layout, device)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("pool", [Pool(16, 2, 8), Pool(16, 1, 8), Pool((15, 17), (2, 3), (7, 8))], ids=name)
+def test_windows_whose_codes_take_all_values_of_a_byte(pool, layout, device):
+    """No value is left to say that an element beyond a row's ends names no tap; with 255 taps one is."""
+    check_all((2, 3, 21, 40), pool, layout, torch.float32, device)

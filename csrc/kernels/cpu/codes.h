@@ -126,12 +126,16 @@ inline const uint8_t* unpack_codes(const PoolGeometry& g, const uint8_t* sample_
   }
 }
 
+// In place of the code of an element that does not exist. It is the code of a tap only in windows of 256 taps.
+inline constexpr uint8_t kNoTap = 0xff;
+
 // Pooled rows of codes, unpacked to one byte per code. Each time, the next few rows are unpacked too, so that short
 // rows are not unpacked one by one.
 class UnpackedRows {
  public:
-  UnpackedRows(const PoolGeometry& g, const uint8_t* codes)
-      : g_(g), codes_(codes), row_(Rows(g).pooled_row), rows_per_sample_(Rows(g).planes * g.pooled_height) {}
+  // Before and after each row there will be at least `gap` times kNoTap.
+  UnpackedRows(const PoolGeometry& g, const uint8_t* codes, int64_t gap = 0)
+      : g_(g), codes_(codes), gap_(gap), row_(Rows(g).pooled_row), rows_per_sample_(Rows(g).planes * g.pooled_height) {}
 
   // Makes rows [first, last] ready. Rows are numbered over all samples, and these must belong to one sample. Returns
   // true if the rows that were ready before are lost.
@@ -146,7 +150,7 @@ class UnpackedRows {
   int64_t end() const { return end_; }
 
   // The codes of a ready row. Only for codes of at most a byte: wider ones are not unpacked.
-  const uint8_t* operator[](int64_t row) const { return unpacked_ + (row - begin_) * row_; }
+  const uint8_t* operator[](int64_t row) const { return unpacked_ + (row - begin_) * (row_ + gap_); }
 
  private:
   static constexpr int64_t kCodes = 2048;
@@ -160,14 +164,28 @@ class UnpackedRows {
     if (g_.bits > kMaxByteBits) return;
     unpacked_ =
         unpack_codes(g_, codes_ + sample * g_.sample_bytes, first % rows_per_sample_ * row_, count * row_, buffer_);
+    if (gap_ > 0) insert_gaps(count);
+  }
+
+  // Moves the unpacked rows apart. Writes whole vectors: what they write past a row or a gap, the next ones overwrite.
+  void insert_gaps(int64_t count) {
+    const Vec<uint8_t> none = broadcast(kNoTap);
+    uint8_t* to = apart_.reserve(gap_ + count * (row_ + gap_));
+    const uint8_t* from = unpacked_;
+    for (int64_t e = 0; e < gap_; e += kLanes<uint8_t>) store(to + e, none);
+    unpacked_ = to += gap_;
+    for (int64_t k = 0; k < count; ++k, from += row_, to += row_ + gap_) {
+      for (int64_t e = 0; e < row_; e += kLanes<uint8_t>) store(to + e, load(from + e));
+      for (int64_t e = 0; e < gap_; e += kLanes<uint8_t>) store(to + row_ + e, none);
+    }
   }
 
   const PoolGeometry& g_;
   const uint8_t* codes_;
-  const int64_t row_, rows_per_sample_;
+  const int64_t gap_, row_, rows_per_sample_;
   int64_t begin_ = 0, end_ = 0;
   const uint8_t* unpacked_ = nullptr;
-  Buffer<uint8_t> buffer_;
+  Buffer<uint8_t> buffer_, apart_;
 };
 
 // Collects the codes of consecutive elements, starting at a byte boundary, and writes them packed, a block at a time.

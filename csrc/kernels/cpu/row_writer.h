@@ -1,8 +1,6 @@
 // Writes one full row of a scatter from the pooled rows whose windows reach it.
 #pragma once
 
-#include <vector>
-
 #include "codes.h"
 #include "interleave.h"
 #include "map_writer.h"
@@ -27,37 +25,26 @@ class RowWriter {
 
  public:
   explicit RowWriter(const PoolGeometry& g) : g_(g), w_(g.window), rows_(g), packs_(packs_pixels<T>(g)) {
-    // The pooled columns j for which windows j - reach to j all exist, and whose stride_w full columns all lie in the
-    // map.
-    const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w / w_.stride_w;
-    const int64_t covered = (g.width + w_.padding_w) / w_.stride_w;
-    const int64_t first = ceil_div(w_.padding_w, w_.stride_w);
-    blocks_ = {first > reach ? first : reach, covered < g.pooled_width ? covered : g.pooled_width};
-    const bool has_blocks = g.channels_last ? packs_ : has_strided_path(g);
-    if (blocks_.empty() || !has_blocks) blocks_.end = blocks_.begin;
-    if (!blocks_.empty() && !g.channels_last) find_edges();
+    if (packs_) find_blocks();
+    if (!g.channels_last && has_strided_path(g) && w_.kernel_h * w_.kernel_w <= kNoTap) find_columns();
   }
+
+  // Elements before and after each pooled row that `write` reads and that belong to none of its windows. There, codes
+  // must be kNoTap; values do not matter.
+  int64_t gap() const { return gap_; }
 
   // Not inlined, so that the half types share one copy.
   __attribute__((noinline)) void write(const Source<T>* sources, int count, T* row) {
     if (count == 0) {
       std::memset(row, 0, rows_.row * sizeof(T));
-    } else if (blocks_.empty()) {
-      pixels(sources, count, {0, g_.width}, row);
-    } else if (g_.channels_last) {
+    } else if (columns_[0] != nullptr) {
+      (this->*columns_[count == 2])(sources, count, row);
+    } else if (packs_ && !blocks_.empty()) {
       pixels(sources, count, {0, first_column()}, row);
       packed_pixels(sources, count, row);
       pixels(sources, count, {end_column(), g_.width}, row);
     } else {
-      edge_pixels(sources, count, row);
-      with_strided_window(w_, {0, w_.kernel_h}, [&](auto stride, auto kernel) {
-        // A full row has at most kMost sources, so the loops over them are unrolled too.
-        constexpr int kMost = kernel() == kAnyKernel ? 0 : (kernel() + stride() - 1) / stride();
-        if constexpr (kMost == 2) {
-          if (count == 2) return columns<stride(), kernel(), 2>(sources, count, row);
-        }
-        columns<stride(), kernel(), kMost == 0 ? 0 : 1>(sources, count, row);
-      });
+      pixels(sources, count, {0, g_.width}, row);
     }
   }
 
@@ -94,67 +81,96 @@ class RowWriter {
     }
   }
 
-  // Writes the NCHW columns of the blocks: Stride phases of pooled columns, interleaved. Phase p of pooled column j is
-  // the pixel shared by tap p of window j, tap p + Stride of window j - 1, and so on (at stride 1, by windows a
-  // dilation apart). Later taps belong to earlier windows, so the loop over taps descends.
-  template <int Stride, int Kernel, int Count>
-  SEGEXT_INLINE void columns(const Source<T>* sources, int some, T* row) const {
-    const int count = Count ? Count : some;
-    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, dilation_w = Kernel ? 1 : w_.dilation_w;
-    // Local copies: as far as the compiler knows, the stores below could change the taps, which it would then broadcast
-    // again for every vector.
-    Lane first_taps[Count ? Count : 1] = {};
-    for (int s = 0; s < Count; ++s) first_taps[s] = static_cast<Lane>(sources[s].first_tap);
-    T* const out = row - w_.padding_w;
-    for_each_block<T>(blocks_, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
-      Vec<T> phase[Stride] = {};
-#pragma GCC unroll 2
-      for (int s = 0; s < count; ++s) {
-        const Source<T>& source = sources[s];
-#pragma GCC unroll 3
-        for (int p = 0; p < Stride; ++p) {
-#pragma GCC unroll 3
-          for (int64_t m = (kernel_w - 1 - p) / Stride; m >= 0; --m) {
-            const int64_t element = j - m * dilation_w;
-            const Vec<T> v = lanes.load_lanes(source.values + element, 0, 1);
-            const auto first_tap = Count ? first_taps[s] : static_cast<Lane>(source.first_tap);
-            const auto tap = broadcast(static_cast<Lane>(first_tap + p + m * Stride));
-            phase[p] = combine(phase[p], widen_codes<T>(source.codes + element) == tap, v);
-          }
-        }
-      }
-      store_interleaved<Stride>(lanes, phase, out + j * Stride);
-    });
+  // The pooled columns j for which windows j - reach to j all exist, and whose stride_w full columns all lie in the
+  // map.
+  void find_blocks() {
+    const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w / w_.stride_w;
+    const int64_t covered = (g_.width + w_.padding_w) / w_.stride_w;
+    blocks_ = {larger(ceil_div(w_.padding_w, w_.stride_w), reach), smaller(covered, g_.pooled_width)};
+    if (blocks_.empty()) blocks_.end = blocks_.begin;
   }
 
   // The first full column that the blocks cover, and the end of that range.
   int64_t first_column() const { return blocks_.begin * w_.stride_w - w_.padding_w; }
   int64_t end_column() const { return blocks_.end * w_.stride_w - w_.padding_w; }
 
-  void find_edges() {
-    for (const Range columns : {Range{0, first_column()}, Range{end_column(), g_.width}}) {
-      for (int64_t x = columns.begin; x < columns.end; ++x) {
-        for_each_window(x, [&](int64_t ow, int64_t t) { edge_taps_.push_back({ow, t}); });
-        edges_.push_back({x, edge_taps_.size()});
+  // Finds the function that writes NCHW columns, and how far it reads past both ends of a pooled row.
+  void find_columns() {
+    with_strided_window(w_, {0, w_.kernel_h}, [&](auto stride, auto kernel) {
+      constexpr int kStride = stride(), kKernel = kernel();
+      const int64_t last = (g_.width - 1) / kStride;
+      for (int64_t p = 0; p < kStride; ++p) {
+        const Taps taps = taps_of(p, kStride, w_.kernel_w, w_.padding_w);
+        const int64_t before = (taps.count - 1) * w_.dilation_w - taps.ahead;
+        gap_ = larger(gap_, larger(before, last + taps.ahead - (g_.pooled_width - 1)));
       }
-    }
-  }
-
-  // Writes the NCHW columns on either side of the blocks.
-  void edge_pixels(const Source<T>* sources, int count, T* row) const {
-    std::size_t first = 0;
-    for (const Edge& edge : edges_) {
-      T v = 0;
-      for (int s = 0; s < count; ++s) {
-        for (std::size_t k = first; k < edge.end; ++k) {
-          const bool named = sources[s].codes[edge_taps_[k].column] == sources[s].first_tap + edge_taps_[k].tap;
-          const T value = sources[s].values[edge_taps_[k].column];
-          v = named ? (kSum ? v + value : value) : v;
+      if constexpr (kKernel == kAnyKernel) {
+        columns_[0] = columns_[1] = &RowWriter::columns<kStride, kKernel, 0, 0>;
+      } else {
+        // A full row has at most this many sources, so the loops over them are unrolled too.
+        constexpr int kMost = (kKernel + kStride - 1) / kStride;
+        if (w_.padding_w == 0) {
+          columns_[0] = &RowWriter::columns<kStride, kKernel, 0, 1>;
+          columns_[1] = &RowWriter::columns<kStride, kKernel, 0, kMost>;
+        } else {
+          columns_[0] = &RowWriter::columns<kStride, kKernel, 1, 1>;
+          columns_[1] = &RowWriter::columns<kStride, kKernel, 1, kMost>;
         }
       }
-      row[edge.column] = v;
-      first = edge.end;
+    });
+  }
+
+  // The taps that fall on NCHW column stride * m + p, for any m: taps first, first + stride and so on, of windows
+  // m + ahead, a dilation before it, and so on. (Only windows of stride 1 are dilated.)
+  struct Taps {
+    int64_t first, count, ahead;
+  };
+  static SEGEXT_INLINE Taps taps_of(int64_t p, int64_t stride, int64_t kernel, int64_t padding) {
+    if (stride == 1) return {0, kernel, padding};
+    const int64_t first = (p + padding) % stride;
+    return {first, (kernel - 1 - first) / stride + 1, (p + padding) / stride};
+  }
+
+  // Writes an NCHW row: Stride phases of columns, interleaved. Windows that the map's sides cut off need no special
+  // case, for no code in a row's gap names a tap. Unless Kernel is kAnyKernel, Padding is that of the window. Later
+  // taps belong to earlier windows, so the loop over taps descends.
+  template <int Stride, int Kernel, int Padding, int Count>
+  void columns(const Source<T>* sources, int some, T* row) const {
+    const int count = Count ? Count : some;
+    const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w, dilation_w = Kernel ? 1 : w_.dilation_w;
+    const int64_t padding_w = Kernel ? Padding : w_.padding_w;
+    // Local copies: as far as the compiler knows, the stores below could change the originals, which it would then read
+    // again for every vector. Members are copied one by one: reading a whole source would wait for its members' stores.
+    const int64_t width = g_.width;
+    Source<T> copies[Count ? Count : 1];
+    for (int s = 0; s < Count; ++s) {
+      copies[s].values = sources[s].values;
+      copies[s].codes = sources[s].codes;
+      copies[s].first_tap = sources[s].first_tap;
     }
+    const auto block = [&](int64_t m, auto loaded, auto stored) SEGEXT_LAMBDA_INLINE {
+      Vec<T> phase[Stride] = {};
+#pragma GCC unroll 2
+      for (int s = 0; s < count; ++s) {
+        const Source<T>& source = Count ? copies[s] : sources[s];
+#pragma GCC unroll 3
+        for (int p = 0; p < Stride; ++p) {
+          const Taps taps = taps_of(p, Stride, kernel_w, padding_w);
+#pragma GCC unroll 3
+          for (int64_t k = taps.count - 1; k >= 0; --k) {
+            const int64_t element = m + taps.ahead - k * dilation_w;
+            const Vec<T> v = loaded.load_lanes(source.values + element, 0, 1);
+            const auto tap = broadcast(static_cast<Lane>(source.first_tap + taps.first + k * Stride));
+            phase[p] = combine(phase[p], widen_codes<T>(source.codes + element) == tap, v);
+          }
+        }
+      }
+      store_interleaved<Stride>(stored, phase, row + m * Stride);
+    };
+    int64_t m = 0;
+    for (; (m + kLanes<T>)*Stride <= width; m += kLanes<T>) block(m, AllLanes{}, AllLanes{});
+    const int64_t left = width - m * Stride;
+    if (left > 0) block(m, FirstLanes{(left + Stride - 1) / Stride}, FirstPixels{left});
   }
 
   // Calls f(pooled column, tap) for each window that has a tap at column x, in ascending order of windows.
@@ -257,20 +273,11 @@ class RowWriter {
   const PoolGeometry& g_;
   const Window& w_;
   const Rows rows_;
-  const bool packs_;  // see packs_pixels
-  Range blocks_;      // of pooled columns
-
-  // An NCHW column outside the blocks. Its taps are the elements of edge_taps_ from the previous column's `end` to its
-  // own: one for each window that has a tap there, in ascending order of windows.
-  struct Edge {
-    int64_t column;
-    std::size_t end;
-  };
-  struct EdgeTap {
-    int64_t column, tap;  // pooled column, and tap of the window row
-  };
-  std::vector<Edge> edges_;
-  std::vector<EdgeTap> edge_taps_;
+  const bool packs_;    // see packs_pixels
+  Range blocks_{0, 0};  // of pooled columns, where packs_
+  using Columns = void (RowWriter::*)(const Source<T>*, int, T*) const;
+  Columns columns_[2]{};  // for one source and for two; null where columns are not written in phases
+  int64_t gap_ = 0;
   Phases<T> phases_;
 };
 

@@ -6,6 +6,8 @@
 // cache and is reused for the next row.
 #include "../scatter.h"
 
+#include <algorithm>
+
 #include "buffer.h"
 #include "codes.h"
 #include "interleave.h"
@@ -32,7 +34,7 @@ class Scatter {
         w_(params.geometry.window),
         rows_(params.geometry),
         writer_(g_),
-        unpacked_(g_, p_.codes),
+        unpacked_(g_, p_.codes, writer_.gap()),
         reach_((w_.kernel_h - 1) * w_.dilation_h),
         tiles_(!kSum && tiles_map(g_)),
         merges_(tiles_ && merges_rows<T>(g_)),
@@ -190,16 +192,20 @@ class Scatter {
 
   const T* values_of(int64_t pooled_row) const { return values_ + (pooled_row - unpacked_.begin()) * rows_.pooled_row; }
 
-  // Values [first, first + count) of the pooled map, masked and widened if required.
+  // Values [first, first + count) of the pooled map, masked and widened if required. As many elements as `writer_`
+  // needs can be read before and after them.
   const T* prepared_values(int64_t first, int64_t count) {
+    const int64_t gap = writer_.gap();
     const Moved* v = static_cast<const Moved*>(p_.values) + first;
     if (p_.relu_output != nullptr) {
-      Moved* masked = masked_.reserve(count);
+      Moved* masked = moved_.reserve(count + 2 * gap) + gap;
       mask_by_relu<E>(v, static_cast<const Raw*>(p_.relu_output) + first, count, masked);
       v = masked;
+    } else if (!kWidens && gap > 0 && (first < gap || first + count + gap > g_.samples * pooled_elements(g_))) {
+      v = std::copy_n(v, count, moved_.reserve(count + 2 * gap) + gap) - count;
     }
     if constexpr (kWidens) {
-      T* wide = wide_.reserve(count);
+      T* wide = wide_.reserve(count + 2 * gap) + gap;
       widen(E{}, v, count, wide);
       return wide;
     } else {
@@ -235,7 +241,7 @@ class Scatter {
   const bool merges_;          // see merges_rows
   const bool walks_pixels_;    // channels_last windows that share no pixel, and whose pixels are not packed
   const T* values_ = nullptr;  // of the pooled rows that are unpacked
-  Buffer<Moved> masked_;
+  Buffer<Moved> moved_;
   Buffer<T> wide_;
   Buffer<T> sums_;  // the current full row, before it is narrowed
   Phases<T> lines_;

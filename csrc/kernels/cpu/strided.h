@@ -77,6 +77,16 @@ struct FirstLanes {
   }
 };
 
+// The full columns of a block, of which only the first `pixels` are in the map.
+struct FirstPixels {
+  int64_t pixels;
+
+  template <class T>
+  SEGEXT_INLINE void store_lanes(T* p, Vec<T> v, int part, int) const {
+    store_partial(p, v, clamp(pixels - part * kLanes<T>, 0, kLanes<T>));
+  }
+};
+
 // Calls block(column, lanes) for the columns of `range`, a vector at a time. The remainder is handled outside the loop;
 // inside, it would take registers.
 template <class T, class F>
