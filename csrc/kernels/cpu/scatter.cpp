@@ -33,10 +33,11 @@ class Scatter {
         g_(params.geometry),
         w_(params.geometry.window),
         rows_(params.geometry),
-        writer_(g_),
-        unpacked_(g_, p_.codes, writer_.gap()),
-        reach_((w_.kernel_h - 1) * w_.dilation_h),
         tiles_(!kSum && tiles_map(g_)),
+        writer_(g_),
+        gap_(tiles_ ? 0 : writer_.gap()),
+        unpacked_(g_, p_.codes, gap_),
+        reach_((w_.kernel_h - 1) * w_.dilation_h),
         merges_(tiles_ && merges_rows<T>(g_)),
         walks_pixels_(g_.channels_last && g_.bits <= kMaxByteBits && !packs_pixels<T>(g_) && windows_are_disjoint(w_)) {
   }
@@ -184,7 +185,7 @@ class Scatter {
   }
 
   // Makes pooled rows [first, last], counted over all samples, ready to be read.
-  void make_ready(int64_t first, int64_t last) {
+  SEGEXT_INLINE void make_ready(int64_t first, int64_t last) {
     if (!unpacked_.make_ready(first, last)) return;
     values_ =
         prepared_values(unpacked_.begin() * rows_.pooled_row, (unpacked_.end() - unpacked_.begin()) * rows_.pooled_row);
@@ -192,20 +193,19 @@ class Scatter {
 
   const T* values_of(int64_t pooled_row) const { return values_ + (pooled_row - unpacked_.begin()) * rows_.pooled_row; }
 
-  // Values [first, first + count) of the pooled map, masked and widened if required. As many elements as `writer_`
-  // needs can be read before and after them.
-  const T* prepared_values(int64_t first, int64_t count) {
-    const int64_t gap = writer_.gap();
+  // Values [first, first + count) of the pooled map, masked and widened if required; gap_ more can be read on either
+  // side.
+  __attribute__((noinline)) const T* prepared_values(int64_t first, int64_t count) {
     const Moved* v = static_cast<const Moved*>(p_.values) + first;
     if (p_.relu_output != nullptr) {
-      Moved* masked = moved_.reserve(count + 2 * gap) + gap;
+      Moved* masked = moved_.reserve(count + 2 * gap_) + gap_;
       mask_by_relu<E>(v, static_cast<const Raw*>(p_.relu_output) + first, count, masked);
       v = masked;
-    } else if (!kWidens && gap > 0 && (first < gap || first + count + gap > g_.samples * pooled_elements(g_))) {
-      v = std::copy_n(v, count, moved_.reserve(count + 2 * gap) + gap) - count;
+    } else if (!kWidens && gap_ > 0 && (first < gap_ || first + count + gap_ > g_.samples * pooled_elements(g_))) {
+      v = std::copy_n(v, count, moved_.reserve(count + 2 * gap_) + gap_) - count;
     }
     if constexpr (kWidens) {
-      T* wide = wide_.reserve(count + 2 * gap) + gap;
+      T* wide = wide_.reserve(count + 2 * gap_) + gap_;
       widen(E{}, v, count, wide);
       return wide;
     } else {
@@ -234,10 +234,11 @@ class Scatter {
   const PoolGeometry& g_;
   const Window& w_;
   const Rows rows_;
-  RowWriter<T, kSum> writer_;
+  const bool tiles_;           // see tiles_map
+  RowWriter<T, kSum> writer_;  // of the rows that are not tiled
+  const int64_t gap_;          // elements between rows of codes, which `writer_` needs
   UnpackedRows unpacked_;
   const int64_t reach_;        // pixels from the first to the last row of a window
-  const bool tiles_;           // see tiles_map
   const bool merges_;          // see merges_rows
   const bool walks_pixels_;    // channels_last windows that share no pixel, and whose pixels are not packed
   const T* values_ = nullptr;  // of the pooled rows that are unpacked
