@@ -40,18 +40,24 @@ struct ClassChunk {
   int32_t classes;
   Divisor<int32_t> by_kernel_w;
 
+  // A thread stages whole ColumnWeights: their loads are in flight together, and their stores meet in no bank.
   template <typename T>
-  __device__ __forceinline__ void stage(const WeightsInMemory<T, int32_t>& from, const Axis<int32_t>& rows,
+  __device__ __forceinline__ void stage(const WeightsInMemory<T, int32_t>& from, const Axis<int32_t>& axis,
                                         int32_t phase, int32_t first, int32_t end) const {
-    constexpr int kRows = 2 * kPhases;
-    auto* staged = dynamic_shared_memory<typename Element<T>::Wide>();
-    const int32_t count = (end - first) * kRows * from.kernel_w;
+    const TapRows rows(axis, phase);
+    auto* staged = dynamic_shared_memory<ColumnWeights<typename Element<T>::Wide>>();
+    const int32_t count = (end - first) * from.kernel_w;
+#pragma unroll 1  // more loads in flight would take registers, and with them blocks
     for (int32_t k = static_cast<int32_t>(threadIdx.x); k < count; k += Launch::kBlockThreads) {
       int32_t j;
-      const int32_t row = by_kernel_w.divide(k, &j);
-      const int32_t channel = row / kRows, r = row % kRows;
-      const int32_t i = tap_row(rows, phase + r / 2, r % 2);
-      staged[(channel * from.kernel_w + j) * kRows + r] = i < 0 ? 0 : from.at(first + channel, i, j);
+      const int32_t channel = first + by_kernel_w.divide(k, &j);
+      ColumnWeights<typename Element<T>::Wide> weights;
+#pragma unroll
+      for (int r = 0; r < 2 * kPhases; ++r) {
+        const int32_t i = rows.tap[r / 2][r % 2];
+        weights.tap[r / 2][r % 2] = i < 0 ? 0 : from.at(channel, i, j);
+      }
+      staged[k] = weights;
     }
   }
 };
