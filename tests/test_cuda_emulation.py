@@ -2,35 +2,16 @@
 
 import os
 import re
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from emulation import EMULATION, KERNELS, LAUNCHERS, build, needs_compiler, run
 
-ROOT = Path(__file__).resolve().parents[1]
-EMULATION = ROOT / "tests" / "cuda_emulation"
-KERNELS = ROOT / "csrc" / "kernels"
-LAUNCHERS = sorted(
-    path.with_suffix(".cu") for path in (KERNELS / "cuda").glob("*.cuh") if path.with_suffix(".cu").exists()
-)
-CXX = os.environ.get("CXX", "g++")
-FLAGS = [
-    "-std=c++17",
-    "-O1",
-    "-g1",
-    "-fno-strict-aliasing",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-DSEGEXT_CUDA_EMULATION",
-    f"-I{EMULATION}",
-    f"-I{KERNELS}",
-]
-MEMORY_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-RACE_SANITIZER = ["-fsanitize=thread"]
+MEMORY_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+MEMORY_SANITIZERS = {"flags": MEMORY_FLAGS, "core_flags": MEMORY_FLAGS, "link_flags": MEMORY_FLAGS}
+# ThreadSanitizer must not instrument the emulation's core.
+RACE_FLAGS = ["-fsanitize=thread"]
+RACE_SANITIZER = {"flags": RACE_FLAGS, "core_flags": ["-DSEGEXT_EMULATION_TSAN"], "link_flags": RACE_FLAGS}
 ORDERS = ["ascending", "descending", "random"]
 
 # What the message says of each bug that planted_bugs.cpp plants.
@@ -51,32 +32,7 @@ BUGS = {
 # Those that only ThreadSanitizer sees.
 RACES = ["missing-barrier", "shuffle-as-fence", "vote-as-fence"]
 
-pytestmark = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"needs a C++ compiler, and there is no {CXX}")
-
-
-def run(command, **options):
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
-
-
-def compile_object(source, target, flags):
-    result = run([CXX, *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", str(target)])
-    assert result.returncode == 0, f"{source.name} does not compile:\n{result.stderr}"
-    return target
-
-
-def build(folder, name, sources, sanitizers):
-    """Builds a program from `sources` and the emulation, whose core ThreadSanitizer must not instrument."""
-    races = sanitizers is RACE_SANITIZER
-    jobs = [(source, folder / f"{source.stem}.o", sanitizers) for source in sources]
-    core_flags = ["-DSEGEXT_EMULATION_TSAN"] if races else sanitizers
-    jobs.append((EMULATION / "cuda_emulation.cpp", folder / "cuda_emulation.o", core_flags))
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        objects = list(pool.map(lambda job: compile_object(*job), jobs))
-    program = folder / name
-    # -rdynamic: the program names the kernels it ran.
-    result = run([CXX, *sanitizers, "-rdynamic", *map(str, objects), "-ldl", "-o", str(program)])
-    assert result.returncode == 0, result.stderr
-    return program
+pytestmark = needs_compiler
 
 
 def run_sanitized(program, *arguments):
@@ -90,19 +46,19 @@ def run_sanitized(program, *arguments):
 @pytest.fixture(scope="module")
 def kernels_test(tmp_path_factory):
     sources = [*LAUNCHERS, EMULATION / "kernels_test.cpp"]
-    return build(tmp_path_factory.mktemp("kernels"), "kernels_test", sources, MEMORY_SANITIZERS)
+    return build(tmp_path_factory.mktemp("kernels"), "kernels_test", sources, **MEMORY_SANITIZERS)
 
 
 @pytest.fixture(scope="module")
 def planted_bugs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
-    return build(folder, "planted_bugs", [EMULATION / "planted_bugs.cpp"], MEMORY_SANITIZERS)
+    return build(folder, "planted_bugs", [EMULATION / "planted_bugs.cpp"], **MEMORY_SANITIZERS)
 
 
 @pytest.fixture(scope="module")
 def planted_races(tmp_path_factory):
     folder = tmp_path_factory.mktemp("races")
-    return build(folder, "planted_bugs", [EMULATION / "planted_bugs.cpp"], RACE_SANITIZER)
+    return build(folder, "planted_bugs", [EMULATION / "planted_bugs.cpp"], **RACE_SANITIZER)
 
 
 def assert_every_kernel_ran_right(result):
@@ -154,6 +110,6 @@ def test_planted_race_is_caught(planted_races, race):
 
 @pytest.mark.skipif(os.environ.get("SEGEXT_TSAN") != "1", reason="takes minutes; SEGEXT_TSAN=1 asks for it")
 def test_kernels_have_no_races(tmp_path):
-    program = build(tmp_path, "kernels_test", [*LAUNCHERS, EMULATION / "kernels_test.cpp"], RACE_SANITIZER)
+    program = build(tmp_path, "kernels_test", [*LAUNCHERS, EMULATION / "kernels_test.cpp"], **RACE_SANITIZER)
     share = "17"  # others keep step with the loops over types and formats, and leave out kernels
     assert_every_kernel_ran_right(run_sanitized(program, "random", share))

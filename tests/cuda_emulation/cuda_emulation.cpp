@@ -97,6 +97,8 @@ struct Scheduler {
   cudaError_t error = cudaSuccess;
   int compute_capability = 9, multiprocessors = 1;
   void (*observer)(const void*, int64_t) = nullptr;
+  void (*block_observer)() = nullptr;
+  unsigned sample = 0;
   Meeting barrier;
   char edge = 0;  // orders the beginning and end of blocks for ThreadSanitizer
 };
@@ -199,6 +201,7 @@ void resume(Fiber* fiber) {
   scheduler.current = fiber;
   threadIdx = fiber->index;
   switch_stacks(&scheduler.main, &fiber->stack, false);
+  scheduler.current = nullptr;
   if (fiber->state == State::kDone && !fiber->copies.empty()) fail("nobody waits for asynchronous copies", *fiber);
 }
 
@@ -351,8 +354,14 @@ int multiprocessors() { return scheduler.multiprocessors; }
 
 void set_launch_observer(void (*observer)(const void* kernel, int64_t threads)) { scheduler.observer = observer; }
 
-unsigned lane_index() { return scheduler.current->number % kWarpThreads; }
+void set_block_observer(void (*observer)()) { scheduler.block_observer = observer; }
+void set_block_sample(unsigned count) { scheduler.sample = count; }
+
+bool in_thread() { return scheduler.current != nullptr; }
+unsigned thread_number() { return scheduler.current->number; }
+unsigned lane_index() { return thread_number() % kWarpThreads; }
 void* dynamic_shared_memory() { return scheduler.shared.data(); }
+size_t dynamic_shared_bytes() { return scheduler.shared.size(); }
 std::vector<Copy>& pending_copies() { return scheduler.current->copies; }
 
 void expect_shared(const void* address, size_t bytes, const char* operation, int line) {
@@ -423,11 +432,13 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, 
   prepare_fibers();
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
-      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
+      const unsigned step = scheduler.sample == 0 ? 1 : (grid.x + scheduler.sample - 1) / scheduler.sample;
+      for (blockIdx.x = step / 2; blockIdx.x < grid.x; blockIdx.x += step) {
         scheduler.shared = std::vector<unsigned char>(shared_bytes, kUninitialised);  // exact, for the sanitizers
         tsan_release(&scheduler.edge);
         run_block();
         tsan_acquire(&scheduler.edge);
+        if (scheduler.block_observer != nullptr) scheduler.block_observer();
       }
     }
   }

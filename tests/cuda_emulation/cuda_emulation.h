@@ -68,8 +68,17 @@ int multiprocessors();
 // Sets a function that is called with each kernel that is launched, and with the number of its threads.
 void set_launch_observer(void (*observer)(const void* kernel, int64_t threads));
 
+// Sets a function that is called after each block that has run.
+void set_block_observer(void (*observer)());
+
+// Runs only `count` blocks of each launch, evenly spread; 0 runs all. For those who watch kernels, not their results.
+void set_block_sample(unsigned count);
+
+bool in_thread();          // whether a thread of a kernel is running
+unsigned thread_number();  // of the running thread in its block
 unsigned lane_index();
 void* dynamic_shared_memory();
+size_t dynamic_shared_bytes();
 cudaError_t last_error();  // and clears it
 
 // Stops the program unless these bytes all lie in the block's dynamic shared memory.
