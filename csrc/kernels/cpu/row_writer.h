@@ -276,7 +276,7 @@ class RowWriter {
   const bool packs_;    // see packs_pixels
   Range blocks_{0, 0};  // of pooled columns, where packs_
   using Columns = void (RowWriter::*)(const Source<T>*, int, T*) const;
-  Columns columns_[2]{};  // for one source and for two; null where columns are not written in phases
+  Columns columns_[2]{};  // [1] for two sources, [0] for any other number; null where `pixels` writes NCHW rows
   int64_t gap_ = 0;
   Phases<T> phases_;
 };

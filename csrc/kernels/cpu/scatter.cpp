@@ -197,12 +197,15 @@ class Scatter {
   // side.
   __attribute__((noinline)) const T* prepared_values(int64_t first, int64_t count) {
     const Moved* v = static_cast<const Moved*>(p_.values) + first;
+    const bool at_end = first < gap_ || first + count + gap_ > g_.samples * pooled_elements(g_);
     if (p_.relu_output != nullptr) {
       Moved* masked = moved_.reserve(count + 2 * gap_) + gap_;
       mask_by_relu<E>(v, static_cast<const Raw*>(p_.relu_output) + first, count, masked);
       v = masked;
-    } else if (!kWidens && gap_ > 0 && (first < gap_ || first + count + gap_ > g_.samples * pooled_elements(g_))) {
-      v = std::copy_n(v, count, moved_.reserve(count + 2 * gap_) + gap_) - count;
+    } else if (!kWidens && at_end && gap_ > 0) {
+      Moved* copy = moved_.reserve(count + 2 * gap_) + gap_;
+      std::copy_n(v, count, copy);
+      v = copy;
     }
     if constexpr (kWidens) {
       T* wide = wide_.reserve(count + 2 * gap_) + gap_;
