@@ -84,6 +84,7 @@ MORE_REGISTERS = {
 }
 # Of general kernels, whose loops the compiler unrolls further for this architecture than for those before it.
 UNROLLED_REGISTERS = {
+    ("sm_120", r"depthwise_argmax_cells_kernel<double"): 104,  # two blocks, as with 96
     ("sm_120", r"depthwise_weight_gradient_cells_kernel<double"): 100,
     ("sm_120", r"(depthwise_\w+(?<!_cells)(?<!_x2)|scatter)_kernel"): 128,
 }
