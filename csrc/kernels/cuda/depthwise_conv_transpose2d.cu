@@ -76,7 +76,7 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
   *launched = class_runs < kMostClassRuns;
   if (!*launched) return cudaSuccess;
-  const Runs runs(g, ceil_divide(class_runs, kStagedBytes / (phases * Runs::kRunBytes)));
+  const Runs runs(g, ceil_divide(class_runs, kStagedBytes / (phases * Runs::kRunBytes)), phases);
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels) * ceil_divide(runs.class_runs, runs.chunk_runs);
   const int64_t shared_bytes = runs.chunk_runs * phases * Runs::kRunBytes;
   const int64_t per_thread = cells_per_thread(g, planes * ceil_divide(g.stride_h, phases), runs.unit_runs(), phases, 1,
@@ -99,7 +99,7 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   return launch_form(params, stream, launched);
 }
 
-// Sets *launched to whether the number of threads allows a launch.
+// Sets *launched to whether the number of threads and the alignment of weights and output allow a launch.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
   using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;
@@ -125,6 +125,8 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
 
 template <typename T>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
+  *launched = is_aligned(params.weight, kVectorBytes);
+  if (!*launched) return cudaSuccess;
   if (params.geometry.channels_last) {
     return lanes_fit<T>(params, 2) ? launch_doubling<T, 2, true>(params, stream, launched)
                                    : launch_doubling<T, 1, true>(params, stream, launched);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 #include "upsampling.cuh"
 
@@ -44,18 +45,21 @@ struct LaneRuns {
   using Wide = typename Element<T>::Wide;
   static constexpr int kWeights = 4;  // per phase: for the cell's input row, own and left; then for the row above
   static constexpr int64_t kRunBytes = kWeights * kLanes * static_cast<int64_t>(sizeof(Wide));  // and per phase
+  static constexpr int kBatch = 4;
   Divisor<int32_t> by_chunks, by_chunk_runs;
   int32_t runs, class_runs, chunk_runs;  // in a row of the output, in a class, in a chunk
-  // A warp stages *tiles* of a chunk: some neighbouring columns of some neighbouring channels.
-  Divisor<int32_t> by_tiles, by_channel_tiles;
+  // A warp stages *tiles* of a chunk, some neighbouring columns of some neighbouring channels, each for a batch of
+  // kBatch phases at a time.
+  Divisor<int32_t> by_batches, by_channel_tiles;
   int32_t tiles, column_bits;  // in a chunk; binary logarithm of a tile's columns
 
-  LaneRuns(const Upsampling& g, int64_t chunks)
+  LaneRuns(const Upsampling& g, int64_t chunks, int64_t phases)
       : by_chunks(chunks),
         by_chunk_runs(ceil_divide(class_size(g), chunks)),
         runs(static_cast<int32_t>(row_size(g))),
         class_runs(static_cast<int32_t>(class_size(g))),
-        chunk_runs(static_cast<int32_t>(ceil_divide(class_size(g), chunks))) {
+        chunk_runs(static_cast<int32_t>(ceil_divide(class_size(g), chunks))),
+        by_batches(ceil_divide(phases, kBatch)) {
     // A chunk that is smaller than a pixel has part of one column.
     const int64_t elements = int64_t{chunk_runs} * kLanes, chunk_depth = std::min(depth_of(g), elements);
     const int64_t columns = ceil_divide(elements, chunk_depth);
@@ -67,7 +71,6 @@ struct LaneRuns {
     const int64_t channel_tiles = ceil_divide(chunk_depth, kChannelsLast ? Launch::kWarpThreads >> column_bits : 1);
     by_channel_tiles = Divisor<int32_t>(channel_tiles);
     tiles = static_cast<int32_t>(channel_tiles * ceil_divide(columns, int64_t{1} << column_bits));
-    by_tiles = Divisor<int32_t>(tiles);
   }
 
   static int64_t row_size(const Upsampling& g) { return g.output_width * depth_of(g) / kLanes; }
@@ -111,43 +114,67 @@ struct LaneRuns {
   // read as many sectors as it has lanes; its tile takes few sectors and uses all of them.
   __device__ __forceinline__ void stage(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                         const Cells::Thread& at, int32_t first_run, int32_t phases) const {
-    constexpr int kBatch = 4;  // tiles whose weights are in flight together
-    auto* table = dynamic_shared_memory<Wide>();
     const int32_t elements = chunk_runs * kLanes, depth = kChannelsLast ? shape.channels : 1;
-    const int32_t warp = static_cast<int32_t>(threadIdx.x) / Launch::kWarpThreads;
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % Launch::kWarpThreads;
     const int32_t lane_column = lane & ((1 << column_bits) - 1), lane_channel = lane >> column_bits;
-    for (int32_t first = warp; first < tiles * phases; first += kBatch * Launch::kBlockWarps) {
-      T weights[kBatch][kWeights] = {};
-      int32_t to[kBatch];
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        int32_t tile, channel_tile;
-        const int32_t p = by_tiles.divide(first + b * Launch::kBlockWarps, &tile);
-        const int32_t column_tile = by_channel_tiles.divide(tile, &channel_tile);
-        const int32_t in_pixel = channel_tile * (Launch::kWarpThreads >> column_bits) + lane_channel;
-        const int32_t e = ((column_tile << column_bits) + lane_column) * depth + in_pixel;
-        to[b] = p < phases && in_pixel < depth && e < elements ? kWeights * p * elements + e : -1;
-        if (to[b] < 0) continue;
-        const Column column(shape, first_run * kLanes + e, at.plane);
-#pragma unroll
-        for (int k = 0; k < kWeights; ++k) {
-          const int32_t i = tap_row(shape.rows, at.phase + p, k / 2);
-          const int32_t j = shape.columns.tap_at(column.phase + k % 2 * shape.columns.stride);
-          if (i < 0 || j < 0) continue;
-          weights[b][k] = arrays.weight[(column.channel * shape.rows.kernel + i) * shape.columns.kernel + j];
+    const int32_t batches = (phases + kBatch - 1) / kBatch;
+    for (int32_t item = static_cast<int32_t>(threadIdx.x) / Launch::kWarpThreads; item < tiles * batches;
+         item += Launch::kBlockWarps) {
+      int32_t batch, channel_tile;
+      const int32_t column_tile = by_channel_tiles.divide(by_batches.divide(item, &batch), &channel_tile);
+      const int32_t in_pixel = channel_tile * (Launch::kWarpThreads >> column_bits) + lane_channel;
+      const int32_t e = ((column_tile << column_bits) + lane_column) * depth + in_pixel;
+      if (in_pixel >= depth || e >= elements) continue;
+      const Column column(shape, first_run * kLanes + e, at.plane);
+      const int32_t p = batch * kBatch;
+      Wide* to = dynamic_shared_memory<Wide>() + kWeights * p * elements + e;
+      if (p + kBatch <= phases && shape.rows.dilation == 1) {
+        stage_batch<kBatch>(arrays, shape, column, at.phase + p, to);
+      } else {
+        for (int32_t k = p; k < phases; ++k, to += kWeights * elements) {
+          stage_batch<1>(arrays, shape, column, at.phase + k, to);
         }
-      }
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        if (to[b] < 0) continue;
-#pragma unroll
-        for (int k = 0; k < kWeights; ++k) table[to[b] + k * elements] = Element<T>::widen(weights[b][k]);
       }
     }
     __syncthreads();
   }
+
+ private:
+  // Stages the weights of kCount phases of one element, from `phase` on; of several only if the rows of the kernel are
+  // not dilated.
+  template <int kCount>
+  __device__ __forceinline__ void stage_batch(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
+                                              const Column& column, int32_t phase, Wide* to) const {
+    T weights[kCount][kWeights] = {};
+#pragma unroll
+    for (int left = 0; left < 2; ++left) {
+      const int32_t j = shape.columns.tap_at(column.phase + left * shape.columns.stride);
+      const T* taps = arrays.weight + (column.channel * shape.rows.kernel * shape.columns.kernel + (j < 0 ? 0 : j));
+      const uint32_t rows = j < 0 ? 0 : static_cast<uint32_t>(shape.rows.kernel);
+#pragma unroll
+      for (int b = 0; b < kCount; ++b) {
+#pragma unroll
+        for (int above = 0; above < 2; ++above) {
+          const int32_t distance = phase + b + above * shape.rows.stride;
+          const int32_t i = kCount > 1 ? distance : shape.rows.tap_at(distance);
+          const T* tap = ptx::keep(taps + i * shape.columns.kernel);
+          if (static_cast<uint32_t>(i) < rows) weights[b][2 * above + left] = *tap;
+        }
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < kCount; ++b) {
+#pragma unroll
+      for (int k = 0; k < kWeights; ++k, to += chunk_runs * kLanes) *to = Element<T>::widen(weights[b][k]);
+    }
+  }
 };
+
+// The element `bytes` after an address. An unsigned offset in bytes takes the fewest instructions.
+template <typename T>
+__device__ __forceinline__ const T* at_bytes(const T* address, uint32_t bytes) {
+  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(address) + bytes);
+}
 
 // Reads the input for a thread's lanes, row by row: in each row, the lanes' own columns and the columns to the left of
 // them. In NCHW, the lanes lie in at most two cells, so these are kColumns columns for all of them.
@@ -164,7 +191,7 @@ class InputColumns {
 
   __device__ __forceinline__ InputColumns(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                           const Cells::Thread& at)
-      : row_step_(shape.input.row_stride) {
+      : row_step_(shape.input.row_stride), column_step_(shape.input.column_stride) {
     Column column(shape, at.run * kLanes, at.plane);
     first_ = arrays.input;
     first_ += kChannelsLast ? at.plane * static_cast<int64_t>(shape.input.elements)
@@ -179,8 +206,8 @@ class InputColumns {
     for (int lane = 0; lane < kLanes; ++lane) {
       if (kChannelsLast) {
         const int32_t w = column.w <= shape.columns.pooled_size ? column.w : 0;  // far columns could exceed int32_t
-        own_[lane] = w * shape.input.column_stride + shape.by_multiplier.quotient(column.channel);
-        left_[lane] = own_[lane] - shape.input.column_stride;
+        const int32_t element = w * shape.input.column_stride + shape.by_multiplier.quotient(column.channel);
+        offset_[lane] = static_cast<uint32_t>(element) * sizeof(T);
       }
       if (kChannelsLast || lane == 0) {
         bias_[lane] = arrays.bias == nullptr ? Wide{0} : Element<T>::widen(arrays.bias[column.channel]);
@@ -214,15 +241,17 @@ class InputColumns {
     } else if (present_ == kAll) {
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) {
-        loaded[2 * lane] = row[own_[lane]];
-        loaded[2 * lane + 1] = row[left_[lane]];
+        const T* own = at_bytes(row, offset_[lane]);
+        loaded[2 * lane] = *own;
+        loaded[2 * lane + 1] = *(own - column_step_);
       }
     } else {
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) {
         loaded[2 * lane] = loaded[2 * lane + 1] = T{};
-        if ((present_ >> 2 * lane & 1) != 0) loaded[2 * lane] = row[own_[lane]];
-        if ((present_ >> 2 * lane & 2) != 0) loaded[2 * lane + 1] = row[left_[lane]];
+        const T* own = at_bytes(row, offset_[lane]);
+        if ((present_ >> 2 * lane & 1) != 0) loaded[2 * lane] = *own;
+        if ((present_ >> 2 * lane & 2) != 0) loaded[2 * lane + 1] = *(own - column_step_);
       }
     }
   }
@@ -272,21 +301,21 @@ class InputColumns {
 
   Wide bias_[kChannelsLast ? kLanes : 1];
   const T* first_;  // the first row of the thread's plane; in NCHW, the leftmost column of it that the lanes see
-  int32_t own_[kChannelsLast ? kLanes : 1], left_[kChannelsLast ? kLanes : 1];  // in a row, in channels_last
+  uint32_t offset_[kChannelsLast ? kLanes : 1];  // in channels_last, of the lanes' own columns in a row, in bytes
   uint32_t taps_ = 0;     // bits 2 * lane and 2 * lane + 1: whether own and left column have a tap
   uint32_t present_ = 0;  // in NCHW by column: whether it exists; in channels_last likewise, whether they exist too
-  int32_t crossing_ = kLanes;  // in NCHW: the first lane in the next cell
-  int32_t row_step_;           // in elements, to the row below
+  int32_t crossing_ = kLanes;       // in NCHW: the first lane in the next cell
+  int32_t row_step_, column_step_;  // in elements, to the row below and to the column on the right
 };
 
 // The number of vertically adjacent cells whose rows of one phase a thread writes together, and the number of blocks
 // per multiprocessor: as many as registers allow.
-template <int kLanes, bool kAdds>
-inline constexpr int kCellsTogether = kAdds && kLanes > 2 ? 3 : 4;
+template <bool kAdds>
+inline constexpr int kCellsTogether = kAdds ? 3 : 4;
 template <typename T, int kLanes>
-inline constexpr int kMinCellBlocks = kLanes > 2                      ? 2
-                                      : kLanes == 2 || sizeof(T) == 8 ? 3
-                                                                      : 4;
+inline constexpr int kMinCellBlocks = kLanes > 2 || sizeof(T) == 8 ? 2
+                                      : kLanes == 2                ? 3
+                                                                   : 4;
 
 // A thread writes kLanes neighbouring elements in each row of its unit's phases, in some vertically adjacent cells:
 //
@@ -311,7 +340,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   using Wide = typename Element<T>::Wide;
   using Weights = Lanes<Wide, kLanes>;
   using Row = InputRow<Wide, kLanes>;
-  constexpr int kTogether = kCellsTogether<kLanes, kAdds>;
+  constexpr int kTogether = kCellsTogether<kAdds>;
   // Whether the input of the next cells is loaded ahead: where it takes few registers and blocks have many.
   constexpr bool kAhead = !kChannelsLast && kLanes > 2;
   using Columns = InputColumns<T, kLanes, kChannelsLast>;
@@ -331,12 +360,16 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   const int32_t weights_step = runs.chunk_runs * kLanes;
   const int32_t stride = shape.rows.stride;
   const int32_t phases = at.phase + cells.phases < stride ? cells.phases : stride - at.phase;
-  const int32_t y = at.cell * stride + at.phase - shape.rows.padding;  // first row of the first cell; may not exist
-  const int64_t element = at.run * kLanes, row_step = shape.output.row_stride, cell_step = stride * row_step;
+  // The first row of a cell, which may not exist.
+  const auto first_row = [&](int32_t cell) { return cell * stride + at.phase - shape.rows.padding; };
+  const int32_t element = at.run * kLanes, row_step = shape.output.row_stride;
+  // From a cell to the next, if the output has as many rows. Otherwise the product might exceed int32_t.
+  const int32_t cell_step = (stride < shape.rows.size ? stride : 0) * row_step;
   const int64_t plane = kChannelsLast ? shape.output.elements : shape.output.channel_stride;
-  T* output = arrays.output + (at.plane * plane + y * row_step + element);  // in the first row of the next cell
-  const T* addend = arrays.addend;                                          // likewise
-  if (kAdds) addend += at.plane * addend_steps.plane + y * addend_steps.row + element;
+  // In the first row of the next cell.
+  T* output = arrays.output + (at.plane * plane + first_row(at.cell) * int64_t{row_step} + element);
+  const T* addend = arrays.addend;
+  if (kAdds) addend += at.plane * addend_steps.plane + first_row(at.cell) * addend_steps.row + element;
 
   const auto load_added = [&](int32_t row) {
     Lanes<T, kLanes> added{};
@@ -378,18 +411,34 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   int32_t loaded_from = -1;                    // the first of these cells
   const auto load_cells = [&](int32_t h, int32_t count) {
 #pragma unroll
-    for (int k = 0; k < kTogether; ++k) columns.load(k < count ? h + k : h, loaded[k]);
+    for (int k = 0; k < kTogether; ++k) {
+      if (k < count && h + k < shape.rows.pooled_size) {
+        columns.load(h + k, loaded[k]);
+      } else {
+#pragma unroll
+        for (T& element : loaded[k]) element = T{};
+      }
+    }
     loaded_from = h;
   };
 
-  // Writes the next `count` cells, from h on, for which every output row, input row and tap exists. First loads what
-  // the `next_count` cells after them see, if kAhead.
-  const auto write_cells = [&](int32_t h, int32_t count, int32_t next_count) {
+  // Writes the next `count` cells, from h on, for which every output row and tap exists; a row of input that does not
+  // exist is zero. First loads what the `next_count` cells after them see, if kAhead. With `full`, a
+  // std::bool_constant, `count` is kTogether and the rows of these cells exist.
+  const auto write_cells = [&](int32_t h, int32_t count, int32_t next_count, auto full) {
+    const auto has = [&](int k) { return decltype(full)::value || k < count; };
     Lanes<T, kLanes> added[kTogether];
-    if (!kAhead || loaded_from != h) load_cells(h, count);
+    if (kAhead && loaded_from == h) {
+      // These have been loaded ahead.
+    } else if (decltype(full)::value) {
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) columns.load(h + k, loaded[k]);
+    } else {
+      load_cells(h, count);
+    }
 #pragma unroll
     for (int k = 0; k < kTogether; ++k) {
-      if (k < count) added[k] = load_added(k * stride);
+      if (has(k)) added[k] = load_added(k * stride);
     }
 #pragma unroll
     for (int k = 0; k < kTogether; ++k) rows[k + 1] = columns.row_of(loaded[k]);
@@ -401,7 +450,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
       T* to = output + p * row_step;
 #pragma unroll
       for (int k = 0; k < kTogether; ++k, to += cell_step) {
-        if (k >= count) break;
+        if (!has(k)) break;
         Wide sum[kLanes];
         start_sum(sum);
         add_products(rows[k + 1], own, left, sum);
@@ -413,12 +462,13 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
     rows[0] = rows[kTogether];  // the row above the next cell if count == kTogether; else unused
   };
 
-  // Writes the next cell, h, at a border of either map, or for a convolution kernel that spans less than two strides.
+  // Writes the next cell, h, at a border of the output or beyond the input, or for a convolution kernel that spans less
+  // than two strides.
   const auto write_cell = [&](int32_t h) {
     rows[1] = columns.read(h, row_exists(h));
 #pragma unroll 1
     for (int32_t p = 0; p < phases; ++p) {
-      if (!shape.rows.contains(y + (h - at.cell) * stride + p)) continue;
+      if (!shape.rows.contains(first_row(h) + p)) continue;
       Wide sum[kLanes];
       start_sum(sum);
 #pragma unroll
@@ -433,8 +483,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   const bool all_taps = shape.rows.dilation == 1 && at.phase + phases - 1 + stride < shape.rows.kernel;
   const WholeCells whole(shape.rows, at.phase, phases);
   const int32_t end = cells.end_of(at);
-  // For cells whole.first..whole_end - 1, every output row, input row and tap exists.
-  const int32_t whole_end = !all_taps ? 0 : whole.end < end ? whole.end : end;
+  // For cells whole.first..whole_end - 1, every output row and tap exists, and a row of input.
+  const int32_t seen_end = whole.end <= shape.rows.pooled_size ? whole.end : shape.rows.pooled_size + 1;
+  const int32_t whole_end = !all_taps ? 0 : seen_end < end ? seen_end : end;
   bool above_is_known = true;
   for (int32_t h = at.cell; h < end;) {
     if (!above_is_known) rows[0] = columns.read(h - 1, row_exists(h - 1));
@@ -442,13 +493,17 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
     if (h >= whole.first && h < whole_end) {
       const auto together = [&](int32_t from) { return whole_end - from < kTogether ? whole_end - from : kTogether; };
       count = together(h);
-      write_cells(h, count, together(h + count));
+      if (count == kTogether && h + kTogether <= shape.rows.pooled_size) {
+        write_cells(h, kTogether, together(h + kTogether), std::true_type{});
+      } else {
+        write_cells(h, count, 0, std::false_type{});
+      }
     } else {
       write_cell(h);
     }
     above_is_known = count == kTogether;
     h += count;
-    output += count * cell_step;
+    output += count * stride * int64_t{row_step};
     if (kAdds) addend += count * stride * addend_steps.row;
   }
 }

@@ -229,8 +229,8 @@ struct Cells {
   }
 };
 
-// The range of cell rows in which `phases` phases, from `phase` on, lie inside the output and see two rows of input
-// that both exist. Whether all taps exist is not checked.
+// The range of cell rows in which `phases` phases, from `phase` on, lie inside the output. Whether all rows of input
+// and all taps exist is not checked.
 struct WholeCells {
   int32_t first, end;
 
@@ -238,8 +238,13 @@ struct WholeCells {
     const int32_t before = rows.padding - phase;  // rows from cell 0's row of this phase to the output's first row
     // The phases of cell h end inside the output if h * stride <= room.
     const int32_t room = rows.size - phases + before;
-    first = before <= rows.stride ? 1 : rows.by_stride.quotient(before - 1) + 1;
+    first = before <= 0 ? 0 : rows.by_stride.quotient(before - 1) + 1;
     end = room < 0 ? 0 : rows.by_stride.quotient(room) + 1;
+  }
+
+  // The part of the range that sees two rows of input which both exist.
+  __device__ __forceinline__ void see_two_rows(const Axis<int32_t>& rows) {
+    first = first > 1 ? first : 1;
     end = end < rows.pooled_size ? end : rows.pooled_size;
   }
 };

@@ -344,7 +344,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     // Cells whole.first..end_whole - 1 have all pixels of these phases and all the input that these see. They are
     // processed kCells at a time; there are none unless `many`.
     const bool many = kManyAtOnce<Wide> && source.plain && rows.complete && at.phase + kPhases <= shape.rows.stride;
-    const WholeCells whole(shape.rows, at.phase, kPhases);
+    WholeCells whole(shape.rows, at.phase, kPhases);
+    whole.see_two_rows(shape.rows);
     const int32_t end = cells.end_of(at), end_whole = !many ? 0 : whole.end < end ? whole.end : end;
     const auto add = [&](int p, Wide gradient, const InputPair<Wide>& row, bool sees_row, const InputPair<Wide>& above,
                          bool sees_above) {
