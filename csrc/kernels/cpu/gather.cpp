@@ -33,7 +33,7 @@ class Gather {
                     (!only_winners_ || WinnerRows::suits(g_))),
         packs_(vectorises_ && packs_pixels<T>(g_)),
         tiles_(vectorises_ && tiles_map(g_)),
-        merges_(tiles_ && merges_rows<T>(g_)),
+        merges_(tiles_ && merges_rows_read<T>(g_)),
         block_(smaller((2 * kLanes<T> / rows_.depth - w_.kernel_w) / w_.stride_w + 1, kLanes<T> / rows_.depth)),
         picks_(kPicksLanes && vectorises_ && has_strided_path(g_) && w_.stride_w > 1 && block_ > 1) {
     for (int64_t k = 0; k < kLanes<T>; ++k) {
@@ -127,7 +127,7 @@ class Gather {
     if constexpr (kPicksLanes && Stride > 1 && Kernel != 2) {  // with two taps a row, picking saves nothing
       if (picks_) return picked<Stride, Kernel, kFar>(corner, step, columns, {begin, end}, 1, codes, out);
     }
-    for_each_block<T>(columns, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+    cover_with_blocks<T>(columns, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       const Vec<T> code = widen_codes<T>(codes + j);
       Vec<T> v{};
       const T* line = corner + j * Stride;
@@ -210,7 +210,7 @@ class Gather {
   void packed(const T* map, int64_t top, Range inside, const uint8_t* codes, T* out) {
     taps_.for_each_part(g_, map, top, inside, interior_, [&](Range part, const TapRow<T>* taps, int count) {
       const int64_t first = part.begin * rows_.depth, elements = (part.end - part.begin) * rows_.depth;
-      for_each_block<T>({0, elements}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
+      cover_with_blocks<T>({0, elements}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
         const Vec<T> code = widen_codes<T>(codes + first + e);
         Vec<T> v{};
         for (int k = 0; k < count; ++k) {
@@ -227,7 +227,7 @@ class Gather {
     const int64_t rows_end = Kernel ? Kernel : inside.end, columns_end = Kernel ? Kernel : across.end;
     const int64_t kernel_w = Kernel ? Kernel : w_.kernel_w;
     const int64_t step_h = w_.dilation_h * rows_.row, step_w = w_.dilation_w * rows_.depth;
-    for_each_block<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
+    cover_with_blocks<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
       const Vec<T> code = widen_codes<T>(codes + c);
       Vec<T> v{};
       const T* line = corner + c;
@@ -301,7 +301,7 @@ class Gather {
   const bool vectorises_;
   const bool packs_;      // see packs_pixels
   const bool tiles_;      // see tiles_map
-  const bool merges_;     // see merges_rows
+  const bool merges_;     // see merges_rows_read
   const int64_t block_;   // the most columns whose window rows lie within two vectors, and their values within one
   const bool picks_;      // see picked
   T numbers_[kLanes<T>];  // where in a window row of a block each lane's first tap is

@@ -165,11 +165,20 @@ SEGEXT_INLINE bool tiles_map(const PoolGeometry& g) {
          w.stride_w == size && w.padding_h == 0 && w.padding_w == 0 && w.dilation_h == 1 && w.dilation_w == 1;
 }
 
-// True for tiled maps without leftover columns whose lines are so short that they are better joined end to end.
+// True for tiled maps without leftover columns whose lines are short enough to join end to end.
 template <class T>
-SEGEXT_INLINE bool merges_rows(const PoolGeometry& g) {
-  return tiles_map(g) && g.width == g.pooled_width * g.window.kernel_w && wastes_vectors<T>(g.pooled_width) &&
-         g.width * kBytesOf<T> <= kLongestGroup;
+SEGEXT_INLINE bool can_merge_rows(const PoolGeometry& g) {
+  return tiles_map(g) && g.width == g.pooled_width * g.window.kernel_w && g.width * kBytesOf<T> <= kLongestGroup;
+}
+
+// Whether that pays where lines are read, and where they are written: parts of vectors cost more to write.
+template <class T>
+SEGEXT_INLINE bool merges_rows_read(const PoolGeometry& g) {
+  return can_merge_rows<T>(g) && wastes_vectors<T>(g.pooled_width);
+}
+template <class T>
+SEGEXT_INLINE bool merges_rows_written(const PoolGeometry& g) {
+  return can_merge_rows<T>(g) && g.pooled_width % kLanes<T> != 0;
 }
 
 // How many pooled rows to merge into one, from `row` up to `end`; `row` is row `oh` of its plane. Leaves out pooled

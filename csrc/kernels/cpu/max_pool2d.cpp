@@ -86,7 +86,7 @@ class Pool {
                     (g_.channels_last || has_strided_path(g_))),
         packs_(vectorises_ && packs_pixels<Raw>(g_)),
         tiles_(vectorises_ && tiles_map(g_)),
-        merges_(tiles_ && merges_rows<Raw>(g_)),
+        merges_(tiles_ && merges_rows_read<Raw>(g_)),
         prefetches_(has_long_pixels<Raw>(g_)) {}
 
   // Pooled rows [begin, end) of one sample; row `begin` starts on a byte of the codes.
@@ -268,7 +268,7 @@ class Pool {
   const bool vectorises_;
   const bool packs_;       // see packs_pixels
   const bool tiles_;       // see tiles_map
-  const bool merges_;      // see merges_rows
+  const bool merges_;      // see merges_rows_read
   const bool prefetches_;  // see has_long_pixels
   Phases<Raw> phases_;
   TapRows<Raw> taps_;

@@ -191,7 +191,7 @@ class RowWriter {
     const T* values = source.values + ow * rows_.depth;
     const uint8_t* codes = source.codes + ow * rows_.depth;
     const auto lane_tap = broadcast(static_cast<Lane>(tap));
-    for_each_block<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
+    cover_with_blocks<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
       const Vec<T> v = combine(Vec<T>{}, widen_codes<T>(codes + c) == lane_tap, lanes.load_lanes(values + c, 0, 1));
       lanes.store_lanes(out + c, v, 0, 1);
     });
@@ -234,7 +234,7 @@ class RowWriter {
         }
         continue;
       }
-      for_each_block<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
+      cover_with_blocks<T>({0, rows_.depth}, [&](int64_t c, auto lanes) SEGEXT_LAMBDA_INLINE {
         lanes.store_lanes(out + c, combined(candidates, found, c, lanes), 0, 1);
       });
     }
@@ -262,7 +262,7 @@ class RowWriter {
           }
         }
         T* phase = stride > 1 ? phases_[p] : out;
-        for_each_block<T>({0, elements}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
+        cover_with_blocks<T>({0, elements}, [&](int64_t e, auto lanes) SEGEXT_LAMBDA_INLINE {
           lanes.store_lanes(phase + e, combined(candidates, found, e, lanes), 0, 1);
         });
       }

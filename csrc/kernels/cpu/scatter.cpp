@@ -38,7 +38,7 @@ class Scatter {
         gap_(tiles_ ? 0 : writer_.gap()),
         unpacked_(g_, p_.codes, gap_),
         reach_((w_.kernel_h - 1) * w_.dilation_h),
-        merges_(tiles_ && merges_rows<T>(g_)),
+        merges_(tiles_ && merges_rows_written<T>(g_)),
         walks_pixels_(g_.channels_last && g_.bits <= kMaxByteBits && !packs_pixels<T>(g_) && windows_are_disjoint(w_)) {
   }
 
@@ -132,7 +132,7 @@ class Scatter {
                           int64_t pitch) const {
     const T* values = values_of(pooled_row);
     const uint8_t* codes = unpacked_[pooled_row];
-    for_each_block<T>({0, columns}, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
+    cover_with_blocks<T>({0, columns}, [&](int64_t j, auto lanes) SEGEXT_LAMBDA_INLINE {
       const Vec<T> v = lanes.load_lanes(values + j, 0, 1);
       const auto code = widen_codes<T>(codes + j);
       T* out = rows + j * Size;
@@ -242,7 +242,7 @@ class Scatter {
   const int64_t gap_;          // elements between rows of codes, which `writer_` needs
   UnpackedRows unpacked_;
   const int64_t reach_;        // pixels from the first to the last row of a window
-  const bool merges_;          // see merges_rows
+  const bool merges_;          // see merges_rows_written
   const bool walks_pixels_;    // channels_last windows that share no pixel, and whose pixels are not packed
   const T* values_ = nullptr;  // of the pooled rows that are unpacked
   Buffer<Moved> moved_;

@@ -98,6 +98,20 @@ SEGEXT_INLINE void for_each_block(Range range, F&& block) {
   }
 }
 
+// The same for blocks that may be processed twice: where the range has a whole vector, the last one overlaps the one
+// before it, which costs less than a part of a vector. `block` must not depend on what another block has written.
+template <class T, class F>
+SEGEXT_INLINE void cover_with_blocks(Range range, F&& block) {
+  int64_t j = range.begin;
+  for (; j + kLanes<T> <= range.end; j += kLanes<T>) block(j, AllLanes{});
+  if (j >= range.end) return;
+  if (j > range.begin) {
+    block(range.end - kLanes<T>, AllLanes{});
+  } else {
+    block(j, FirstLanes{range.end - j});
+  }
+}
+
 // Stores the Stride phases of a block of pooled columns, interleaved.
 template <int Stride, class T, class Lanes>
 SEGEXT_INLINE void store_interleaved(Lanes lanes, const Vec<T>* phase, T* out) {
