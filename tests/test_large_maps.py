@@ -33,6 +33,16 @@ def test_indices_beyond_float_precision(device):
     assert switches.mask().flatten()[-3:].tolist() == [0, 1, 0]
 
 
+def test_rows_above_the_output_are_far_away(device):
+    """Of an input row's 256 rows of output, a crop leaves the last. The others would begin 2^31 elements before it."""
+    width = 2**23 + 2**16
+    x, addend = (torch.arange(width, device=device).remainder(n).float().view(1, 1, 1, -1) for n in (7, 5))
+    weight = torch.zeros(1, 1, 512, 1, device=device)
+    weight[:, :, 255] = 3
+    found = own.conv_transpose2d_add(x, weight, addend, stride=(256, 1), crop=(255, 0), output_size=(1, width))
+    assert torch.equal(found, 3 * x + addend)
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("memory")
 @pytest.mark.parametrize(

@@ -328,8 +328,9 @@ class Tester {
     const int size = element_size(type);
     const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
     const int64_t margin = addend_origin < 0 ? 0 : 2 * addend_origin, extra = random_() % 2;
+    const bool shifts_weight = shifted || (!long_threads_ && random_() % 4 == 0);
     Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, shifted),
-        weight(g.channels * g.kernel_h * g.kernel_w, size, shifted), bias(g.channels, size, shifted),
+        weight(g.channels * g.kernel_h * g.kernel_w, size, shifts_weight), bias(g.channels, size, shifted),
         addend(g.samples * g.channels * (g.output_height + margin) * (g.output_width + margin + extra), size, shifted),
         output(outputs, size, shifted), expected(outputs, size, false);
     fill(&input, type, special);
@@ -346,7 +347,11 @@ class Tester {
                        addend_origin};
     }
     const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + ", addend from " +
-                             std::to_string(addend_origin) + (shifted ? ", shifted" : "") + set_multiprocessors();
+                             std::to_string(addend_origin) +
+                             (shifted         ? ", shifted"
+                              : shifts_weight ? ", shifted weight"
+                                              : "") +
+                             set_multiprocessors();
     const int64_t before = launches_in_all();
     expect_success(depthwise_conv_transpose2d_cuda(params, nullptr), "depthwise_conv_transpose2d", what);
     expect_one_launch(before, outputs, "depthwise_conv_transpose2d", what);
@@ -828,7 +833,7 @@ std::vector<Upsample> upsamplings() {
       {1, 2, 1, 21, 8, {2, 2}, {1, 1}, {0, 0}, {1, 1}, {22, 8}},
       {2, 3, 1, 19, 6, {2, 2}, {1, 1}, {1, 0}, {1, 1}, {18, 6}},
       {1, 3, 1, 26, 4, {2, 2}, {1, 1}, {2, 1}, {1, 1}, {23, 3}},
-      {8, 1, 1, 2, 128, {16, 16}, {8, 8}, {6, 4}, {1, 1}, {4, 1024}},  // two cells, of fewer rows than the stride
+      {8, 1, 1, 2, 128, {16, 16}, {8, 8}, {6, 4}, {1, 1}, {4, 1024}},  // fewer rows than the stride, in two cells
       // Kernels of any span.
       {2, 3, 1, 4, 5, {3, 3}, {1, 1}, {1, 1}},
       {1, 2, 2, 4, 3, {5, 5}, {2, 2}, {2, 2}},

@@ -98,8 +98,8 @@ SEGEXT_INLINE void for_each_block(Range range, F&& block) {
   }
 }
 
-// The same for blocks that may be processed twice: where the range has a whole vector, the last one overlaps the one
-// before it, which costs less than a part of a vector. `block` must not depend on what another block has written.
+// The same for a `block` that may be given columns twice: if the range has a whole vector, its last one overlaps the
+// one before it, which costs less than a part of a vector. `block` must not read what any block writes.
 template <class T, class F>
 SEGEXT_INLINE void cover_with_blocks(Range range, F&& block) {
   int64_t j = range.begin;

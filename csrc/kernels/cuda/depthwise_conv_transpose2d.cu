@@ -99,7 +99,7 @@ CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched)
   return launch_form(params, stream, launched);
 }
 
-// Sets *launched to whether the number of threads and the alignment of weights and output allow a launch.
+// Sets *launched to whether the number of threads allows a launch.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
   using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;
@@ -123,6 +123,7 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
                                        : launch_doubling<T, kLanes, kChannelsLast, false>(params, stream, launched);
 }
 
+// Sets *launched to whether this, and the alignment of the weights and of the output, allow a launch.
 template <typename T>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
   *launched = is_aligned(params.weight, kVectorBytes);

@@ -157,7 +157,7 @@ struct LaneRuns {
         for (int above = 0; above < 2; ++above) {
           const int32_t distance = phase + b + above * shape.rows.stride;
           const int32_t i = kCount > 1 ? distance : shape.rows.tap_at(distance);
-          const T* tap = ptx::keep(taps + i * shape.columns.kernel);
+          const T* tap = ptx::keep(taps + i * int64_t{shape.columns.kernel});
           if (static_cast<uint32_t>(i) < rows) weights[b][2 * above + left] = *tap;
         }
       }
@@ -476,14 +476,14 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
         if (!row_exists(h - above) || tap_row(shape.rows, at.phase + p, above) < 0) continue;
         add_products(rows[1 - above], load_weights(p, 2 * above), load_weights(p, 2 * above + 1), sum);
       }
-      write(sum, load_added(p), output + p * row_step);
+      write(sum, load_added(p), output + p * int64_t{row_step});
     }
   };
 
   const bool all_taps = shape.rows.dilation == 1 && at.phase + phases - 1 + stride < shape.rows.kernel;
   const WholeCells whole(shape.rows, at.phase, phases);
   const int32_t end = cells.end_of(at);
-  // For cells whole.first..whole_end - 1, every output row and tap exists, and a row of input.
+  // For cells whole.first..whole_end - 1, every output row and tap exists. Of the two rows of input, one may not.
   const int32_t seen_end = whole.end <= shape.rows.pooled_size ? whole.end : shape.rows.pooled_size + 1;
   const int32_t whole_end = !all_taps ? 0 : seen_end < end ? seen_end : end;
   bool above_is_known = true;

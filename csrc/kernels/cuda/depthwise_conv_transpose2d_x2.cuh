@@ -4,9 +4,10 @@
 //   depthwise_conv_transpose2d_x2_kernel
 //
 // With so few phases, a thread holds the weights of its elements in registers and has all phases of its cells. Little
-// is computed for each byte, so what counts is the number of instructions besides, and the loads that are in flight:
-// whole groups of cells take a path without any conditions, and as soon as a row of input is no longer needed, its
-// registers receive a row of the next group.
+// is computed for each byte, so what counts is the number of instructions besides the products, and the loads that are
+// in flight: groups of cells of which everything exists take a path that does not test for it, and as soon as a row of
+// input is no longer needed, its registers receive the next one to load. The last rows that a thread loads are those
+// that the thread below it begins with.
 #pragma once
 
 #include <type_traits>
@@ -77,7 +78,7 @@ class DoubledRun {
   // The address of row h of the input, for load().
   __device__ __forceinline__ const T* row(int32_t h) const { return input_ + h * static_cast<int64_t>(row_step_); }
 
-  // Whether all columns exist. In NCHW, load() asks no more of its caller either way.
+  // Whether load<true> may be used: if all columns exist. In NCHW always, for there it tests each column itself.
   __device__ __forceinline__ bool all_columns() const {
     bool all = true;
     if constexpr (kChannelsLast) {
@@ -87,7 +88,7 @@ class DoubledRun {
     return all;
   }
 
-  // Loads a row. Leaves the elements of columns that do not exist as they are; with kAllColumns, all_columns() holds.
+  // Loads a row. Leaves the elements of columns that do not exist as they are. kAllColumns requires all_columns().
   template <bool kAllColumns>
   __device__ __forceinline__ void load(const T* row, Inputs& inputs) const {
     row = ptx::keep(row);
@@ -150,11 +151,11 @@ class DoubledRun {
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 struct DoubledPlan {
   static constexpr bool kHalf = sizeof(T) == 2;
-  // The number of cells that are written together. As many rows of input are in flight, less one, and all addends.
+  // The number of cells that are written together. The rows of input in flight are one fewer, the addends all theirs.
   static constexpr int kTogether = kAdds && kLanes * sizeof(T) >= 16 ? 2 : 4;
   // The number of blocks per multiprocessor that the registers of all this leave room for.
-  static constexpr bool kMany = kChannelsLast ? kLanes == 2 : kHalf && kLanes == 4;
-  static constexpr int kBlocks = 4 - static_cast<int>(kMany) - static_cast<int>(kAdds);
+  static constexpr bool kFillsRegisters = kChannelsLast ? kLanes == 2 : kHalf && kLanes == 4;
+  static constexpr int kBlocks = 4 - static_cast<int>(kFillsRegisters) - static_cast<int>(kAdds);
 };
 
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
@@ -201,9 +202,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, DoubledPlan<T, kLanes, 
 #pragma unroll
   for (int cell = 0; cell + 1 < kTogether; ++cell) load_next(at.cell + cell, inputs[cell]);
 
-  // Writes kTogether cells from h on, those of them that are the thread's, and loads the row of the last of them and
-  // those of the next cells. With `all_exist`, a std::bool_constant, all these rows of input and output exist, and all
-  // columns.
+  // Writes kTogether cells from h on, those of them that are the thread's. Loads the row of the last of them, and all
+  // but the last of the next kTogether. With `all_exist`, a std::bool_constant, all these rows of input and output
+  // exist, and all_columns() holds.
   const auto write_cells = [&](int32_t h, auto all_exist) {
     constexpr bool kAll = decltype(all_exist)::value;
     const auto exists = [&](int k) { return kAll || (first_row(h) + k >= 0 && first_row(h) + k < end_row); };

@@ -52,7 +52,7 @@ inline int64_t output_elements(const Upsampling& g) { return g.channels * g.outp
 
 // Whether int32_t can hold every number that a kernel computes within a sample, including one of `addend`, and the
 // number of warps. The input is counted with four extra rows, because a thread of the label map advances by that many
-// rows at once.
+// rows at once; so uint32_t can hold the offset in bytes of every element of a row, and of a column to its right.
 inline bool fits_int32(const Upsampling& g, const Addend& addend) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   const auto axis_fits = [](int64_t size, int64_t output_size, int64_t kernel, int64_t stride, int64_t origin,
@@ -242,8 +242,8 @@ struct WholeCells {
     end = room < 0 ? 0 : rows.by_stride.quotient(room) + 1;
   }
 
-  // The part of the range that sees two rows of input which both exist.
-  __device__ __forceinline__ void see_two_rows(const Axis<int32_t>& rows) {
+  // Leaves only cells that see two rows of input which both exist.
+  __device__ __forceinline__ void keep_two_rows(const Axis<int32_t>& rows) {
     first = first > 1 ? first : 1;
     end = end < rows.pooled_size ? end : rows.pooled_size;
   }

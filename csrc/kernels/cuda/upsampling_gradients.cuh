@@ -345,7 +345,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     // processed kCells at a time; there are none unless `many`.
     const bool many = kManyAtOnce<Wide> && source.plain && rows.complete && at.phase + kPhases <= shape.rows.stride;
     WholeCells whole(shape.rows, at.phase, kPhases);
-    whole.see_two_rows(shape.rows);
+    whole.keep_two_rows(shape.rows);
     const int32_t end = cells.end_of(at), end_whole = !many ? 0 : whole.end < end ? whole.end : end;
     const auto add = [&](int p, Wide gradient, const InputPair<Wide>& row, bool sees_row, const InputPair<Wide>& above,
                          bool sees_above) {
