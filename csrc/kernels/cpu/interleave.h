@@ -171,14 +171,18 @@ SEGEXT_INLINE bool can_merge_rows(const PoolGeometry& g) {
   return tiles_map(g) && g.width == g.pooled_width * g.window.kernel_w && g.width * kBytesOf<T> <= kLongestGroup;
 }
 
-// Whether that pays where lines are read, and where they are written: parts of vectors cost more to write.
+// Whether that pays where the lines are read.
 template <class T>
 SEGEXT_INLINE bool merges_rows_read(const PoolGeometry& g) {
   return can_merge_rows<T>(g) && wastes_vectors<T>(g.pooled_width);
 }
+
+// Whether it pays where the lines are written. Without masks, lines that fill no vector are slow to write by
+// themselves, however little is missing.
 template <class T>
 SEGEXT_INLINE bool merges_rows_written(const PoolGeometry& g) {
-  return can_merge_rows<T>(g) && g.pooled_width % kLanes<T> != 0;
+  const bool slow = !kMasksLanes && g.pooled_width < kLanes<T>;
+  return can_merge_rows<T>(g) && (slow || wastes_vectors<T>(g.pooled_width));
 }
 
 // How many pooled rows to merge into one, from `row` up to `end`; `row` is row `oh` of its plane. Leaves out pooled

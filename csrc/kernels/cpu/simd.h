@@ -103,6 +103,13 @@ SEGEXT_INLINE void copy_pieces(void* to, const void* from, int64_t count) {
   }
 }
 
+// Whether one instruction loads or stores some lanes of a vector of any type.
+#if defined(__AVX512BW__)
+inline constexpr bool kMasksLanes = true;
+#else
+inline constexpr bool kMasksLanes = false;
+#endif
+
 // Loads the first `count` lanes (from none to all); the others are zero. Touches no other memory.
 template <class T>
 SEGEXT_INLINE Vec<T> load_partial(const T* p, int64_t count) {
