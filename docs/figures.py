@@ -24,7 +24,7 @@ EPYC = "2026-11-27-epyc-cpu"  # likewise, on another processor
 PROCESSORS = {  # from `make bench` on several processors
     "Xeon, AVX-512": OPS,
     "EPYC, AVX-512": EPYC,
-    "EPYC, AVX2 (stock eager)": "2026-11-26-epyc-avx2-cpu",
+    "EPYC, AVX2 (stock eager)": "2026-11-27-epyc-avx2-cpu",
 }
 NETWORKS = "2026-11-26-camvid-cpu"  # from `python -m benchmarks models`
 GPU = "2026-11-27-h200"  # from `make gpu`
