@@ -30,7 +30,7 @@ def check_all(shape, pool, layout, dtype, device):
     check_unpool(switches.to("cpu"), normal(switches.shape, dtype), layout, device)
 
 
-@pytest.mark.parametrize("dtype", (*TYPES, torch.float64), ids=name)
+@pytest.mark.parametrize("dtype", [*TYPES, torch.float64], ids=name)
 @pytest.mark.parametrize("rest", [(0, 0), (1, 0), (0, 1), (1, 1)], ids=str)
 @pytest.mark.parametrize("columns", [1, 2, 5, 7, 11, 15, 17, 33])
 @pytest.mark.parametrize("pool", [Pool(2), Pool(3), Pool(2, ceil_mode=True), Pool(3, ceil_mode=True)], ids=name)
