@@ -428,13 +428,13 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   const auto write_cells = [&](int32_t h, int32_t count, int32_t next_count, auto full) {
     const auto has = [&](int k) { return decltype(full)::value || k < count; };
     Lanes<T, kLanes> added[kTogether];
-    if (kAhead && loaded_from == h) {
-      // These have been loaded ahead.
-    } else if (decltype(full)::value) {
+    if (!kAhead || loaded_from != h) {
+      if (decltype(full)::value) {
 #pragma unroll
-      for (int k = 0; k < kTogether; ++k) columns.load(h + k, loaded[k]);
-    } else {
-      load_cells(h, count);
+        for (int k = 0; k < kTogether; ++k) columns.load(h + k, loaded[k]);
+      } else {
+        load_cells(h, count);
+      }
     }
 #pragma unroll
     for (int k = 0; k < kTogether; ++k) {
