@@ -54,9 +54,9 @@ PER_LEVEL = [
 ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch", "indices")]
 OPS = (
     "checks",
-    "conv_transpose2d",
-    "cross_entropy",
     "dense_conv_transpose2d",
+    "depthwise_conv_transpose2d",
+    "depthwise_cross_entropy",
     "extremes",
     "kernel",
     "max_pool2d",

@@ -100,6 +100,6 @@ STABLE_TORCH_LIBRARY(segext, library) {
       "SymInt[2] unpooled_size, int[2] padding, bool transposed, bool channels_last) -> Tensor");
   library.def(
       "unpool_conv2d_backward(Tensor grad_output, Tensor input, Tensor codes, Tensor weight, SymInt[2] unpooled_size, "
-      "int[2] padding, bool transposed, bool channels_last, bool wants_input, bool wants_weight) "
+      "int[2] padding, bool transposed, bool channels_last, bool needs_input, bool needs_weight) "
       "-> (Tensor grad_input, Tensor grad_weight)");
 }

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .switches import plain_int
-
-IntPair = int | Sequence[int]
+from .switches import IntPair, plain_int
 
 
 def plain_window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:

@@ -20,6 +20,7 @@ _STOCK_UPSAMPLES = (100_000, 2_000_000)  # range of elements of channels_last ma
 _STOCK_CHANNELS = 512  # from here on, stock may be faster for bilinear kernels too
 _LARGEST_REACH = 256  # of a kernel whose channels mix; the margin around the copied input grows with it
 _LARGEST_STRIDE = 256  # scratch memory grows with it, and beyond it hardly any output meets a tap
+_MOST_TAPS = 64  # along an axis of a phase of a depthwise call, gaps of dilation included, which cost as much as taps
 _MANY_PIXELS = 1024
 _FEW_CHANNELS = 64
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
@@ -288,9 +289,11 @@ def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups
     if min(size) <= 0 or max(stride) > _LARGEST_STRIDE or (bias is not None and bias.shape != (outputs,)):
         return None
     call = compute_dtype(input), size, stride, padding, dilation
-    if kind is Depthwise or (kind is Product and output_padding == (0, 0) and dilation == (1, 1)):
-        return kind(*call)
     reach = [(k - 1) * d for k, d in zip(weight.shape[-2:], dilation, strict=True)]
+    if kind is Depthwise:
+        return kind(*call) if all(r < _MOST_TAPS * s for r, s in zip(reach, stride, strict=True)) else None
+    if kind is Product and output_padding == (0, 0) and dilation == (1, 1):
+        return kind(*call)
     if input.is_cuda or max(reach) > _LARGEST_REACH or any(p > r for p, r in zip(padding, reach, strict=True)):
         return None
     return Dense(*call)

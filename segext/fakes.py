@@ -305,12 +305,12 @@ def _fake_unpool_conv2d(input, codes, weight, packed_weight, _bias, unpooled_siz
 
 
 def _fake_unpool_conv2d_backward(
-    _grad_output, input, codes, weight, unpooled_size, padding, transposed, channels_last, wants_input, wants_weight
+    _grad_output, input, codes, weight, unpooled_size, padding, transposed, channels_last, needs_input, needs_weight
 ):
     _check_unpool_conv2d(input, codes, weight, unpooled_size, padding, transposed)
     none = input.new_empty(0)
-    grad_input = _new_map(input, input.shape[-2:], channels_last) if wants_input else none
-    return grad_input, input.new_empty(weight.shape if wants_weight else (0,))
+    grad_input = _new_map(input, input.shape[-2:], channels_last) if needs_input else none
+    return grad_input, input.new_empty(weight.shape if needs_weight else (0,))
 
 
 def _fake_extremes(values, _ignored):

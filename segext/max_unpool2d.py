@@ -11,10 +11,8 @@ from torch.autograd import forward_ad
 
 from . import ops
 from .overriding import overridable
-from .switches import Switches, prefers_channels_last, window_of
+from .switches import IntPair, Switches, prefers_channels_last, window_of
 from .value_checks import can_check, extremes
-
-IntPair = int | Sequence[int]
 
 
 @overridable

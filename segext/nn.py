@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as F
-from .conv_arguments import IntPair
-from .switches import Switches
+from .switches import IntPair, Switches
 from .unpool_conv2d import reads_packed
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from .geometry import code_bits
 
 # The largest map that repr draws.
 _PICTURE_ROWS, _PICTURE_COLUMNS = 16, 32
+
+
+IntPair = int | Sequence[int]
 
 
 class Switches:
@@ -61,10 +64,10 @@ class Switches:
         cls,
         indices: Tensor,
         input_size: Sequence[int],
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] | None = None,
-        padding: int | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
+        kernel_size: IntPair,
+        stride: IntPair | None = None,
+        padding: IntPair = 0,
+        dilation: IntPair = 1,
     ) -> Switches:
         """Switches from stock's ``indices`` of shape (N, C, H, W) or (C, H, W).
 
@@ -72,8 +75,13 @@ class Switches:
 
         Raises:
             RuntimeError: if an index is not a tap of its element's window, or the arguments do not define a window.
+            TypeError: for indices that are no tensor, or an ``input_size`` that is not a sequence of two or more ints.
         """
         window = window_of(kernel_size, stride, padding, dilation)
+        if not isinstance(indices, Tensor):
+            raise TypeError(f"Switches.from_indices: indices should be a Tensor, but got {type(indices).__name__}")
+        if not isinstance(input_size, Sequence) or len(input_size) < 2:
+            raise TypeError(f"Switches.from_indices: input_size should be (height, width), but got {input_size!r}")
         input_size = tuple(input_size[-2:])
         channels_last = prefers_channels_last(indices)
         codes, invalid = ops.switches_from_indices(indices, input_size, *window, channels_last)
@@ -103,9 +111,14 @@ class Switches:
 
     @property
     def device(self) -> torch.device:
+        """Where the codes are."""
         return self.codes.device
 
-    def size(self, dim: int | None = None):
+    @overload
+    def size(self) -> tuple[int, ...]: ...
+    @overload
+    def size(self, dim: int) -> int: ...
+    def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         """Shape of the pooled map, or its size along ``dim``, like ``Tensor.size``."""
         return self.shape if dim is None else self.shape[dim]
 
@@ -244,7 +257,7 @@ def _pair(name: str, value) -> tuple[int, int]:
         return value, value
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
         return value
-    if not hasattr(type(value), "__index__") and not isinstance(value, Sequence):
+    if isinstance(value, str) or not (hasattr(type(value), "__index__") or isinstance(value, Sequence)):
         raise TypeError(f"{name} must be an int or a tuple of two ints, but got {value!r}")
     values = value if isinstance(value, Sequence) else (value,)
     if len(values) not in (1, 2):

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import ops
-from .conv_arguments import IntPair, autocasts, cast, compute_dtype, fit_together, pair
+from .conv_arguments import autocasts, cast, compute_dtype, fit_together, pair
 from .conv_routes import has_fast_products
 from .conv_transpose2d import conv_transpose2d
 from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .overriding import overridable
-from .switches import Switches, prefers_channels_last
+from .switches import IntPair, Switches, prefers_channels_last
 
 # Devices whose kernels read prepacked weights; meta tensors have shapes only.
 _PACKS = ("cpu", "meta")

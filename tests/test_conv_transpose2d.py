@@ -297,6 +297,20 @@ def test_strides_far_larger_than_the_kernel(stride):
     assert torch.equal(own.conv_transpose2d_add(x, weight, expected, None, stride, groups=3), expected * 2)
 
 
+@pytest.mark.parametrize("dilation", [(20_000, 1), (1, 20_000), (2**31 + 1, 1), (2**62, 1)])
+def test_dilations_far_larger_than_the_map(dilation):
+    """Neither time nor memory grows with the gaps between taps; beyond what memory holds, stock's error."""
+    score, weight = normal((1, 3, 4, 5)), normal((3, 1, 3, 3))
+    arguments = {"stride": 2, "groups": 3, "dilation": dilation}
+    part = {"crop": (1, 2), "output_size": (4, 4)}
+    if max(dilation) < 2**31:
+        full = stock.conv_transpose2d(score, weight, **arguments)[..., 1:5, 2:6]
+        assert torch.equal(own.conv_transpose2d_argmax(score, weight, **arguments, **part), full.argmax(1).byte())
+    else:
+        with pytest.raises(RuntimeError):
+            own.conv_transpose2d_argmax(score, weight, **arguments, **part)
+
+
 def test_empty_batch():
     x, weight, bias = inputs(5, 1, (3, 4), (4,), torch.float32, samples=0)
     assert own.conv_transpose2d(x, weight, bias, 2, 1, 0, 5).shape == (0, 5, 6, 8)

@@ -682,6 +682,28 @@ def test_labels_of_many_classes(classes, ignored):
         check(x, weight, bias, target, window, 1e-12, ignore_index=ignored, **options)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name)
+def test_stored_labels_that_are_no_class_count_as_none(layout):
+    """Whatever the bytes say, nothing outside the gradient is written."""
+    scores, weight = layout(normal((2, 3, 5, 6))), normal((3, 1, 4, 4), seed=1)
+    target = torch.randint(3, (2, 12, 14))
+    window, options = ((2, 2), (0, 0), (1, 1)), (0.0, layout is channels_last)
+    forward = torch.ops.segext.depthwise_conv_transpose2d_cross_entropy
+    *_, normalizers, labels = forward(
+        scores, weight, None, target, None, *window, -100, *options, reduce=True, return_normalizers=True
+    )
+    backward = torch.ops.segext.depthwise_conv_transpose2d_cross_entropy_backward
+    spoilt = labels.where(torch.arange(14) % 3 > 0, 200)
+    unlabelled = labels.where(torch.arange(14) % 3 > 0, 255)
+    grad = torch.tensor(1.0)
+    actual, expected = (
+        backward(grad, scores, weight, None, None, normalizers, given, *window, *options, True, True, True)
+        for given in (spoilt, unlabelled)
+    )
+    for own_gradient, gradient in zip(actual, expected, strict=True):
+        assert torch.equal(own_gradient, gradient)
+
+
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_what_is_kept_serves_every_backward_pass(reduction, layout):

@@ -83,6 +83,12 @@ def test_kernels_compute_what_the_model_says(kernel_runs, order):
     assert_every_kernel_ran_right(kernel_runs[order].result())
 
 
+def test_conversions_of_half_types(tmp_path):
+    program = build(tmp_path, "conversions_test", [EMULATION / "conversions_test.cpp"], **MEMORY_SANITIZERS)
+    result = run_sanitized(program)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
+
+
 def test_correct_kernels_run_right(planted_bugs):
     result = run_sanitized(planted_bugs, "none")
     assert (result.returncode, result.stderr) == (0, "")

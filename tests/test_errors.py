@@ -280,7 +280,7 @@ def test_ops_refuse_what_functions_never_pass():
     """Windows, sizes and companions that do not fit, handed to the ops directly."""
     _, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
     codes, values, full, ops = switches.codes, normal((2, 3, 2, 3)), normal((2, 3, 4, 6)), torch.ops.segext
-    two, one, zero = (2, 2), (1, 1), (0, 0)
+    two, one, zero, vast = (2, 2), (1, 1), (0, 0), (2**63 - 2, 2**63 - 2)
     weight, whole = normal((3, 1, 2, 2)), (two, zero, one, False, True, True, True)
     for call in (
         lambda: ops.max_unpool2d(values, codes, (-4, 6), two, two, zero, one, False),
@@ -302,6 +302,14 @@ def test_ops_refuse_what_functions_never_pass():
         lambda: ops.depthwise_conv_transpose2d_backward(full.double(), values, weight, *whole),
         lambda: ops.depthwise_conv_transpose2d_backward(full, values, weight[:2], *whole),
         lambda: ops.depthwise_conv_transpose2d_backward(full, values, weight, zero, *whole[1:]),
+        lambda: ops.depthwise_conv_transpose2d(values, weight, None, None, (4, 6), vast, zero, one, zero, False),
+        lambda: ops.depthwise_conv_transpose2d(values, weight, None, None, (4, 6), two, vast, one, zero, False),
+        lambda: ops.depthwise_conv_transpose2d(values, weight, None, None, (4, 6), two, zero, vast, zero, False),
+        lambda: ops.depthwise_conv_transpose2d(values, weight, None, full, (4, 6), two, zero, one, vast, False),
+        lambda: ops.depthwise_conv_transpose2d_argmax(values, weight, None, (4, 6), two, zero, vast, False, False),
+        lambda: ops.dense_conv_transpose2d(values, weight, None, (4, 6), two, zero, vast, False),
+        lambda: ops.dense_conv_transpose2d(values, weight, None, (4, 6), vast, zero, one, False),
+        lambda: ops.dense_conv_transpose2d(values, weight, None, (4, 6), two, vast, one, False),
     ):
         with pytest.raises(RuntimeError):
             call()

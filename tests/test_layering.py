@@ -33,6 +33,7 @@ LAYERS = (
     "explain",
     "unpool_conv2d",
     "max_unpool2d",
+    "max_pool2d",
     "conv_transpose2d",
     "conv_routes",
     "conv_arguments",

@@ -2,6 +2,9 @@
 //
 // This covers conversions between indices and packed codes, and unpooling by indices. If several elements have the same
 // index, the last one wins, as in scatter's kKeepLast.
+//
+// Ops: max_unpool2d_indices, max_unpool2d_indices_backward, switches_from_indices, switches_to_indices,
+// switches_repack.
 #pragma once
 
 #include "element_type.h"

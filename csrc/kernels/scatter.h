@@ -23,7 +23,7 @@ struct ScatterParams {
   PoolGeometry geometry;
   ElementType type;  // float32, float64, float16 or bfloat16
   Overlap overlap;
-  bool stream;  // CPU: the map is larger than the caches and its pages are resident, so write around the caches
+  bool bypass_caches;  // CPU: the map is larger than the caches and its pages are resident, so write around the caches
 };
 
 Work scatter_work(const ScatterParams& params);

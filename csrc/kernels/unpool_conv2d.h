@@ -5,7 +5,7 @@
 // On CUDA, half types use tensor cores from compute capability 8.0 on. These multiply the zeros too, so a pixel without
 // a value contributes NaN if the weight is infinite or NaN.
 //
-// Ops: unpool_conv2d, and unpool_conv2d_backward, which is for the CPU only.
+// Ops: unpool_conv2d; unpool_conv2d_pack and unpool_conv2d_backward, which are for the CPU only.
 #pragma once
 
 #include "element_type.h"
@@ -50,8 +50,8 @@ SEGEXT_INLINE int64_t cuda_panel_elements(int64_t channels, int64_t outputs) {
   return cuda_panel_outputs(outputs) * cuda_panel_channels(channels) * kPanelTaps;
 }
 
-// Bytes of scratch in which the CUDA kernels for half types convert pooled values and codes to channels_last, or 0 if
-// they do not convert them.
+// Bytes of scratch in which the CUDA kernels that use tensor cores convert pooled values and codes to channels_last; 0
+// for sizes and types that these kernels do not convert. Devices without them leave the scratch unused.
 SEGEXT_INLINE int64_t cuda_turned_bytes(const UnpoolConv& g, ElementType type) {
   constexpr int64_t kLanes = 8;
   const bool by_vectors = element_size(type) == 2 && !g.pool.channels_last && g.pool.channels % kLanes == 0;
@@ -74,8 +74,8 @@ CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream s
 Work unpack_weight_panels_work(const WeightPanelParams& params);
 void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
 
-// The order of every sum is the same for any number of threads. On CUDA, the order for float32 and float64 depends on
-// the sizes of the batch and the maps.
+// The order of every sum is the same for any number of threads. On CUDA, the order without tensor cores depends on the
+// sizes of the batch and the maps.
 struct UnpoolConv2dParams {
   const void* input;     // pooled values, [N, C, pooled_height, pooled_width]
   const uint8_t* codes;  // [N, sample_bytes]

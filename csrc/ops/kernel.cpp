@@ -17,11 +17,11 @@ constexpr int64_t kGrainElements = 32768;
 }  // namespace
 
 void parallel(Work work, void (*body)(const void* task, int64_t begin, int64_t end), const void* task) {
-  const int64_t grain = work.elements > 0 ? kGrainElements / work.elements : kGrainElements;
   if (work.units * work.elements <= kGrainElements) {
     body(task, 0, work.units);
     return;
   }
+  const int64_t grain = kGrainElements / work.elements;
   torch::stable::parallel_for(0, work.units, grain > 0 ? grain : 1,
                               [&](int64_t begin, int64_t end) { body(task, begin, end); });
 }

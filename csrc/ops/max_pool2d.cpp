@@ -56,10 +56,9 @@ const void* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
 }
 
-void backward_into(const Tensor& grad_input, bool stream, const Tensor& grad_output, const Tensor& codes,
-                   const std::optional<Tensor>& relu_output, const Ints& input_size, const Window& window,
-                   bool channels_last) {
-  constexpr const char* op = "max_pool2d_backward";
+void backward_into(const char* op, const Tensor& grad_input, bool bypass_caches, const Tensor& grad_output,
+                   const Tensor& codes, const std::optional<Tensor>& relu_output, const Ints& input_size,
+                   const Window& window, bool channels_last) {
   check_device(op, "codes", codes, "grad_output", grad_output);
   const Tensor grad = dense(grad_output, channels_last);
   const PoolGeometry geometry = make_geometry(window, sizes_of(grad), input_size, spatial_size(grad), channels_last);
@@ -68,7 +67,7 @@ void backward_into(const Tensor& grad_input, bool stream, const Tensor& grad_out
   if (grad_input.numel() == 0) return;
   const ScatterParams params{
       grad.const_data_ptr(),           data_or_null(mask), code_data(rows), grad_input.mutable_data_ptr(), geometry,
-      floating_element_type(op, grad), Overlap::kAdd,      stream};
+      floating_element_type(op, grad), Overlap::kAdd,      bypass_caches};
   run(grad, SEGEXT_KERNEL(ScatterParams, scatter), params);
 }
 
@@ -81,7 +80,7 @@ Tensor max_pool2d_backward(const Tensor& grad_output, const Tensor& codes, const
   check_spatial_size(op, "input_size", input_size);
   Tensor grad_input =
       empty(grad_output, with_spatial_size(grad_output, input_size), grad_output.scalar_type(), channels_last);
-  backward_into(grad_input, false, grad_output, codes, relu_output, input_size, window, channels_last);
+  backward_into(op, grad_input, false, grad_output, codes, relu_output, input_size, window, channels_last);
   return grad_input;
 }
 
@@ -93,7 +92,7 @@ void max_pool2d_backward_out(const Tensor& grad_output, const Tensor& codes, con
   check_map(op, "grad_output", grad_output);
   check_spatial_size(op, "input_size", input_size);
   check_out(op, out, grad_output, with_spatial_size(grad_output, input_size), channels_last);
-  backward_into(out, streams_into(out), grad_output, codes, relu_output, input_size, window, channels_last);
+  backward_into(op, out, bypasses_caches(out), grad_output, codes, relu_output, input_size, window, channels_last);
 }
 
 Tensor max_pool2d_double_backward(const Tensor& grad_grad_input, const Tensor& codes,

@@ -7,7 +7,7 @@
 namespace segext::ops {
 namespace {
 
-void unpool_into(const char* op, const Tensor& out, bool stream, const Tensor& input, const Tensor& codes,
+void unpool_into(const char* op, const Tensor& out, bool bypass_caches, const Tensor& input, const Tensor& codes,
                  const Ints& output_size, const Window& window, bool channels_last) {
   check_device(op, "codes", codes, "input", input);
   const Tensor values = dense(input, channels_last);
@@ -16,8 +16,9 @@ void unpool_into(const char* op, const Tensor& out, bool stream, const Tensor& i
   const Tensor rows = checked_codes(op, codes, values.dim() == 4, geometry);
   const ElementType type = floating_element_type(op, values);
   if (out.numel() == 0) return;
-  const ScatterParams params{values.const_data_ptr(), nullptr, code_data(rows), out.mutable_data_ptr(), geometry, type,
-                             Overlap::kKeepLast,      stream};
+  const ScatterParams params{values.const_data_ptr(), nullptr,      code_data(rows),
+                             out.mutable_data_ptr(),  geometry,     type,
+                             Overlap::kKeepLast,      bypass_caches};
   run(values, SEGEXT_KERNEL(ScatterParams, scatter), params);
 }
 
@@ -39,7 +40,7 @@ void max_unpool2d_out(const Tensor& input, const Tensor& codes, const Ints outpu
   check_map(op, "input", input);
   check_spatial_size(op, "output_size", output_size);
   check_out(op, out, input, with_spatial_size(input, output_size), channels_last);
-  unpool_into(op, out, streams_into(out), input, codes, output_size, window, channels_last);
+  unpool_into(op, out, bypasses_caches(out), input, codes, output_size, window, channels_last);
 }
 
 Tensor max_unpool2d_backward(const Tensor& grad_output, const Tensor& codes, const Ints input_size,

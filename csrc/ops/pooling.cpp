@@ -1,7 +1,6 @@
 // Checks and geometry of pooling ops: see pooling.h.
 #include "pooling.h"
 
-#include <algorithm>
 #include <limits>
 
 namespace segext::ops {
@@ -9,7 +8,7 @@ namespace {
 
 // Outputs at least this large are written past the caches if their pages are resident: they would not fit anyway, and
 // the lines they would evict are worth more.
-constexpr int64_t kStreamBytes = int64_t{16} << 20;
+constexpr int64_t kBypassBytes = int64_t{16} << 20;
 
 // Checks the one or two values of a window argument and returns two.
 Ints pair(const char* op, const char* name, const Ints& values, int64_t least) {
@@ -78,8 +77,8 @@ void check_out(const char* op, const Tensor& out, const Tensor& input, const Int
                channels_last ? "channels_last" : "contiguous", " memory format");
 }
 
-bool streams_into(const Tensor& out) {
-  return out.is_cpu() && out.numel() * static_cast<int64_t>(out.element_size()) >= kStreamBytes;
+bool bypasses_caches(const Tensor& out) {
+  return out.is_cpu() && out.numel() * static_cast<int64_t>(out.element_size()) >= kBypassBytes;
 }
 
 PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& size, const Ints& pooled_size,

@@ -24,7 +24,7 @@ void check_spatial_size(const char* op, const char* name, const Ints& size);
 void check_out(const char* op, const Tensor& out, const Tensor& input, const Ints& sizes, bool channels_last);
 
 // True for a caller's output on the CPU that is so large that writing past the caches pays off.
-bool streams_into(const Tensor& out);
+bool bypasses_caches(const Tensor& out);
 
 // The geometry of a pool from a map of spatial size `size` to a pooled map of `pooled_size`. Samples and channels come
 // from `sizes`, which are those of either map.

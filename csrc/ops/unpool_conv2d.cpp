@@ -177,8 +177,8 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
 
 std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& codes,
                                                   const Tensor& weight, const Ints unpooled_size, const Ints padding,
-                                                  bool transposed, bool channels_last, bool wants_input,
-                                                  bool wants_weight) {
+                                                  bool transposed, bool channels_last, bool needs_input,
+                                                  bool needs_weight) {
   constexpr const char* op = "unpool_conv2d_backward";
   const Call call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   check_like(op, "grad_output", grad_output, "input", input);
@@ -188,20 +188,20 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
   const Kernels& kernels = call.kernels;
   const Tensor grad = dense(grad_output, channels_last);
   Tensor grad_input =
-      empty(input, wants_input ? sizes_of(input) : Ints{0}, input.scalar_type(), channels_last && wants_input);
-  Tensor grad_weight = empty(input, wants_weight ? sizes_of(weight) : Ints{0}, input.scalar_type());
-  Tensor weight_sums = kernels.sums(wants_weight ? panel_elements(kernels.channels, kernels.outputs) : 0);
-  if (wants_weight) torch::stable::zero_(weight_sums);
-  if ((wants_input || wants_weight) && grad.numel() > 0) {
-    const Tensor panels = wants_input ? kernels.packed() : kernels.sums(0);
+      empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), channels_last && needs_input);
+  Tensor grad_weight = empty(input, needs_weight ? sizes_of(weight) : Ints{0}, input.scalar_type());
+  Tensor weight_sums = kernels.sums(needs_weight ? panel_elements(kernels.channels, kernels.outputs) : 0);
+  if (needs_weight) torch::stable::zero_(weight_sums);
+  if ((needs_input || needs_weight) && grad.numel() > 0) {
+    const Tensor panels = needs_input ? kernels.packed() : kernels.sums(0);
     const Tensor grad_panels = kernels.sums(grad_panel_elements(geometry));
     UnpoolConv2dBackwardParams params{grad.const_data_ptr(),
                                       call.input.const_data_ptr(),
                                       code_data(call.codes),
                                       panels.const_data_ptr(),
                                       grad_panels.mutable_data_ptr(),
-                                      wants_input ? grad_input.mutable_data_ptr() : nullptr,
-                                      wants_weight ? weight_sums.mutable_data_ptr() : nullptr,
+                                      needs_input ? grad_input.mutable_data_ptr() : nullptr,
+                                      needs_weight ? weight_sums.mutable_data_ptr() : nullptr,
                                       geometry,
                                       0,
                                       kernels.type};
@@ -210,7 +210,7 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
       run(grad, SEGEXT_CPU_KERNEL(UnpoolConv2dBackwardParams, unpool_conv2d_backward), params);
     }
   }
-  if (wants_weight) kernels.unpack(weight_sums, grad_weight);
+  if (needs_weight) kernels.unpack(weight_sums, grad_weight);
   return {grad_input, grad_weight};
 }
 

@@ -1,11 +1,15 @@
 // Checks of upsampling calls, and sums of their gradients: see upsampling.h.
 #include "upsampling.h"
 
+#include <limits>
+
 namespace segext::ops {
 
 void check_pair(const char* op, const char* name, const Ints& values, int64_t least) {
-  SEGEXT_CHECK(values.size() == 2 && values[0] >= least && values[1] >= least, op, ": ", name,
-               " should be two values of at least ", least, ", but got ", text(values));
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // so that no sum or product of two overflows
+  const auto fits = [&](int64_t value) { return value >= least && value <= kMost; };
+  SEGEXT_CHECK(values.size() == 2 && fits(values[0]) && fits(values[1]), op, ": ", name, " should be two values from ",
+               least, " to ", kMost, ", but got ", text(values));
 }
 
 void check_kernel(const char* op, const Tensor& input, const Tensor& weight) {

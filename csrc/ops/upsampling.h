@@ -11,7 +11,7 @@
 
 namespace segext::ops {
 
-// Checks for two values, each at least `least`.
+// Checks for two values, each from `least` to the largest int32_t.
 void check_pair(const char* op, const char* name, const Ints& values, int64_t least);
 
 // Checks that `weight` [C, ...] fits a transposed convolution of `input` [N, C, H, W], and that nothing is empty but

@@ -239,7 +239,7 @@ const uint64_t* exchange_values(unsigned mask, uint64_t value, const char* opera
   return &scheduler.exchanged[fiber.number - lane];
 }
 
-// Completes the exchanges of a warp in which all lanes of the mask wait.
+// Completes the exchanges of a warp in which all lanes of the mask wait. The lanes go on when it is their turn.
 bool complete_exchanges(unsigned first, unsigned end) {
   auto& fibers = scheduler.fibers;
   bool completed = false;
@@ -257,11 +257,10 @@ bool complete_exchanges(unsigned first, unsigned end) {
     }
     if (arrived != mask) continue;
     completed = true;
-    for (unsigned j = first; j < end; ++j) scheduler.exchanged[j] = fibers[j].value;
     for (unsigned j = first; j < end; ++j) {
       if ((mask >> (j - first) & 1) == 0) continue;
+      scheduler.exchanged[j] = fibers[j].value;
       fibers[j].state = State::kRunnable;
-      resume(&fibers[j]);
     }
   }
   return completed;

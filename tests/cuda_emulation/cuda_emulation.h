@@ -51,7 +51,7 @@ namespace cuda_emulation {
 
 inline constexpr unsigned kWarpThreads = 32;
 
-// The order in which the threads of a block run between barriers. A correct kernel does not depend on it.
+// The order in which the threads of a block run between barriers and exchanges. A correct kernel does not depend on it.
 enum class ThreadOrder { kAscending, kDescending, kRandom };
 
 void set_thread_order(ThreadOrder order, uint32_t seed = 0);

@@ -1,6 +1,6 @@
 // The reference results of all kernels, written from the text of the contracts and independent of the kernels: one
-// element at a time, codes one bit at a time, as simple and slow as can be. Shares only the contract headers with the
-// kernels.
+// element at a time, codes one bit at a time, as simple and slow as can be. Shares with the kernels only the contract
+// headers and the emulation's conversions of half types, which conversions_test.cpp tests.
 #pragma once
 
 #include <algorithm>

@@ -16,7 +16,7 @@
 
 #include "../depthwise_conv_transpose2d_backward.h"
 #include "gradient_bands.h"
-#include "interleave.h"
+#include "phases.h"
 #include "transpose.h"
 #include "upsampling.h"
 

@@ -30,7 +30,7 @@ class CellWeights {
   CellWeights(const Upsampling& g, const Spread& spread)
       : g_(g),
         spread_(spread),
-        vectors_(ceil_div(smaller(std::lcm(spread.period, kN), g.output_width * spread.depth), kN)),
+        vectors_(ceil_div(smaller(common_multiple(spread.period, kN), g.output_width * spread.depth), kN)),
         data_(buffer_.reserve(g.stride_h * row_size())),
         pattern_(pattern_buffer_.reserve(spread.offset + vectors_ * kN + spread.period)) {}
 
@@ -43,7 +43,7 @@ class CellWeights {
     const int64_t taps = g_.kernel_h * g_.kernel_w;
     for (int64_t c = 0; c < spread_.depth; ++c) {
       for (int64_t p = 0; p < g_.stride_w; ++p) {
-        pattern_[p * spread_.depth + c] = bias == nullptr ? 0 : E::rank(bias[first + c]);
+        pattern_[p * spread_.depth + c] = bias == nullptr ? 0 : E::widen(bias[first + c]);
       }
     }
     repeat_pattern();
@@ -52,7 +52,7 @@ class CellWeights {
       for (int64_t m = 0; m < 2; ++m) {
         const Raw* tap = weight + first * taps + i * g_.kernel_w + m * g_.stride_w;
         for (int64_t c = 0; c < spread_.depth; ++c, tap += taps) {
-          for (int64_t p = 0; p < g_.stride_w; ++p) pattern_[p * spread_.depth + c] = E::rank(tap[p]);
+          for (int64_t p = 0; p < g_.stride_w; ++p) pattern_[p * spread_.depth + c] = E::widen(tap[p]);
         }
         repeat_pattern();
         put_pattern(i % g_.stride_h, 1 + 2 * (i / g_.stride_h) + (1 - m));

@@ -54,7 +54,7 @@ class AnyRows {
 
   // Writes row y of `map` and returns the next row to write. `input` is a plane whose pixels have `depth` elements.
   int64_t write(const Raw* input, int64_t depth, int64_t y, int64_t, const MapRows<E>& map) {
-    Term<Sum>* terms = terms_.reserve(inputs_.kept() * spread_.taps_w);
+    Term<Sum>* terms = terms_.reserve(smaller(inputs_.kept(), g_.kernel_h) * spread_.taps_w);
     int count = 0;
     for_each_input_row(g_, y, [&](int64_t h, int64_t i) {
       const Sum* row = inputs_.row(0, h, input + h * g_.width * depth, depth);

@@ -77,10 +77,13 @@ class LabelRow {
     return invalid;
   }
 
-  // Reads a row of labels that `keep` stored.
+  // Reads a row of labels that `keep` stored. Whatever else they hold counts as no label.
   template <class Label>
   void read(const Label* labels) {
-    for (int64_t x = 0; x < width_; ++x) put(x, labels[x] == kNoLabel<Label> ? -1 : labels[x]);
+    for (int64_t x = 0; x < width_; ++x) {
+      const int64_t label = labels[x];
+      put(x, labels[x] != kNoLabel<Label> && label >= 0 && label < classes_ ? label : -1);
+    }
   }
 
   template <class Label>

@@ -1,4 +1,5 @@
-// Properties of each element type that kernels need: its rank in a pool, its NaNs, its lowest value.
+// Properties of each element type that kernels need: its value in the type that scalar code compares and computes in,
+// its rank in a pool, its NaNs, its lowest value.
 //
 // Vectors of half types are ranked as 16-bit integers, without conversion to float: sign and magnitude become a
 // two's-complement number, so that -0 ties with +0. A NaN ranks above all numbers, and the higher the later its tap, so
@@ -16,14 +17,14 @@ namespace segext::SEGEXT_CPU_CAPABILITY {
 template <class T>
 struct Number {
   using Raw = T;
-  using Rank = T;  // what scalar code compares
+  using Wide = T;
   using VectorRank = Vec<T>;
   static constexpr T kLowest =
       std::is_floating_point_v<T> ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
   // Integers take the scalar path: no network pools integers where its speed matters.
   static constexpr int64_t kMaxVectorTaps = std::is_floating_point_v<T> ? 256 : 0;
 
-  static SEGEXT_INLINE T rank(T v) { return v; }
+  static SEGEXT_INLINE T widen(T v) { return v; }
   static SEGEXT_INLINE Vec<T> rank(Vec<T> v, int64_t) { return v; }
 
   // Whether a later tap of rank `later` replaces the best so far. V is T or a vector of it.
@@ -46,12 +47,12 @@ SEGEXT_INLINE float float_from_bits(uint32_t bits) {
 template <int16_t kInfinity>
 struct Half {
   using Raw = int16_t;
-  using Rank = float;
+  using Wide = float;
   using VectorRank = Vec<int16_t>;
   static constexpr int16_t kLowest = static_cast<int16_t>(kInfinity | 0x8000);
   static constexpr int64_t kMaxVectorTaps = 0x7fff - kInfinity;
 
-  static SEGEXT_INLINE float rank(int16_t v);
+  static SEGEXT_INLINE float widen(int16_t v);
   static SEGEXT_INLINE Vec<int16_t> rank(Vec<int16_t> v, int64_t tap) {
     const Vec<int16_t> magnitude = v & int16_t{0x7fff}, sign = v >> 15;
     return magnitude > kInfinity ? broadcast(static_cast<int16_t>(kInfinity + 1 + tap)) : (magnitude ^ sign) - sign;
@@ -62,7 +63,7 @@ struct Half {
 };
 
 template <>
-SEGEXT_INLINE float Half<0x7f80>::rank(int16_t v) {
+SEGEXT_INLINE float Half<0x7f80>::widen(int16_t v) {
   return float_from_bits(static_cast<uint32_t>(static_cast<uint16_t>(v)) << 16);
 }
 
@@ -74,7 +75,7 @@ using CompilerHalf = _Float16;
 #endif
 
 template <>
-SEGEXT_INLINE float Half<0x7c00>::rank(int16_t v) {
+SEGEXT_INLINE float Half<0x7c00>::widen(int16_t v) {
   CompilerHalf value;
   std::memcpy(&value, &v, sizeof(value));
   return static_cast<float>(value);

@@ -6,9 +6,8 @@
 
 #include <optional>
 
-#include "buffer.h"
 #include "codes.h"
-#include "interleave.h"
+#include "phases.h"
 #include "rows.h"
 #include "strided.h"
 #include "values.h"

@@ -15,8 +15,7 @@ class MapWriter {
   // `longest`: the most elements that are written between two commits.
   MapWriter(T* map, int64_t longest, bool stream) : map_(map), stream_(stream) {
     if (!stream_) return;
-    T* data = buffer_.reserve(kFull + longest + kPerLine);
-    staged_ = data + (kLine - reinterpret_cast<uintptr_t>(data) % kLine) % kLine / sizeof(T);
+    staged_ = buffer_.reserve(kFull + longest);
     lead_ = fill_ = reinterpret_cast<uintptr_t>(map_) % kLine / sizeof(T);
   }
   MapWriter(const MapWriter&) = delete;

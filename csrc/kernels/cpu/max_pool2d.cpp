@@ -8,7 +8,7 @@
 
 #include "codes.h"
 #include "element.h"
-#include "interleave.h"
+#include "phases.h"
 #include "rows.h"
 #include "strided.h"
 
@@ -50,12 +50,12 @@ struct VectorBest {
 template <class E, bool kRelu>
 struct ScalarBest {
   typename E::Raw value = E::kLowest;
-  typename E::Rank rank{};
+  typename E::Wide rank{};
   uint32_t code = 0;
   bool empty = true;
 
   SEGEXT_INLINE void take(typename E::Raw v, int64_t tap) {
-    auto later = E::rank(v);
+    auto later = E::widen(v);
     if (kRelu && later < 0) {
       v = 0;
       later = 0;

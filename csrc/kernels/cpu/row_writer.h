@@ -2,8 +2,8 @@
 #pragma once
 
 #include "codes.h"
-#include "interleave.h"
 #include "map_writer.h"
+#include "phases.h"
 #include "rows.h"
 #include "strided.h"
 

@@ -40,6 +40,12 @@ SEGEXT_INLINE int64_t quick_div(int64_t a, int64_t b) { return b == 1 ? a : b ==
 
 SEGEXT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? quick_div(a + b - 1, b) : -quick_div(-a, b); }
 
+// The least multiple of `a` that a power of two divides.
+SEGEXT_INLINE int64_t common_multiple(int64_t a, int64_t power) {
+  while (a % power != 0) a *= 2;
+  return a;
+}
+
 SEGEXT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 SEGEXT_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 

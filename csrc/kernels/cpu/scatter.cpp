@@ -10,8 +10,8 @@
 
 #include "buffer.h"
 #include "codes.h"
-#include "interleave.h"
 #include "map_writer.h"
+#include "phases.h"
 #include "row_writer.h"
 #include "rows.h"
 #include "strided.h"
@@ -45,7 +45,7 @@ class Scatter {
   // Writes full rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
     const int64_t longest = tiles_ ? larger(w_.kernel_h * g_.width, kScratchBytes / kBytesOf<T>) : rows_.row;
-    MapWriter<Moved> map(static_cast<Moved*>(p_.map) + begin * rows_.row, longest, p_.stream);
+    MapWriter<Moved> map(static_cast<Moved*>(p_.map) + begin * rows_.row, longest, p_.bypass_caches);
     int64_t plane = begin / g_.height, y = begin % g_.height;
     for (int64_t r = begin; r < end;) {
       const int64_t written = rows(plane, y, end - r, map);
@@ -204,7 +204,7 @@ class Scatter {
       v = masked;
     } else if (!kWidens && at_end && gap_ > 0) {
       Moved* copy = moved_.reserve(count + 2 * gap_) + gap_;
-      std::copy_n(v, count, copy);
+      std::memcpy(copy, v, count * sizeof(Moved));
       v = copy;
     }
     if constexpr (kWidens) {

@@ -23,7 +23,6 @@ class ScoreRows {
     }
   }
 
-  const Upsampling& geometry() const { return g_; }
   const Spread& spread() const { return spread_; }
   const PhaseWeights<E>& weights() const { return weights_; }
   SpreadRows<E>& inputs() { return rows_; }

@@ -108,7 +108,7 @@ class SpreadRows {
       }
     } else {
       for (int64_t q = 0; q < count; ++q, pixel += step, row += g_.stride_w) {
-        const Vec<Sum> value = broadcast<Sum>(E::rank(*pixel));
+        const Vec<Sum> value = broadcast<Sum>(E::widen(*pixel));
         for (int64_t p = 0; p < g_.stride_w; p += kLanes<Sum>) store(row + p, value);
       }
     }
@@ -127,7 +127,7 @@ class SpreadRows {
   const Sum* widened(const Raw* pixel) {
     Sum* values = line_.reserve(spread_.depth);
     for (int64_t c = 0; c < spread_.depth; c += g_.multiplier, ++pixel) {
-      for (int64_t k = 0; k < g_.multiplier; ++k) values[c + k] = E::rank(*pixel);
+      for (int64_t k = 0; k < g_.multiplier; ++k) values[c + k] = E::widen(*pixel);
     }
     return values;
   }
@@ -179,13 +179,13 @@ class PhaseWeights {
     Sum* patterns = data_ + plane * count() * pitch_;
     std::memset(patterns, 0, count() * pitch_ * sizeof(Sum));
     for (int64_t p = 0; bias != nullptr && p < g_.stride_w; ++p) {
-      for (int64_t c = 0; c < depth; ++c) patterns[p * depth + c] = E::rank(bias[first + c]);
+      for (int64_t c = 0; c < depth; ++c) patterns[p * depth + c] = E::widen(bias[first + c]);
     }
     for_each_tap([&](int64_t j, int64_t m, int64_t phase) {
       for (int64_t i = 0; i < g_.kernel_h; ++i) {
         Sum* out = patterns + (1 + i * spread_.taps_w + m) * pitch_ + phase * depth;
         const Raw* tap = weight + first * taps + i * g_.kernel_w + j;
-        for (int64_t c = 0; c < depth; ++c) out[c] = E::rank(tap[c * taps]);
+        for (int64_t c = 0; c < depth; ++c) out[c] = E::widen(tap[c * taps]);
       }
     });
     repeat(patterns, count());

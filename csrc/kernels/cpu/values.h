@@ -1,5 +1,4 @@
-// Rows of values on their way into scatter or out of gather: the ReLU mask, and conversion of half types to float32 and
-// back.
+// Rows of values: conversion of half types to float32 and back, and the mask of a ReLU.
 #pragma once
 
 #include "element.h"
@@ -11,7 +10,7 @@ namespace segext::SEGEXT_CPU_CAPABILITY {
 template <class E, class T>
 SEGEXT_INLINE void mask_by_relu(const T* values, const typename E::Raw* relu_output, int64_t count, T* masked) {
   static_assert(sizeof(T) == sizeof(typename E::Raw));
-  for (int64_t k = 0; k < count; ++k) masked[k] = E::rank(relu_output[k]) <= 0 ? T{0} : values[k];
+  for (int64_t k = 0; k < count; ++k) masked[k] = E::widen(relu_output[k]) <= 0 ? T{0} : values[k];
 }
 
 // Widens a vector of half types to float32.
@@ -24,7 +23,7 @@ SEGEXT_INLINE Vec<float> widen(BFloat16, const int16_t* half) {
   return reinterpret_cast<Vec<float>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 #else
   Vec<float> v;
-  for (int k = 0; k < kLanes<float>; ++k) v[k] = BFloat16::rank(half[k]);
+  for (int k = 0; k < kLanes<float>; ++k) v[k] = BFloat16::widen(half[k]);
   return v;
 #endif
 }
@@ -36,7 +35,7 @@ SEGEXT_INLINE Vec<float> widen(Float16, const int16_t* half) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(half)));
 #else
   Vec<float> v;
-  for (int k = 0; k < kLanes<float>; ++k) v[k] = Float16::rank(half[k]);
+  for (int k = 0; k < kLanes<float>; ++k) v[k] = Float16::widen(half[k]);
   return v;
 #endif
 }
@@ -93,7 +92,7 @@ template <class E>
 SEGEXT_INLINE void widen(E, const int16_t* half, int64_t count, float* values) {
   int64_t k = 0;
   for (; k + kLanes<float> <= count; k += kLanes<float>) store(values + k, widen(E{}, half + k));
-  for (; k < count; ++k) values[k] = E::rank(half[k]);
+  for (; k < count; ++k) values[k] = E::widen(half[k]);
 }
 
 template <class E>

@@ -17,8 +17,8 @@ namespace segext {
 
 inline constexpr int kMaxRunBytes = 8;
 
-// Codes of 2x2 windows: bits per code, and codes per byte.
-inline constexpr int kBlockBits = code_bits(4), kBlocksPerByte = 8 / kBlockBits;
+// Bits per code of 2x2 windows and of 3x3 ones, and codes per byte of the former.
+inline constexpr int kBlockBits = code_bits(4), kOverlapBits = code_bits(9), kBlocksPerByte = 8 / kBlockBits;
 
 // place_code puts a code at position k of a run; take_code reads it back.
 __device__ __forceinline__ uint64_t place_code(uint32_t code, int k, int bits) {
@@ -89,7 +89,7 @@ struct BlockMasks {
   uint32_t right[kWords], lower[kWords];
 
   __device__ __forceinline__ explicit BlockMasks(uint64_t run) {
-    const int bits = code_bits(4);
+    constexpr int bits = kBlockBits;
     // With two lanes per word, the second code is moved from next to the first into the upper half of the word.
     const uint32_t codes = static_cast<uint32_t>(run);
     const uint32_t spread = kLanes == kWords ? codes : codes | codes << (16 - bits);

@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                                        Bits* __restrict__ values, ReluMask<Bits> relu, PoolShape<int32_t> shape,
                                        Divisor<int32_t> vectors_per_pixel, int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes;
-  const int bits = code_bits(4);
+  constexpr int bits = kBlockBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 

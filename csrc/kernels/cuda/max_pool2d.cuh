@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                              MaxLimits<typename Element<T>::Wide> limits) {
   using Wide = typename Element<T>::Wide;
   constexpr int kLanes = Vector<T>::kLanes;
-  const int bits = code_bits(4);
+  constexpr int bits = kBlockBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                                PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row, int32_t threads,
                                MaxLimits<typename Element<T>::Wide> limits) {
   constexpr int kLanes = Vector<T>::kLanes;
-  const int bits = code_bits(9);
+  constexpr int bits = kOverlapBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const Wide maximum = with_sign_of_first(maxima[k].value, first_taps[k]);
     if (k == 1 && !has_second) break;
     output[sample * shape.pooled.elements + 2 * pair + k] = Element<T>::narrow(maximum);
-    byte |= static_cast<uint32_t>(place_code(maxima[k].code, k, code_bits(9)));
+    byte |= static_cast<uint32_t>(place_code(maxima[k].code, k, kOverlapBits));
   }
   codes[sample * shape.sample_bytes + pair] = static_cast<uint8_t>(byte);
 }

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                           Divisor<int32_t> block_rows, int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes;
   constexpr int kBlocks = kLanes / 2;
-  const int bits = code_bits(4);
+  constexpr int bits = kBlockBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const int64_t sample = channels.divide(plane, &channel);
     const int32_t in_sample = shape.pooled.element({channel, r, c});
     const int64_t element = sample * shape.pooled.elements + in_sample;
-    const uint32_t code = load_code(arrays.codes + sample * shape.sample_bytes, as_unsigned(in_sample), code_bits(4));
+    const uint32_t code = load_code(arrays.codes + sample * shape.sample_bytes, as_unsigned(in_sample), kBlockBits);
     const Bits read = arrays.values[element];
     const Bits value = arrays.relu.passes(element) ? read : Bits{0};
     upper = {code == 0 ? value : Bits{0}, code == 1 ? value : Bits{0}};
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
                                         Divisor<int32_t> vectors_per_pixel, Divisor<int32_t> tile_rows,
                                         Divisor<int32_t> tile_columns, int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes;
-  const int bits = code_bits(4);
+  constexpr int bits = kBlockBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 

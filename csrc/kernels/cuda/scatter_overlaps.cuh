@@ -27,7 +27,6 @@
 
 namespace segext {
 
-inline constexpr int kOverlapBits = 4;
 inline constexpr uint32_t kNoTap = (1u << kOverlapBits) - 1;
 
 // Along one axis: the tap of window 0 or 1 of a tile that lies on the tile's pixel 0 or 1; negative if none does.

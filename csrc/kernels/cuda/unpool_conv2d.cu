@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "pooled_cells.cuh"
+#include "pooled_to_channels_last.cuh"
 #include "unpool_conv2d.cuh"
 #include "unpool_conv2d_cells.cuh"
 #include "unpool_conv2d_tiles.cuh"

@@ -1,9 +1,10 @@
 // The cross-entropy of upsampled scores, and its gradients, for every device that has kernels.
+#include "../kernels/depthwise_cross_entropy.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
-#include "../kernels/depthwise_cross_entropy.h"
 #include "upsampling.h"
 
 namespace segext::ops {
