@@ -73,9 +73,8 @@ def results(model, x):
         if isinstance(module, nn.Dropout):
             module.p = 0
     scores = model.train()(x)
-    target = torch.arange(scores[:, 0].numel()).view_as(scores[:, 0]) // 7 % scores.shape[1]
     model.zero_grad()
-    F.cross_entropy(scores, target).backward()
+    F.cross_entropy(scores, rough_target(scores)).backward()
     gradients = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
     return scores.detach(), gradients, dict(model.named_buffers())
 
@@ -261,6 +260,65 @@ def test_no_images_have_no_labels(name, layers):
     assert (labels.dtype, labels.shape) == (torch.uint8, (0, *size))
 
 
+def rough_target(scores, *, ignored=None):
+    """Made-up labels of all classes; with ``ignored``, a tenth of the pixels have that one."""
+    target = torch.arange(scores[:, 0].numel()).view_as(scores[:, 0]) // 7 % scores.shape[1]
+    return target if ignored is None else target.where(torch.arange(target.shape[-1]) % 10 > 0, ignored)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "sum", "ignore_index": 255, "class_weight": torch.tensor([1.0, 2.0, 0.5, 0.0, 3.0])},
+        {"reduction": "none", "label_smoothing": 0.1, "ignore_index": 2},
+    ],
+    ids=["plain", "weighted", "smoothed"],
+)
+@pytest.mark.parametrize("layers", ["segext", "torch"])
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_is_the_cross_entropy_of_the_scores(name, layers, options):
+    more = {"learn_upscore": True, "dropout": 0.0} if name in FCNS else {}
+    model, x = narrow(name, layers=layers, **more), image(*size_for(name))
+    target = rough_target(model(x), ignored=options.get("ignore_index"))
+    stock = {**options, "weight": options.get("class_weight")}
+    stock.pop("class_weight", None)
+    losses, gradients = [], []
+    for run in (lambda: model(x, target, **options), lambda: F.cross_entropy(model(x), target, **stock)):
+        model.zero_grad()
+        losses.append(run())
+        losses[-1].sum().backward()
+        gradients.append({key: p.grad for key, p in model.named_parameters()})
+    assert losses[0].shape == losses[1].shape
+    assert relative(*losses) <= 1e-5
+    largest = max(gradient.norm() for gradient in gradients[1].values())
+    for key, expected in gradients[1].items():
+        assert (gradients[0][key] - expected).norm() <= 1e-4 * expected.norm() + 1e-6 * largest, key
+
+
+@pytest.mark.parametrize("layers", ["segext", "torch"])
+@pytest.mark.parametrize("name", ["fcn8s", "segnet"])
+def test_loss_of_targets_that_do_not_fit_raises_stocks_error(name, layers):
+    model, x = narrow(name, layers=layers).eval(), image(37, 45)
+    for target in (torch.zeros(2, 37, 44), torch.zeros(2, 36, 45, dtype=torch.long), torch.full((2, 37, 45), 5)):
+        with pytest.raises((RuntimeError, ValueError, IndexError)) as expected:
+            F.cross_entropy(model(x), target)
+        with pytest.raises(expected.type):
+            model(x, target)
+    probabilities = model(x).detach().softmax(1)
+    torch.testing.assert_close(model(x, probabilities), F.cross_entropy(model(x), probabilities))
+
+
+@pytest.mark.parametrize("name", FCNS)
+def test_loss_holds_no_scores_at_full_resolution(name):
+    height, width = size_for(name)
+    model, x = narrow(name).train(), image(height, width)
+    target = torch.zeros(2, height, width, dtype=torch.long)
+    with Shapes() as shapes:
+        model(x, target).backward()
+    assert not [shape for shape in shapes.seen if len(shape) == 4 and shape[1] == 5 and shape[3] >= width]
+
+
 def test_many_classes():
     x = image(20, 20)
     assert narrow("fcn8s", num_classes=300).predict(x).dtype == torch.int64
@@ -434,7 +492,7 @@ def test_trains_from_scratch(name):
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), 0.002 if name in FCNS else 0.03)
     losses = []
     for _ in range(24):
-        loss = F.cross_entropy(model(x), target)
+        loss = model(x, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

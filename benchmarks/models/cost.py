@@ -36,7 +36,7 @@ def kept(model: nn.Module, images: Tensor, labels: Tensor, ignore: int) -> int:
     """Bytes that autograd keeps for the backward pass of a training step, parameters and images not counted."""
     model.train()
     given = [images, labels, *model.parameters()]
-    return saved_bytes(lambda: stock.cross_entropy(model(images), labels, ignore_index=ignore), given)
+    return saved_bytes(lambda: model(images, labels, ignore_index=ignore), given)
 
 
 def switches(model: nn.Module, image: Tensor) -> tuple[int, int]:

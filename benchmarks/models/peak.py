@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segext.models import MODELS
@@ -35,7 +34,7 @@ def main() -> None:
 
     def step() -> Tensor:
         model.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model.train()(images), labels)
+        loss = model.train()(images, labels)
         loss.backward()
         return loss
 

@@ -30,7 +30,12 @@ def built(settings: Settings, way: str) -> nn.Module:
     layers = more.pop("layers")
     model, _ = initial_model(replace(settings, layers=layers, argument={**settings.argument, **more}))
     model.to(memory_format=memory_format(way))
-    model.register_forward_pre_hook(lambda model, inputs: (inputs[0].contiguous(memory_format=memory_format(way)),))
+
+    def convert(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        image, *target = inputs
+        return image.contiguous(memory_format=memory_format(way)), *target
+
+    model.register_forward_pre_hook(convert)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The base class of all networks: class scores from ``forward``, a label map from ``predict``."""
+"""The base class of all networks: class scores or their loss from ``forward``, a label map from ``predict``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class SegmentationModel(nn.Module):
     """A network that scores every pixel of an image for every class.
 
-    ``forward`` takes images (N, in_channels, H, W) and returns raw scores (N, num_classes, H, W).
+    A subclass defines ``_scores``, the scores of a batch of images, and may define ``_labels`` and ``_loss`` where
+    these take less than the scores.
     """
 
     def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
@@ -23,6 +25,46 @@ class SegmentationModel(nn.Module):
                 raise ValueError(f"{name} should be a finite number above 0, but got {value}")
         self.num_classes = num_classes
         self.in_channels = in_channels
+
+    def forward(
+        self,
+        image: Tensor,
+        target: Tensor | None = None,
+        *,
+        class_weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Raw scores (logits), or given a target, their cross-entropy.
+
+        An FCN computes the loss by :func:`segext.functional.conv_transpose2d_cross_entropy`, without scores of the
+        image's size.
+
+        Args:
+            image: (N, in_channels, H, W), normalised as the weights require.
+            target: (N, H, W), the class of each pixel, int64.
+            class_weight, ignore_index, reduction, label_smoothing: of the loss, as in
+                :func:`torch.nn.functional.cross_entropy`, which calls the first, (num_classes,), ``weight``.
+
+        Returns:
+            (N, num_classes, H, W); with ``target`` the loss, one value, or (N, H, W) with ``reduction="none"``.
+
+        Raises:
+            ValueError: for an image of the wrong shape, or one too small for the architecture.
+            RuntimeError, ValueError, IndexError: for a target that does not fit, as in
+                :func:`torch.nn.functional.cross_entropy`.
+        """
+        if target is None:
+            return self._scores(image)
+        return self._loss(
+            image,
+            target,
+            class_weight=class_weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
 
     def predict(self, image: Tensor) -> Tensor:
         """The label map of an image: the class with the largest score at each pixel; ties go to the lowest class.
@@ -50,8 +92,14 @@ class SegmentationModel(nn.Module):
             labels = self._labels(image[None] if one else image)
         return labels[0] if one else labels
 
-    def _labels(self, image: Tensor) -> Tensor:
+    def _scores(self, image: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _labels(self, image: Tensor) -> Tensor:
+        return label_map(self._scores(image))
+
+    def _loss(self, image: Tensor, target: Tensor, *, class_weight: Tensor | None, **options) -> Tensor:
+        return F.cross_entropy(self._scores(image), target, class_weight, **options)
 
     def _check(self, image: Tensor) -> None:
         """Raises ValueError for anything but a batch of images."""

@@ -67,7 +67,15 @@ class DeconvNet(EncoderDecoder):
             )
 
 
-def deconvnet(num_classes: int = 21, **options) -> DeconvNet:
+def deconvnet(
+    num_classes: int = 21,
+    *,
+    in_channels: int = 3,
+    width: float = 1.0,
+    fc_channels: int = 4096,
+    recompute: bool = False,
+    layers: str = "segext",
+) -> DeconvNet:
     """DeconvNet, for images of 224x224 and of any size from 193x193 on.
 
     Pools round up and unpooling restores the recorded sizes, so that the scores have the size of the image. Training on
@@ -86,4 +94,11 @@ def deconvnet(num_classes: int = 21, **options) -> DeconvNet:
     shift of 0.001, as published. Encoder, fc6 and fc7 use He initialisation, which trains from scratch; the published
     network starts from VGG-16's weights, for which see ``load_weights``.
     """
-    return DeconvNet(num_classes, **options)
+    return DeconvNet(
+        num_classes,
+        in_channels=in_channels,
+        width=width,
+        fc_channels=fc_channels,
+        recompute=recompute,
+        layers=layers,
+    )

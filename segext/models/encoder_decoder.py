@@ -50,8 +50,7 @@ class EncoderDecoder(SegmentationModel):
             nn.init.constant_(norm.bias, 0.001)  # as published
             self.add_module(f"{name}_bn", norm)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Raw scores, (N, num_classes, H, W), of an image (N, in_channels, H, W)."""
+    def _scores(self, image: Tensor) -> Tensor:
         return self._convolve(self._score, *self._decoded(image))
 
     def _labels(self, image: Tensor) -> Tensor:

@@ -57,8 +57,6 @@ class FCN(SegmentationModel):
     ) -> None:
         super().__init__(num_classes, in_channels, width)
         kinds = layer_set(layers)
-        if at_once and stride == 32:
-            raise ValueError("at_once scales what skips add, but FCN-32s has no skips")
         self._skips, self._last, self._crop = _HEADS[stride]
         self._at_once = at_once
         channels = channels_of(in_channels, width)
@@ -81,12 +79,16 @@ class FCN(SegmentationModel):
             self.add_module(skip.upscore, kinds.Upscore(num_classes, 2, learned=learn_upscore))
         self.add_module(self._last, kinds.Upscore(num_classes, stride, learned=learn_upscore))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Raw scores, (N, num_classes, H, W), of an image (N, in_channels, H, W) with any H and W from 1 on."""
+    def _scores(self, image: Tensor) -> Tensor:
         return getattr(self, self._last)(self._coarse_scores(image), self._crop, image.shape[-2:])
 
     def _labels(self, image: Tensor) -> Tensor:
         return getattr(self, self._last).labels(self._coarse_scores(image), self._crop, image.shape[-2:])
+
+    def _loss(self, image: Tensor, target: Tensor, **criterion) -> Tensor:
+        if target.shape != (len(image), *image.shape[-2:]):
+            return super()._loss(image, target, **criterion)  # raises the error
+        return getattr(self, self._last).loss(self._coarse_scores(image), target, self._crop, **criterion)
 
     def _coarse_scores(self, image: Tensor) -> Tensor:
         """Scores at the network's stride, which ``self._last`` upsamples to pixels."""
@@ -115,7 +117,16 @@ def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
     return layer
 
 
-def fcn32s(num_classes: int = 21, **options) -> FCN:
+def fcn32s(
+    num_classes: int = 21,
+    *,
+    in_channels: int = 3,
+    width: float = 1.0,
+    fc_channels: int = 4096,
+    dropout: float = 0.5,
+    learn_upscore: bool = False,
+    layers: str = "segext",
+) -> FCN:
     """FCN-32s: VGG-16's scores at stride 32, upsampled in one step.
 
     Args:
@@ -130,23 +141,72 @@ def fcn32s(num_classes: int = 21, **options) -> FCN:
     Convolutions use He initialisation, which trains from scratch; the published networks start from VGG-16's weights,
     for which see ``load_weights``. Score layers start at zero and upsampling is bilinear, as published.
     """
-    return FCN(32, num_classes, **options)
+    return FCN(
+        32,
+        num_classes,
+        in_channels=in_channels,
+        width=width,
+        fc_channels=fc_channels,
+        dropout=dropout,
+        learn_upscore=learn_upscore,
+        layers=layers,
+    )
 
 
-def fcn16s(num_classes: int = 21, **options) -> FCN:
+def fcn16s(
+    num_classes: int = 21,
+    *,
+    in_channels: int = 3,
+    width: float = 1.0,
+    fc_channels: int = 4096,
+    dropout: float = 0.5,
+    at_once: bool = False,
+    learn_upscore: bool = False,
+    layers: str = "segext",
+) -> FCN:
     """FCN-16s: FCN-32s with the scores of pool4 added at stride 16.
 
     Arguments are those of :func:`fcn32s`, and ``at_once``: scale pool4 by 0.01 before it is scored, for training all
     strides at once rather than from FCN-32s' weights.
     """
-    return FCN(16, num_classes, **options)
+    return FCN(
+        16,
+        num_classes,
+        in_channels=in_channels,
+        width=width,
+        fc_channels=fc_channels,
+        dropout=dropout,
+        at_once=at_once,
+        learn_upscore=learn_upscore,
+        layers=layers,
+    )
 
 
-def fcn8s(num_classes: int = 21, **options) -> FCN:
+def fcn8s(
+    num_classes: int = 21,
+    *,
+    in_channels: int = 3,
+    width: float = 1.0,
+    fc_channels: int = 4096,
+    dropout: float = 0.5,
+    at_once: bool = False,
+    learn_upscore: bool = False,
+    layers: str = "segext",
+) -> FCN:
     """FCN-8s: FCN-16s with the scores of pool3 added at stride 8.
 
     Arguments are those of :func:`fcn32s`, and ``at_once``: scale pool4 by 0.01 and pool3 by 0.0001 before they are
     scored, for training all strides at once rather than from FCN-16s' weights. Staged and at-once weights have the same
     keys but are not interchangeable.
     """
-    return FCN(8, num_classes, **options)
+    return FCN(
+        8,
+        num_classes,
+        in_channels=in_channels,
+        width=width,
+        fc_channels=fc_channels,
+        dropout=dropout,
+        at_once=at_once,
+        learn_upscore=learn_upscore,
+        layers=layers,
+    )

@@ -40,7 +40,14 @@ class SegNet(EncoderDecoder):
         init_for_relu(*(layer for layer in self.modules() if isinstance(layer, nn.Conv2d)))
 
 
-def segnet(num_classes: int = 11, **options) -> SegNet:
+def segnet(
+    num_classes: int = 11,
+    *,
+    in_channels: int = 3,
+    width: float = 1.0,
+    recompute: bool = False,
+    layers: str = "segext",
+) -> SegNet:
     """SegNet, for images of any size: unpooling restores the sizes recorded by the pools.
 
     Args:
@@ -52,4 +59,4 @@ def segnet(num_classes: int = 11, **options) -> SegNet:
 
     Convolutions use He initialisation and batch norm starts with a shift of 0.001, as published.
     """
-    return SegNet(num_classes, **options)
+    return SegNet(num_classes, in_channels=in_channels, width=width, recompute=recompute, layers=layers)

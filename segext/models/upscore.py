@@ -57,6 +57,15 @@ class Upscore(nn.Module):
             score, self.weight, stride=self.stride, groups=self.groups, crop=(crop, crop), output_size=size
         )
 
+    def loss(self, score: Tensor, target: Tensor, crop: int, **criterion) -> Tensor:
+        """The cross-entropy of what ``forward`` returns for the size of ``target``, (N, *size), which is never stored.
+
+        ``criterion``: the options of :func:`segext.functional.conv_transpose2d_cross_entropy`.
+        """
+        return F.conv_transpose2d_cross_entropy(
+            score, self.weight, target, stride=self.stride, groups=self.groups, crop=(crop, crop), **criterion
+        )
+
     def extra_repr(self) -> str:
         size, mixing = 2 * self.stride, "" if self.groups == self.num_classes else ", channels mix"
         return f"{self.num_classes}, kernel_size={size}, stride={self.stride}{mixing}"
@@ -101,6 +110,9 @@ class TorchUpscore(Upscore):
 
     def labels(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
         return label_map(self.forward(score, crop, size))
+
+    def loss(self, score: Tensor, target: Tensor, crop: int, *, class_weight: Tensor | None, **criterion) -> Tensor:
+        return stock.cross_entropy(self.forward(score, crop, target.shape[1:]), target, class_weight, **criterion)
 
 
 def bilinear(size: int) -> Tensor:

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -68,11 +67,17 @@ class Trainer:
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         try:
             with self._autocast():
-                scores = self._network(self._normalize(images))
+                loss = self._network(
+                    self._normalize(images),
+                    labels.long(),
+                    class_weight=self._class_weights,
+                    ignore_index=self._settings.ignore,
+                    reduction="sum",
+                )
         except ValueError as error:
             number, _, height, width = images.shape
             raise UserError(f"a batch of {counted(number, 'image')} of {height}x{width}: {error}") from error
-        loss, labelled = cross_entropy(scores, labels, self._settings.ignore, self._class_weights)
+        labelled = (labels != self._settings.ignore).sum()
         loss = loss / process.sum(labelled).clamp(min=1)
         self._optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel averages the processes' gradients, but their sum is needed.
@@ -102,12 +107,6 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._scaler.load_state_dict(state["scaler"])
-
-
-def cross_entropy(scores: Tensor, labels: Tensor, ignore: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The sum of the weighted cross-entropies over labelled pixels, in float32, and the number of these pixels."""
-    loss = F.cross_entropy(scores.float(), labels.long(), weights, ignore_index=ignore, reduction="sum")
-    return loss, (labels != ignore).sum()
 
 
 def optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
