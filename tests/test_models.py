@@ -398,8 +398,8 @@ def test_errors():
             with pytest.raises(TypeError, match=f"image should be of dtype torch.float32, .* but got {dtype}"):
                 model.predict(torch.zeros(1, 3, 224, 224, dtype=dtype))
         assert model.training
-    with pytest.raises(ValueError, match="FCN-32s has no skips"):
-        MODELS["fcn32s"](at_once=True)
+    with pytest.raises(TypeError, match="num_classes should be an int, but got 5.5"):
+        MODELS["fcn8s"](5.5, width=NARROW)
 
 
 @pytest.mark.parametrize("name", MODELS)
