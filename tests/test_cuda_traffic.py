@@ -83,10 +83,12 @@ MORE = {
     ("upsample, add", "2 at 128", "NCHW", "input", "read"): 2.5,
     ("upsample, input gradient", "2 at 128", "NCHW", "output", "read"): 2.4,
     # Once per thread or block: the 16 weights of a channel each, of channels side by side.
+    ("upsample", "2 at 128", "channels_last", "weight", "read"): 10.5,
+    ("upsample, add", "2 at 128", "channels_last", "weight", "read"): 10.5,
     ("upsample, argmax", "2 at 128", "", "weight", "read"): 3.5,
     ("upsample, loss", "2 at 128", "", "weight", "read"): 3.5,
     ("upsample, input gradient", "", "", "weight", "read"): 3.5,
-    # Tiles of eight columns by four channels; by two, vectors of one channel each.
+    # Tiles of eight columns by four channels.
     ("upsample", "", "channels_last", "weight", "read"): 2,
     ("upsample, add", "", "channels_last", "weight", "read"): 2,
     ("upsample", "", "channels_last", "shared", "written"): 2.75,

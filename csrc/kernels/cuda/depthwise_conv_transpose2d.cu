@@ -123,11 +123,9 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
                                        : launch_doubling<T, kLanes, kChannelsLast, false>(params, stream, launched);
 }
 
-// Sets *launched to whether this, and the alignment of the weights and of the output, allow a launch.
+// Sets *launched to whether this and the alignment of the output allow a launch.
 template <typename T>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
-  *launched = is_aligned(params.weight, kVectorBytes);
-  if (!*launched) return cudaSuccess;
   if (params.geometry.channels_last) {
     return lanes_fit<T>(params, 2) ? launch_doubling<T, 2, true>(params, stream, launched)
                                    : launch_doubling<T, 1, true>(params, stream, launched);
