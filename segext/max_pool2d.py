@@ -145,6 +145,10 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
         window = _plain_window(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
         if input.layout is not torch.strided:
             return _stock_pool(op, input, *window, ceil_mode, return_indices)
+        if not isinstance(ceil_mode, bool):
+            raise TypeError(
+                f"{op.__name__}(): argument 'ceil_mode' must be bool, not {type(ceil_mode).__name__}"
+            ) from None
         if all(map(_is_plain, (kernel_size, stride, padding, dilation))):
             raise
         return _pool(op, input, *window, ceil_mode, return_indices)

@@ -54,6 +54,7 @@ POOL_WINDOWS = {
     "kernel of floats": ({"kernel_size": (2.0, 2.0)}, ("kernel_size", "2.0")),
     "kernel > map": ({"kernel_size": 9}, ("too small", "3x5x6")),
     "kernel 2^40": ({"kernel_size": 2**40}, ()),
+    "ceil_mode str": ({"kernel_size": 2, "ceil_mode": "yes"}, ("ceil_mode", "str")),
     "stride 0": ({"kernel_size": 2, "stride": 0}, ("stride", "0")),
     "stride (1, 0)": ({"kernel_size": 2, "stride": (1, 0)}, ("stride", "0")),
     "stride -1": ({"kernel_size": 2, "stride": -1}, ("stride", "-1")),

@@ -195,7 +195,7 @@ def test_both_layer_sets_score_alike(name, layout):
 )
 def test_fcn_is_the_published_computation(name, at_once):
     """Dense transposed convolutions on whole maps, then crops, written out from the authors' nets."""
-    model = narrow(name, at_once=at_once).eval()
+    model = narrow(name, **({"at_once": True} if at_once else {})).eval()
     weights = model.state_dict()
 
     def conv(layer, x, padding=0):
@@ -398,7 +398,7 @@ def test_errors():
             with pytest.raises(TypeError, match=f"image should be of dtype torch.float32, .* but got {dtype}"):
                 model.predict(torch.zeros(1, 3, 224, 224, dtype=dtype))
         assert model.training
-    with pytest.raises(TypeError, match="num_classes should be an int, but got 5.5"):
+    with pytest.raises(TypeError, match=r"num_classes should be an int, but got 5\.5"):
         MODELS["fcn8s"](5.5, width=NARROW)
 
 

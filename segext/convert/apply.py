@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from .. import functional
 from . import calls, source, swaps
+from .classes import become, subclass
 from .plan import Plan
 from .sites import Site
 from .trace import Tracer
@@ -21,28 +22,25 @@ def apply(plan: Plan) -> None:
     for unit, fused in plan.edits():
         if isinstance(unit, Site):
             edits[unit.owner][unit.method][unit.index] = unit.successor(fused)
-        else:
+    kinds = plan.new_classes() | {module: _edited_class(module, methods) for module, methods in edits.items()}
+    for unit, fused in plan.edits():
+        if not isinstance(unit, Site):
             graphs.add(unit.meta["owner"])
             _rewrite(unit, fused)
     for module in graphs:
         for node in plan.flow.forwards[module].nodes:
             node.meta = {}  # a graph must not keep the model alive
         module.graph, module._tracer_cls = plan.flow.forwards[module], Tracer
-    for module, kind in plan.new_classes().items():
-        _become(module, kind)
-    for module, methods in edits.items():
-        base, earlier = vars(type(module)).get("_segext_edits", (type(module), ()))
-        found = source.methods(base)
-        new = ((name, source.digest(found[name]), tuple(callees.items())) for name, callees in methods.items())
-        _become(module, _subclass(base, (*earlier, *new)))
+    for module, kind in kinds.items():
+        become(module, kind)
 
 
-def _become(module: nn.Module, kind: type) -> None:
-    """Change a module's class, keeping its contents and all references to it.
-
-    A layer of segext has the same attributes as torch's of the same name, so a swap needs nothing more.
-    """
-    object.__setattr__(module, "__class__", kind)
+def _edited_class(module: nn.Module, methods: dict[str, dict[int, object]]) -> type:
+    """What a module becomes if calls in its methods, by name and number, are redirected."""
+    base, earlier = vars(type(module)).get("_segext_edits", (type(module), ()))
+    found = source.methods(base)
+    new = ((name, source.digest(found[name]), tuple(callees.items())) for name, callees in methods.items())
+    return _subclass(base, (*earlier, *new))
 
 
 def _rewrite(node: fx.Node, fused: bool) -> None:
@@ -70,23 +68,20 @@ def _subclass(base: type, edits: tuple) -> type:
     for kind in type.__subclasses__(base):
         if vars(kind).get("_segext_edits") == (base, edits):
             return kind
-    members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    rewritten = {}
     for name, digest, callees in edits:
         function = source.methods(base).get(name)
         if not function or not source.definition(function) or source.digest(function) != digest:
             raise RuntimeError(
                 f"{base.__qualname__}.{name} is not what segext.convert changed; convert the model again"
             )
-        rewritten = source.rewrite(function, dict(callees))
-        members |= {alias: rewritten for alias, same in source.methods(base).items() if same is function}
+        rewritten[function] = source.rewrite(function, dict(callees))
 
     def __reduce_ex__(self, protocol):
         _, (_, *args), *state = base.__reduce_ex__(self, 2)
         return _remake, (base, edits, *args), *state
 
-    return type(base)(
-        base.__name__, (base,), {**members, "__reduce_ex__": __reduce_ex__, "_segext_edits": (base, edits)}
-    )
+    return subclass(base, rewritten, __reduce_ex__=__reduce_ex__, _segext_edits=(base, edits))
 
 
 def _remake(base: type, edits: tuple, *args) -> nn.Module:

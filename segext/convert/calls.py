@@ -16,6 +16,7 @@ from .. import nn as layers
 from . import swaps
 from .trace import IN_PLACE
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 STOCK_LAYERS = (nn.MaxPool2d, nn.MaxUnpool2d, nn.ConvTranspose2d)
 
 # What a layer, function or method is, and the name of its replacement in segext (none: nothing to swap).
@@ -110,8 +111,17 @@ def is_container(module: nn.Module) -> bool:
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is a layer of torch or segext: a leaf that computes what its documentation says."""
+    if isinstance(module, (nn.Sequential, *_WRAPPERS)):
+        return False
     home = parametrize.type_before_parametrizations(module).__module__
-    return home.startswith(("torch.nn.", layers.__name__, swaps.__name__)) and not isinstance(module, nn.Sequential)
+    return home.startswith(("torch.nn.", layers.__name__, swaps.__name__))
+
+
+def inside(module: nn.Module | None) -> nn.Module | None:
+    """The module that a wrapper, which computes nothing itself, calls in its place; else the module."""
+    while isinstance(module, _WRAPPERS) and not is_hooked(module):
+        module = module.module
+    return module
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -6,6 +6,8 @@ in ``meta`` their ``unit``, the layer they call as ``module``, and the ``owner``
 """
 
 import copy
+import functools
+import inspect
 import itertools
 import operator
 from collections import defaultdict
@@ -14,9 +16,9 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from . import calls, reach, sites
+from . import calls, reach, sites, source
 from .sites import Site
-from .trace import Untraceable, read, reads_types
+from .trace import Untraceable, changes_tensors, read, reads_types
 
 # Attributes and operations that a ReLU does not change.
 _SHAPE = ("size", "dim", "shape", "ndim", "dtype", "device")
@@ -35,7 +37,7 @@ class Dataflow:
         leaking: those exposed modules whose indices may then go anywhere.
         unpooled: pools called by a forward in doubt that passes their indices only to unpoolings, with these.
         typed: layers whose type a forward may inspect, with the reason to keep it.
-        sites: the calls of stock functions in each module's methods.
+        sites: the calls of stock functions in each module's methods, by method and index.
         calls: the linked nodes of every unit.
         roots: each linked graph, with the module whose forward it is.
     """
@@ -49,10 +51,12 @@ class Dataflow:
         self.leaking: dict[nn.Module, str] = {}
         self.unpooled: dict[nn.Module, set[nn.Module]] = {}
         self.typed: dict[nn.Module, str] = {}
-        self.sites: dict[nn.Module, dict] = {}
+        self.sites: dict[nn.Module, dict[tuple[str, int], Site]] = {}
+        self._marked: dict[type, type] = {}
         twins = _twins(model)
         for module, twin in twins.items():
-            if not (calls.is_container(module) or calls.is_layer(module) or isinstance(module, calls.STOCK_LAYERS)):
+            leaf = calls.is_layer(module) or isinstance(module, calls.STOCK_LAYERS)
+            if not (leaf or calls.is_container(module) or calls.inside(module) is not module):
                 self._read(module, twin)
         self.calls: dict[Unit, list[fx.Node]] = defaultdict(list)
         self.roots: dict[fx.Graph, nn.Module] = {}
@@ -60,6 +64,8 @@ class Dataflow:
 
     def _read(self, module: nn.Module, twin: nn.Module) -> None:
         self.sites[module] = sites.find(module)
+        if self.sites[module]:
+            sites.mark(twin, self.sites[module].values(), self._marked)
         try:
             self.forwards[module], doubt = read(twin)
         except Untraceable as reason:
@@ -99,7 +105,7 @@ class Dataflow:
         modules = {twin: module for module, twin in twins.items()}
         for owner, graph in self.forwards.items():
             for node in graph.nodes:
-                runs, place = node.meta.get("place", (None, ()))
+                runs, *place = node.meta.get("site", (None,))
                 node.meta = {"owner": owner, "module": None, "unit": node}
                 if node.op == "call_module":
                     node.meta |= dict.fromkeys(("module", "unit"), owner.get_submodule(node.target))
@@ -107,9 +113,8 @@ class Dataflow:
                     held = operator.attrgetter(node.target)(twins[owner])
                     if isinstance(held, nn.Module):
                         self.exposed[modules[held]] = self.leaking[modules[held]] = f"{self._title(owner)} hands it on"
-                elif kind := calls.kind(node):
-                    found = self.sites.get(modules.get(runs), {})
-                    node.meta["unit"] = sites.locate(found, place, kind) or node
+                elif calls.kind(node):
+                    node.meta["unit"] = self.sites.get(modules.get(runs), {}).get(tuple(place), node)
         inlined: set[nn.Module] = set()
         for root in self.forwards:
             if root not in inlined or root in self.exposed:
@@ -133,8 +138,8 @@ class Dataflow:
                 return args[0]
             elif node.target is operator.getitem and isinstance(args[0], tuple | list | dict):
                 env[node] = args[0][args[1]]
-            elif (bound := self._bind(node.meta["module"], args, kwargs)) is not None:
-                env[node] = self._inline(linked, node.meta["module"], bound, inlined)
+            elif (bound := self._bind(callee := calls.inside(node.meta["module"]), args, kwargs)) is not None:
+                env[node] = self._inline(linked, callee, bound, inlined)
             else:
                 new = env[node] = linked.create_node(node.op, node.target, args, kwargs)
                 new.meta = dict(node.meta)
@@ -150,10 +155,45 @@ class Dataflow:
         fits = len(args) <= len(names) and set(values) == set(names) and not any(n.startswith("*") for n in names)
         return values if fits else None
 
+    def may_change(self, node: fx.Node) -> bool:
+        """Whether a reader of a result may change it, or a view of it, in place, in this forward or in one that calls
+        this. What calls the model itself does not count."""
+        results, roots = [node], {calls.inside(self.model)}
+        for result in results:  # grows
+            aliases = _aliases(result)
+            if _any_changes(aliases):
+                return True
+            root = self.roots[result.graph]
+            if root not in roots and any(user.op == "output" for alias in aliases for user in alias.users):
+                roots.add(root)
+                holders = [m for m in self.doubts if root in self.exposed and root in self._below(m)]
+                callers = [m for m in self.names if calls.inside(m) is root] + holders
+                if (holders and self._doubts_change) or any(map(_hook_changes, callers)):
+                    return True
+                results.extend(call for caller in callers for call in self.calls[caller])
+        return False
+
+    @functools.cached_property
+    def _doubts_change(self) -> bool:
+        """Whether a forward in doubt, or a module that it may call, may change a tensor that it is given."""
+        layers = any(calls.is_layer(module) and getattr(module, "inplace", False) for module in self.exposed)
+        given = (n for graph, root in self.roots.items() if root in self.exposed for n in graph.nodes)
+        blocks = any(_any_changes(_aliases(node)) for node in given if node.op == "placeholder")
+        return layers or blocks or any(map(changes_tensors, self.doubts))
+
+
+def _hook_changes(module: nn.Module) -> bool:
+    """Whether a hook may change what a module returns in place."""
+    hooks = module._forward_hooks.values()
+    return any(not inspect.isfunction(hook) or source.works_in_place(hook.__code__) for hook in hooks)
+
 
 def _twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """The twin of each module in a copy of the model that shares its tensors, for tracing."""
-    held = (t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor))
+    """The twin of each module in a copy of the model that shares its parameters and buffers, for tracing.
+
+    Other tensors that modules hold are copied, for a forward may change them; those that autograd made cannot be.
+    """
+    held = (t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf)
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers(), *held)}
     return dict(zip(model.modules(), copy.deepcopy(model, tensors).modules(), strict=True))
 
@@ -211,11 +251,13 @@ def changes_after(node: fx.Node, source: fx.Node) -> bool:
     return False
 
 
-def changes_later(node: fx.Node) -> bool:
-    """Whether a reader of a result may change it, or a view of it, in place."""
+def _aliases(node: fx.Node) -> list[fx.Node]:
+    """A result and what may be a view of it or hold it."""
     aliases = [node]
     for alias in aliases:  # grows
-        if any(map(calls.mutates, alias.users)):
-            return True
         aliases.extend(user for user in alias.users if not calls.is_fresh(user) and user not in aliases)
-    return False
+    return aliases
+
+
+def _any_changes(aliases: list[fx.Node]) -> bool:
+    return any(calls.mutates(user) for alias in aliases for user in alias.users)

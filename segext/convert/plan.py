@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from .. import nn as layers
 from . import Change, Report, calls, swaps
-from .dataflow import Dataflow, Unit, changes_after, changes_between, changes_later, index_uses, source_pool, value_uses
+from .dataflow import Dataflow, Unit, changes_after, changes_between, index_uses, source_pool, value_uses
 from .sites import Site
 
 _SWAPPED = {
@@ -41,7 +41,7 @@ class Plan:
     def __init__(self, flow: Dataflow) -> None:
         self.flow = flow
         units = [m for m in flow.model.modules() if type(m) in calls.STOCK_LAYERS]
-        units += [site for found in flow.sites.values() for site in found]
+        units += [site for found in flow.sites.values() for site in found.values()]
         units += [unit for unit in flow.calls if isinstance(unit, fx.Node)]
         units = [unit for unit in units if _successor(unit)]
         self.left: dict[Unit, str] = {}
@@ -63,7 +63,7 @@ class Plan:
             )
         if isinstance(unit, Site) or isinstance(unit.meta["owner"], fx.GraphModule):
             return ""
-        return "no method of a module's class, whose source is known, calls it by name"
+        return "no method that a module finds in its own class, and whose source is known, calls it by name"
 
     def _why_unknown(self, unit: Unit, layers: dict[nn.Module, str]) -> str:
         """Why more may happen around a unit than the data flow shows, including the reasons for layers."""
@@ -172,7 +172,7 @@ class Plan:
             return "its pool is left"
         if changes_between(relu, pool):
             return "a tensor may change in place between it and its pool"
-        if changes_later(pool):
+        if self.flow.may_change(pool):
             return "the pooled map may change in place, and the fused backward pass needs it"
         source = calls.operand(relu)
         if calls.mutates(relu) and not (len(value_uses(source)) == 1 and calls.is_fresh(source)):
@@ -214,8 +214,10 @@ class Plan:
             leave(relu.meta["unit"], calls.title(_key(relu.meta["unit"])), f"not fused: {reason}")
         for module, reason in self.flow.doubts.items():
             held = list(module.modules())
-            pools = any(isinstance(m, nn.MaxPool2d) for m in held) or any(map(_successor, self.flow.sites[module]))
-            called = [site for m in held for site in self.flow.sites.get(m, ())]
+            pools = any(isinstance(m, nn.MaxPool2d) for m in held) or any(
+                map(_successor, self.flow.sites[module].values())
+            )
+            called = [site for m in held for site in self.flow.sites.get(m, {}).values()]
             if pools and any(calls.KINDS.get(_key(unit), ("",))[0] == "relu" for unit in (*held, *called)):
                 leave(module, type(module).__name__, f"ReLUs that it may call stay: {reason}")
         return Report(tuple(dict.fromkeys(changes)))

@@ -1,9 +1,12 @@
-"""The calls of stock functions in the methods of a module's class, and their possible replacements."""
+"""The calls of stock functions in the methods of a module's class: their possible replacements, and what runs them."""
 
 import ast
 import builtins
 import inspect
+import sys
 import types
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -12,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from .. import functional
 from . import calls, source, swaps
+from .classes import become, subclass
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Site:
 
     Attributes:
         target: the function, or the name of the tensor's method, that is called.
-        method, index: location: the method's name and the number of the call in it.
+        method, index: the method's name and the number of the call in it.
         line, column: where the call starts in its file.
         indices: whether it returns indices; None if the source does not say.
     """
@@ -44,35 +48,68 @@ class Site:
         return functional.relu_max_pool2d if fused else functional.max_pool2d
 
 
-def find(owner: nn.Module) -> dict[Site, tuple[str, ast.Call]]:
-    """The sites of a module, each with its file and its syntax."""
+def find(owner: nn.Module) -> dict[tuple[str, int], Site]:
+    """The sites of a module, by method and index."""
     own_code = isinstance(owner, fx.GraphModule) or "forward" in vars(owner) or parametrize.is_parametrized(owner)
     if own_code or not inspect.isfunction(getattr(type(owner), "forward", None)):
         return {}
     found = {}
-    functions = {function: name for name, function in source.methods(type(owner)).items()}  # once, under whatever names
+    # Each once, under whatever names. What __init__ defined exists already.
+    functions = {function: name for name, function in source.methods(type(owner)).items() if name != "__init__"}
     for function, name in functions.items():
         definition = source.definition(function)
         for index, call in enumerate(source.calls(definition) if definition else ()):
             target = _target(call, function)
             if target is not None:
-                site = Site(owner, target, name, index, call.lineno, call.col_offset, _returns_indices(call, target))
-                found[site] = (function.__code__.co_filename, call)
+                indices = _returns_indices(call, target)
+                found[name, index] = Site(owner, target, name, index, call.lineno, call.col_offset, indices)
     return found
 
 
-def locate(sites: dict[Site, tuple[str, ast.Call]], place: tuple, kind: str) -> Site | None:
-    """The site of a call of ``kind`` that a trace met at ``place``."""
-    if not place:
-        return None
-    file, line, column = place
-    found = []
-    for site, (site_file, call) in sites.items():
-        if site_file == file and calls.KINDS[site.target][0] == kind:
-            ends = [(end.end_lineno, end.end_col_offset) for end in (call, call.func)]
-            if (line, column) in ends or (column is None and call.lineno <= line <= call.end_lineno):
-                found.append(site)
-    return found[0] if len(found) == 1 else None
+class _Marked:
+    """A stock function that says of what it records in a trace which call in a method it was.
+
+    Only while ``method``, the rewritten function, runs: a function that was made in it may run without it, and would
+    then be one that was made before the conversion.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._target, self._place = site.target, (site.method, site.index)
+        self.__name__ = site.target if isinstance(site.target, str) else site.target.__name__
+        self.method: types.FunctionType | None = None
+
+    def __call__(self, *args, **kwargs):
+        target = self._target
+        result = getattr(args[0], target)() if isinstance(target, str) else target(*args, **kwargs)
+        frame = sys._getframe(1)
+        while frame and frame.f_code is not self.method.__code__:
+            frame = frame.f_back
+        if frame and isinstance(result, fx.Proxy):
+            runs = frame.f_locals.get(next(iter(frame.f_code.co_varnames), None))
+            result.node.meta["site"] = (runs, *self._place)
+        return result
+
+
+def mark(twin: nn.Module, sites: Iterable[Site], marked: dict[type, type]) -> None:
+    """Makes a twin of the sites' owner run marked functions at the sites: in a trace of it, a node's ``meta`` then says
+    as ``site`` which module's method made the call, the method's name and the number of the call.
+
+    What runs other code than a method of its class, such as a base class's or a bound method kept from before, is not
+    marked; nor will it run what a conversion makes of the call. ``marked`` holds the classes made so far.
+    """
+    base = type(twin)
+    if base not in marked:
+        callees: dict[str, dict[int, _Marked]] = defaultdict(dict)
+        for site in sites:
+            callees[site.method][site.index] = _Marked(site)
+        rewritten = {}
+        for name, function in source.methods(base).items():
+            if name in callees:
+                rewritten[function] = source.rewrite(function, callees[name])
+                for callee in callees[name].values():
+                    callee.method = rewritten[function]
+        marked[base] = subclass(base, rewritten)
+    become(twin, marked[base])
 
 
 def _target(call: ast.Call, function: types.FunctionType) -> object:

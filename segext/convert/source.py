@@ -8,12 +8,14 @@ import __future__
 
 import ast
 import copy
+import dis
 import functools
 import hashlib
 import inspect
 import linecache
 import sysconfig
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -36,6 +38,34 @@ def methods(kind: type) -> dict[str, types.FunctionType]:
     for base in kind.__mro__:
         found = {**vars(base), **found}
     return {name: f for name, f in found.items() if inspect.isfunction(f) and is_users(f.__code__)}
+
+
+def reached(kind: type) -> Iterator[types.CodeType]:
+    """The user-written code of a class's forward and of what it calls by name, with all code nested in it."""
+    found = methods(kind)
+    functions = [found["forward"]] if "forward" in found else []
+    for function in functions:  # grows
+        codes = nested(function.__code__)
+        yield from codes
+        names = {name for code in codes for name in code.co_names}
+        for value in (place.get(name) for name in names for place in (found, function.__globals__)):
+            if inspect.isfunction(value) and is_users(value.__code__) and value not in functions:
+                functions.append(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def works_in_place(code: types.CodeType) -> bool:
+    """Whether code may change a tensor in place: ``x += y``, ``x[i] = y``, ``x.relu_()``, ``inplace=``, ``out=``."""
+    if any(name.endswith("_") and not name.endswith("__") for name in code.co_names):
+        return True
+    if any(isinstance(c, tuple) and any(word in c for word in ("inplace", "out")) for c in code.co_consts):
+        return True
+    return any(
+        i.opname == "STORE_SUBSCR"
+        or i.opname.startswith("INPLACE_")  # Python 3.10
+        or (i.opname == "BINARY_OP" and i.argrepr.endswith("="))
+        for i in dis.get_instructions(code)
+    )
 
 
 def definition(function: types.FunctionType) -> ast.FunctionDef | None:
@@ -66,7 +96,7 @@ def rewrite(function: types.FunctionType, callees: dict[int, object]) -> types.F
     found = calls(changed)
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     for index, callee in callees.items():
-        call, name = found[index], f"{_PREFIX}{callee.__name__}"
+        call, name = found[index], f"{_PREFIX}{index}_{callee.__name__}"
         if is_method_call(call):
             call.args.insert(0, call.func.value)
         call.func = ast.copy_location(ast.Name(name, ast.Load()), call.func)

@@ -9,13 +9,13 @@ import dis
 import functools
 import gc
 import inspect
-import itertools
 import operator
 import random
 import sys
+import threading
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import fx, nn
@@ -31,6 +31,9 @@ IN_PLACE = tuple(getattr(operator, f"i{name}") for name in _OPERATORS)
 _TYPE_TESTS = {"type", "isinstance", "issubclass", "callable"}
 _TYPE_ATTRIBUTES = {"__class__", "_get_name"}
 _CONTEXTS = (torch.autograd.grad_mode.__file__, torch.amp.autocast_mode.__file__)
+
+
+_LOCK = threading.Lock()  # traces that overlap would leave each other's patches behind
 
 
 class Untraceable(Exception):
@@ -60,7 +63,7 @@ for _operation in IN_PLACE:
 
 
 class Tracer(fx.Tracer):
-    """Records one forward, children as leaves; a node's ``meta`` says where it was called, and on which module."""
+    """Records one forward, children as leaves, of the thread that makes it: fx patches modules for all threads."""
 
     proxy_buffer_attributes = True
 
@@ -68,6 +71,7 @@ class Tracer(fx.Tracer):
         calls = (functional.max_pool2d, functional.relu_max_pool2d, functional.max_unpool2d, checkpoint.checkpoint)
         super().__init__(autowrap_functions=calls)  # recorded as calls; looked for in forwards, and in these modules:
         self._autowrap_search += [functional, checkpoint]
+        self._thread = threading.get_ident()
         self.proxies: weakref.WeakSet[fx.Proxy] = weakref.WeakSet()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -83,32 +87,15 @@ class Tracer(fx.Tracer):
             raise Untraceable("its forward runs other calls in training than in evaluation")
         return super().to_bool(obj)
 
-    def create_node(self, *args, **kwargs) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        node.meta["place"] = _place()
-        return node
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
-
-def _place() -> tuple[nn.Module | None, tuple]:
-    """The module whose method is running, and the file, line and column where the user's call ends.
-
-    Python 3.10 has no columns.
-    """
-    frame = sys._getframe(1)
-    while frame and not source.is_users(frame.f_code):
-        frame = frame.f_back
-    place = ()
-    if frame and sys.version_info >= (3, 11):
-        _, line, _, column = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
-        place = (frame.f_code.co_filename, line, column)
-    elif frame:
-        place = (frame.f_code.co_filename, frame.f_lineno, None)
-    while frame and frame.f_code is not fx.Tracer.trace.__code__:
-        owner = frame.f_locals.get(next(iter(frame.f_code.co_varnames), None))
-        if isinstance(owner, nn.Module) and source.is_users(frame.f_code):
-            return owner, place
-        frame = frame.f_back
-    return None, place
+    def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 def read(module: nn.Module) -> tuple[fx.Graph, str]:
@@ -131,7 +118,7 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
     before, collecting = [get() for get, _ in states], gc.isenabled()
     gc.disable()  # a collection calls what others have registered for it, which is no part of the forward
     try:
-        with _watching() as ran:
+        with _LOCK, _watching() as ran:
             graph = tracer.trace(module)
     except Untraceable:
         raise
@@ -203,17 +190,14 @@ def _asks(code: types.CodeType, functions: set[str]) -> bool:
 
 def reads_types(module: nn.Module) -> bool:
     """Whether a forward, or what it calls by name, may tell a class from its subclasses."""
-    methods = source.methods(type(module))
-    functions = [methods["forward"]] if "forward" in methods else []
-    for function in functions:  # grows
-        codes = source.nested(function.__code__)
-        if any(_asks(code, {"type"}) for code in codes):
-            return True
-        names = {name for code in codes for name in code.co_names}
-        for value in (place.get(name) for name in names for place in (methods, function.__globals__)):
-            if inspect.isfunction(value) and source.is_users(value.__code__) and value not in functions:
-                functions.append(value)
-    return False
+    return any(_asks(code, {"type"}) for code in source.reached(type(module)))
+
+
+def changes_tensors(module: nn.Module) -> bool:
+    """Whether a forward that cannot be read, or what it calls by name, may change a tensor in place."""
+    if "forward" in vars(module) or "forward" not in source.methods(type(module)):
+        return True
+    return any(map(source.works_in_place, source.reached(type(module))))
 
 
 def _hide_mode(module: nn.Module) -> None:

@@ -1,0 +1,359 @@
+"""``segext.convert`` where code reaches methods and classes in unusual ways: it fuses only what its edits reach."""
+
+import abc
+import functools
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import segext
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Pooling(nn.Module):
+    """Pools in a method of its own, after a ReLU in its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+
+    def down(self, x):
+        return F.max_pool2d(x, 2)
+
+    def forward(self, x):
+        return self.down(F.relu(self.conv(x)))
+
+
+class ToSuper(Pooling):
+    def forward(self, x):
+        return super().down(F.relu(self.conv(x)))
+
+
+class ByClass(Pooling):
+    def forward(self, x):
+        return Pooling.down(self, F.relu(self.conv(x)))
+
+
+class Kept(Pooling):
+    """Calls what it keeps as an attribute since it was made."""
+
+    def __init__(self, keep=lambda self: self.down):
+        super().__init__()
+        self.reduce = keep(self)
+
+    def forward(self, x):
+        return self.reduce(self.relu(self.conv(x)))
+
+
+class KeptLambda(Kept):
+    def __init__(self):
+        super().__init__(lambda _: lambda x: F.max_pool2d(x, 2))
+
+
+class KeptClosure(Pooling):
+    def __init__(self, size=2):
+        super().__init__()
+
+        def reduce(x):
+            return F.max_pool2d(x, size)
+
+        self.reduce = reduce
+
+    def forward(self, x):
+        return self.reduce(F.relu(self.conv(x)))
+
+
+class KeptPartial(Kept):
+    def __init__(self):
+        super().__init__(lambda self: functools.partial(self.down))
+
+
+class OfAChild(nn.Module):
+    """Calls a method of a child that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = Pooling()
+        self.encode = self.encoder.down
+
+    def forward(self, x):
+        return self.encode(F.relu(self.encoder.conv(x)))
+
+
+def helper(self, x):
+    return F.max_pool2d(x, 2)
+
+
+class Borrowing(Pooling):
+    """A function that is a method too."""
+
+    down = helper
+
+    def forward(self, x):
+        return helper(self, F.relu(self.conv(x)))
+
+
+def assert_converts_exactly(model, *, fused, size=16):
+    x = torch.randn(2, 4, size, size)
+    expected = model(x)
+    converted, report = segext.convert(model)
+    assert torch.equal(converted(x), expected)
+    assert len(report.fused) == fused, str(report)
+    converted(x).sum().backward()
+    return converted, report
+
+
+@pytest.mark.parametrize(
+    "kind", [ToSuper, ByClass, Kept, KeptLambda, KeptClosure, KeptPartial, Borrowing], ids=lambda kind: kind.__name__
+)
+def test_calls_that_do_not_find_the_edited_method(kind):
+    assert_converts_exactly(kind(), fused=0)
+    assert_converts_exactly(Pooling(), fused=1)
+
+
+def test_a_kept_method_of_a_child():
+    assert_converts_exactly(OfAChild(), fused=1)  # in the child's own forward
+
+
+def test_what_makes_its_functions_in_the_forward_is_edited():
+    class Making(Pooling):
+        def forward(self, x):
+            def reduce(y):
+                return F.max_pool2d(y, 2)
+
+            return reduce(F.relu(self.conv(x)))
+
+    assert_converts_exactly(Making(), fused=1)
+
+
+class Cloning(Pooling):
+    """Like code that makes target networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x):
+        return self.pool(F.relu(self.conv(x)))
+
+    def clone(self):
+        other = type(self)()
+        other.load_state_dict(self.state_dict())
+        return other
+
+    def reset(self):
+        self.__init__()
+
+
+def test_a_new_instance_of_a_converted_class_is_not_converted():
+    model = Cloning()
+    converted, _ = assert_converts_exactly(model, fused=1)
+    x = torch.randn(2, 4, 8, 8)
+    clone = converted.clone()
+    assert type(clone) is Cloning
+    assert type(clone.pool) is nn.MaxPool2d
+    assert torch.equal(clone(x), model(x))
+    again, report = segext.convert(clone)
+    assert len(report.fused) == 1
+    assert torch.equal(again(x), model(x))
+    converted.reset()
+    assert type(converted) is Cloning
+    assert torch.equal(converted(x), converted.pool(F.relu(converted.conv(x))))
+
+
+def test_registries_do_not_hear_of_converted_classes():
+    known = {}
+
+    class Registered(nn.Module):
+        def __init_subclass__(cls, *, key, **keywords):
+            super().__init_subclass__(**keywords)
+            if key in known:
+                raise ValueError(f"{key} is taken")
+            known[key] = cls
+
+    class Net(Registered, Cloning, key="net"):
+        pass
+
+    assert_converts_exactly(Net(), fused=1)
+    assert known == {"net": Net}
+
+
+@pytest.mark.parametrize("base", [type, abc.ABCMeta])
+def test_metaclasses_do_not_hear_of_converted_classes(base):
+    made = []
+
+    class Meta(base):
+        def __new__(cls, name, bases, members):
+            made.append(super().__new__(cls, name, bases, members))
+            return made[-1]
+
+    class Net(Cloning, metaclass=Meta):
+        pass
+
+    converted, _ = assert_converts_exactly(Net(), fused=1)
+    assert made == [Net]
+    assert isinstance(converted, Net)
+    assert isinstance(type(converted), Meta)
+
+
+# --- Callers that work in place ---------------------------------------------------------------------------------------
+
+
+def block():
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+
+
+class Adding(nn.Module):
+    """Changes in place what a block of it returns."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features, self.skip = features, nn.Conv2d(4, 4, 1, stride=2)
+
+    def forward(self, x):
+        y = self.features(x)
+        y += self.skip(x)
+        return y
+
+
+class Asserting(Adding):
+    def forward(self, x):
+        assert x.dim() == 4
+        return super().forward(x)
+
+
+class InPlaceLayer(Adding):
+    def __init__(self, features):
+        super().__init__(features)
+        self.drop = nn.Dropout(inplace=True)
+
+    def forward(self, x):
+        return self.drop(self.features(x)) if x.dim() == 4 else x
+
+
+class AnyArguments(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments):
+        return self.inner(*arguments)
+
+
+class Branching(AnyArguments):
+    def forward(self, x):
+        return self.inner(x) if x.dim() == 4 else x
+
+
+def hooked(hook):
+    features = block()
+    features.register_forward_hook(hook)
+    return features
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Adding(block()),
+        lambda: Asserting(block()),
+        lambda: InPlaceLayer(block()),
+        lambda: Adding(nn.DataParallel(block())),
+        lambda: Adding(hooked(lambda module, inputs, output: None)),
+        lambda: Branching(hooked(lambda module, inputs, output: output.mul_(2))),
+        lambda: Adding(AnyArguments(block())),
+        lambda: Adding(Branching(block())),
+        lambda: nn.Sequential(Branching(block()), nn.ReLU(inplace=True)),
+        lambda: nn.Sequential(nn.DataParallel(block()), nn.Dropout(inplace=True)),
+    ],
+    ids=[
+        *("by a reader", "by an asserting reader", "by a layer", "past DataParallel", "past a hook", "by a hook"),
+        *("past any arguments", "past a branch", "a layer past a branch", "a layer past DataParallel"),
+    ],
+)
+def test_maps_that_a_caller_changes_in_place_are_not_fused(make):
+    model = make()
+    model(torch.randn(2, 4, 8, 8)).sum().backward()  # which works before the conversion
+    converted, report = segext.convert(model)
+    assert not report.fused, str(report)
+    converted(torch.randn(2, 4, 8, 8)).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Branching(block()),
+        lambda: nn.DataParallel(block()),
+        lambda: nn.Sequential(nn.DataParallel(block()), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)),
+        lambda: nn.Sequential(Branching(block()), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)),
+        lambda: Branching(hooked(lambda module, inputs, output: None)),
+    ],
+    ids=["branch", "DataParallel", "in place elsewhere", "elsewhere past a branch", "hook"],
+)
+def test_callers_that_change_nothing_do_not_prevent_fusion(make):
+    assert_converts_exactly(make(), fused=1)
+
+
+def test_a_block_called_directly_and_in_parallel():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.branch = nn.ReLU(), nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(4, 4, 1))
+            self.parallel = nn.DataParallel(self.branch)
+
+        def forward(self, x):
+            return self.branch(self.relu(x)) + self.parallel(x)
+
+    assert_converts_exactly(Twice(), fused=0)
+
+
+# --- What else runs meanwhile -----------------------------------------------------------------------------------------
+
+
+def test_tensors_that_a_forward_changes_keep_their_values():
+    class Counting(Pooling):
+        def __init__(self):
+            super().__init__()
+            self.steps = torch.zeros(1)
+
+        def forward(self, x):
+            self.steps += 1
+            return super().forward(x)
+
+    model = Counting()
+    converted, _ = segext.convert(model, inplace=True)
+    assert converted.steps == 0
+
+
+def test_conversions_and_other_models_in_other_threads():
+    model = nn.Sequential(*(block() for _ in range(5)))
+    _, expected = segext.convert(model)
+    serving, x, errors, reports, stop = block().eval(), torch.randn(1, 4, 8, 8), [], [], threading.Event()
+
+    def serve():
+        while not stop.is_set():
+            try:
+                serving(x)
+            except Exception as error:
+                errors.append(error)
+                return
+
+    def convert():
+        for _ in range(5):
+            reports.append(segext.convert(model)[1])
+
+    server = threading.Thread(target=serve)
+    converters = [threading.Thread(target=convert) for _ in range(3)]
+    server.start()
+    for thread in converters:
+        thread.start()
+    for thread in converters:
+        thread.join()
+    stop.set()
+    server.join()
+    assert errors == []
+    assert reports == [expected] * 15
+    serving(x)
