@@ -42,7 +42,10 @@ PARTS = {
 }
 # Each is a module with a main. It is imported only when its command is run: some need packages that others do not.
 COMMANDS = {
-    "models": (".models.__main__", "the networks of segext.models: trained, scored, timed and weighed"),
+    "models": (
+        ".models.__main__",
+        "the networks of segext.models (needs segext[train]): trained, scored, timed, weighed",
+    ),
     "model": (".model.__main__", "a network of yours, as it is and converted: model path.py:build --input 1x3x512x512"),
     "peers": (".peers", "ONNX Runtime beside segext and stock, on the ops that it has"),
     "html": (".page.__main__", "the page of a folder's results.json, drawn again: nothing is measured"),

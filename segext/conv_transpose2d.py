@@ -76,10 +76,13 @@ def conv_transpose2d_add(
     """``crop(conv_transpose2d(input, ...)) + crop(addend)``: FCN's skip connection, in one pass if channels do not mix.
 
     Args:
-        addend: (N, K, H'', W''), the map to add.
+        addend: (N, K, H'', W'') or (K, H'', W''), the map to add.
         crop, addend_crop: one int or (top, left): where the kept part begins, in the transposed convolution's output
             and in ``addend``.
         output_size: one int or (height, width) of the kept part; by default all that both maps cover.
+
+    Returns:
+        (N, K, height, width) or (K, height, width).
 
     Other arguments and errors are those of :func:`conv_transpose2d`.
 
@@ -157,7 +160,8 @@ def conv_transpose2d_argmax(
         return_scores: return (labels, largest score of each pixel) rather than only the labels.
 
     Returns:
-        (N, height, width), or (height, width) without a batch; uint8 for up to 256 classes, else int64.
+        (N, height, width), or (height, width) without a batch; uint8 for up to 256 classes, else int64. With
+        ``return_scores``, the largest scores follow, of the same shape, in the type of the scores.
 
     Other arguments and errors are those of :func:`conv_transpose2d`.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import ops
-from .conv_arguments import IntPair, compute_dtype, pair
+from .conv_arguments import compute_dtype, pair
 from .conv_routes import faster_route, route
-from .switches import Switches
+from .switches import IntPair, Switches
 from .unpool_conv2d import (
     MOST_CHANNELS,
     beats_stock,
@@ -45,12 +45,14 @@ def explain(
         transposed: whether the convolution after the unpooling is transposed.
 
     Raises:
-        TypeError: for an ``input`` or ``weight`` that is not a tensor.
+        TypeError: for an ``input`` or ``weight`` that is not a tensor, or switches that are not :class:`Switches`.
         ValueError: for ``transposed=False`` without switches.
     """
     for name, value in (("input", input), ("weight", weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"explain(): argument '{name}' must be Tensor, not {type(value).__name__}")
+    if switches is not None and not isinstance(switches, Switches):
+        raise TypeError(f"explain(): argument 'switches' must be Switches, not {type(switches).__name__}")
     if switches is None and not transposed:
         raise ValueError("explain: transposed=False tells of unpool_conv2d, and needs switches")
     if switches is not None:

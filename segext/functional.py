@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bilinear import bilinear_weight
 from .conv_transpose2d import (
     conv_transpose2d,
     conv_transpose2d_add,
@@ -19,6 +20,7 @@ from .unpool_conv2d import (
 from .value_checks import set_index_check
 
 __all__ = [
+    "bilinear_weight",
     "conv_transpose2d",
     "conv_transpose2d_add",
     "conv_transpose2d_argmax",

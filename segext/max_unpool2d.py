@@ -41,7 +41,8 @@ def max_unpool2d(
         out: a tensor to write the result into.
 
     Returns:
-        The full map, in the memory format of ``input``.
+        The full map, (N, C, H', W') or (C, H', W') with (H', W') the pool's input size or ``output_size``. It is in the
+        memory format of ``input``.
 
     Raises:
         ValueError: for an ``output_size`` or window that does not fit.

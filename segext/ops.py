@@ -1,7 +1,7 @@
 """The registered ops in Python: autograd and forward mode. ``batching`` and ``fakes`` have the rest.
 
-The only module that names ``torch.ops.segext``. Each public function is one op of ``csrc/library.cpp`` with the op's
-arguments, all explicit, and can be differentiated to any order.
+The only module that names ``torch.ops.segext``. Its ops are those of ``csrc/library.cpp``, with all their arguments
+explicit. Each can be differentiated to any order, but for those listed at the end.
 
 An op reaches autograd by one of two paths to the same ``torch.autograd.Function``. In eager mode the functions here
 apply it directly, which has the least call overhead. Under ``torch.compile``, ``torch.export`` and ``torch.jit.trace``
@@ -442,9 +442,10 @@ def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy of upsampled scores: keeps of each pixel what makes a softmax of scores that gradients make again.
+    """Cross-entropy of upsampled scores. Keeps two values and the label of each pixel, with which the gradients turn
+    scores that they compute again into a softmax.
 
-    Gives that as results too, whether the op's were to have it or not.
+    Returns these as results too, even if the op was called without ``return_normalizers``.
     """
 
     generate_vmap_rule = True
@@ -492,7 +493,7 @@ class _CrossEntropy(torch.autograd.Function):
 class _CrossEntropyBackward(torch.autograd.Function):
     """Gradients of :class:`_CrossEntropy`. Those of higher order come from a composition that does hold the scores.
 
-    They are the whole ones, through the normalizers too, which are taken to be the loss's of these scores.
+    They are complete: the normalizers are taken to be functions of the scores, as in the loss, not constants.
     """
 
     generate_vmap_rule = True

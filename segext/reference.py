@@ -1,4 +1,6 @@
-"""Every op in plain PyTorch, slow and obvious: the oracle for tests and benchmarks. Imports only torch.
+"""The ops in plain PyTorch, slow and obvious: the oracle for tests and benchmarks. Imports only torch.
+
+Fused unpooling and convolution has no entry of its own: it is ``max_unpool2d`` here and then torch's convolution.
 
 A *tap* is the position of a maximum in its window, ``i * kernel_w + j`` for row i and column j counted before
 dilation; `taps` is an int64 tensor of the pooled shape with one tap per pooled element, the unpacked form of the
@@ -281,13 +283,6 @@ def conv_transpose2d_cross_entropy(
     if reduction == "none":
         return losses
     return losses.sum() / weights[labels].where(counts, 0).sum() if reduction == "mean" else losses.sum()
-
-
-def unpool_conv_transpose2d(
-    values: Tensor, taps: Tensor, unpooled_size: Size2, window: tuple, weight: Tensor, *arguments
-) -> Tensor:
-    """A transposed convolution of the map (N, C, H, W) of ``unpooled_size`` that `values` are unpooled to."""
-    return conv_transpose2d(max_unpool2d(values, taps, unpooled_size, *window), weight, *arguments)
 
 
 def _part(x: Tensor, crop: Size2, size: Size2) -> Tensor:

@@ -245,13 +245,19 @@ class Switches:
 
 def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
     """The four window arguments as pairs of plain ints; an omitted stride is the kernel size."""
-    kernel_size = _pair("kernel_size", kernel_size)
+    kernel_size = plain_pair("kernel_size", kernel_size)
     left_out = stride is None or (type(stride) is not int and isinstance(stride, Sequence) and len(stride) == 0)
-    stride = kernel_size if left_out else _pair("stride", stride)
-    return kernel_size, stride, _pair("padding", padding), _pair("dilation", dilation)
+    stride = kernel_size if left_out else plain_pair("stride", stride)
+    return kernel_size, stride, plain_pair("padding", padding), plain_pair("dilation", dilation)
 
 
-def _pair(name: str, value) -> tuple[int, int]:
+def plain_pair(name: str, value) -> tuple[int, int]:
+    """An argument of one or two int-like values as a pair of plain ints.
+
+    Raises:
+        TypeError: for anything but ints.
+        ValueError: for a number of them other than one or two.
+    """
     # Fast path for ints and pairs of ints: on small maps call overhead dominates.
     if type(value) is int:
         return value, value

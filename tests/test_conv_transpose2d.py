@@ -311,6 +311,26 @@ def test_dilations_far_larger_than_the_map(dilation):
             own.conv_transpose2d_argmax(score, weight, **arguments, **part)
 
 
+@pytest.mark.parametrize("stride", [2, 8, (2, 4), 1])
+def test_bilinear_weight(stride):
+    """As stock interpolates, except for the border."""
+    vertical, horizontal = stride if isinstance(stride, tuple) else (stride, stride)
+    weight = own.bilinear_weight(3, stride, dtype=torch.float64)
+    assert weight.shape == (3, 1, 2 * vertical, 2 * horizontal)
+    assert weight.is_contiguous()
+    score = normal((2, 3, 6, 5), torch.float64)
+    up = own.conv_transpose2d(score, weight, None, stride, (vertical // 2, horizontal // 2), groups=3)
+    expected = stock.interpolate(score, scale_factor=(vertical, horizontal), mode="bilinear", align_corners=False)
+    rows, columns = (slice(s, -s) if s > 1 else slice(None) for s in (vertical, horizontal))
+    if stride == 1:  # its filters have two pixels, a quarter each: they blur
+        assert torch.equal(weight, torch.full((3, 1, 2, 2), 0.25, dtype=torch.float64))
+    else:
+        torch.testing.assert_close(up[..., rows, columns], expected[..., rows, columns])
+    with pytest.raises(TypeError, match=r"stride .* 2\.5"):
+        own.bilinear_weight(3, 2.5)
+    assert own.bilinear_weight(3, 2).dtype == torch.get_default_dtype()
+
+
 def test_empty_batch():
     x, weight, bias = inputs(5, 1, (3, 4), (4,), torch.float32, samples=0)
     assert own.conv_transpose2d(x, weight, bias, 2, 1, 0, 5).shape == (0, 5, 6, 8)

@@ -38,6 +38,7 @@ LAYERS = (
     "conv_routes",
     "conv_arguments",
     "onnx",
+    "bilinear",
     "switches",
     "value_checks",
     "flops",

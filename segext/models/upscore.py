@@ -29,8 +29,7 @@ class Upscore(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.stride = stride
-        filters = bilinear(2 * stride).expand(num_classes, 1, -1, -1).clone()
-        self.weight = nn.Parameter(filters, requires_grad=learned)
+        self.weight = nn.Parameter(F.bilinear_weight(num_classes, stride), requires_grad=learned)
 
     @property
     def groups(self) -> int:
@@ -113,14 +112,6 @@ class TorchUpscore(Upscore):
 
     def loss(self, score: Tensor, target: Tensor, crop: int, *, class_weight: Tensor | None, **criterion) -> Tensor:
         return stock.cross_entropy(self.forward(score, crop, target.shape[1:]), target, class_weight, **criterion)
-
-
-def bilinear(size: int) -> Tensor:
-    """The (size, size) filter that interpolates linearly at stride ``size // 2``, as FCN's ``upsample_filt``."""
-    half = (size + 1) // 2
-    centre = half - 1 if size % 2 else half - 0.5
-    ramp = 1 - (torch.arange(size) - centre).abs() / half
-    return ramp[:, None] * ramp
 
 
 def is_diagonal(weight: Tensor) -> bool:

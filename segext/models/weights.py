@@ -82,7 +82,8 @@ def load_weights(
     Args:
         model: the model whose parameters and buffers are set. After an error all are unchanged.
         source: a file, which is read with ``weights_only=True``, or a mapping: a state dict, a checkpoint that contains
-            one, or Caffe's ``{layer: (weight, bias)}``. Values are tensors or arrays.
+            one, or Caffe's ``{layer: (weight, bias)}``. Values are tensors or arrays. For a ``.caffemodel``, which only
+            Caffe reads, the mapping is ``{name: [b.data for b in blobs] for name, blobs in net.params.items()}``.
         skip: layers of the model to leave unchanged, such as score layers for classes other than those of the weights.
 
     Returns:
@@ -217,7 +218,8 @@ def _read(source: str | os.PathLike | Mapping[str, object]) -> dict[str, Tensor]
         try:
             source = torch.load(source, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, struct.error) as error:
-            raise ValueError(f"{where} is not a file that torch.load(weights_only=True) reads") from error
+            hint = "; pass the mapping {layer: (weight, bias)} that Caffe reads from it" * (".caffemodel" in where)
+            raise ValueError(f"{where} is not a file that torch.load(weights_only=True) reads{hint}") from error
     for wrapping in _WRAPPINGS:
         if isinstance(source, Mapping) and isinstance(source.get(wrapping), Mapping):
             source = source[wrapping]
