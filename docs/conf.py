@@ -23,7 +23,7 @@ myst_heading_anchors = 3
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|collections|os|typing)\..*|Tensor|Module|Sequence|Collection|Mapping|PathLike"),
-    ("py:.*", r"device|memory_format|IntPair"),
+    ("py:.*", r"device|dtype|memory_format|IntPair|Self"),
     ("py:.*", r"segext\.models\.\w+\.\w+"),  # the networks' classes, which functions build
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from . import functional as F
 from .switches import IntPair, Switches
 from .unpool_conv2d import reads_packed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "ConvTranspose2d",
@@ -195,9 +198,6 @@ class ConvTranspose2dCrossEntropy(_Fused):
         return self._call(F.conv_transpose2d_cross_entropy, input, target, class_weight=self.class_weight)
 
 
-Layer = TypeVar("Layer", bound="Prepackable")
-
-
 class Prepackable(nn.Module):
     """Common base of :class:`UnpoolConv2d` and :class:`UnpoolConvTranspose2d`, whose weights can be packed once.
 
@@ -206,7 +206,7 @@ class Prepackable(nn.Module):
 
     _pack: Callable[[Tensor], Tensor]
 
-    def prepack(self: Layer) -> Layer:
+    def prepack(self) -> Self:
         """Pack the weight now rather than in every call, for inference.
 
         Calls read the packed weight as long as the layer has the same, unchanged weight. After any change to it, and

@@ -1,5 +1,5 @@
-// The switch format (version 1) and the geometry of a pooling window. The home of the bit layout: else only CUDA
-// kernels know it, which take whole bytes and words of codes apart (cuda/codes.cuh, cuda/unpool_conv2d_*.cuh).
+// The switch format (version 1) and the geometry of a pooling window. The only file that knows the bit layout, but for
+// its vector forms in cpu/codes.h and cuda/codes.cuh.
 //
 // A switch says where in its window a maximum was. Its code is i * kernel_w + j of the winning tap (row i, column j,
 // counted before dilation). A sample's codes are in the memory order of the pooled map (NCHW or channels_last), packed
