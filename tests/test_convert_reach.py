@@ -1,7 +1,10 @@
 """``segext.convert`` where code reaches methods and classes in unusual ways: it fuses only what its edits reach."""
 
 import abc
+import copy
 import functools
+import inspect
+import pickle
 import threading
 
 import pytest
@@ -108,15 +111,13 @@ def assert_converts_exactly(model, *, fused, size=16):
 
 
 @pytest.mark.parametrize(
-    "kind", [ToSuper, ByClass, Kept, KeptLambda, KeptClosure, KeptPartial, Borrowing], ids=lambda kind: kind.__name__
+    "kind",
+    [ToSuper, ByClass, Kept, KeptLambda, KeptClosure, KeptPartial, OfAChild, Borrowing],
+    ids=lambda kind: kind.__name__,
 )
 def test_calls_that_do_not_find_the_edited_method(kind):
     assert_converts_exactly(kind(), fused=0)
     assert_converts_exactly(Pooling(), fused=1)
-
-
-def test_a_kept_method_of_a_child():
-    assert_converts_exactly(OfAChild(), fused=1)  # in the child's own forward
 
 
 def test_what_makes_its_functions_in_the_forward_is_edited():
@@ -128,6 +129,125 @@ def test_what_makes_its_functions_in_the_forward_is_edited():
             return reduce(F.relu(self.conv(x)))
 
     assert_converts_exactly(Making(), fused=1)
+
+
+class ChildsMethod(nn.Module):
+    """Calls a child, and a method of the child that pools without a ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Pooling()
+
+    def forward(self, x):
+        return self.backbone(x) + self.backbone.down(x)
+
+
+class OutlivingItsMethod(Pooling):
+    """Calls a function that a method has made, in the method and after it."""
+
+    def tool(self, x):
+        def reduce(y):
+            return F.max_pool2d(y, 2)
+
+        return reduce(x), reduce
+
+    def forward(self, x):
+        y, reduce = self.tool(F.relu(self.conv(x)))
+        return y + reduce(self.conv(x))
+
+
+class Wrapped:
+    def __init__(self, values):
+        self.values = values
+
+    def relu(self):
+        return F.relu(self.values)
+
+
+class OfAnotherKind(Pooling):
+    """Calls a method named like a tensor's."""
+
+    def forward(self, x):
+        return F.max_pool2d(Wrapped(self.conv(x)).relu(), 2)
+
+
+class OfAConstant(Pooling):
+    """Pools what it has computed from no argument, after pooling the argument."""
+
+    def forward(self, x):
+        return self.down(F.relu(self.conv(x))) + self.down(torch.linspace(-1, 1, x.shape[-1] ** 2).view(1, 1, 16, 16))
+
+
+class KeptToo(Pooling):
+    def __init__(self):
+        super().__init__()
+        self.keep = self.down
+
+    def forward(self, x):
+        return self.down(F.relu(self.conv(x))) + self.keep(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ChildsMethod, OutlivingItsMethod, OfAnotherKind, OfAConstant, KeptToo],
+    ids=lambda kind: kind.__name__,
+)
+def test_calls_that_run_in_more_ways_than_one(kind):
+    model = kind()
+    converted, _ = assert_converts_exactly(model, fused=0)
+    x = torch.randn(1, 4, 16, 16)
+    for copied in (copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
+        assert torch.equal(copied(x), model(x))
+
+
+class NamingItself(Pooling):
+    SCALE = 2
+
+    def forward(self, x):
+        return super(NamingItself, self).forward(x) * NamingItself.SCALE  # noqa: UP008 - it is about that
+
+
+class AnyNames(Pooling):
+    def down(*arguments):
+        _, (x,) = arguments
+        return F.max_pool2d(x, 2)
+
+    def forward(self, x):
+        return self.down([F.relu(self.conv(x))])
+
+
+@pytest.mark.parametrize("kind", [NamingItself, AnyNames], ids=lambda kind: kind.__name__)
+def test_methods_of_unusual_form(kind):
+    assert_converts_exactly(kind(), fused=0)
+
+
+def test_a_forward_that_converts():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.ready = Pooling(), False
+
+        def forward(self, x):
+            if not self.ready:
+                segext.convert(self.net, inplace=True)
+                self.ready = True
+            return self.net(x)
+
+    model, x = Lazy(), torch.randn(1, 4, 8, 8)
+    converted, _ = segext.convert(model)
+    assert torch.equal(converted(x), model(x))
+
+
+def test_converting_again_a_class_with_other_methods():
+    class Half(Pooling):
+        def other(self, x):
+            return F.max_pool2d(x, 3, return_indices=self.training)
+
+    converted, _ = assert_converts_exactly(Half(), fused=1)
+    again, report = segext.convert(converted)
+    x = torch.randn(1, 4, 8, 8)
+    assert torch.equal(again(x), converted(x))
+    assert not report.fused
 
 
 class Cloning(Pooling):
@@ -163,6 +283,24 @@ def test_a_new_instance_of_a_converted_class_is_not_converted():
     converted.reset()
     assert type(converted) is Cloning
     assert torch.equal(converted(x), converted.pool(F.relu(converted.conv(x))))
+
+
+def test_a_clone_that_is_given_converted_layers():
+    class Given(nn.Module):
+        def __init__(self, body, scale=1.0):
+            super().__init__()
+            self.body, self.scale = body, scale
+
+        def forward(self, x):
+            return F.max_pool2d(self.body(x), 2) * self.scale
+
+        def clone(self):
+            return type(self)(copy.deepcopy(self.body), self.scale)
+
+    converted, _ = assert_converts_exactly(Given(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())), fused=1)
+    x = torch.randn(1, 4, 8, 8)
+    assert torch.equal(converted.clone()(x), converted(x))
+    assert list(inspect.signature(type(converted)).parameters) == ["body", "scale"]
 
 
 def test_registries_do_not_hear_of_converted_classes():
@@ -220,10 +358,13 @@ class Adding(nn.Module):
         return y
 
 
-class Asserting(Adding):
+class Checking(Adding):
     def forward(self, x):
-        assert x.dim() == 4
-        return super().forward(x)
+        if x.dim() != 4:
+            raise ValueError("no batch")
+        y = self.features(x)
+        y += self.skip(x)
+        return y
 
 
 class InPlaceLayer(Adding):
@@ -249,6 +390,54 @@ class Branching(AnyArguments):
         return self.inner(x) if x.dim() == 4 else x
 
 
+class PositionalInPlace(Adding):
+    def forward(self, x):
+        return F.leaky_relu(self.features(x), 0.1, True) if x.dim() == 4 else x
+
+
+class DictOfResults(Adding):
+    def forward(self, x):
+        results = {}
+        if x.dim() == 4:
+            results["out"] = self.skip(x) + self.features(x)
+        return results["out"]
+
+
+class Residual(nn.Module):
+    """A basic block: its input is added, not added to."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.conv(x)
+        y += x
+        return self.relu(y)
+
+
+class Staged(nn.Module):
+    """Named stages, run on a condition."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stages = block(), nn.ModuleList([Residual(), Residual()])
+
+    def forward(self, x):
+        if x.dim() != 4:
+            raise ValueError("no batch")
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+def hooked_before(hook):
+    layer = nn.Conv2d(4, 4, 1)
+    layer.register_forward_pre_hook(hook)
+    return layer
+
+
 def hooked(hook):
     features = block()
     features.register_forward_hook(hook)
@@ -259,7 +448,7 @@ def hooked(hook):
     "make",
     [
         lambda: Adding(block()),
-        lambda: Asserting(block()),
+        lambda: Checking(block()),
         lambda: InPlaceLayer(block()),
         lambda: Adding(nn.DataParallel(block())),
         lambda: Adding(hooked(lambda module, inputs, output: None)),
@@ -267,11 +456,14 @@ def hooked(hook):
         lambda: Adding(AnyArguments(block())),
         lambda: Adding(Branching(block())),
         lambda: nn.Sequential(Branching(block()), nn.ReLU(inplace=True)),
+        lambda: nn.Sequential(block(), hooked_before(lambda module, inputs: inputs[0].mul_(2))),
+        lambda: PositionalInPlace(block()),
         lambda: nn.Sequential(nn.DataParallel(block()), nn.Dropout(inplace=True)),
     ],
     ids=[
-        *("by a reader", "by an asserting reader", "by a layer", "past DataParallel", "past a hook", "by a hook"),
-        *("past any arguments", "past a branch", "a layer past a branch", "a layer past DataParallel"),
+        *("by a reader", "by a checking reader", "by a layer", "past DataParallel", "past a hook", "by a hook"),
+        *("past any arguments", "past a branch", "a layer past a branch", "by a reader's hook", "by place"),
+        "a layer past DataParallel",
     ],
 )
 def test_maps_that_a_caller_changes_in_place_are_not_fused(make):
@@ -290,8 +482,14 @@ def test_maps_that_a_caller_changes_in_place_are_not_fused(make):
         lambda: nn.Sequential(nn.DataParallel(block()), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)),
         lambda: nn.Sequential(Branching(block()), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)),
         lambda: Branching(hooked(lambda module, inputs, output: None)),
+        lambda: nn.Sequential(block(), Residual()),
+        lambda: DictOfResults(block()),
+        Staged,
     ],
-    ids=["branch", "DataParallel", "in place elsewhere", "elsewhere past a branch", "hook"],
+    ids=[
+        *("branch", "DataParallel", "in place elsewhere", "elsewhere past a branch", "hook", "residual", "dict"),
+        "residual stages past a check",
+    ],
 )
 def test_callers_that_change_nothing_do_not_prevent_fusion(make):
     assert_converts_exactly(make(), fused=1)

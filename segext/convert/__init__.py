@@ -89,10 +89,11 @@ def convert(
     The conversion is exact: as long as the model runs its current layers, its ``forward`` returns the same values and
     gradients, except for the order of the sums in the convolutions that change. The output of a fused ReLU and pool
     must not be modified in place before the backward pass, which reads it; stock's may be. Autograd raises an error if
-    it was. A pair whose map the model itself may modify in place is not fused. Nothing remains between two fused
-    layers: a hook or layer added there later, and a method other than ``forward`` or a block that ends there and is
-    called on its own, receives the values from before the first layer, switches in place of indices, and the pair of
-    both in place of an unpooled map.
+    it was. A pair whose map the model itself may modify in place, as far as its forwards, what they call by name and
+    hooks show, is not fused. Nothing remains between two fused layers: a hook or layer added there later, and a method
+    other than ``forward`` or a block that ends there and is called on its own, receives the values from before the
+    first layer, switches in place of indices, and the pair of both in place of an unpooled map. What
+    ``type(model)(...)`` constructs is not converted: give it a state dict rather than layers of a converted model.
 
     Args:
         model: any module that can be deep-copied; forwards run once, on a copy, with stand-ins for tensors.

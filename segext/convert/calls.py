@@ -3,7 +3,9 @@
 A node of a graph that ``dataflow`` made carries in ``meta`` the layer it calls, as ``module`` (None for functions).
 """
 
+import inspect
 import operator
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import fx, nn
@@ -13,7 +15,7 @@ from torch.utils import checkpoint
 
 from .. import functional
 from .. import nn as layers
-from . import swaps
+from . import source, swaps
 from .trace import IN_PLACE
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -148,6 +150,12 @@ def is_fresh(node: fx.Node) -> bool:
     return kind(node) in ("pool", "relu_pool", "unpool")
 
 
+def hooks_change(hooks: Iterable[Callable]) -> bool:
+    """Whether a hook may change a tensor in place."""
+    plain = inspect.isfunction
+    return any(not plain(h) or any(map(source.works_in_place, source.run_by(h, {}))) for h in hooks)
+
+
 def mutates(node: fx.Node) -> bool:
     """Whether a call may modify an existing tensor."""
     if not node.op.startswith("call"):
@@ -157,7 +165,13 @@ def mutates(node: fx.Node) -> bool:
     if (schema := getattr(node.target, "_schema", None)) is not None:
         return schema.is_mutable
     if node.op == "call_module":
-        return getattr(node.meta["module"], "inplace", False)
+        module = node.meta["module"]
+        return getattr(module, "inplace", False) or hooks_change(module._forward_pre_hooks.values())
     name = node.target if isinstance(node.target, str) else node.target.__name__
     flagged = node.kwargs.get("inplace") or any(a is True for a in node.args) or "out" in node.kwargs
-    return bool(name.endswith("_") or flagged)
+    return bool((name.endswith("_") and name != "requires_grad_") or flagged)
+
+
+def spares(node: fx.Node, operand: fx.Node) -> bool:
+    """Whether a call modifies another operand, leaving this one alone and returning no view of it: ``x += operand``."""
+    return node.target in (*IN_PLACE, operator.setitem) and node.args[0] is not operand

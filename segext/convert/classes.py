@@ -1,11 +1,12 @@
 """Makes subclasses of users' classes in which some methods are replaced, and turns modules into instances of them."""
 
 import abc
+import functools
 import types
 
 from torch import nn
 
-from . import source
+from . import source, swaps
 
 
 class _Unannounced:
@@ -22,20 +23,26 @@ def subclass(base: type, replaced: dict[types.FunctionType, types.FunctionType],
     """A subclass of ``base`` with other methods, under all their names; it looks like ``base`` itself.
 
     It is for modules that become its instances. What it constructs is an instance of ``base``, with the methods that
-    fit new layers: ``type(self)(...)`` is common in code that clones networks.
+    fit new layers: ``type(self)(...)`` is common in code that clones networks. Only if it was given layers in which a
+    ReLU was fused, it stays as it is.
     """
 
+    @functools.wraps(base.__init__)
     def __init__(self, *args, **kwargs) -> None:
-        if type(self) is kind:
-            become(self, base)
+        if type(self) is not kind:
+            return base.__init__(self, *args, **kwargs)
+        become(self, base)
         base.__init__(self, *args, **kwargs)
+        if any(map(swaps.is_fused_relu, self.modules())):
+            become(self, kind)
 
     named = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     methods = {name: replaced[function] for name, function in source.methods(base).items() if function in replaced}
     # Not by calling the metaclass, which may be a registry too.
     metaclass = next(known for known in type(base).__mro__ if known in (abc.ABCMeta, type))
     members = {**named, "__init__": __init__, **methods, **members}
-    kind = metaclass.__new__(type(base), base.__name__, (_Unannounced, base), members)
+    bases = (base,) if issubclass(base, _Unannounced) else (_Unannounced, base)
+    kind = metaclass.__new__(type(base), base.__name__, bases, members)
     return kind
 
 

@@ -6,8 +6,6 @@ in ``meta`` their ``unit``, the layer they call as ``module``, and the ``owner``
 """
 
 import copy
-import functools
-import inspect
 import itertools
 import operator
 from collections import defaultdict
@@ -16,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
-from . import calls, reach, sites, source
+from . import calls, reach, sites
 from .sites import Site
 from .trace import Untraceable, changes_tensors, read, reads_types
 
@@ -38,6 +36,7 @@ class Dataflow:
         unpooled: pools called by a forward in doubt that passes their indices only to unpoolings, with these.
         typed: layers whose type a forward may inspect, with the reason to keep it.
         sites: the calls of stock functions in each module's methods, by method and index.
+        strays: keys of sites that also run in ways that no graph shows.
         calls: the linked nodes of every unit.
         roots: each linked graph, with the module whose forward it is.
     """
@@ -52,20 +51,29 @@ class Dataflow:
         self.unpooled: dict[nn.Module, set[nn.Module]] = {}
         self.typed: dict[nn.Module, str] = {}
         self.sites: dict[nn.Module, dict[tuple[str, int], Site]] = {}
+        self.strays: set[tuple] = set()
         self._marked: dict[type, type] = {}
         twins = _twins(model)
-        for module, twin in twins.items():
-            leaf = calls.is_layer(module) or isinstance(module, calls.STOCK_LAYERS)
-            if not (leaf or calls.is_container(module) or calls.inside(module) is not module):
-                self._read(module, twin)
+        read = {module: twin for module, twin in twins.items() if self._has_forward(module)}
+        for module, twin in read.items():
+            self.sites[module] = sites.find(module)
+            if self.sites[module]:
+                sites.mark(twin, self.sites[module].values(), self._marked, self.strays)
+        for module, twin in read.items():
+            self._read(module, twin)
+        keys = {site.key for found in self.sites.values() for site in found.values()}
+        kept = set(sites.kept(self.names))
+        self.strays |= {key for key in keys if key[:2] in kept}
         self.calls: dict[Unit, list[fx.Node]] = defaultdict(list)
         self.roots: dict[fx.Graph, nn.Module] = {}
         self._link(twins)
 
+    def _has_forward(self, module: nn.Module) -> bool:
+        """Whether a module has a forward of its own to be read."""
+        leaf = calls.is_layer(module) or isinstance(module, calls.STOCK_LAYERS)
+        return not (leaf or calls.is_container(module) or calls.inside(module) is not module)
+
     def _read(self, module: nn.Module, twin: nn.Module) -> None:
-        self.sites[module] = sites.find(module)
-        if self.sites[module]:
-            sites.mark(twin, self.sites[module].values(), self._marked)
         try:
             self.forwards[module], doubt = read(twin)
         except Untraceable as reason:
@@ -168,24 +176,27 @@ class Dataflow:
                 roots.add(root)
                 holders = [m for m in self.doubts if root in self.exposed and root in self._below(m)]
                 callers = [m for m in self.names if calls.inside(m) is root] + holders
-                if (holders and self._doubts_change) or any(map(_hook_changes, callers)):
+                if any(map(self._doubt_changes, holders)) or any(
+                    calls.hooks_change(caller._forward_hooks.values()) for caller in callers
+                ):
                     return True
                 results.extend(call for caller in callers for call in self.calls[caller])
         return False
 
-    @functools.cached_property
-    def _doubts_change(self) -> bool:
-        """Whether a forward in doubt, or a module that it may call, may change a tensor that it is given."""
-        layers = any(calls.is_layer(module) and getattr(module, "inplace", False) for module in self.exposed)
-        given = (n for graph, root in self.roots.items() if root in self.exposed for n in graph.nodes)
-        blocks = any(_any_changes(_aliases(node)) for node in given if node.op == "placeholder")
-        return layers or blocks or any(map(changes_tensors, self.doubts))
+    def _doubt_changes(self, doubted: nn.Module) -> bool:
+        """Whether a forward in doubt, or what it may call, may change a tensor that it is given.
 
-
-def _hook_changes(module: nn.Module) -> bool:
-    """Whether a hook may change what a module returns in place."""
-    hooks = module._forward_hooks.values()
-    return any(not inspect.isfunction(hook) or source.works_in_place(hook.__code__) for hook in hooks)
+        A layer inside a block counts with the block, if that can be read.
+        """
+        scope = {doubted, *self._below(doubted)}
+        inner = {m for block in scope - {doubted} if block in self.forwards for m in block.modules() if m is not block}
+        layers = (m for m in scope - inner if calls.is_layer(m) and getattr(m, "inplace", False))
+        given = (n for graph, root in self.roots.items() if root in scope and root in self.exposed for n in graph.nodes)
+        return (
+            any(map(changes_tensors, scope & self.doubts.keys()))
+            or any(layers)
+            or any(_any_changes(_aliases(node)) for node in given if node.op == "placeholder")
+        )
 
 
 def _twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
@@ -255,9 +266,11 @@ def _aliases(node: fx.Node) -> list[fx.Node]:
     """A result and what may be a view of it or hold it."""
     aliases = [node]
     for alias in aliases:  # grows
-        aliases.extend(user for user in alias.users if not calls.is_fresh(user) and user not in aliases)
+        views = (user for user in alias.users if not calls.is_fresh(user) and not calls.spares(user, alias))
+        aliases.extend(user for user in views if user not in aliases)
     return aliases
 
 
 def _any_changes(aliases: list[fx.Node]) -> bool:
-    return any(calls.mutates(user) for alias in aliases for user in alias.users)
+    users = ((user, alias) for alias in aliases for user in alias.users)
+    return any(calls.mutates(user) and not calls.spares(user, alias) for user, alias in users)

@@ -71,6 +71,8 @@ class Plan:
             return layers.get(unit, "")
         owners = {call.meta["owner"] for call in self.flow.calls[unit]}
         if isinstance(unit, Site):
+            if unit.key in self.flow.strays:
+                return "it also runs in ways that no trace shows"
             owners.add(unit.owner)
             if unit.method != "forward" and unit.owner in self.flow.exposed:
                 return self.flow.exposed[unit.owner]

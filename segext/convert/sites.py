@@ -2,11 +2,12 @@
 
 import ast
 import builtins
+import functools
 import inspect
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, ValuesView
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -37,6 +38,11 @@ class Site:
     column: int
     indices: bool | None
 
+    @property
+    def key(self) -> tuple[type, str, int]:
+        """The same for all modules of a class."""
+        return type(self.owner), self.method, self.index
+
     def successor(self, fused: bool) -> object:
         """The replacement function."""
         if calls.KINDS[self.target][0] == "relu":
@@ -55,7 +61,8 @@ def find(owner: nn.Module) -> dict[tuple[str, int], Site]:
         return {}
     found = {}
     # Each once, under whatever names. What __init__ defined exists already.
-    functions = {function: name for name, function in source.methods(type(owner)).items() if name != "__init__"}
+    functions = {function: name for name, function in source.methods(type(owner)).items()}
+    functions.pop(inspect.getattr_static(type(owner), "__init__"), None)
     for function, name in functions.items():
         definition = source.definition(function)
         for index, call in enumerate(source.calls(definition) if definition else ()):
@@ -69,12 +76,12 @@ def find(owner: nn.Module) -> dict[tuple[str, int], Site]:
 class _Marked:
     """A stock function that says of what it records in a trace which call in a method it was.
 
-    Only while ``method``, the rewritten function, runs: a function that was made in it may run without it, and would
-    then be one that was made before the conversion.
+    It adds its site to ``strays`` if a call is not recorded, because the operand is no stand-in, or if it is not known
+    whose method made it: a function that was made in a method may run without it.
     """
 
-    def __init__(self, site: Site) -> None:
-        self._target, self._place = site.target, (site.method, site.index)
+    def __init__(self, site: Site, strays: set[tuple]) -> None:
+        self._target, self._key, self._strays = site.target, site.key, strays
         self.__name__ = site.target if isinstance(site.target, str) else site.target.__name__
         self.method: types.FunctionType | None = None
 
@@ -84,24 +91,28 @@ class _Marked:
         frame = sys._getframe(1)
         while frame and frame.f_code is not self.method.__code__:
             frame = frame.f_back
-        if frame and isinstance(result, fx.Proxy):
-            runs = frame.f_locals.get(next(iter(frame.f_code.co_varnames), None))
-            result.node.meta["site"] = (runs, *self._place)
+        runs = frame and frame.f_locals.get(next(iter(frame.f_code.co_varnames), None))
+        operand = args[0] if args else kwargs.get("input")
+        if isinstance(runs, nn.Module) and isinstance(operand, fx.Proxy) and isinstance(result, fx.Proxy):
+            result.node.meta["site"] = (runs, *self._key[1:])
+        else:
+            self._strays.add(self._key)
         return result
 
 
-def mark(twin: nn.Module, sites: Iterable[Site], marked: dict[type, type]) -> None:
-    """Makes a twin of the sites' owner run marked functions at the sites: in a trace of it, a node's ``meta`` then says
-    as ``site`` which module's method made the call, the method's name and the number of the call.
+def mark(twin: nn.Module, sites: Iterable[Site], marked: dict[type, type], strays: set[tuple]) -> None:
+    """Makes a twin of the sites' owner run marked functions at the sites: in a trace of any module, a node's ``meta``
+    then says as ``site`` which twin's method made the call, the method's name and the number of the call.
 
     What runs other code than a method of its class, such as a base class's or a bound method kept from before, is not
-    marked; nor will it run what a conversion makes of the call. ``marked`` holds the classes made so far.
+    marked; nor will it run what a conversion makes of the call. ``marked`` holds the classes made so far, ``strays``
+    the keys of sites that were called in ways that do not show in a graph.
     """
     base = type(twin)
     if base not in marked:
         callees: dict[str, dict[int, _Marked]] = defaultdict(dict)
         for site in sites:
-            callees[site.method][site.index] = _Marked(site)
+            callees[site.method][site.index] = _Marked(site, strays)
         rewritten = {}
         for name, function in source.methods(base).items():
             if name in callees:
@@ -110,6 +121,21 @@ def mark(twin: nn.Module, sites: Iterable[Site], marked: dict[type, type]) -> No
                     callee.method = rewritten[function]
         marked[base] = subclass(base, rewritten)
     become(twin, marked[base])
+
+
+def kept(modules: Iterable[nn.Module]) -> Iterator[tuple[type, str]]:
+    """The class and the name of each method that a module keeps as an attribute, bound to a module.
+
+    Copies keep the method as it was, but pickles look it up again and get the edited one.
+    """
+    for module in modules:
+        for value in vars(module).values():
+            values = value.values() if isinstance(value, dict) else value
+            for held in values if isinstance(values, (ValuesView, list, tuple)) else (value,):
+                while isinstance(held, functools.partial):
+                    held = held.func
+                if isinstance(held, types.MethodType) and isinstance(held.__self__, nn.Module):
+                    yield type(held.__self__), held.__name__
 
 
 def _target(call: ast.Call, function: types.FunctionType) -> object:

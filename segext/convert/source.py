@@ -12,6 +12,7 @@ import dis
 import functools
 import hashlib
 import inspect
+import itertools
 import linecache
 import sysconfig
 import types
@@ -43,7 +44,12 @@ def methods(kind: type) -> dict[str, types.FunctionType]:
 def reached(kind: type) -> Iterator[types.CodeType]:
     """The user-written code of a class's forward and of what it calls by name, with all code nested in it."""
     found = methods(kind)
-    functions = [found["forward"]] if "forward" in found else []
+    return run_by(found["forward"], found) if "forward" in found else iter(())
+
+
+def run_by(function: types.FunctionType, found: dict[str, types.FunctionType]) -> Iterator[types.CodeType]:
+    """The code of a function and of what it calls by name, globals and the methods ``found``, with all code nested."""
+    functions = [function]
     for function in functions:  # grows
         codes = nested(function.__code__)
         yield from codes
@@ -56,16 +62,27 @@ def reached(kind: type) -> Iterator[types.CodeType]:
 @functools.lru_cache(maxsize=1024)
 def works_in_place(code: types.CodeType) -> bool:
     """Whether code may change a tensor in place: ``x += y``, ``x[i] = y``, ``x.relu_()``, ``inplace=``, ``out=``."""
-    if any(name.endswith("_") and not name.endswith("__") for name in code.co_names):
+    names = set(code.co_names) - {"requires_grad_"}
+    if any(name.endswith("_") and not name.endswith("__") for name in names):
         return True
     if any(isinstance(c, tuple) and any(word in c for word in ("inplace", "out")) for c in code.co_consts):
         return True
+    if any(c is True for c in code.co_consts) and names & _takes_inplace():  # by place
+        return True
+    instructions = list(dis.get_instructions(code))
     return any(
-        i.opname == "STORE_SUBSCR"
+        (i.opname == "STORE_SUBSCR" and not isinstance(before.argval, str))  # else into a dict
         or i.opname.startswith("INPLACE_")  # Python 3.10
         or (i.opname == "BINARY_OP" and i.argrepr.endswith("="))
-        for i in dis.get_instructions(code)
+        for before, i in itertools.pairwise(instructions)
     )
+
+
+@functools.cache
+def _takes_inplace() -> frozenset[str]:
+    """The names of stock functions that have an argument ``inplace``."""
+    functions = {name: value for name, value in vars(torch.nn.functional).items() if inspect.isfunction(value)}
+    return frozenset(name for name, value in functions.items() if "inplace" in inspect.signature(value).parameters)
 
 
 def definition(function: types.FunctionType) -> ast.FunctionDef | None:
@@ -150,8 +167,9 @@ def _file(text: str) -> tuple[dict[tuple, tuple[ast.FunctionDef, str | None]], d
 def _compile(definition: ast.FunctionDef, owner: str | None, code: types.CodeType, free) -> types.CodeType:
     """The code of a function with ``free`` names in its closure; the class around it mangles private names."""
     names = ", ".join(name for name in free if name != "__class__")
-    tree = ast.parse(f"def around({names}):\n class {owner}: pass" if owner else f"def around({names}): pass")
-    (tree.body[0].body[0] if owner else tree.body[0]).body = [definition]
+    outside = "" if owner in free else f" global {owner}\n"  # or the method would find its own class here
+    tree = ast.parse(f"def around({names}):\n{outside} class {owner}: pass" if owner else f"def around({names}): pass")
+    (tree.body[0].body[-1] if owner else tree.body[0]).body = [definition]
     around = compile(tree, code.co_filename, "exec", code.co_flags & _FUTURE, dont_inherit=True)
     key = definition.name, definition.lineno
     return next(c for c in nested(around) if (c.co_name, c.co_firstlineno) == key)

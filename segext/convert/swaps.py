@@ -30,6 +30,11 @@ def rectified_later(input, inplace=False):
     return input
 
 
+def is_fused_relu(module: torch.nn.Module) -> bool:
+    """Whether a module was a ReLU that was fused into the pool after it: it keeps what a ReLU has."""
+    return type(module) is torch.nn.Identity and "inplace" in vars(module)
+
+
 class Unpooled(NamedTuple):
     """A map still to be unpooled, on its way to the convolution that is its only reader."""
 

@@ -33,7 +33,7 @@ _TYPE_ATTRIBUTES = {"__class__", "_get_name"}
 _CONTEXTS = (torch.autograd.grad_mode.__file__, torch.amp.autocast_mode.__file__)
 
 
-_LOCK = threading.Lock()  # traces that overlap would leave each other's patches behind
+_LOCK = threading.RLock()  # traces that overlap would leave each other's patches behind
 
 
 class Untraceable(Exception):
@@ -109,6 +109,11 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
         raise Untraceable("its forward is compiled")
     if parametrize.is_parametrized(module):
         raise Untraceable("it is parametrized")
+    with _LOCK:
+        return _read(module)
+
+
+def _read(module: nn.Module) -> tuple[fx.Graph, str]:
     _hide_mode(module)
     tracer = Tracer()
     states = [(torch.get_rng_state, torch.set_rng_state), (random.getstate, random.setstate)]
@@ -118,7 +123,7 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
     before, collecting = [get() for get, _ in states], gc.isenabled()
     gc.disable()  # a collection calls what others have registered for it, which is no part of the forward
     try:
-        with _LOCK, _watching() as ran:
+        with _watching() as ran:
             graph = tracer.trace(module)
     except Untraceable:
         raise
