@@ -395,6 +395,15 @@ class PositionalInPlace(Adding):
         return F.leaky_relu(self.features(x), 0.1, True) if x.dim() == 4 else x
 
 
+class Setting(Adding):
+    def forward(self, x):
+        rows = slice(0, 2) if x.dim() == 4 else 0
+        y = self.features(x) * 1
+        z = self.features(x)
+        z[rows] = 0
+        return y + z
+
+
 class DictOfResults(Adding):
     def forward(self, x):
         results = {}
@@ -458,11 +467,19 @@ def hooked(hook):
         lambda: nn.Sequential(Branching(block()), nn.ReLU(inplace=True)),
         lambda: nn.Sequential(block(), hooked_before(lambda module, inputs: inputs[0].mul_(2))),
         lambda: PositionalInPlace(block()),
+        lambda: Setting(block()),
         lambda: nn.Sequential(nn.DataParallel(block()), nn.Dropout(inplace=True)),
     ],
     ids=[
         *("by a reader", "by a checking reader", "by a layer", "past DataParallel", "past a hook", "by a hook"),
-        *("past any arguments", "past a branch", "a layer past a branch", "by a reader's hook", "by place"),
+        *(
+            "past any arguments",
+            "past a branch",
+            "a layer past a branch",
+            "by a reader's hook",
+            "by place",
+            "by an item",
+        ),
         "a layer past DataParallel",
     ],
 )

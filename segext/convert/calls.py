@@ -152,8 +152,7 @@ def is_fresh(node: fx.Node) -> bool:
 
 def hooks_change(hooks: Iterable[Callable]) -> bool:
     """Whether a hook may change a tensor in place."""
-    plain = inspect.isfunction
-    return any(not plain(h) or any(map(source.works_in_place, source.run_by(h, {}))) for h in hooks)
+    return any(not inspect.isfunction(h) or any(map(source.works_in_place, source.run_by(h, {}))) for h in hooks)
 
 
 def mutates(node: fx.Node) -> bool:

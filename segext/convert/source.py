@@ -69,13 +69,13 @@ def works_in_place(code: types.CodeType) -> bool:
         return True
     if any(c is True for c in code.co_consts) and names & _takes_inplace():  # by place
         return True
-    instructions = list(dis.get_instructions(code))
-    return any(
-        (i.opname == "STORE_SUBSCR" and not isinstance(before.argval, str))  # else into a dict
-        or i.opname.startswith("INPLACE_")  # Python 3.10
-        or (i.opname == "BINARY_OP" and i.argrepr.endswith("="))
-        for before, i in itertools.pairwise(instructions)
-    )
+
+    def changes(before: dis.Instruction, i: dis.Instruction) -> bool:
+        if i.opname == "STORE_SUBSCR":
+            return not (before.opname == "LOAD_CONST" and isinstance(before.argval, str))  # else into a dict
+        return i.opname.startswith("INPLACE_") or (i.opname == "BINARY_OP" and i.argrepr.endswith("="))
+
+    return any(changes(before, i) for before, i in itertools.pairwise(dis.get_instructions(code)))
 
 
 @functools.cache
