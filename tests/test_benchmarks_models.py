@@ -82,6 +82,17 @@ def test_losses_over_50_steps_are_stocks_within_rounding(data):
     assert comparison.mean_difference(stock, losses[SEGEXT]) <= 3 * rounding < 0.1
 
 
+def test_stock_may_differ_from_itself():
+    """Between its memory formats, where maxima tie; segext may not differ from it in the same one."""
+    models = {way: torch.nn.Conv2d(3, 2, 1) for way in (SEGEXT, STOCK, STOCK_NCHW)}
+    models[SEGEXT].load_state_dict(models[STOCK].state_dict())
+    images = torch.randn(1, 3, 4, 4)
+    differences = comparison.check_alike(models, images)
+    assert differences[SEGEXT] == 0 < differences[STOCK_NCHW]
+    with pytest.raises(CheckFailed, match="scores by segext differ from stock's"):
+        comparison.check_alike({**models, SEGEXT: models[STOCK_NCHW]}, images)
+
+
 def test_a_wrong_result_stops_the_run(data, monkeypatch, tmp_path, capsys):
     train = training.train
 
