@@ -25,7 +25,7 @@ PROCESSORS = {  # from `make bench` on several processors
     "EPYC, AVX2": "2026-11-27-epyc-avx2-cpu",
     "Xeon, AVX-512": "2026-11-26-cpu",
 }
-NETWORKS = "2026-11-26-camvid-cpu"  # from `python -m benchmarks models`
+NETWORKS = "2026-11-27-camvid-cpu"  # from `python -m benchmarks models`
 GPU = "2026-11-27-h200"  # from `make gpu`
 
 FORMATS = ("NCHW", "channels_last")
