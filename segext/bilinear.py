@@ -34,9 +34,12 @@ def bilinear_weight(
         TypeError, ValueError: for a stride that is not one or two ints.
     """
 
+    dtype = dtype or torch.get_default_dtype()
+    precise = torch.promote_types(dtype, torch.float32)
+
     def ramp(stride: int) -> Tensor:
-        return 1 - (torch.arange(2 * stride, device=device) - (stride - 0.5)).abs() / stride
+        return 1 - (torch.arange(2 * stride, dtype=precise, device=device) - (stride - 0.5)).abs() / stride
 
     vertical, horizontal = plain_pair("stride", stride)
     weight = ramp(vertical)[:, None] * ramp(horizontal)
-    return weight.to(dtype or torch.get_default_dtype()).expand(channels, 1, -1, -1).clone()
+    return weight.to(dtype).expand(channels, 1, -1, -1).clone()

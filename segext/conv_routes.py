@@ -289,11 +289,11 @@ def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups
     if min(size) <= 0 or max(stride) > _LARGEST_STRIDE or (bias is not None and bias.shape != (outputs,)):
         return None
     call = compute_dtype(input), size, stride, padding, dilation
-    reach = [(k - 1) * d for k, d in zip(weight.shape[-2:], dilation, strict=True)]
-    if kind is Depthwise:
-        return kind(*call) if all(r < _MOST_TAPS * s for r, s in zip(reach, stride, strict=True)) else None
     if kind is Product and output_padding == (0, 0) and dilation == (1, 1):
         return kind(*call)
+    reach = (weight.shape[-2] - 1) * dilation[0], (weight.shape[-1] - 1) * dilation[1]
+    if kind is Depthwise:
+        return kind(*call) if reach[0] < _MOST_TAPS * stride[0] and reach[1] < _MOST_TAPS * stride[1] else None
     if input.is_cuda or max(reach) > _LARGEST_REACH or any(p > r for p, r in zip(padding, reach, strict=True)):
         return None
     return Dense(*call)

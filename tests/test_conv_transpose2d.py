@@ -326,6 +326,8 @@ def test_bilinear_weight(stride):
         assert torch.equal(weight, torch.full((3, 1, 2, 2), 0.25, dtype=torch.float64))
     else:
         torch.testing.assert_close(up[..., rows, columns], expected[..., rows, columns])
+    thirds = torch.tensor([1 / 6, 3 / 6, 5 / 6, 5 / 6, 3 / 6, 1 / 6], dtype=torch.float64)
+    torch.testing.assert_close(own.bilinear_weight(1, 3, dtype=torch.float64)[0, 0], torch.outer(thirds, thirds))
     with pytest.raises(TypeError, match=r"stride .* 2\.5"):
         own.bilinear_weight(3, 2.5)
     assert own.bilinear_weight(3, 2).dtype == torch.get_default_dtype()

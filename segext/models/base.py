@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ class SegmentationModel(nn.Module):
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels), ("width", width)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} should be a finite number above 0, but got {value}")
-            if name != "width" and not isinstance(value, int):
+            if name != "width" and not isinstance(value, Integral):
                 raise TypeError(f"{name} should be an int, but got {value!r}")
         self.num_classes = num_classes
         self.in_channels = in_channels
