@@ -69,6 +69,7 @@ OPS = (
 )
 GLUE = ["csrc/library.cpp", *(f"csrc/ops/{stem}.cpp" for stem in OPS)]
 CUDA_STEMS = (
+    "cell_division",
     "depthwise_argmax",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose2d_backward",

@@ -27,12 +27,12 @@ FLAGS = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-warn-spill
 
 # Kernels whose speed is the memory's: how many wide loads and stores a thread has at least.
 HOT = {
-    r"depthwise_conv_transpose2d_cells_kernel<float, 4, \w+, false>": {"STG.128": 2},
-    r"depthwise_conv_transpose2d_cells_kernel<float, 4, \w+, true>": {"LDG.128": 2, "STG.128": 2},
-    r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, false>": {"STG.64": 2},
-    r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, \w+, true>": {"LDG.64": 2, "STG.64": 2},
-    r"depthwise_conv_transpose2d_cells_kernel<float, 2, \w+, \w+>": {"STG.64": 2},
-    r"depthwise_conv_transpose2d_cells_kernel<.*, 4, \w+, \w+>": {"LDS.128": 8},
+    r"depthwise_conv_transpose2d_cells_kernel<float, 4, false>": {"STG.128": 8},
+    r"depthwise_conv_transpose2d_cells_kernel<segext::\w+, 4, false>": {"STG.64": 8},
+    r"depthwise_conv_transpose2d_cells_kernel<float, 2, true>": {"LDG.64": 24, "STG.64": 16},
+    r"depthwise_conv_transpose2d_cells_kernel<float, 2, false>": {"STG.64": 8},
+    r"depthwise_conv_transpose2d_cells_kernel<.*, 4, false>": {"LDS.128": 10},
+    r"depthwise_conv_transpose2d_cells_kernel<(float|segext::\w+), 2, \w+>": {"LDS.64": 10},
     r"depthwise_conv_transpose2d_x2_kernel<float, 4, false, false>": {"STG.128": 8},
     r"depthwise_conv_transpose2d_x2_kernel<float, 4, false, true>": {"LDG.128": 4, "STG.128": 4},
     r"depthwise_conv_transpose2d_x2_kernel<segext::\w+, 4, false, false>": {"STG.64": 4},
@@ -64,7 +64,7 @@ TILED = {
 }
 FIRST_TILED = 80
 # Kernels that wait for copies to shared memory which they have begun.
-COPYING = r"unpool_conv2d_\w+_kernel"
+COPYING = r"(unpool_conv2d_\w+|depthwise_conv_transpose2d_cells)_kernel"
 MAX_REGISTERS = 64  # so that a multiprocessor holds at least half the threads it could
 # Of kernels that keep weights or scores in them: a quarter of the threads, each with more stores or sums in flight.
 MORE_REGISTERS = {

@@ -16,7 +16,7 @@ COUNTING = {
     "core": ("cuda_emulation.cpp", "memory_traffic.cpp"),
 }
 # kernel_traffic.cpp runs no others.
-OPS = ("max_pool2d", "scatter", "gather", "depthwise_")
+OPS = ("cell_division", "max_pool2d", "scatter", "gather", "depthwise_")
 
 
 class Counts(NamedTuple):
@@ -83,16 +83,16 @@ MORE = {
     ("upsample, add", "2 at 128", "NCHW", "input", "read"): 2.5,
     ("upsample, input gradient", "2 at 128", "NCHW", "output", "read"): 2.4,
     # Once per thread or block: the 16 weights of a channel each, of channels side by side.
-    ("upsample", "2 at 128", "channels_last", "weight", "read"): 10.5,
+    ("upsample", "2 at 128", "channels_last", "weight", "read"): 7,
     ("upsample, add", "2 at 128", "channels_last", "weight", "read"): 10.5,
     ("upsample, argmax", "2 at 128", "", "weight", "read"): 3.5,
     ("upsample, loss", "2 at 128", "", "weight", "read"): 3.5,
     ("upsample, input gradient", "", "", "weight", "read"): 3.5,
-    # Tiles of eight columns by four channels.
+    # Tiles of some columns by some channels.
     ("upsample", "", "channels_last", "weight", "read"): 2,
     ("upsample, add", "", "channels_last", "weight", "read"): 2,
-    ("upsample", "", "channels_last", "shared", "written"): 2.75,
-    ("upsample, add", "", "channels_last", "shared", "written"): 2.75,
+    ("upsample", "", "channels_last", "shared", "written"): 2.5,
+    ("upsample, add", "", "channels_last", "shared", "written"): 2.5,
     # One class of neighbouring columns; the L1 cache keeps the other classes for the next loads.
     ("upsample, argmax", "2 at 128", "channels_last", "input", "read"): 9,
     ("upsample, loss", "2 at 128", "channels_last", "input", "read"): 9,

@@ -88,6 +88,7 @@ void expect_shared(const void* address, size_t bytes, const char* operation, int
 struct Copy {
   void* to;
   const void* from;
+  size_t bytes;
 };
 std::vector<Copy>& pending_copies();
 
@@ -363,15 +364,16 @@ T* keep(T* pointer) {
   return pointer;
 }
 
-inline void copy_async(void* shared, const void* global, int line = __builtin_LINE()) {
-  cuda_emulation::expect_shared(shared, sizeof(uint4), "cp.async", line);
-  std::memset(shared, cuda_emulation::kUninitialised, sizeof(uint4));
-  cuda_emulation::pending_copies().push_back({shared, global});
+template <int kBytes = 16>
+void copy_async(void* shared, const void* global, int line = __builtin_LINE()) {
+  cuda_emulation::expect_shared(shared, kBytes, "cp.async", line);
+  std::memset(shared, cuda_emulation::kUninitialised, kBytes);
+  cuda_emulation::pending_copies().push_back({shared, global, kBytes});
 }
 
 inline void wait_for_copies() {
   for (const cuda_emulation::Copy& copy : cuda_emulation::pending_copies()) {
-    *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
+    std::memcpy(copy.to, copy.from, copy.bytes);
   }
   cuda_emulation::pending_copies().clear();
 }

@@ -834,6 +834,14 @@ std::vector<Upsample> upsamplings() {
       {2, 3, 1, 19, 6, {2, 2}, {1, 1}, {1, 0}, {1, 1}, {18, 6}},
       {1, 3, 1, 26, 4, {2, 2}, {1, 1}, {2, 1}, {1, 1}, {23, 3}},
       {8, 1, 1, 2, 128, {16, 16}, {8, 8}, {6, 4}, {1, 1}, {4, 1024}},  // fewer rows than the stride, in two cells
+      // Strips of input that are copied in pieces of 16, of 4 and of 2 bytes, for several tiles; channels in slices.
+      {2, 24, 1, 9, 16, {16, 16}, {8, 8}, {4, 4}, {1, 1}, {72, 128}},
+      {1, 22, 1, 10, 7, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {40, 28}},
+      {1, 21, 1, 6, 35, {8, 8}, {4, 4}, {1, 3}, {1, 1}, {24, 138}},
+      {1, 150, 1, 5, 6, {16, 16}, {8, 8}, {4, 4}, {1, 1}, {40, 48}},
+      {1, 256, 1, 6, 5, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {24, 20}},
+      {1, 264, 2, 3, 4, {6, 6}, {3, 3}, {0, 1}, {1, 1}, {10, 12}},
+      {2, 192, 1, 4, 3, {3, 3}, {2, 2}, {1, 1}, {1, 1}, {8, 6}},
       // Kernels of any span.
       {2, 3, 1, 4, 5, {3, 3}, {1, 1}, {1, 1}},
       {1, 2, 2, 4, 3, {5, 5}, {2, 2}, {2, 2}},
@@ -871,6 +879,12 @@ void test_long_threads(Tester* tester) {
     }
   }
   tester->expect_long_threads(false);
+}
+
+// Upsampling by two in channels_last goes by strips where the map is large.
+void test_large_upsampling(Tester* tester) {
+  const Upsample shape{1, 64, 1, 129, 128, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {258, 256}};
+  tester->upsample(geometry_of(shape, true), ElementType::kBFloat16, true, -1, false, false);
 }
 
 void test_upsampling(Tester* tester) {
@@ -1054,6 +1068,7 @@ int main(int argc, char** argv) {
   test_scatter_and_gather(&tester);
   test_indices(&tester);
   test_upsampling(&tester);
+  test_large_upsampling(&tester);
   test_long_threads(&tester);
   test_gradients(&tester);
   test_unpool_conv2d(&tester);

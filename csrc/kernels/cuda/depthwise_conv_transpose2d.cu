@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "depthwise_conv_transpose2d.cuh"
+#include "depthwise_conv_transpose2d_cells.cuh"
 #include "depthwise_conv_transpose2d_x2.cuh"
 
 namespace segext {
@@ -13,15 +14,6 @@ using Params = DepthwiseConvTranspose2dParams;
 // Limits on the output rows that a thread writes, and on the cells that these belong to, which bounds the choices.
 // Fewer rows than the minimum do not pay for a thread's set-up, which costs about as much as kSetUpRows rows.
 constexpr int64_t kFewestRows = 8, kMostRows = 512, kMostCells = 64, kSetUpRows = 32;
-
-// The shared memory for the weights that a block stages. A thread reads its rows of input once for all phases that its
-// block stages, so a block has at least kFewestPhases (all, of a smaller stride), and as many more as fit with the runs
-// of a whole class. Registers leave room for two to four blocks per multiprocessor; shared memory on most devices for
-// two of this size.
-constexpr int64_t kStagedBytes = Launch::kMaxSharedBytes, kFewestPhases = 16;
-
-// More runs than any real class has, and few enough for int32_t to hold the numbers of their elements.
-constexpr int64_t kMostClassRuns = 1 << 24;
 
 AddendSteps addend_steps(const Params& params) {
   const int64_t row = params.addend.width * depth_of(params.geometry);
@@ -51,52 +43,43 @@ bool lanes_fit_addend(const Params& params, int lanes) {
   return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
 }
 
-// The number of cells that a thread goes through, a multiple of `step`. Blocks are not shared between units, each of
-// which has `runs` runs of phases * cells rows. The device runs `places` blocks at a time.
-int64_t cells_per_thread(const Upsampling& g, int64_t units, int64_t runs, int64_t phases, int64_t step,
-                         int64_t places) {
-  const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, phases);
-  const int64_t most = std::min(ceil_divide(kMostRows, phases), kMostCells);
+// The number of cells that a thread goes through when upsampling by two, a multiple of `step`. There are `runs` runs,
+// and the device runs `places` blocks at a time.
+int64_t cells_per_thread(const Upsampling& g, int64_t runs, int64_t step, int64_t places) {
+  constexpr int64_t kPhases = 2;
+  const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, kPhases);
+  const int64_t most = std::min(ceil_divide(kMostRows, kPhases), kMostCells);
   return choose_soonest(fewest, most, step, cells, places, [&](int64_t some) {
-    return BlockWork{units * launch_blocks(ceil_divide(cells, some) * runs), kSetUpRows + some * phases};
+    return BlockWork{launch_blocks(ceil_divide(cells, some) * runs), kSetUpRows + some * kPhases};
   });
 }
 
-// Whether four neighbouring columns lie in at most two cells; two always do. In channels_last, lanes do not share
-// columns.
-bool four_lanes_fit_cells(const Upsampling& g) { return g.channels_last || g.stride_w >= 3; }
-
-// Sets *launched to whether the numbers of threads and of runs allow a launch with cells.
-template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
+// Sets *launched to whether the work can be divided into strips.
+template <typename T, int kLanes, bool kAdds>
 CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
-  using Runs = LaneRuns<T, kLanes, kChannelsLast>;
-  const Upsampling& g = params.geometry;
-  const int64_t class_runs = Runs::class_size(g), fewest = std::min(kFewestPhases, g.stride_h);
-  const int64_t fit = std::clamp(kStagedBytes / (class_runs * Runs::kRunBytes), fewest, g.stride_h);
-  const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
-  *launched = class_runs < kMostClassRuns;
+  const CellTypes types{kLanes, sizeof(T), sizeof(typename Element<T>::Wide), kMinCellBlocks<T, kLanes, kAdds>};
+  const auto division = divide_strips(params, types);
+  *launched = division.has_value();
   if (!*launched) return cudaSuccess;
-  const Runs runs(g, ceil_divide(class_runs, kStagedBytes / (phases * Runs::kRunBytes)), phases);
-  const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels) * ceil_divide(runs.class_runs, runs.chunk_runs);
-  const int64_t shared_bytes = runs.chunk_runs * phases * Runs::kRunBytes;
-  const int64_t per_thread = cells_per_thread(g, planes * ceil_divide(g.stride_h, phases), runs.unit_runs(), phases, 1,
-                                              resident_blocks(kMinCellBlocks<T, kLanes>, shared_bytes));
-  const auto cells = divide_cells(g, planes, runs.unit_runs(), per_thread, phases);
-  *launched = cells.has_value();
-  if (!*launched) return cudaSuccess;
-  return launch_with_shared_memory(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kChannelsLast, kAdds>,
-                                   cells->threads, shared_bytes, stream, arrays_of<T>(params),
-                                   UpsamplingShape<int32_t>(g), cells->cells, runs, addend_steps(params),
-                                   lanes_fit_addend<T>(params, kLanes));
+  return launch_blocks_of(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kAdds>, division->blocks,
+                          division->threads, division->shared_bytes, stream, arrays_of<T>(params),
+                          UpsamplingShape<int32_t>(params.geometry), *division, addend_steps(params),
+                          lanes_fit_addend<T>(params, kLanes));
 }
 
-template <typename T, int kLanes>
+// Addends take registers that four lanes would leave too few of.
+template <typename T>
 CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
-  const bool last = params.geometry.channels_last, adds = params.addend.data != nullptr;
-  const auto launch_form = last   ? adds ? launch_cells<T, kLanes, true, true> : launch_cells<T, kLanes, true, false>
-                           : adds ? launch_cells<T, kLanes, false, true>
-                                  : launch_cells<T, kLanes, false, false>;
-  return launch_form(params, stream, launched);
+  const bool adds = params.addend.data != nullptr;
+  if constexpr (kHasVectorKernels<T>) {
+    if (lanes_fit<T>(params, 4) && !adds) return launch_cells<T, 4, false>(params, stream, launched);
+    if (lanes_fit<T>(params, 2)) {
+      return adds ? launch_cells<T, 2, true>(params, stream, launched)
+                  : launch_cells<T, 2, false>(params, stream, launched);
+    }
+  }
+  return adds ? launch_cells<T, 1, true>(params, stream, launched)
+              : launch_cells<T, 1, false>(params, stream, launched);
 }
 
 // Sets *launched to whether the number of threads allows a launch.
@@ -108,7 +91,7 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const int64_t per_thread = cells_per_thread(g, 1, planes * runs, kPhases, kStep, resident_blocks(Plan::kBlocks, 0));
+  const int64_t per_thread = cells_per_thread(g, planes * runs, kStep, resident_blocks(Plan::kBlocks, 0));
   const auto cells = divide_cells(g, planes, runs, per_thread, kPhases, 1);
   *launched = cells.has_value();
   if (!*launched) return cudaSuccess;
@@ -136,6 +119,15 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
                                  : launch_doubling<T, 2, false>(params, stream, launched);
 }
 
+// Whether strips are faster than the kernel for upsampling by two: it reads every element of input once for each lane
+// that sees it, which in channels_last is for each of four outputs; but its threads have no barrier to wait for, and
+// hold their weights in registers, which pays with addends and on small maps.
+bool doubles_by_strips(const Params& params) {
+  constexpr int64_t kLargeMap = 1 << 22;
+  const Upsampling& g = params.geometry;
+  return g.channels_last && params.addend.data == nullptr && g.samples * output_elements(g) >= kLargeMap;
+}
+
 template <typename T, typename Index, bool kStaged>
 CudaStatus launch_elements(const Params& params, CudaStream stream, int64_t shared_bytes) {
   const Upsampling& g = params.geometry;
@@ -154,15 +146,10 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
     bool launched = false;
     CudaStatus status = cudaSuccess;
     if constexpr (kHasVectorKernels<T>) {
-      if (is_doubling(g)) status = launch_doubling<T>(params, stream, &launched);
-      if (launched) return status;
-      const bool fit = lanes_fit<T>(params, 2);
-      if (fit)
-        status = lanes_fit<T>(params, 4) && four_lanes_fit_cells(g) ? launch_cells<T, 4>(params, stream, &launched)
-                                                                    : launch_cells<T, 2>(params, stream, &launched);
+      if (is_doubling(g) && !doubles_by_strips(params)) status = launch_doubling<T>(params, stream, &launched);
       if (launched) return status;
     }
-    status = launch_cells<T, 1>(params, stream, &launched);
+    status = launch_cells<T>(params, stream, &launched);
     if (launched) return status;
   }
   const int64_t shared_bytes = g.channels_last ? Staging::bytes<T>(g) : 0;

@@ -28,6 +28,8 @@ class Divisor {
     multiplier_ = static_cast<Unsigned>((power + divisor_ - 1) / divisor_);
   }
 
+  __device__ __forceinline__ Index divisor() const { return divisor_; }
+
   // Returns the quotient and stores the remainder in *remainder.
   __device__ __forceinline__ Index divide(Index dividend, Index* remainder) const {
     const Index result = quotient(dividend);

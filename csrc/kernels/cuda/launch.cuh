@@ -71,23 +71,30 @@ int64_t choose_soonest(int64_t first, int64_t most, int64_t step, int64_t all, i
   return best;
 }
 
-// Launches `kernel` on `stream` with at least `threads` threads and with `shared_bytes` of dynamic shared memory per
-// block. With no threads, it launches nothing and returns success. A launch error is returned and also cleared from the
-// CUDA runtime, so that no later call reports it again.
+// Launches `kernel` on `stream` with `blocks` blocks of `block_threads` threads and with `shared_bytes` of dynamic
+// shared memory each. A launch error is returned and also cleared from the CUDA runtime, so that no later call reports
+// it again.
 template <typename... Parameters, typename... Arguments>
-CudaStatus launch_with_shared_memory(void (*kernel)(Parameters...), int64_t threads, int64_t shared_bytes,
-                                     CudaStream stream, const Arguments&... arguments) {
-  if (threads <= 0) return cudaSuccess;
-  const int64_t blocks = launch_blocks(threads);
+CudaStatus launch_blocks_of(void (*kernel)(Parameters...), int64_t blocks, int64_t block_threads, int64_t shared_bytes,
+                            CudaStream stream, const Arguments&... arguments) {
   if (blocks > Launch::kMaxBlocks) return cudaErrorInvalidConfiguration;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(Launch::kBlockThreads);
+  config.blockDim = dim3(static_cast<unsigned>(block_threads));
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
   if (status != cudaSuccess) cudaGetLastError();
   return status;
+}
+
+// The same with at least `threads` threads in blocks of the usual size. With no threads, it launches nothing and
+// returns success.
+template <typename... Parameters, typename... Arguments>
+CudaStatus launch_with_shared_memory(void (*kernel)(Parameters...), int64_t threads, int64_t shared_bytes,
+                                     CudaStream stream, const Arguments&... arguments) {
+  if (threads <= 0) return cudaSuccess;
+  return launch_blocks_of(kernel, launch_blocks(threads), Launch::kBlockThreads, shared_bytes, stream, arguments...);
 }
 
 template <typename... Parameters, typename... Arguments>

@@ -70,13 +70,23 @@ __device__ __forceinline__ T* keep(T* pointer) {
   return pointer;
 }
 
-// Copies 16 bytes to shared memory; both addresses are aligned to 16 bytes. The copy is asynchronous where the
+// Copies 4, 8 or 16 bytes to shared memory; both addresses are aligned to as many. The copy is asynchronous where the
 // architecture supports it.
+template <int kBytes = 16>
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "what the instruction copies");
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
+  struct alignas(kBytes) Bytes {
+    char byte[kBytes];
+  };
+  *static_cast<Bytes*>(shared) = *static_cast<const Bytes*>(global);
 #else
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(shared)), "l"(global), "n"(kBytes)
+                 : "memory");
+  }
 #endif
 }
 

@@ -1,0 +1,73 @@
+// How upsampling by cells (depthwise_conv_transpose2d_cells.cuh) divides its work.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "upsampling.cuh"
+
+namespace segext {
+
+// A *slice* consists of channels that a block treats alike: one channel in NCHW; in channels_last all channels, or an
+// equal part of them if there are many. A row of the output of one slice consists of *runs* of neighbouring elements,
+// one run per thread.
+//
+// The weights that runs need repeat after a *class* of runs (in NCHW with a stride of 8 and four lanes, after two). A
+// block has one slice, some phases, and one *chunk* of the class, whose weights it keeps in shared memory. It writes
+// *strips*: a number of vertically adjacent cells of a *tile*, which is the runs of that chunk in some neighbouring
+// classes. The threads of a block form groups, each of which has one strip at a time.
+struct CellDivision {
+  // Cells whose rows of one phase a thread writes together. Each weight is read once for all of them.
+  static constexpr int kTogether = 4;
+  // Per phase and element: those for the cell's own row of input, own column and left one; then those for the row
+  // above.
+  static constexpr int kWeights = 4;
+  // Phases whose weights a warp stages at a time.
+  static constexpr int kBatch = 4;
+
+  // Blocks: those of a wave run at the same time. In each round, their groups have strips that lie side by side.
+  int64_t blocks, shared_bytes;
+  int32_t threads;
+  Divisor<int32_t> by_weights, by_phase_groups, by_chunks, by_parts;
+  int32_t parts;        // blocks of a wave that have the same weights
+  int32_t phases;       // of a block; the last phase group may have fewer
+  int32_t groups;       // of threads
+  int32_t strips;       // of all samples, for the same weights
+  int32_t wave_strips;  // of them, in a wave
+  int32_t rounds;
+
+  // Channels.
+  int32_t slice, input_slice;
+  Divisor<int32_t> by_slice;
+  int32_t output_pixel;  // elements from one pixel of the output to the next
+  bool every_tap;        // the kernel spans exactly two strides, without gaps
+
+  // Runs and tiles.
+  Divisor<int32_t> by_tile_runs, by_chunk_runs, by_tiles, by_column_strips;
+  int32_t row_runs, class_runs, chunk_runs, tile_classes;
+  int32_t column_quads, strip_quads;  // quads, of kTogether cells, in a column of cells and in a strip
+  bool whole_warps;                   // no warp has threads of two groups
+
+  // The copy of a strip's input: rows of `pitch` elements, in pieces that are copied at once. A row of the input is
+  // made of `positions` of position_elements each: in NCHW and for all channels, of pieces; otherwise of pixels.
+  Divisor<int32_t> by_row_pieces, by_position_pieces, by_position_elements;
+  int32_t pitch, row_pieces, piece_elements;
+  int32_t step_rows, step_pieces;  // from one piece that a thread copies to its next
+  int32_t positions, position_elements, position_step;
+  int32_t positions_before;  // as many as the input of one column takes
+
+  // The staging of weights: a warp has some neighbouring columns of some neighbouring channels at a time.
+  Divisor<int32_t> by_batches, by_channel_tiles;
+  int32_t weight_tiles, column_bits;
+};
+
+// The types of a kernel, as far as the division depends on them.
+struct CellTypes {
+  int64_t lanes, element_bytes, weight_bytes;
+  int64_t most_blocks;  // per multiprocessor, as far as registers allow
+};
+
+// Nothing if shared memory has no room for the weights and the input of a strip, or if int32_t cannot number them.
+std::optional<CellDivision> divide_strips(const DepthwiseConvTranspose2dParams& params, const CellTypes& types);
+
+}  // namespace segext
