@@ -14,7 +14,9 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 
+#include "cuda/cell_division.cuh"
 #include "host_model.h"
 #include "shapes.h"
 
@@ -887,6 +889,20 @@ void test_large_upsampling(Tester* tester) {
   tester->upsample(geometry_of(shape, true), ElementType::kBFloat16, true, -1, false, false);
 }
 
+// Samples so many that int32_t does not number their strips are left to the kernel for any geometry.
+void test_strips_are_numbered() {
+  for (const bool channels_last : {false, true}) {
+    for (const auto& [samples, fit] : {std::pair(int64_t{1} << 20, true), std::pair(int64_t{1} << 29, false)}) {
+      DepthwiseConvTranspose2dParams params{};
+      params.geometry =
+          geometry_of({samples, 2, 1, 16, 16, {16, 16}, {8, 8}, {4, 4}, {1, 1}, {128, 128}}, channels_last);
+      if (divide_strips(params, {4, 4, 4, 2}).has_value() == fit) continue;
+      std::fprintf(stderr, "strips of %ld samples: %s\n", samples, fit ? "none" : "some");
+      std::exit(1);
+    }
+  }
+}
+
 void test_upsampling(Tester* tester) {
   for (const bool channels_last : {false, true}) {
     for (const Upsample& shape : upsamplings()) {
@@ -1069,6 +1085,7 @@ int main(int argc, char** argv) {
   test_indices(&tester);
   test_upsampling(&tester);
   test_large_upsampling(&tester);
+  test_strips_are_numbered();
   test_long_threads(&tester);
   test_gradients(&tester);
   test_unpool_conv2d(&tester);

@@ -19,6 +19,8 @@ constexpr int64_t kFewestSlice = 32, kMostSlice = 128;
 // More tiles in a row than necessary, of those that are tried.
 constexpr int64_t kMoreTiles = 7;
 constexpr int64_t kMostWaves = 4;
+// Of strips, and of blocks: kernels number a few more in int32_t.
+constexpr int64_t kMostNumber = int64_t{1} << 30;
 constexpr int64_t kCopyAlignment = 16;
 
 int64_t round_up(int64_t number, int64_t multiple) { return ceil_divide(number, multiple) * multiple; }
@@ -132,8 +134,8 @@ class RowDivision {
   int64_t groups = 0;  // 0: nothing fits
 };
 
-// Chooses the quads of a strip, and the waves. Many waves let multiprocessors that are done sooner take more blocks;
-// every block begins with staging its weights.
+// Chooses the quads of a strip, and the waves; leaves d->blocks 0 if int32_t cannot number blocks or strips. Many waves
+// let multiprocessors that are done sooner take more blocks; every block begins with staging its weights.
 void divide_among_blocks(const Upsampling& g, const RowDivision& row, const CellTypes& types, CellDivision* d) {
   constexpr double kSetUpRows = 4, kRoundRows = 2, kUneven = 0.2;
   const int64_t weights = g.channels / row.slice * row.chunks * ceil_divide(g.stride_h, row.phases);
@@ -145,13 +147,14 @@ void divide_among_blocks(const Upsampling& g, const RowDivision& row, const Cell
     const int64_t places = resident_blocks(types.most_blocks * Launch::kBlockThreads / d->threads, bytes);
     const int64_t column_strips = ceil_divide(column_quads, quads), strips = g.samples * row.tiles * column_strips;
     const int64_t parts = std::clamp(places / weights, int64_t{1}, ceil_divide(strips, row.groups));
+    if (strips > kMostNumber || weights > kMostNumber / parts) continue;
     for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
       const int64_t divisions = std::max(waves * places / (weights * parts), int64_t{1});
       const int64_t wave_strips = ceil_divide(strips, divisions), rounds = ceil_divide(wave_strips, parts * row.groups);
       const int64_t blocks = weights * parts * ceil_divide(strips, wave_strips);
       const double block_rows = kSetUpRows + rounds * (quads * row.phases + kRoundRows);
       const double rows = ceil_divide(blocks, places) * block_rows * (1 + kUneven / waves);
-      if (rows >= least) continue;
+      if (rows >= least || blocks > kMostNumber) continue;
       least = rows;
       d->blocks = blocks;
       d->shared_bytes = bytes;
@@ -204,7 +207,7 @@ void divide_staging(const RowDivision& row, const CellTypes& types, CellDivision
 std::optional<CellDivision> divide_strips(const DepthwiseConvTranspose2dParams& params, const CellTypes& types) {
   const Upsampling& g = params.geometry;
   // A column of input beyond the last one, which only the output reaches, has a number too.
-  if ((g.origin_w + g.output_width) * g.channels >= int64_t{1} << 30) return std::nullopt;
+  if ((g.origin_w + g.output_width) * g.channels >= kMostNumber) return std::nullopt;
   const RowDivision row(params, types);
   if (row.groups == 0) return std::nullopt;
   const int64_t tile_runs = row.tile_classes * row.chunk_runs;
@@ -228,6 +231,7 @@ std::optional<CellDivision> divide_strips(const DepthwiseConvTranspose2dParams& 
   d.tile_classes = static_cast<int32_t>(row.tile_classes);
   d.whole_warps = row.groups == 1 || tile_runs % Launch::kWarpThreads == 0;
   divide_among_blocks(g, row, types, &d);
+  if (d.blocks == 0) return std::nullopt;
   divide_copies(g, row, &d);
   divide_staging(row, types, &d);
   return d;

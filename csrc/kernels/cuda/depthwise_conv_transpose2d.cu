@@ -1,5 +1,5 @@
-// Launches upsampling without mixing channels. Chooses the CUDA kernel by convolution kernel, stride, alignment and
-// memory order.
+// Launches upsampling without mixing channels. Chooses the CUDA kernel by convolution kernel, stride, alignment, memory
+// order and size.
 #include <algorithm>
 
 #include "depthwise_conv_transpose2d.cuh"
@@ -119,9 +119,9 @@ CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launch
                                  : launch_doubling<T, 2, false>(params, stream, launched);
 }
 
-// Whether strips are faster than the kernel for upsampling by two: it reads every element of input once for each lane
-// that sees it, which in channels_last is for each of four outputs; but its threads have no barrier to wait for, and
-// hold their weights in registers, which pays with addends and on small maps.
+// Whether strips are faster than the kernel for upsampling by two. That one loads an element of input for each lane
+// that sees it, in channels_last four times; but its blocks need no barriers and no copies, and its threads hold their
+// weights in registers, which is better with addends and on small maps.
 bool doubles_by_strips(const Params& params) {
   constexpr int64_t kLargeMap = 1 << 22;
   const Upsampling& g = params.geometry;

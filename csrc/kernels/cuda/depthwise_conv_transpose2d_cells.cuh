@@ -42,13 +42,13 @@ struct CellBlock {
 };
 
 // Up to strip_quads quads of cells of a tile.
-struct CellStrip {
+struct UpsamplingStrip {
   int32_t sample, tile, first_cell;
   int32_t quads;  // 0 if there is no such strip
 
   // The strip of a group in a round.
-  __device__ __forceinline__ CellStrip(const CellDivision& division, const CellBlock& block, int32_t round,
-                                       int32_t group) {
+  __device__ __forceinline__ UpsamplingStrip(const CellDivision& division, const CellBlock& block, int32_t round,
+                                             int32_t group) {
     const int32_t in_wave = (round * division.parts + block.in_wave) * division.groups + group;
     const int32_t number = block.first_strip + in_wave;
     const bool exists = group < division.groups && in_wave < division.wave_strips && number < division.strips;
@@ -93,7 +93,7 @@ class StripCopier {
   }
 
   // The copy is complete after ptx::wait_for_copies and a barrier.
-  __device__ __forceinline__ void copy(const CellStrip& strip, T* to) const {
+  __device__ __forceinline__ void copy(const UpsamplingStrip& strip, T* to) const {
     if (strip.quads == 0) return;
     const int32_t bytes = division_.piece_elements * static_cast<int32_t>(sizeof(T));
     if (bytes == kVectorBytes) {
@@ -111,7 +111,7 @@ class StripCopier {
 
  private:
   template <int kBytes>
-  __device__ __forceinline__ void copy_pieces(const CellStrip& strip, T* to) const {
+  __device__ __forceinline__ void copy_pieces(const UpsamplingStrip& strip, T* to) const {
     // cp.async copies no less than four bytes. Of smaller pieces, some are loaded before the first is stored.
     constexpr bool kAsynchronous = kBytes >= 4;
     constexpr int kBatch = kAsynchronous ? 1 : 4;
@@ -295,7 +295,7 @@ class StripWriter {
   }
 
   // Writes a strip, whose input has been copied to `input`.
-  __device__ __forceinline__ void write(const CellStrip& strip, const T* input) const {
+  __device__ __forceinline__ void write(const UpsamplingStrip& strip, const T* input) const {
     const int32_t tile_run = strip.tile * division_.tile_classes * division_.class_runs;
     if (strip.quads == 0 || !exists_ || tile_run + run_ >= division_.row_runs) return;
     const int32_t stride = shape_.rows.stride, row_step = shape_.output.row_stride;
@@ -411,8 +411,8 @@ class StripWriter {
 
  private:
   // The offset of the run's first element in row y, in an array with these steps.
-  __device__ __forceinline__ int64_t start(const CellStrip& strip, int32_t y, int64_t sample_step, int64_t channel_step,
-                                           int64_t row_step) const {
+  __device__ __forceinline__ int64_t start(const UpsamplingStrip& strip, int32_t y, int64_t sample_step,
+                                           int64_t channel_step, int64_t row_step) const {
     return strip.sample * sample_step + block_.first_channel * channel_step + y * row_step +
            (strip.tile * tiles_.pixels * division_.output_pixel + output_);
   }
@@ -471,6 +471,7 @@ class StripWriter {
 template <typename T, int kLanes, bool kAdds>
 inline constexpr int kMinCellBlocks = kLanes > 2 || sizeof(T) == 8 || (kAdds && kLanes == 2) ? 2 : 3;
 
+// A block has as few warps as its groups of threads need.
 template <typename T, int kLanes, bool kAdds>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLanes, kAdds>)
     depthwise_conv_transpose2d_cells_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape,
@@ -488,7 +489,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   const auto buffer = [&](int32_t round) { return input + (round % 2) * division.groups * strip_elements; };
 
   const StripCopier<T, kLanes> copier(arrays.input, shape, division, block, in_tile);
-  CellStrip strip(division, block, 0, group);
+  UpsamplingStrip strip(division, block, 0, group);
   copier.copy(strip, buffer(0));
   CellWeights<T, kLanes>::stage(arrays.weight, shape, division, block, weights);
   const StripWriter<T, kLanes, kAdds> writer(arrays, shape, division, block, weights, addend_steps, addend_in_lanes,
@@ -496,7 +497,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLane
   for (int32_t round = 0; round < division.rounds; ++round) {
     ptx::wait_for_copies();
     __syncthreads();
-    const CellStrip next(division, block, round + 1, group);
+    const UpsamplingStrip next(division, block, round + 1, group);
     copier.copy(next, buffer(round + 1));
     writer.write(strip, buffer(round));
     strip = next;

@@ -1,4 +1,4 @@
-// How every kernel is launched: as a one-dimensional grid of blocks of one size.
+// How every kernel is launched: as a one-dimensional grid, nearly always of blocks of one size.
 //
 // A grid can have up to 2^31 - 1 blocks, or 5 * 10^11 threads. No GPU's memory holds that many elements, so kernels
 // need no grid-stride loop.
