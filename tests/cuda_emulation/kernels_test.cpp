@@ -7,7 +7,9 @@
 //
 // Arrays are heap blocks of exactly their size, so that AddressSanitizer catches an access one element past the end.
 // Prints each kernel that ran and its number of launches; the first mismatch ends the program.
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
@@ -903,6 +905,64 @@ void test_strips_are_numbered() {
   }
 }
 
+// Output element k in float32, of a kernel that spans two strides: the products of the last row of input first, and
+// from left to right within a row.
+float ordered_sum(const Upsampling& g, const float* input, const float* weight, int64_t k) {
+  const int64_t pixels = g.output_height * g.output_width, in_sample = k % (g.channels * pixels);
+  const int64_t c = g.channels_last ? k % g.channels : in_sample / pixels;
+  const int64_t pixel = g.channels_last ? in_sample / g.channels : in_sample % pixels;
+  const int64_t y = pixel / g.output_width + g.origin_h, x = pixel % g.output_width + g.origin_w;
+  float sum = 0;
+  for (int64_t h = y / g.stride_h; h >= y / g.stride_h - 1; --h) {
+    for (int64_t w = x / g.stride_w - 1; w <= x / g.stride_w; ++w) {
+      if (h < 0 || h >= g.height || w < 0 || w >= g.width) continue;
+      const int64_t n = k / (g.channels * pixels), i = y - h * g.stride_h, j = x - w * g.stride_w;
+      const int64_t from = host_model::element(g.channels_last, g.channels, g.height, g.width, n, c, h, w);
+      sum = std::fma(input[from], weight[(c * g.kernel_h + i) * g.kernel_w + j], sum);
+    }
+  }
+  return sum;
+}
+
+// The numbers of the other tests have few bits, so that their sums are exact in any order.
+void test_order_of_sums() {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  const auto fill = [&](const Array& array) {
+    auto* numbers = static_cast<float*>(array.data());
+    std::generate_n(numbers, array.size() / sizeof(float), [&] { return normal(random); });
+    return numbers;
+  };
+  for (const int64_t number : {2, 3, 8, 12, -2, -3, -8, -12}) {
+    const int64_t s = std::abs(number);
+    const Upsampling g =
+        geometry_of({2, 5, 1, 9, 12, {2 * s, 2 * s}, {s, s}, {1, 1}, {1, 1}, {9 * s, 12 * s}}, number < 0);
+    const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
+    const Array inputs(g.samples * g.channels * g.height * g.width, sizeof(float), false),
+        weights(g.channels * g.kernel_h * g.kernel_w, sizeof(float), false), addends(outputs, sizeof(float), false),
+        output(outputs, sizeof(float), false);
+    const float *input = fill(inputs), *weight = fill(weights), *addend = fill(addends);
+    for (const bool adds : {false, true}) {
+      DepthwiseConvTranspose2dParams params{};
+      params.input = input;
+      params.weight = weight;
+      params.output = output.data();
+      params.geometry = g;
+      params.type = ElementType::kFloat32;
+      if (adds) params.addend = {addend, g.output_height, g.output_width, 0, 0};
+      bool same = depthwise_conv_transpose2d_cuda(params, nullptr) == cudaSuccess;
+      for (int64_t k = 0; k < outputs && same; ++k) {
+        const float sum = ordered_sum(g, input, weight, k) + (adds ? addend[k] : 0);
+        same = static_cast<const float*>(output.data())[k] == sum;
+      }
+      if (same) continue;
+      std::fprintf(stderr, "depthwise_conv_transpose2d sums in another order: stride %ld%s\n", number,
+                   adds ? ", add" : "");
+      std::exit(1);
+    }
+  }
+}
+
 void test_upsampling(Tester* tester) {
   for (const bool channels_last : {false, true}) {
     for (const Upsample& shape : upsamplings()) {
@@ -1086,6 +1146,7 @@ int main(int argc, char** argv) {
   test_upsampling(&tester);
   test_large_upsampling(&tester);
   test_strips_are_numbered();
+  test_order_of_sums();
   test_long_threads(&tester);
   test_gradients(&tester);
   test_unpool_conv2d(&tester);
