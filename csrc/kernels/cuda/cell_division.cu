@@ -66,9 +66,9 @@ class RowDivision {
       const bool fits = unit * types.element_bytes % bytes == 0 && is_aligned(params.input, bytes);
       if (fits && bytes > types.element_bytes) piece_bytes = bytes;
     }
-    // Fewer phases leave room for more classes, but have their input read more often.
+    // Fewer phases leave room for more classes, but have their input read more often. No use exceeds the worth.
     int64_t phase_groups = ceil_divide(g_.stride_h, kMostPhases);
-    for (double worth = 1; phase_groups <= g_.stride_h; worth *= 0.9, phase_groups *= 2) {
+    for (double worth = 1; phase_groups <= g_.stride_h && best_use_ < worth; worth *= 0.9, phase_groups *= 2) {
       try_phases(ceil_divide(g_.stride_h, phase_groups), worth);
     }
   }

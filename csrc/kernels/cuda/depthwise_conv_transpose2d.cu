@@ -1,7 +1,5 @@
 // Launches upsampling without mixing channels. Chooses the CUDA kernel by convolution kernel, stride, alignment, memory
 // order and size.
-#include <algorithm>
-
 #include "depthwise_conv_transpose2d.cuh"
 #include "depthwise_conv_transpose2d_cells.cuh"
 #include "depthwise_conv_transpose2d_x2.cuh"
@@ -11,9 +9,10 @@ namespace {
 
 using Params = DepthwiseConvTranspose2dParams;
 
-// Limits on the output rows that a thread writes, and on the cells that these belong to, which bounds the choices.
-// Fewer rows than the minimum do not pay for a thread's set-up, which costs about as much as kSetUpRows rows.
-constexpr int64_t kFewestRows = 8, kMostRows = 512, kMostCells = 64, kSetUpRows = 32;
+// Limits on the cells that a thread goes through when upsampling by two, each of which has two rows. Fewer than the
+// minimum do not pay for a thread's set-up, which costs about as much as kSetUpCells cells; the maximum bounds the
+// choices.
+constexpr int64_t kFewestCells = 4, kMostCells = 64, kSetUpCells = 16;
 
 AddendSteps addend_steps(const Params& params) {
   const int64_t row = params.addend.width * depth_of(params.geometry);
@@ -43,14 +42,12 @@ bool lanes_fit_addend(const Params& params, int lanes) {
   return addend_steps(params).row % lanes == 0 && is_aligned(arrays_of<T>(params).addend, lanes * sizeof(T));
 }
 
-// The number of cells that a thread goes through when upsampling by two, a multiple of `step`. There are `runs` runs,
-// and the device runs `places` blocks at a time.
+// The number of these cells, a multiple of `step`. There are `runs` runs, and the device runs `places` blocks at a
+// time.
 int64_t cells_per_thread(const Upsampling& g, int64_t runs, int64_t step, int64_t places) {
-  constexpr int64_t kPhases = 2;
-  const int64_t cells = end_cell(g) - first_cell(g), fewest = ceil_divide(kFewestRows, kPhases);
-  const int64_t most = std::min(ceil_divide(kMostRows, kPhases), kMostCells);
-  return choose_soonest(fewest, most, step, cells, places, [&](int64_t some) {
-    return BlockWork{launch_blocks(ceil_divide(cells, some) * runs), kSetUpRows + some * kPhases};
+  const int64_t cells = end_cell(g) - first_cell(g);
+  return choose_soonest(kFewestCells, kMostCells, step, cells, places, [&](int64_t some) {
+    return BlockWork{launch_blocks(ceil_divide(cells, some) * runs), kSetUpCells + some};
   });
 }
 
@@ -87,7 +84,7 @@ template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
   using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;
   constexpr int64_t kPhases = 2, kStep = 4;  // a thread goes through whole groups of two or four cells
-  static_assert(kStep % Plan::kTogether == 0 && kFewestRows / kPhases % kStep == 0, "whole groups");
+  static_assert(kStep % Plan::kTogether == 0 && kFewestCells % kStep == 0, "whole groups");
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;

@@ -17,7 +17,7 @@ namespace segext {
 
 // What a block works on.
 struct CellBlock {
-  int32_t slice, first_channel, chunk, phase, phases;
+  int32_t first_channel, chunk, phase, phases;
   int32_t first_cell, end_cell;  // those with rows in the output
   int32_t first_column;          // of the input: that of the first element of tile 0
   int32_t first_strip, in_wave;  // the wave's first strip, and the block's place in the wave
@@ -27,7 +27,7 @@ struct CellBlock {
     const Axis<int32_t>& rows = shape.rows;
     int32_t weights, phase_group;
     const int32_t part = division.by_weights.divide(static_cast<int32_t>(blockIdx.x), &weights);
-    slice = division.by_chunks.divide(division.by_phase_groups.divide(weights, &phase_group), &chunk);
+    const int32_t slice = division.by_chunks.divide(division.by_phase_groups.divide(weights, &phase_group), &chunk);
     first_channel = slice * division.slice;
     phase = phase_group * division.phases;
     phases = phase + division.phases < rows.stride ? division.phases : rows.stride - phase;
