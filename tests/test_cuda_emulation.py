@@ -24,6 +24,7 @@ BUGS = {
     "exit-before-barrier": "ended before the barrier",
     "lane-missing": "never arrives",
     "shuffle-outside-mask": "outside the mask",
+    "misaligned-copy": "a misaligned address",
     "missing-wait": "nobody waits for asynchronous copies",
     "copy-elsewhere": "outside the dynamic shared memory",
     "matrix-elsewhere": "outside the dynamic shared memory",

@@ -363,7 +363,15 @@ void* dynamic_shared_memory() { return scheduler.shared.data(); }
 size_t dynamic_shared_bytes() { return scheduler.shared.size(); }
 std::vector<Copy>& pending_copies() { return scheduler.current->copies; }
 
+void expect_aligned(const void* address, size_t bytes, const char* operation, int line) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes == 0) return;
+  scheduler.current->operation = operation;
+  scheduler.current->line = line;
+  fail("a misaligned address", *scheduler.current);
+}
+
 void expect_shared(const void* address, size_t bytes, const char* operation, int line) {
+  expect_aligned(address, bytes, operation, line);
   const auto first = reinterpret_cast<uintptr_t>(scheduler.shared.data());
   const auto begin = reinterpret_cast<uintptr_t>(address);
   if (begin >= first && begin + bytes <= first + scheduler.shared.size()) return;

@@ -81,7 +81,9 @@ void* dynamic_shared_memory();
 size_t dynamic_shared_bytes();
 cudaError_t last_error();  // and clears it
 
-// Stops the program unless these bytes all lie in the block's dynamic shared memory.
+// Stop the program unless the address is a multiple of `bytes`; and unless these bytes all lie in the block's dynamic
+// shared memory as well.
+void expect_aligned(const void* address, size_t bytes, const char* operation, int line);
 void expect_shared(const void* address, size_t bytes, const char* operation, int line);
 
 // The asynchronous copies that the running thread has not yet waited for.
@@ -367,6 +369,7 @@ T* keep(T* pointer) {
 template <int kBytes = 16>
 void copy_async(void* shared, const void* global, int line = __builtin_LINE()) {
   cuda_emulation::expect_shared(shared, kBytes, "cp.async", line);
+  cuda_emulation::expect_aligned(global, kBytes, "cp.async", line);
   std::memset(shared, cuda_emulation::kUninitialised, kBytes);
   cuda_emulation::pending_copies().push_back({shared, global, kBytes});
 }

@@ -61,7 +61,12 @@ std::map<const void*, int64_t>& launches() {
   return counts;
 }
 
-// The threads of the last launch.
+// The kernel and the threads of the last launch.
+const void*& launched_kernel() {
+  static const void* kernel = nullptr;
+  return kernel;
+}
+
 int64_t& launched_threads() {
   static int64_t threads = 0;
   return threads;
@@ -816,6 +821,7 @@ std::vector<Upsample> upsamplings() {
       {1, 300, 1, 3, 3, {6, 5}, {3, 3}, {1, 1}},
       {1, 256, 1, 2, 2, {4, 4}, {2, 2}, {2, 1}, {1, 1}, {2, 3}},
       {1, 2, 1, 1, 2, {4, 4}, {300, 2}},
+      {1, 64, 1, 8, 1, {4, 4}, {2, 1 << 28}, {0, 0}, {1, 1}, {18, 4}},  // a period of weights beyond int32_t
       {0, 3, 1, 3, 3, {4, 4}, {2, 2}},
       // Wide enough for blocks to stage their weights; lanes take four elements, two or one.
       {1, 2, 1, 20, 70, {4, 4}, {2, 2}, {1, 1}},
@@ -903,6 +909,41 @@ void test_strips_are_numbered() {
       std::exit(1);
     }
   }
+}
+
+// Channels so many that no strip with four lanes fits in shared memory take fewer lanes. Where those do not fit either,
+// upsampling by two has another kernel.
+void test_choice_of_kernels() {
+  struct Choice {
+    Upsample shape;
+    const char* kernel;
+  };
+  const Choice choices[] = {
+      {{1, 218, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, "_cells_kernel<float, 4, false>"},
+      {{1, 330, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, "_cells_kernel<float, 2, false>"},
+      {{1, 365, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, "_cells_kernel<float, 1, false>"},
+      {{1, 219, 1, 80, 64, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {160, 128}}, "_cells_kernel<float, 2, false>"},
+      {{1, 383, 1, 48, 64, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {96, 128}}, "_x2_kernel<float, 2, true, false>"},
+  };
+  cuda_emulation::set_block_sample(1);  // one block shows which kernel it is
+  for (const auto& [shape, kernel] : choices) {
+    const Upsampling g = geometry_of(shape, true);
+    const Array input(g.samples * g.channels * g.height * g.width, sizeof(float), false),
+        weight(g.channels * g.kernel_h * g.kernel_w, sizeof(float), false),
+        output(g.samples * g.channels * g.output_height * g.output_width, sizeof(float), false);
+    DepthwiseConvTranspose2dParams params{};
+    params.input = input.data();
+    params.weight = weight.data();
+    params.output = output.data();
+    params.geometry = g;
+    params.type = ElementType::kFloat32;
+    const CudaStatus status = depthwise_conv_transpose2d_cuda(params, nullptr);
+    const std::string name = kernel_name(launched_kernel());
+    if (status == cudaSuccess && name.find(kernel) != std::string::npos) continue;
+    std::fprintf(stderr, "upsampling of %ld channels runs %s\n", g.channels, name.c_str());
+    std::exit(1);
+  }
+  cuda_emulation::set_block_sample(0);
 }
 
 // Output element k in float32, of a kernel that spans two strides: the products of the last row of input first, and
@@ -1137,6 +1178,7 @@ int main(int argc, char** argv) {
                                    99);
   cuda_emulation::set_launch_observer([](const void* kernel, int64_t threads) {
     ++launches()[kernel];
+    launched_kernel() = kernel;
     launched_threads() = threads;
   });
   Tester tester(share, part);
@@ -1146,6 +1188,7 @@ int main(int argc, char** argv) {
   test_upsampling(&tester);
   if (order == "random") test_large_upsampling(&tester);  // takes seconds
   test_strips_are_numbered();
+  test_choice_of_kernels();
   test_order_of_sums();
   test_long_threads(&tester);
   test_gradients(&tester);

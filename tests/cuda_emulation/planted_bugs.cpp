@@ -26,6 +26,7 @@ enum class Bug {
   kShuffleAsFence,
   kVoteAsFence,
   kMissingWait,
+  kMisalignedCopy,
   kCopyElsewhere,
   kMatrixElsewhere,
   kTooMuchSharedMemory,
@@ -50,6 +51,7 @@ constexpr NamedBug kBugs[] = {
     {"shuffle-as-fence", Bug::kShuffleAsFence},
     {"vote-as-fence", Bug::kVoteAsFence},
     {"missing-wait", Bug::kMissingWait},
+    {"misaligned-copy", Bug::kMisalignedCopy},
     {"copy-elsewhere", Bug::kCopyElsewhere},
     {"matrix-elsewhere", Bug::kMatrixElsewhere},
     {"too-much-shared-memory", Bug::kTooMuchSharedMemory},
@@ -111,7 +113,7 @@ template <Bug kBug>
 __global__ void copy_matrices(const float* numbers, float* copy) {
   constexpr int kRows = kThreads * sizeof(float) / sizeof(uint4);
   auto* rows = static_cast<uint4*>(cuda_emulation::dynamic_shared_memory());
-  const auto* source = reinterpret_cast<const uint4*>(numbers);
+  const auto* source = reinterpret_cast<const uint4*>(numbers + (kBug == Bug::kMisalignedCopy ? 1 : 0));
   auto* target = kBug == Bug::kCopyElsewhere ? reinterpret_cast<uint4*>(copy) : rows;
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kRows) ptx::copy_async(target + thread, source + thread);
@@ -178,6 +180,8 @@ bool run_bug(Bug bug, const float* numbers, float* copy) {
       return runs_right<Bug::kVoteAsFence>(numbers, copy);
     case Bug::kMissingWait:
       return runs_right<Bug::kMissingWait>(numbers, copy);
+    case Bug::kMisalignedCopy:
+      return runs_right<Bug::kMisalignedCopy>(numbers, copy);
     case Bug::kCopyElsewhere:
       return runs_right<Bug::kCopyElsewhere>(numbers, copy);
     case Bug::kMatrixElsewhere:

@@ -11,9 +11,10 @@ namespace {
 
 // Blocks stage the weights of at most so many phases, and in at most this part of their shared memory.
 constexpr int64_t kMostPhases = 8, kMostWeightBytes = 32 * 1024;
-// The rows that a thread writes in a strip are at most so many, unless even one quad has more; each of its cells counts
-// once. More would take shared memory for input and gain nothing.
-constexpr int64_t kMostRows = 16;
+// A thread takes one *step* for each phase of a quad, in which it writes one row of each of its four cells. It takes at
+// most so many in a strip, unless even one quad has more phases. More would take shared memory for input and gain
+// nothing.
+constexpr int64_t kMostSteps = 16;
 // Of channels in a slice, if they can be split: the input of a tile consists of whole pixels of the slice.
 constexpr int64_t kFewestSlice = 32, kMostSlice = 128;
 // More tiles in a row than necessary, of those that are tried.
@@ -22,8 +23,6 @@ constexpr int64_t kMostWaves = 4;
 // Of strips, and of blocks: kernels number a few more in int32_t.
 constexpr int64_t kMostNumber = int64_t{1} << 30;
 constexpr int64_t kCopyAlignment = 16;
-
-int64_t round_up(int64_t number, int64_t multiple) { return ceil_divide(number, multiple) * multiple; }
 
 // A slice that is only a part of the channels consists of whole runs and of all outputs of its inputs.
 int64_t slice_of(const Upsampling& g, int64_t lanes) {
@@ -47,115 +46,136 @@ int64_t most_cells(const Upsampling& g, int64_t phases) {
   return most;
 }
 
-// The division of a row of the output, and of weights among blocks.
-class RowDivision {
- public:
-  RowDivision(const DepthwiseConvTranspose2dParams& params, const CellTypes& types)
-      : g_(params.geometry),
-        types_(types),
-        slice(slice_of(g_, types.lanes)),
-        input_slice(g_.channels_last ? slice / g_.multiplier : 1),
-        is_contiguous(!g_.channels_last || slice == g_.channels),
-        class_runs(std::lcm(g_.stride_w * slice, types.lanes) / types.lanes),
-        row_runs(g_.output_width * slice / types.lanes),
-        classes(ceil_divide(row_runs, class_runs)) {
-    const int64_t input_channels = g_.channels / g_.multiplier;
-    const int64_t unit = is_contiguous ? g_.width * input_slice : std::gcd(input_slice, input_channels);
-    piece_bytes = types.element_bytes;
-    for (const int64_t bytes : {int64_t{4}, kCopyAlignment}) {
-      const bool fits = unit * types.element_bytes % bytes == 0 && is_aligned(params.input, bytes);
-      if (fits && bytes > types.element_bytes) piece_bytes = bytes;
-    }
-    // Fewer phases leave room for more classes, but have their input read more often. No use exceeds the worth.
-    int64_t phase_groups = ceil_divide(g_.stride_h, kMostPhases);
-    for (double worth = 1; phase_groups <= g_.stride_h && best_use_ < worth; worth *= 0.9, phase_groups *= 2) {
-      try_phases(ceil_divide(g_.stride_h, phase_groups), worth);
-    }
-  }
+// A row of the output of one slice, and the row of input that its cells see.
+struct SliceRow {
+  const int64_t lanes, element_bytes;
+  const int64_t step_weight_bytes;  // of the weights that a run needs for one phase
+  const int64_t stride;             // of columns
+  const int64_t slice, input_slice;
+  const bool is_contiguous;  // the row of input, for all its columns
+  const int64_t runs;
+  const int64_t period_runs, periods;  // of weights; the last period may be a part of one
+  const int64_t piece;                 // elements of input that are copied at once
 
-  int64_t run_bytes(int64_t some_phases) const {
-    return some_phases * CellDivision::kWeights * types_.lanes * types_.weight_bytes;
-  }
-  int64_t weight_bytes() const { return chunk_runs * run_bytes(phases); }
-  int64_t piece() const { return piece_bytes / types_.element_bytes; }
-  int64_t quads() const { return ceil_divide(most_cells(g_, phases), CellDivision::kTogether); }
+  SliceRow(const DepthwiseConvTranspose2dParams& params, const CellTypes& types)
+      : lanes(types.lanes),
+        element_bytes(types.element_bytes),
+        step_weight_bytes(CellDivision::kWeights * types.lanes * types.weight_bytes),
+        stride(params.geometry.stride_w),
+        slice(slice_of(params.geometry, lanes)),
+        input_slice(params.geometry.channels_last ? slice / params.geometry.multiplier : 1),
+        is_contiguous(!params.geometry.channels_last || slice == params.geometry.channels),
+        runs(params.geometry.output_width * slice / lanes),
+        period_runs(std::min(std::lcm(stride * slice, lanes) / lanes, runs)),
+        periods(ceil_divide(runs, period_runs)),
+        piece(piece_bytes(params) / element_bytes) {}
 
-  // The elements of a copied row of input, for a tile of `some_classes` classes with `some_runs` runs of each.
-  int64_t pitch(int64_t some_classes, int64_t some_runs) const {
-    const int64_t elements = ((some_classes - 1) * class_runs + some_runs) * types_.lanes;
-    const int64_t columns = ceil_divide(ceil_divide(elements - 1, slice), g_.stride_w) + 2;
-    const int64_t most_before = is_contiguous ? piece() - 1 : 0;
-    return round_up((columns * input_slice + most_before) * types_.element_bytes, kCopyAlignment) /
-           types_.element_bytes;
+  // The elements of a copied row of input, for a tile of so many periods with so many runs of each.
+  int64_t pitch(int64_t tile_periods, int64_t chunk_runs) const {
+    const int64_t elements = ((tile_periods - 1) * period_runs + chunk_runs) * lanes;
+    const int64_t columns = ceil_divide(ceil_divide(elements - 1, slice), stride) + 2;
+    const int64_t most_before = is_contiguous ? piece - 1 : 0;
+    return round_up((columns * input_slice + most_before) * element_bytes, kCopyAlignment) / element_bytes;
   }
   // The bytes of the input of two strips, of which one is copied while the other is in use.
-  int64_t input_bytes(int64_t some_classes, int64_t some_runs, int64_t strip_quads) const {
-    return 2 * (CellDivision::kTogether * strip_quads + 1) * pitch(some_classes, some_runs) * types_.element_bytes;
+  int64_t input_bytes(int64_t tile_periods, int64_t chunk_runs, int64_t strip_quads) const {
+    return 2 * (CellDivision::kTogether * strip_quads + 1) * pitch(tile_periods, chunk_runs) * element_bytes;
   }
 
  private:
-  void try_phases(int64_t some_phases, double worth) {
-    const int64_t fit = std::min<int64_t>(kMostWeightBytes / run_bytes(some_phases), Launch::kBlockThreads);
-    if (fit == 0) return;
-    const int64_t some_chunks = ceil_divide(class_runs, fit), some_runs = ceil_divide(class_runs, some_chunks);
-    const int64_t room = Launch::kMaxSharedBytes - some_runs * run_bytes(some_phases);
-    const int64_t column_quads = ceil_divide(most_cells(g_, some_phases), CellDivision::kTogether);
-    const int64_t least_tiles = ceil_divide(classes, Launch::kBlockThreads / some_runs);
-    for (int64_t some_tiles = least_tiles; some_tiles <= std::min(least_tiles + kMoreTiles, classes); ++some_tiles) {
-      const int64_t some_classes = ceil_divide(classes, some_tiles), some_threads = some_classes * some_runs;
-      const int64_t some_groups =
-          std::min({Launch::kBlockThreads / some_threads, room / input_bytes(some_classes, some_runs, 1),
-                    g_.samples * some_tiles * column_quads});
-      if (some_groups == 0) continue;
-      // The share of busy threads in a warp, less for very small blocks; more tiles copy some input twice.
-      const int64_t launched = round_up(some_groups * some_threads, Launch::kWarpThreads);
-      const double busy = static_cast<double>(some_groups * classes * some_runs) / (some_tiles * launched);
-      const double use = worth * busy * std::min(1.0, launched / 128.0) * (1 - 0.02 * (some_tiles - least_tiles));
-      if (use <= best_use_) continue;
-      best_use_ = use;
-      phases = some_phases;
-      chunks = some_chunks;
-      chunk_runs = some_runs;
-      tiles = some_tiles;
-      tile_classes = some_classes;
-      groups = some_groups;
+  // As many as fit: pieces are aligned, and the row, or each of its pixels, consists of whole ones.
+  int64_t piece_bytes(const DepthwiseConvTranspose2dParams& params) const {
+    const Upsampling& g = params.geometry;
+    const int64_t whole = is_contiguous ? g.width * input_slice : std::gcd(input_slice, g.channels / g.multiplier);
+    int64_t most = element_bytes;
+    for (const int64_t bytes : {int64_t{4}, kCopyAlignment}) {
+      const bool fits = whole * element_bytes % bytes == 0 && is_aligned(params.input, bytes);
+      if (fits && bytes > element_bytes) most = bytes;
     }
+    return most;
   }
-
-  const Upsampling& g_;
-  const CellTypes types_;
-  double best_use_ = 0;
-
- public:
-  const int64_t slice, input_slice;
-  const bool is_contiguous;
-  const int64_t class_runs, row_runs, classes;
-  int64_t piece_bytes, phases = 0, chunks = 0, chunk_runs = 0, tiles = 0, tile_classes = 0;
-  int64_t groups = 0;  // 0: nothing fits
 };
+
+// How a SliceRow is divided, and the phases among blocks.
+struct RowDivision {
+  int64_t phases, chunks, chunk_runs, tiles, tile_periods;
+  int64_t groups;  // of threads
+
+  int64_t weight_bytes(const SliceRow& row) const { return phases * chunk_runs * row.step_weight_bytes; }
+  int64_t input_bytes(const SliceRow& row, int64_t strip_quads) const {
+    return row.input_bytes(tile_periods, chunk_runs, strip_quads);
+  }
+};
+
+int64_t column_quads(const Upsampling& g, int64_t phases) {
+  return ceil_divide(most_cells(g, phases), CellDivision::kTogether);
+}
+
+// Calls try_division(division, use) with those divisions for this number of phases that fit in shared memory. `use` is
+// the share of threads that are busy, less for what makes a division slow.
+template <typename Try>
+void for_divisions(const Upsampling& g, const SliceRow& row, int64_t phases, const Try& try_division) {
+  const int64_t run_bytes = phases * row.step_weight_bytes;
+  const int64_t fit = std::min<int64_t>(kMostWeightBytes / run_bytes, Launch::kBlockThreads);
+  if (fit == 0) return;
+  const int64_t chunks = ceil_divide(row.period_runs, fit), chunk_runs = ceil_divide(row.period_runs, chunks);
+  const int64_t room = Launch::kMaxSharedBytes - chunk_runs * run_bytes;
+  const int64_t all_quads = column_quads(g, phases);
+  const int64_t least_tiles = ceil_divide(row.periods, Launch::kBlockThreads / chunk_runs);
+  for (int64_t tiles = least_tiles; tiles <= std::min(least_tiles + kMoreTiles, row.periods); ++tiles) {
+    const int64_t tile_periods = ceil_divide(row.periods, tiles), threads = tile_periods * chunk_runs;
+    const int64_t groups =
+        std::min({Launch::kBlockThreads / threads, room / row.input_bytes(tile_periods, chunk_runs, 1),
+                  g.samples * tiles * all_quads});
+    if (groups == 0) continue;
+    // The share of busy threads in a warp, less for very small blocks; more tiles copy some input twice.
+    const int64_t launched = round_up(groups * threads, Launch::kWarpThreads);
+    const double busy = static_cast<double>(groups * row.periods * chunk_runs) / (tiles * launched);
+    const double use = busy * std::min(1.0, launched / 128.0) * (1 - 0.02 * (tiles - least_tiles));
+    try_division(RowDivision{phases, chunks, chunk_runs, tiles, tile_periods, groups}, use);
+  }
+}
+
+// Nothing if nothing fits.
+std::optional<RowDivision> divide_row(const Upsampling& g, const SliceRow& row) {
+  std::optional<RowDivision> best;
+  double best_worth = 0;
+  // Fewer phases leave room for more periods, but have their input read more often. No worth exceeds `most`.
+  int64_t phase_groups = ceil_divide(g.stride_h, kMostPhases);
+  for (double most = 1; phase_groups <= g.stride_h && best_worth < most; most *= 0.9, phase_groups *= 2) {
+    for_divisions(g, row, ceil_divide(g.stride_h, phase_groups), [&](const RowDivision& division, double use) {
+      if (most * use <= best_worth) return;
+      best_worth = most * use;
+      best = division;
+    });
+  }
+  return best;
+}
 
 // Chooses the quads of a strip, and the waves; leaves d->blocks 0 if int32_t cannot number blocks or strips. Many waves
 // let multiprocessors that are done sooner take more blocks; every block begins with staging its weights.
-void divide_among_blocks(const Upsampling& g, const RowDivision& row, const CellTypes& types, CellDivision* d) {
-  constexpr double kSetUpRows = 4, kRoundRows = 2, kUneven = 0.2;
-  const int64_t weights = g.channels / row.slice * row.chunks * ceil_divide(g.stride_h, row.phases);
-  const int64_t column_quads = row.quads();
+void divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivision& division, int64_t most_blocks,
+                         CellDivision* d) {
+  constexpr double kSetUpSteps = 4, kRoundSteps = 2, kUneven = 0.2;
+  const int64_t weights = g.channels / row.slice * division.chunks * ceil_divide(g.stride_h, division.phases);
+  const int64_t all_quads = column_quads(g, division.phases);
   double least = std::numeric_limits<double>::infinity();
-  for (int64_t quads = 1; quads <= column_quads && (quads == 1 || quads * row.phases <= kMostRows); ++quads) {
-    const int64_t bytes = row.weight_bytes() + row.groups * row.input_bytes(row.tile_classes, row.chunk_runs, quads);
+  for (int64_t quads = 1; quads <= all_quads && (quads == 1 || quads * division.phases <= kMostSteps); ++quads) {
+    const int64_t bytes = division.weight_bytes(row) + division.groups * division.input_bytes(row, quads);
     if (bytes > Launch::kMaxSharedBytes) break;
-    const int64_t places = resident_blocks(types.most_blocks * Launch::kBlockThreads / d->threads, bytes);
-    const int64_t column_strips = ceil_divide(column_quads, quads), strips = g.samples * row.tiles * column_strips;
-    const int64_t parts = std::clamp(places / weights, int64_t{1}, ceil_divide(strips, row.groups));
+    const int64_t places = resident_blocks(most_blocks * Launch::kBlockThreads / d->threads, bytes);
+    const int64_t column_strips = ceil_divide(all_quads, quads), strips = g.samples * division.tiles * column_strips;
+    const int64_t parts = std::clamp(places / weights, int64_t{1}, ceil_divide(strips, division.groups));
     if (strips > kMostNumber || weights > kMostNumber / parts) continue;
     for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
       const int64_t divisions = std::max(waves * places / (weights * parts), int64_t{1});
-      const int64_t wave_strips = ceil_divide(strips, divisions), rounds = ceil_divide(wave_strips, parts * row.groups);
+      const int64_t wave_strips = ceil_divide(strips, divisions),
+                    rounds = ceil_divide(wave_strips, parts * division.groups);
       const int64_t blocks = weights * parts * ceil_divide(strips, wave_strips);
-      const double block_rows = kSetUpRows + rounds * (quads * row.phases + kRoundRows);
-      const double rows = ceil_divide(blocks, places) * block_rows * (1 + kUneven / waves);
-      if (rows >= least || blocks > kMostNumber) continue;
-      least = rows;
+      const double block_steps = kSetUpSteps + rounds * (quads * division.phases + kRoundSteps);
+      const double steps = ceil_divide(blocks, places) * block_steps * (1 + kUneven / waves);
+      if (steps >= least || blocks > kMostNumber) continue;
+      least = steps;
       d->blocks = blocks;
       d->shared_bytes = bytes;
       d->by_column_strips = Divisor<int32_t>(column_strips);
@@ -168,13 +188,13 @@ void divide_among_blocks(const Upsampling& g, const RowDivision& row, const Cell
     }
   }
   d->by_weights = Divisor<int32_t>(weights);
-  d->column_quads = static_cast<int32_t>(column_quads);
+  d->column_quads = static_cast<int32_t>(all_quads);
 }
 
-void divide_copies(const Upsampling& g, const RowDivision& row, CellDivision* d) {
-  const int64_t piece = row.piece(), tile_runs = row.tile_classes * row.chunk_runs;
+void divide_copies(const Upsampling& g, const SliceRow& row, const RowDivision& division, CellDivision* d) {
+  const int64_t piece = row.piece, tile_runs = division.tile_periods * division.chunk_runs;
   const int64_t position = row.is_contiguous ? piece : row.input_slice;
-  d->pitch = static_cast<int32_t>(row.pitch(row.tile_classes, row.chunk_runs));
+  d->pitch = static_cast<int32_t>(row.pitch(division.tile_periods, division.chunk_runs));
   d->row_pieces = static_cast<int32_t>(d->pitch / piece);
   d->piece_elements = static_cast<int32_t>(piece);
   d->step_rows = static_cast<int32_t>(tile_runs / d->row_pieces);
@@ -188,17 +208,17 @@ void divide_copies(const Upsampling& g, const RowDivision& row, CellDivision* d)
   d->by_position_elements = Divisor<int32_t>(position);
 }
 
-void divide_staging(const RowDivision& row, const CellTypes& types, CellDivision* d) {
+void divide_staging(const SliceRow& row, const RowDivision& division, CellDivision* d) {
   // A chunk that is smaller than a pixel has part of one column.
-  const int64_t elements = row.chunk_runs * types.lanes, channels = std::min(row.slice, elements);
+  const int64_t elements = division.chunk_runs * row.lanes, channels = std::min(row.slice, elements);
   const int64_t columns = ceil_divide(elements, channels);
   // Of one channel, a warp stages 32 columns; lanes without a column idle. Of several, it stages columns whose weights
   // fill a sector, of as many channels as there are lanes for.
-  const int most_bits = row.slice == 1 ? 5 : types.element_bytes == 2 ? 4 : 3;
+  const int most_bits = row.slice == 1 ? 5 : row.element_bytes == 2 ? 4 : 3;
   while (d->column_bits < most_bits && columns > int64_t{1} << d->column_bits) ++d->column_bits;
   const int64_t channel_tiles = ceil_divide(channels, Launch::kWarpThreads >> d->column_bits);
   d->by_channel_tiles = Divisor<int32_t>(channel_tiles);
-  d->by_batches = Divisor<int32_t>(ceil_divide(row.phases, CellDivision::kBatch));
+  d->by_batches = Divisor<int32_t>(ceil_divide(division.phases, CellDivision::kBatch));
   d->weight_tiles = static_cast<int32_t>(channel_tiles * ceil_divide(columns, int64_t{1} << d->column_bits));
 }
 
@@ -208,32 +228,32 @@ std::optional<CellDivision> divide_strips(const DepthwiseConvTranspose2dParams& 
   const Upsampling& g = params.geometry;
   // A column of input beyond the last one, which only the output reaches, has a number too.
   if ((g.origin_w + g.output_width) * g.channels >= kMostNumber) return std::nullopt;
-  const RowDivision row(params, types);
-  if (row.groups == 0) return std::nullopt;
-  const int64_t tile_runs = row.tile_classes * row.chunk_runs;
+  const SliceRow row(params, types);
+  const auto division = divide_row(g, row);
+  if (!division) return std::nullopt;
+  const int64_t tile_runs = division->tile_periods * division->chunk_runs;
   CellDivision d{};
-  d.threads = static_cast<int32_t>(round_up(row.groups * tile_runs, Launch::kWarpThreads));
-  d.by_phase_groups = Divisor<int32_t>(ceil_divide(g.stride_h, row.phases));
-  d.by_chunks = Divisor<int32_t>(row.chunks);
-  d.phases = static_cast<int32_t>(row.phases);
-  d.groups = static_cast<int32_t>(row.groups);
+  d.threads = static_cast<int32_t>(round_up(division->groups * tile_runs, Launch::kWarpThreads));
+  d.by_phase_groups = Divisor<int32_t>(ceil_divide(g.stride_h, division->phases));
+  d.by_chunks = Divisor<int32_t>(division->chunks);
+  d.phases = static_cast<int32_t>(division->phases);
+  d.groups = static_cast<int32_t>(division->groups);
   d.slice = static_cast<int32_t>(row.slice);
   d.input_slice = static_cast<int32_t>(row.input_slice);
   d.by_slice = Divisor<int32_t>(row.slice);
-  d.output_pixel = static_cast<int32_t>(g.channels_last ? g.channels : 1);
   d.every_tap = g.kernel_h == 2 * g.stride_h && g.kernel_w == 2 * g.stride_w && g.dilation_h == 1 && g.dilation_w == 1;
   d.by_tile_runs = Divisor<int32_t>(tile_runs);
-  d.by_chunk_runs = Divisor<int32_t>(row.chunk_runs);
-  d.by_tiles = Divisor<int32_t>(row.tiles);
-  d.row_runs = static_cast<int32_t>(row.row_runs);
-  d.class_runs = static_cast<int32_t>(row.class_runs);
-  d.chunk_runs = static_cast<int32_t>(row.chunk_runs);
-  d.tile_classes = static_cast<int32_t>(row.tile_classes);
-  d.whole_warps = row.groups == 1 || tile_runs % Launch::kWarpThreads == 0;
-  divide_among_blocks(g, row, types, &d);
+  d.by_chunk_runs = Divisor<int32_t>(division->chunk_runs);
+  d.by_tiles = Divisor<int32_t>(division->tiles);
+  d.row_runs = static_cast<int32_t>(row.runs);
+  d.period_runs = static_cast<int32_t>(row.period_runs);
+  d.chunk_runs = static_cast<int32_t>(division->chunk_runs);
+  d.tile_periods = static_cast<int32_t>(division->tile_periods);
+  d.whole_warps = division->groups == 1 || tile_runs % Launch::kWarpThreads == 0;
+  divide_among_blocks(g, row, *division, types.most_blocks, &d);
   if (d.blocks == 0) return std::nullopt;
-  divide_copies(g, row, &d);
-  divide_staging(row, types, &d);
+  divide_copies(g, row, *division, &d);
+  divide_staging(row, *division, &d);
   return d;
 }
 

@@ -12,10 +12,10 @@ namespace segext {
 // equal part of them if there are many. A row of the output of one slice consists of *runs* of neighbouring elements,
 // one run per thread.
 //
-// The weights that runs need repeat after a *class* of runs (in NCHW with a stride of 8 and four lanes, after two). A
-// block has one slice, some phases, and one *chunk* of the class, whose weights it keeps in shared memory. It writes
+// The weights that runs need repeat after a *period* of runs (in NCHW with a stride of 8 and four lanes, after two). A
+// block has one slice, some phases, and one *chunk* of the period, whose weights it keeps in shared memory. It writes
 // *strips*: a number of vertically adjacent cells of a *tile*, which is the runs of that chunk in some neighbouring
-// classes. The threads of a block form groups, each of which has one strip at a time.
+// periods. The threads of a block form groups, each of which has one strip at a time.
 struct CellDivision {
   // Cells whose rows of one phase a thread writes together. Each weight is read once for all of them.
   static constexpr int kTogether = 4;
@@ -39,12 +39,11 @@ struct CellDivision {
   // Channels.
   int32_t slice, input_slice;
   Divisor<int32_t> by_slice;
-  int32_t output_pixel;  // elements from one pixel of the output to the next
-  bool every_tap;        // the kernel spans exactly two strides, without gaps
+  bool every_tap;  // the kernel spans exactly two strides, without gaps
 
   // Runs and tiles.
   Divisor<int32_t> by_tile_runs, by_chunk_runs, by_tiles, by_column_strips;
-  int32_t row_runs, class_runs, chunk_runs, tile_classes;
+  int32_t row_runs, period_runs, chunk_runs, tile_periods;
   int32_t column_quads, strip_quads;  // quads, of kTogether cells, in a column of cells and in a strip
   bool whole_warps;                   // no warp has threads of two groups
 

@@ -1,5 +1,7 @@
 // Launches upsampling without mixing channels. Chooses the CUDA kernel by convolution kernel, stride, alignment, memory
 // order and size.
+#include <optional>
+
 #include "depthwise_conv_transpose2d.cuh"
 #include "depthwise_conv_transpose2d_cells.cuh"
 #include "depthwise_conv_transpose2d_x2.cuh"
@@ -51,77 +53,87 @@ int64_t cells_per_thread(const Upsampling& g, int64_t runs, int64_t step, int64_
   });
 }
 
-// Sets *launched to whether the work can be divided into strips.
+// Nothing if the work cannot be divided into strips.
 template <typename T, int kLanes, bool kAdds>
-CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
+std::optional<CudaStatus> launch_cells(const Params& params, CudaStream stream) {
   const CellTypes types{kLanes, sizeof(T), sizeof(typename Element<T>::Wide), kMinCellBlocks<T, kLanes, kAdds>};
   const auto division = divide_strips(params, types);
-  *launched = division.has_value();
-  if (!*launched) return cudaSuccess;
+  if (!division) return std::nullopt;
   return launch_blocks_of(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kAdds>, division->blocks,
                           division->threads, division->shared_bytes, stream, arrays_of<T>(params),
                           UpsamplingShape<int32_t>(params.geometry), *division, addend_steps(params),
                           lanes_fit_addend<T>(params, kLanes));
 }
 
-// Addends take registers that four lanes would leave too few of.
-template <typename T>
-CudaStatus launch_cells(const Params& params, CudaStream stream, bool* launched) {
-  const bool adds = params.addend.data != nullptr;
+// With as many lanes as the output allows, or fewer if only then the input of a strip fits in shared memory. Addends
+// take registers that four lanes would leave too few of.
+template <typename T, bool kAdds>
+std::optional<CudaStatus> launch_cells(const Params& params, CudaStream stream) {
   if constexpr (kHasVectorKernels<T>) {
-    if (lanes_fit<T>(params, 4) && !adds) return launch_cells<T, 4, false>(params, stream, launched);
+    if constexpr (!kAdds) {
+      if (lanes_fit<T>(params, 4)) {
+        if (const auto status = launch_cells<T, 4, kAdds>(params, stream)) return status;
+      }
+    }
     if (lanes_fit<T>(params, 2)) {
-      return adds ? launch_cells<T, 2, true>(params, stream, launched)
-                  : launch_cells<T, 2, false>(params, stream, launched);
+      if (const auto status = launch_cells<T, 2, kAdds>(params, stream)) return status;
     }
   }
-  return adds ? launch_cells<T, 1, true>(params, stream, launched)
-              : launch_cells<T, 1, false>(params, stream, launched);
+  return launch_cells<T, 1, kAdds>(params, stream);
 }
 
-// Sets *launched to whether the number of threads allows a launch.
+template <typename T>
+std::optional<CudaStatus> launch_cells(const Params& params, CudaStream stream) {
+  return params.addend.data != nullptr ? launch_cells<T, true>(params, stream) : launch_cells<T, false>(params, stream);
+}
+
+// Nothing if int32_t cannot number the threads.
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
-CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
+std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream stream) {
   using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;
-  constexpr int64_t kPhases = 2, kStep = 4;  // a thread goes through whole groups of two or four cells
+  constexpr int64_t kStep = 4;  // a thread goes through whole groups of two or four cells
   static_assert(kStep % Plan::kTogether == 0 && kFewestCells % kStep == 0, "whole groups");
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
   const int64_t per_thread = cells_per_thread(g, planes * runs, kStep, resident_blocks(Plan::kBlocks, 0));
   const auto cells = divide_cells(g, planes, runs, per_thread, kPhases, 1);
-  *launched = cells.has_value();
-  if (!*launched) return cudaSuccess;
+  if (!cells) return std::nullopt;
   return launch(depthwise_conv_transpose2d_x2_kernel<T, kLanes, kChannelsLast, kAdds>, cells->threads, stream,
                 arrays_of<T>(params), UpsamplingShape<int32_t>(g), cells->cells, addend_steps(params),
                 lanes_fit_addend<T>(params, kLanes));
 }
 
 template <typename T, int kLanes, bool kChannelsLast>
-CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
-  return params.addend.data != nullptr ? launch_doubling<T, kLanes, kChannelsLast, true>(params, stream, launched)
-                                       : launch_doubling<T, kLanes, kChannelsLast, false>(params, stream, launched);
+std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream stream) {
+  return params.addend.data != nullptr ? launch_doubling<T, kLanes, kChannelsLast, true>(params, stream)
+                                       : launch_doubling<T, kLanes, kChannelsLast, false>(params, stream);
 }
 
-// Sets *launched to whether this and the alignment of the output allow a launch.
+// Upsampling by two. Nothing for other geometries and types, or if int32_t cannot number the threads; in NCHW, nothing
+// if the rows of the output are not pairs either.
 template <typename T>
-CudaStatus launch_doubling(const Params& params, CudaStream stream, bool* launched) {
-  if (params.geometry.channels_last) {
-    return lanes_fit<T>(params, 2) ? launch_doubling<T, 2, true>(params, stream, launched)
-                                   : launch_doubling<T, 1, true>(params, stream, launched);
+std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream stream) {
+  if constexpr (kHasVectorKernels<T>) {
+    const Upsampling& g = params.geometry;
+    if (!is_doubling(g)) return std::nullopt;
+    if (g.channels_last) {
+      return lanes_fit<T>(params, 2) ? launch_doubling<T, 2, true>(params, stream)
+                                     : launch_doubling<T, 1, true>(params, stream);
+    }
+    if (lanes_fit<T>(params, 4)) return launch_doubling<T, 4, false>(params, stream);
+    if (lanes_fit<T>(params, 2)) return launch_doubling<T, 2, false>(params, stream);
   }
-  *launched = lanes_fit<T>(params, 2);
-  if (!*launched) return cudaSuccess;
-  return lanes_fit<T>(params, 4) ? launch_doubling<T, 4, false>(params, stream, launched)
-                                 : launch_doubling<T, 2, false>(params, stream, launched);
+  return std::nullopt;
 }
 
-// Whether strips are faster than the kernel for upsampling by two. That one loads an element of input for each lane
-// that sees it, in channels_last four times; but its blocks need no barriers and no copies, and its threads hold their
-// weights in registers, which is better with addends and on small maps.
-bool doubles_by_strips(const Params& params) {
+// Whether strips are faster than the kernel for upsampling by two, or that is not for this geometry. It loads an
+// element of input for each lane that sees it, in channels_last four times; but its blocks need no barriers and no
+// copies, and its threads hold their weights in registers, which is better with addends and on small maps.
+bool prefers_strips(const Params& params) {
   constexpr int64_t kLargeMap = 1 << 22;
   const Upsampling& g = params.geometry;
+  if (!is_doubling(g)) return true;
   return g.channels_last && params.addend.data == nullptr && g.samples * output_elements(g) >= kLargeMap;
 }
 
@@ -140,14 +152,14 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
   const Upsampling& g = params.geometry;
   if (!fits_int32(g, params.addend)) return launch_elements<T, int64_t, false>(params, stream, 0);
   if (spans_two_strides(g)) {
-    bool launched = false;
-    CudaStatus status = cudaSuccess;
-    if constexpr (kHasVectorKernels<T>) {
-      if (is_doubling(g) && !doubles_by_strips(params)) status = launch_doubling<T>(params, stream, &launched);
-      if (launched) return status;
+    const bool strips_first = prefers_strips(params);
+    if (strips_first) {
+      if (const auto status = launch_cells<T>(params, stream)) return *status;
     }
-    status = launch_cells<T>(params, stream, &launched);
-    if (launched) return status;
+    if (const auto status = launch_doubling<T>(params, stream)) return *status;
+    if (!strips_first) {
+      if (const auto status = launch_cells<T>(params, stream)) return *status;
+    }
   }
   const int64_t shared_bytes = g.channels_last ? Staging::bytes<T>(g) : 0;
   return shared_bytes > 0 ? launch_elements<T, int32_t, true>(params, stream, shared_bytes)

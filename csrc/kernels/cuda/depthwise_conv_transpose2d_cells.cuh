@@ -49,9 +49,9 @@ struct UpsamplingStrip {
   // The strip of a group in a round.
   __device__ __forceinline__ UpsamplingStrip(const CellDivision& division, const CellBlock& block, int32_t round,
                                              int32_t group) {
-    const int32_t in_wave = (round * division.parts + block.in_wave) * division.groups + group;
-    const int32_t number = block.first_strip + in_wave;
-    const bool exists = group < division.groups && in_wave < division.wave_strips && number < division.strips;
+    const int32_t strip_in_wave = (round * division.parts + block.in_wave) * division.groups + group;
+    const int32_t number = block.first_strip + strip_in_wave;
+    const bool exists = group < division.groups && strip_in_wave < division.wave_strips && number < division.strips;
     int32_t in_column;
     sample = division.by_column_strips.divide(division.by_tiles.divide(number, &tile), &in_column);
     const int32_t first_quad = in_column * division.strip_quads, left = division.column_quads - first_quad;
@@ -66,7 +66,7 @@ struct TileColumns {
   int32_t pixels, columns;  // from one tile to the next
 
   __device__ __forceinline__ TileColumns(const CellDivision& division, const UpsamplingShape<int32_t>& shape)
-      : pixels(division.by_slice.quotient(division.tile_classes * division.class_runs * kLanes)),
+      : pixels(division.by_slice.quotient(division.tile_periods * division.period_runs * kLanes)),
         columns(shape.columns.by_stride.quotient(pixels)) {}
 
   // The first position of input that the copy for a tile holds: that of the column to the left of the tile's first one,
@@ -268,18 +268,18 @@ class StripWriter {
         addend_steps_(addend_steps),
         addend_in_lanes_(addend_in_lanes) {
     int32_t in_chunk;
-    const int32_t tile_class = division.by_chunk_runs.divide(in_tile, &in_chunk);
-    const int32_t in_class = block.chunk * division.chunk_runs + in_chunk;
-    exists_ = in_class < division.class_runs;
-    run_ = tile_class * division.class_runs + in_class;
+    const int32_t tile_period = division.by_chunk_runs.divide(in_tile, &in_chunk);
+    const int32_t in_period = block.chunk * division.chunk_runs + in_chunk;
+    exists_ = in_period < division.period_runs;
+    run_ = tile_period * division.period_runs + in_period;
     weights_ = weights + in_chunk * kLanes;
     int32_t channel, x = division.by_slice.divide(run_ * kLanes, &channel);
-    output_ = x * division.output_pixel + channel;
+    output_ = x * shape.output.column_stride + channel;
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       int32_t column_phase;
       const int32_t column = shape.columns.by_stride.divide(x + shape.columns.padding, &column_phase);
-      own_[lane] = column * division.input_slice + (division.slice > 1 ? shape.by_multiplier.quotient(channel) : 0);
+      own_[lane] = column * division.input_slice + shape.by_multiplier.quotient(channel);
       bias_[lane] = Wide{0};
       if (arrays.bias != nullptr) bias_[lane] = Element<T>::widen(arrays.bias[block.first_channel + channel]);
 #pragma unroll
@@ -296,7 +296,7 @@ class StripWriter {
 
   // Writes a strip, whose input has been copied to `input`.
   __device__ __forceinline__ void write(const UpsamplingStrip& strip, const T* input) const {
-    const int32_t tile_run = strip.tile * division_.tile_classes * division_.class_runs;
+    const int32_t tile_run = strip.tile * division_.tile_periods * division_.period_runs;
     if (strip.quads == 0 || !exists_ || tile_run + run_ >= division_.row_runs) return;
     const int32_t stride = shape_.rows.stride, row_step = shape_.output.row_stride;
     const int64_t quad_rows = kTogether * int64_t{stride};
@@ -414,7 +414,7 @@ class StripWriter {
   __device__ __forceinline__ int64_t start(const UpsamplingStrip& strip, int32_t y, int64_t sample_step,
                                            int64_t channel_step, int64_t row_step) const {
     return strip.sample * sample_step + block_.first_channel * channel_step + y * row_step +
-           (strip.tile * tiles_.pixels * division_.output_pixel + output_);
+           (strip.tile * tiles_.pixels * shape_.output.column_stride + output_);
   }
 
   __device__ __forceinline__ Weights load_weights(const Wide* of_phase, int number) const {

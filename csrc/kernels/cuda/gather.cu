@@ -1,6 +1,7 @@
 // Launches gather.
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "../gather.h"
 #include "gather.cuh"
@@ -36,11 +37,10 @@ CudaStatus launch_vectors(Kernel kernel, const GatherParams& params, int run, Cu
                 Divisor<int32_t>((g.channels_last ? g.channels : g.pooled_width) / run), static_cast<int32_t>(threads));
 }
 
-// Sets *launched to whether vectors fit.
+// Nothing if vectors do not fit.
 template <typename Bits>
-CudaStatus launch_vectors(const GatherParams& params, CudaStream stream, bool* launched) {
+std::optional<CudaStatus> launch_vectors(const GatherParams& params, CudaStream stream) {
   constexpr int kLanes = Vector<Bits>::kLanes;
-  *launched = true;
   if (vectors_fit<Bits>(params, kLanes)) {
     const auto kernel =
         params.geometry.channels_last ? gather_channels_last_blocks_kernel<Bits> : gather_blocks_kernel<Bits, kLanes>;
@@ -49,8 +49,7 @@ CudaStatus launch_vectors(const GatherParams& params, CudaStream stream, bool* l
   if (!params.geometry.channels_last && vectors_fit<Bits>(params, kLanes / 2)) {
     return launch_vectors<Bits>(gather_blocks_kernel<Bits, kLanes / 2>, params, kLanes / 2, stream);
   }
-  *launched = false;
-  return cudaSuccess;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -62,9 +61,7 @@ CudaStatus gather_cuda(const GatherParams& params, CudaStream stream) {
   return for_float_bits(params.type, [&](auto type) {
     using Bits = typename decltype(type)::Type;
     if constexpr (kHasVectorKernels<Bits>) {
-      bool launched = false;
-      const CudaStatus status = launch_vectors<Bits>(params, stream, &launched);
-      if (launched) return status;
+      if (const auto status = launch_vectors<Bits>(params, stream)) return *status;
     }
     return for_index(g, [&](auto index) {
       using Index = typename decltype(index)::Type;

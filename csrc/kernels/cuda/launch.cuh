@@ -33,6 +33,8 @@ __device__ __forceinline__ int64_t thread_number() {
 
 inline int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
 
+inline int64_t round_up(int64_t number, int64_t multiple) { return ceil_divide(number, multiple) * multiple; }
+
 inline int64_t launch_blocks(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
 
 // The number of blocks that the current device runs at once: per multiprocessor, as many as `by_registers` and as

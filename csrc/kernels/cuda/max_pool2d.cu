@@ -1,5 +1,6 @@
 // Launches max-pooling with switches.
 #include <limits>
+#include <optional>
 
 #include "../max_pool2d.h"
 #include "max_pool2d.cuh"
@@ -45,28 +46,27 @@ CudaStatus launch_overlap_pairs(const MaxPool2dParams& params, CudaStream stream
                 static_cast<int32_t>(g.samples * pairs), max_limits<T>(params.relu));
 }
 
+// Nothing if vectors do not fit.
 template <typename T>
-CudaStatus launch_vectors(const MaxPool2dParams& params, CudaStream stream, bool* launched) {
+std::optional<CudaStatus> launch_vectors(const MaxPool2dParams& params, CudaStream stream) {
   const PoolGeometry& g = params.geometry;
   constexpr int kLanes = Vector<T>::kLanes;
   const auto run = [&](auto kernel, int64_t vectors) {
-    *launched = true;
     const int64_t threads = g.samples * pooled_elements(g) / kLanes;
     return launch(kernel, threads, stream, static_cast<const T*>(params.input), static_cast<T*>(params.output),
                   params.codes, PoolShape<int32_t>(g), Divisor<int32_t>(vectors), static_cast<int32_t>(threads),
                   max_limits<T>(params.relu));
   };
-  *launched = false;
-  if (!vectors_fit<T>(params)) return cudaSuccess;
+  if (!vectors_fit<T>(params)) return std::nullopt;
   if (!g.channels_last && overlaps_fit(g)) {
-    if (g.window.padding_w != 1 || g.width != 2 * g.pooled_width || g.pooled_width % kLanes != 0) return cudaSuccess;
+    if (g.window.padding_w != 1 || g.width != 2 * g.pooled_width || g.pooled_width % kLanes != 0) return std::nullopt;
     return run(max_pool2d_overlaps_kernel<T>, g.pooled_width / kLanes);
   }
   if (!g.channels_last) {
-    if (windows_of(g) != Windows::kBlocks || g.pooled_width % kLanes != 0 || g.width % kLanes != 0) return cudaSuccess;
+    if (windows_of(g) != Windows::kBlocks || g.pooled_width % kLanes != 0 || g.width % kLanes != 0) return std::nullopt;
     return run(max_pool2d_blocks_kernel<T>, g.pooled_width / kLanes);
   }
-  if (g.channels % kLanes != 0) return cudaSuccess;
+  if (g.channels % kLanes != 0) return std::nullopt;
   switch (windows_of(g)) {
     case Windows::kBlocks:
       return run(max_pool2d_channels_last_kernel<T, Windows::kBlocks>, g.channels / kLanes);
@@ -96,9 +96,7 @@ CudaStatus max_pool2d_cuda(const MaxPool2dParams& params, CudaStream stream) {
   return for_element(params.type, [&](auto type) {
     using T = typename decltype(type)::Type;
     if constexpr (kHasVectorKernels<T>) {
-      bool launched;
-      const CudaStatus status = launch_vectors<T>(params, stream, &launched);
-      if (launched) return status;
+      if (const auto status = launch_vectors<T>(params, stream)) return *status;
       if (!g.channels_last && overlaps_fit(g)) return launch_overlap_pairs<T>(params, stream);
       switch (fits_int32(g) ? windows_of(g) : Windows::kAny) {
         case Windows::kBlocks:

@@ -1,5 +1,6 @@
 // Launches scatter: chooses the kernel by windows, memory order and alignment.
 #include <limits>
+#include <optional>
 
 #include "../scatter.h"
 #include "scatter.cuh"
@@ -77,11 +78,10 @@ CudaStatus launch_windows(const ScatterParams& params, CudaStream stream) {
                 Divisor<int32_t>(cell_rows), Divisor<int32_t>(cell_columns), static_cast<int32_t>(threads));
 }
 
-// Windows that do not overlap. Sets *launched to whether there is a kernel for them.
+// Windows that do not overlap; nothing if there is no kernel for these.
 template <typename Bits>
-CudaStatus launch_disjoint(const ScatterParams& params, CudaStream stream, bool* launched) {
+std::optional<CudaStatus> launch_disjoint(const ScatterParams& params, CudaStream stream) {
   const PoolGeometry& g = params.geometry;
-  *launched = true;
   if constexpr (kHasVectorKernels<Bits>) {
     const bool cells =
         g.window.dilation_h == 1 && g.window.dilation_w == 1 && g.window.stride_h <= kMaxCellPixels / g.window.stride_w;
@@ -93,8 +93,7 @@ CudaStatus launch_disjoint(const ScatterParams& params, CudaStream stream, bool*
   if (!g.channels_last && windows_are_2x2_tiles(g) && fits_int32(g) && g.samples * map_elements(g) < kMaxThreads) {
     return launch_tiles<Bits>(params, stream);
   }
-  *launched = false;
-  return cudaSuccess;
+  return std::nullopt;
 }
 
 template <typename T, int kTiles>
@@ -108,11 +107,10 @@ CudaStatus launch_overlap_rows(const ScatterParams& params, CudaStream stream) {
                 static_cast<int32_t>(threads));
 }
 
-// Sums over windows for which windows_are_3x3_overlaps holds. Sets *launched to whether there is a kernel for them.
+// Sums over windows for which windows_are_3x3_overlaps holds; nothing if there is no kernel for these.
 template <typename T>
-CudaStatus launch_overlaps(const ScatterParams& params, CudaStream stream, bool* launched) {
+std::optional<CudaStatus> launch_overlaps(const ScatterParams& params, CudaStream stream) {
   const PoolGeometry& g = params.geometry;
-  *launched = true;
   if (g.channels_last) {
     if (channels_fit_vectors<T>(params)) {
       const int64_t vectors = g.channels / Vector<T>::kLanes;
@@ -129,8 +127,7 @@ CudaStatus launch_overlaps(const ScatterParams& params, CudaStream stream, bool*
         g.window.padding_w == 1 && rows_fit_vectors<T>(params) && is_aligned(params.codes, kTiles * g.bits / 8);
     return vectors ? launch_overlap_rows<T, kTiles>(params, stream) : launch_overlap_rows<T, 1>(params, stream);
   }
-  *launched = false;
-  return cudaSuccess;
+  return std::nullopt;
 }
 
 // Any windows. T is the element type for sums, otherwise the raw bits of an element.
@@ -163,19 +160,18 @@ CudaStatus scatter_cuda(const ScatterParams& params, CudaStream stream) {
     return for_float(params.type, [&](auto type) {
       using T = typename decltype(type)::Type;
       if constexpr (kHasVectorKernels<T>) {
-        bool launched = false;
-        const bool overlaps = windows_are_3x3_overlaps(g) && pooled_elements(g) > 0;  // they always read a window
-        const CudaStatus status = overlaps ? launch_overlaps<T>(params, stream, &launched) : cudaSuccess;
-        if (launched) return status;
+        if (windows_are_3x3_overlaps(g) && pooled_elements(g) > 0) {  // its kernels always read a window
+          if (const auto status = launch_overlaps<T>(params, stream)) return *status;
+        }
       }
       return launch_any<T, Overlap::kAdd>(params, stream);
     });
   }
   return for_float_bits(params.type, [&](auto type) {
     using Bits = typename decltype(type)::Type;
-    bool launched = false;
-    const CudaStatus status = disjoint ? launch_disjoint<Bits>(params, stream, &launched) : cudaSuccess;
-    if (launched) return status;
+    if (disjoint) {
+      if (const auto status = launch_disjoint<Bits>(params, stream)) return *status;
+    }
     return launch_any<Bits, Overlap::kKeepLast>(params, stream);
   });
 }

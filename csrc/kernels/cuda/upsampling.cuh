@@ -265,7 +265,7 @@ inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t plane
                                               int64_t phases, int64_t multiple = Launch::kBlockThreads) {
   const int64_t groups = ceil_divide(g.stride_h, phases);
   const int64_t cell_rows = ceil_divide(end_cell(g) - first_cell(g), per_thread);
-  const int64_t unit_threads = ceil_divide(cell_rows * runs, multiple) * multiple;
+  const int64_t unit_threads = round_up(cell_rows * runs, multiple);
   const int64_t threads = planes * groups * unit_threads;
   if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
   const Cells cells{Divisor<int32_t>(unit_threads),

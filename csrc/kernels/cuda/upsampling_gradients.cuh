@@ -581,7 +581,7 @@ inline int64_t part_cells(const Upsampling& g, int64_t planes, int64_t runs) {
 inline std::optional<CellLaunch> divide_parts(const Upsampling& g) {
   if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || g.stride_w > kMaxCellStride) return std::nullopt;
   const int64_t columns = g.origin_w % g.stride_w + g.output_width;
-  const int64_t runs = ceil_divide(columns, g.stride_w) * g.stride_w, planes = g.samples * g.channels;
+  const int64_t runs = round_up(columns, g.stride_w), planes = g.samples * g.channels;
   return divide_cells(g, planes, runs, part_cells(g, planes, runs), kPhases);
 }
 
