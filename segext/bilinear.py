@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .switches import IntPair, plain_pair
+from .switches import IntPair, plain_int, plain_pair
 
 
 def bilinear_weight(
@@ -31,15 +31,23 @@ def bilinear_weight(
         (C, 1, 2 * vertical stride, 2 * horizontal stride).
 
     Raises:
-        TypeError, ValueError: for a stride that is not one or two ints.
+        TypeError: for channels or a stride that are not ints, or a dtype that is not a float's.
+        ValueError: for a stride that is not one or two values, or not positive, and for a negative number of channels.
     """
-
     dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype should be that of a float, but got {dtype}")
+    try:
+        channels = plain_int(channels)
+    except TypeError:
+        raise TypeError(f"channels should be an int, but got {channels!r}") from None
+    vertical, horizontal = plain_pair("stride", stride)
+    if channels < 0 or min(vertical, horizontal) < 1:
+        raise ValueError(f"channels should not be negative and stride positive, but got {channels} and {stride}")
     precise = torch.promote_types(dtype, torch.float32)
 
     def ramp(stride: int) -> Tensor:
         return 1 - (torch.arange(2 * stride, dtype=precise, device=device) - (stride - 0.5)).abs() / stride
 
-    vertical, horizontal = plain_pair("stride", stride)
     weight = ramp(vertical)[:, None] * ramp(horizontal)
     return weight.to(dtype).expand(channels, 1, -1, -1).clone()

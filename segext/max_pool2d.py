@@ -136,6 +136,10 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
         if input.is_quantized:
             return _stock_pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
         raise NotImplementedError(f"\"{op.__name__}\" not implemented for '{input.dtype}'")
+    if type(ceil_mode) is not bool:
+        raise TypeError(f"{op.__name__}(): argument 'ceil_mode' must be bool, not {type(ceil_mode).__name__}")
+    if kernel_size is True or stride is True or padding is True or dilation is True:  # the dispatcher takes it for 1
+        _plain_window(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
     channels_last = prefers_channels_last(input)
     try:
         output, codes = op(
@@ -145,10 +149,6 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
         window = _plain_window(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
         if input.layout is not torch.strided:
             return _stock_pool(op, input, *window, ceil_mode, return_indices)
-        if not isinstance(ceil_mode, bool):
-            raise TypeError(
-                f"{op.__name__}(): argument 'ceil_mode' must be bool, not {type(ceil_mode).__name__}"
-            ) from None
         if all(map(_is_plain, (kernel_size, stride, padding, dilation))):
             raise
         return _pool(op, input, *window, ceil_mode, return_indices)
@@ -174,6 +174,8 @@ def _plain_window(op: str, **arguments) -> tuple:
     def plain(name: str, value):
         if value is None and name == "stride":
             return None
+        if type(value) is bool:
+            raise TypeError(f"{op}(): argument '{name}' must be tuple of ints, not bool")
         try:
             if hasattr(type(value), "__index__"):
                 return plain_int(value)

@@ -55,6 +55,8 @@ def max_unpool2d(
             f"max_unpool2d(): expected a Tensor and Switches or a Tensor, not {type(input).__name__} and "
             f"{type(indices).__name__}"
         )
+    if kernel_size is None and not isinstance(indices, Switches):
+        raise TypeError("max_unpool2d(): int64 indices need a kernel_size; Switches carry their own")
     if input.device.type not in ops.DEVICES:
         unpooled = _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
         return unpooled if out is None else _copy_out(out, input, unpooled)
@@ -73,8 +75,6 @@ def max_unpool2d(
         if out is None:
             return ops.max_unpool2d(*args)
         return _unpool_into(out, input, args)
-    if kernel_size is None:
-        raise TypeError("max_unpool2d(): int64 indices need a kernel_size; Switches carry their own")
     size = unpooled_size(input, kernel_size, stride, padding, output_size)
     check_same_shape(input, indices)
     _check_index_values(indices, size)
@@ -100,9 +100,11 @@ def check_same_shape(input: Tensor, indices: Switches | Tensor) -> None:
 
 def check_agreement(switches: Switches, kernel_size, stride, padding, output_size) -> None:
     """Raises ValueError if an argument contradicts what the switches know."""
-    if kernel_size is not None or stride is not None or padding != 0:
+    if kernel_size is not None or stride is not None or padding not in (0, (0, 0)):
         known = switches.kernel_size, switches.stride, switches.padding
-        stride = switches.stride if kernel_size is None and stride is None else stride
+        if kernel_size is None:
+            stride = switches.stride if stride is None else stride
+            padding = switches.padding if padding in (0, (0, 0), [0, 0]) else padding
         given = window_of(switches.kernel_size if kernel_size is None else kernel_size, stride, padding, 1)[:3]
         if given != known:
             raise ValueError(

@@ -278,7 +278,8 @@ def _compose(input, switches, weight, bias, output_size, convolve: Callable[...,
     ``convolution``: what :func:`_convolution` returns for it.
     """
     if not isinstance(switches, Switches):
-        raise TypeError(f"argument 'switches' must be Switches, as pools return them, not {type(switches).__name__}")
+        devices, kind = ", ".join(sorted(ops.DEVICES)), type(switches).__name__
+        raise TypeError(f"argument 'switches' must be Switches, as pools return them on {devices}, not {kind}")
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
     # Without a gradient there is nothing to keep, and compilers decide for themselves what to keep.

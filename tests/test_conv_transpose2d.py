@@ -333,6 +333,22 @@ def test_bilinear_weight(stride):
     assert own.bilinear_weight(3, 2).dtype == torch.get_default_dtype()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "names"),
+    [
+        ((3, 0), ValueError, "stride .* 3 and 0"),
+        ((3, (2, -2)), ValueError, "stride .* -2"),
+        ((-1, 2), ValueError, "channels .* -1"),
+        ((3.0, 2), TypeError, "channels .* 3.0"),
+        ((3, 2, torch.int32), TypeError, "int32"),
+    ],
+)
+def test_bilinear_weight_refuses(arguments, error, names):
+    *sizes, dtype = (*arguments, None)[:3]
+    with pytest.raises(error, match=names):
+        own.bilinear_weight(*sizes, dtype=dtype)
+
+
 def test_empty_batch():
     x, weight, bias = inputs(5, 1, (3, 4), (4,), torch.float32, samples=0)
     assert own.conv_transpose2d(x, weight, bias, 2, 1, 0, 5).shape == (0, 5, 6, 8)

@@ -55,6 +55,11 @@ POOL_WINDOWS = {
     "kernel > map": ({"kernel_size": 9}, ("too small", "3x5x6")),
     "kernel 2^40": ({"kernel_size": 2**40}, ()),
     "ceil_mode str": ({"kernel_size": 2, "ceil_mode": "yes"}, ("ceil_mode", "str")),
+    "ceil_mode int": ({"kernel_size": 2, "ceil_mode": 1}, ("ceil_mode", "int")),
+    "kernel bool": ({"kernel_size": True}, ("kernel_size", "bool")),
+    "stride bool": ({"kernel_size": 2, "stride": True}, ("stride", "bool")),
+    "padding bool": ({"kernel_size": 2, "padding": True}, ("padding", "bool")),
+    "dilation bool": ({"kernel_size": 2, "dilation": True}, ("dilation", "bool")),
     "stride 0": ({"kernel_size": 2, "stride": 0}, ("stride", "0")),
     "stride (1, 0)": ({"kernel_size": 2, "stride": (1, 0)}, ("stride", "0")),
     "stride -1": ({"kernel_size": 2, "stride": -1}, ("stride", "-1")),
@@ -441,6 +446,8 @@ def test_messages_open_with_the_op():
         own.max_pool2d(ones(1, 4, 4), 2, 0)
     with pytest.raises(RuntimeError, match=r"^max_unpool2d: codes should be uint8, but got Long$"):
         torch.ops.segext.max_unpool2d(ones(1, 2, 2), ones(1).long(), (4, 4), 2, 2, 0, 1, False)
+    with pytest.raises(RuntimeError, match=r"^max_unpool2d: channels_last needs a batch, but got a map of shape \[1, 2"):
+        torch.ops.segext.max_unpool2d(ones(1, 2, 2), ones(1).byte(), (4, 4), 2, 2, 0, 1, True)
 
 
 def test_sizes_whose_product_wraps_around():
@@ -448,7 +455,7 @@ def test_sizes_whose_product_wraps_around():
     height = (2**64 + 8) // 3
     switches = Switches(torch.zeros(1, 2, dtype=torch.uint8), (1, 3, height, 1), (2, 2), (2, 2), (2, 2), (0, 0), (1, 1))
     for use in (lambda: switches.to_memory_format(torch.channels_last), switches.indices):
-        with pytest.raises(RuntimeError, match="more elements than 64 bits count"):
+        with pytest.raises(RuntimeError, match=r"^\w+: a map of .* has more elements than 64 bits count"):
             use()
 
 
@@ -459,7 +466,7 @@ def test_sizes_whose_bytes_wrap_around(codes, size, kernel):
     """Neither a code's bytes nor an empty batch make them fit."""
     switches = Switches(torch.zeros(codes, dtype=torch.uint8), size, (4, 4), *[(kernel,) * 2] * 2, (0, 0), (1, 1))
     for use in (lambda: switches.to_memory_format(torch.channels_last), switches.indices):
-        with pytest.raises(RuntimeError, match="more elements than 64 bits count"):
+        with pytest.raises(RuntimeError, match=r"^\w+: a map of .* has more elements than 64 bits count"):
             use()
 
 

@@ -28,18 +28,41 @@ Tensor dense_conv_transpose2d(const Tensor& input, const Tensor& weight, const s
   if (output.numel() == 0) return output;
   const Tensor panels = empty(input, {panels_of(kernel[1]) * kPanel * kernel[0] * kernel[2] * kernel[3]},
                               type == ElementType::kFloat64 ? ScalarType::Double : ScalarType::Float);
-  const TapPanelParams packing{kernels.const_data_ptr(),  kernel[0], kernel[1], kernel[2] * kernel[3],
-                               panels.mutable_data_ptr(), type};
+  const TapPanelParams packing{
+      .weight = kernels.const_data_ptr(),
+      .channels = kernel[0],
+      .outputs = kernel[1],
+      .taps = kernel[2] * kernel[3],
+      .panels = panels.mutable_data_ptr(),
+      .type = type,
+  };
   run(output, SEGEXT_CPU_KERNEL(TapPanelParams, pack_tap_panels), packing);
-  const ConvTranspose geometry{sizes[0],       sizes[1],    kernel[1],   sizes[2],     sizes[3],  output_size[0],
-                               output_size[1], kernel[2],   kernel[3],   stride[0],    stride[1], padding[0],
-                               padding[1],     dilation[0], dilation[1], channels_last};
-  const DenseConvTranspose2dParams params{values.const_data_ptr(),
-                                          panels.const_data_ptr(),
-                                          added.has_value() ? added->const_data_ptr() : nullptr,
-                                          output.mutable_data_ptr(),
-                                          geometry,
-                                          type};
+  const ConvTranspose geometry{
+      .samples = sizes[0],
+      .channels = sizes[1],
+      .outputs = kernel[1],
+      .height = sizes[2],
+      .width = sizes[3],
+      .output_height = output_size[0],
+      .output_width = output_size[1],
+      .kernel_h = kernel[2],
+      .kernel_w = kernel[3],
+      .stride_h = stride[0],
+      .stride_w = stride[1],
+      .padding_h = padding[0],
+      .padding_w = padding[1],
+      .dilation_h = dilation[0],
+      .dilation_w = dilation[1],
+      .channels_last = channels_last,
+  };
+  const DenseConvTranspose2dParams params{
+      .input = values.const_data_ptr(),
+      .panels = panels.const_data_ptr(),
+      .bias = added.has_value() ? added->const_data_ptr() : nullptr,
+      .output = output.mutable_data_ptr(),
+      .geometry = geometry,
+      .type = type,
+  };
   run(output, SEGEXT_CPU_KERNEL(DenseConvTranspose2dParams, dense_conv_transpose2d), params);
   return output;
 }

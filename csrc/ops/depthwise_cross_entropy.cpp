@@ -85,15 +85,17 @@ struct Losses {
   // `rows` is for the CPU, `totals` for CUDA.
   DepthwiseCrossEntropyParams params(const char* op, const Call& call, int64_t ignore_index, LossRow* rows,
                                      const LossTotals& totals) const {
-    return {call.scores(op),
-            call.criterion(),
-            static_cast<const int64_t*>(call.pixels.const_data_ptr()),
-            ignore_index,
-            reduce ? nullptr : loss.mutable_data_ptr(),
-            keeps ? normalizers.mutable_data_ptr() : nullptr,
-            keeps ? labels.mutable_data_ptr() : nullptr,
-            rows,
-            totals};
+    return {
+        .scores = call.scores(op),
+        .criterion = call.criterion(),
+        .target = static_cast<const int64_t*>(call.pixels.const_data_ptr()),
+        .ignored = ignore_index,
+        .losses = reduce ? nullptr : loss.mutable_data_ptr(),
+        .normalizers = keeps ? normalizers.mutable_data_ptr() : nullptr,
+        .labels = keeps ? labels.mutable_data_ptr() : nullptr,
+        .rows = rows,
+        .totals = totals,
+    };
   }
 
   void fill(double loss_sum, double weight_sum) {
@@ -178,13 +180,15 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
   } else {
     const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
                                         biases.data()};
-    const DepthwiseCrossEntropyBackwardParams params{call.scores(op),
-                                                     call.criterion(),
-                                                     dense_normalizers.const_data_ptr(),
-                                                     call.pixels.const_data_ptr(),
-                                                     grad.const_data_ptr(),
-                                                     one_value,
-                                                     gradients};
+    const DepthwiseCrossEntropyBackwardParams params{
+        .scores = call.scores(op),
+        .criterion = call.criterion(),
+        .normalizers = dense_normalizers.const_data_ptr(),
+        .labels = call.pixels.const_data_ptr(),
+        .grad_loss = grad.const_data_ptr(),
+        .one_value = one_value,
+        .gradients = gradients,
+    };
     run(labels, SEGEXT_KERNEL(DepthwiseCrossEntropyBackwardParams, depthwise_cross_entropy_backward), params);
   }
   return {grad_input, weights.total(op), biases.total(op)};

@@ -13,8 +13,12 @@ Tensor extremes(const Tensor& values, int64_t ignored) {
   const Tensor all = dense(values, is_dense(values, true));
   Tensor parts = empty(all, {extremes_parts(all.numel()), 2}, ScalarType::Long);
   if (parts.numel() > 0) {
-    const ExtremesParams params{static_cast<const int64_t*>(all.const_data_ptr()), all.numel(), ignored,
-                                static_cast<int64_t*>(parts.mutable_data_ptr())};
+    const ExtremesParams params{
+        .values = static_cast<const int64_t*>(all.const_data_ptr()),
+        .count = all.numel(),
+        .ignored = ignored,
+        .parts = static_cast<int64_t*>(parts.mutable_data_ptr()),
+    };
     run(all, SEGEXT_KERNEL(ExtremesParams, extremes), params);
   }
   return parts;

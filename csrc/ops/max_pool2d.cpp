@@ -18,16 +18,18 @@ std::tuple<Tensor, Tensor> pool(const char* op, const Tensor& input, const Ints&
   const ElementType type = element_type(op, input);
   const Ints pooled = pooled_size(op, window, input, ceil_mode);
   const Tensor map = dense(input, channels_last);
-  const PoolGeometry geometry = make_geometry(window, sizes_of(map), spatial_size(map), pooled, channels_last);
+  const PoolGeometry geometry = make_geometry(op, window, sizes_of(map), spatial_size(map), pooled, channels_last);
   Tensor output = empty(map, with_spatial_size(map, pooled), map.scalar_type(), channels_last);
   Tensor codes = empty_codes(map, geometry);
   if (output.numel() > 0) {
-    const MaxPool2dParams params{map.const_data_ptr(),
-                                 output.mutable_data_ptr(),
-                                 static_cast<uint8_t*>(codes.mutable_data_ptr()),
-                                 geometry,
-                                 type,
-                                 relu};
+    const MaxPool2dParams params{
+        .input = map.const_data_ptr(),
+        .output = output.mutable_data_ptr(),
+        .codes = static_cast<uint8_t*>(codes.mutable_data_ptr()),
+        .geometry = geometry,
+        .type = type,
+        .relu = relu,
+    };
     run(map, SEGEXT_KERNEL(MaxPool2dParams, max_pool2d), params);
   }
   return {output, codes};
@@ -61,13 +63,21 @@ void backward_into(const char* op, const Tensor& grad_input, bool bypass_caches,
                    const Window& window, bool channels_last) {
   check_device(op, "codes", codes, "grad_output", grad_output);
   const Tensor grad = dense(grad_output, channels_last);
-  const PoolGeometry geometry = make_geometry(window, sizes_of(grad), input_size, spatial_size(grad), channels_last);
+  const PoolGeometry geometry =
+      make_geometry(op, window, sizes_of(grad), input_size, spatial_size(grad), channels_last);
   const Tensor rows = checked_codes(op, codes, grad.dim() == 4, geometry);
   const std::optional<Tensor> mask = dense_relu_output(op, relu_output, grad, channels_last);
   if (grad_input.numel() == 0) return;
   const ScatterParams params{
-      grad.const_data_ptr(),           data_or_null(mask), code_data(rows), grad_input.mutable_data_ptr(), geometry,
-      floating_element_type(op, grad), Overlap::kAdd,      bypass_caches};
+      .values = grad.const_data_ptr(),
+      .relu_output = data_or_null(mask),
+      .codes = code_data(rows),
+      .map = grad_input.mutable_data_ptr(),
+      .geometry = geometry,
+      .type = floating_element_type(op, grad),
+      .overlap = Overlap::kAdd,
+      .bypass_caches = bypass_caches,
+  };
   run(grad, SEGEXT_KERNEL(ScatterParams, scatter), params);
 }
 
@@ -105,14 +115,20 @@ Tensor max_pool2d_double_backward(const Tensor& grad_grad_input, const Tensor& c
   check_spatial_size(op, "output_size", output_size);
   check_device(op, "codes", codes, "grad_grad_input", grad_grad_input);
   const Tensor map = dense(grad_grad_input, channels_last);
-  const PoolGeometry geometry = make_geometry(window, sizes_of(map), spatial_size(map), output_size, channels_last);
+  const PoolGeometry geometry = make_geometry(op, window, sizes_of(map), spatial_size(map), output_size, channels_last);
   const Tensor rows = checked_codes(op, codes, map.dim() == 4, geometry);
   Tensor values = empty(map, with_spatial_size(map, output_size), map.scalar_type(), channels_last);
   const std::optional<Tensor> mask = dense_relu_output(op, relu_output, values, channels_last);
   if (values.numel() > 0) {
     const GatherParams params{
-        map.const_data_ptr(),           data_or_null(mask), code_data(rows), values.mutable_data_ptr(), geometry,
-        floating_element_type(op, map), Overlap::kAdd};
+        .map = map.const_data_ptr(),
+        .relu_output = data_or_null(mask),
+        .codes = code_data(rows),
+        .values = values.mutable_data_ptr(),
+        .geometry = geometry,
+        .type = floating_element_type(op, map),
+        .overlap = Overlap::kAdd,
+    };
     run(map, SEGEXT_KERNEL(GatherParams, gather), params);
   }
   return values;

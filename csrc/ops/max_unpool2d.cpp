@@ -12,13 +12,20 @@ void unpool_into(const char* op, const Tensor& out, bool bypass_caches, const Te
   check_device(op, "codes", codes, "input", input);
   const Tensor values = dense(input, channels_last);
   const PoolGeometry geometry =
-      make_geometry(window, sizes_of(values), output_size, spatial_size(values), channels_last);
+      make_geometry(op, window, sizes_of(values), output_size, spatial_size(values), channels_last);
   const Tensor rows = checked_codes(op, codes, values.dim() == 4, geometry);
   const ElementType type = floating_element_type(op, values);
   if (out.numel() == 0) return;
-  const ScatterParams params{values.const_data_ptr(), nullptr,      code_data(rows),
-                             out.mutable_data_ptr(),  geometry,     type,
-                             Overlap::kKeepLast,      bypass_caches};
+  const ScatterParams params{
+      .values = values.const_data_ptr(),
+      .relu_output = nullptr,
+      .codes = code_data(rows),
+      .map = out.mutable_data_ptr(),
+      .geometry = geometry,
+      .type = type,
+      .overlap = Overlap::kKeepLast,
+      .bypass_caches = bypass_caches,
+  };
   run(values, SEGEXT_KERNEL(ScatterParams, scatter), params);
 }
 
@@ -52,14 +59,20 @@ Tensor max_unpool2d_backward(const Tensor& grad_output, const Tensor& codes, con
   check_spatial_size(op, "input_size", input_size);
   check_device(op, "codes", codes, "grad_output", grad_output);
   const Tensor map = dense(grad_output, channels_last);
-  const PoolGeometry geometry = make_geometry(window, sizes_of(map), spatial_size(map), input_size, channels_last);
+  const PoolGeometry geometry = make_geometry(op, window, sizes_of(map), spatial_size(map), input_size, channels_last);
   const Tensor rows = checked_codes(op, codes, map.dim() == 4, geometry);
   const ElementType type = floating_element_type(op, map);
   Tensor grad_input = empty(map, with_spatial_size(map, input_size), map.scalar_type(), channels_last);
   if (grad_input.numel() > 0) {
     const GatherParams params{
-        map.const_data_ptr(), nullptr, code_data(rows), grad_input.mutable_data_ptr(), geometry, type,
-        Overlap::kKeepLast};
+        .map = map.const_data_ptr(),
+        .relu_output = nullptr,
+        .codes = code_data(rows),
+        .values = grad_input.mutable_data_ptr(),
+        .geometry = geometry,
+        .type = type,
+        .overlap = Overlap::kKeepLast,
+    };
     run(map, SEGEXT_KERNEL(GatherParams, gather), params);
   }
   return grad_input;

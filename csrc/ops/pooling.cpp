@@ -34,13 +34,13 @@ int64_t pooled_extent(int64_t size, int64_t kernel, int64_t stride, int64_t padd
 
 // Sizes may come from anywhere, for example from a file. The bits of all codes must be countable in 64 bits, even if
 // the batch is empty.
-void check_elements(const Ints& sizes, const Ints& size) {
+void check_elements(const char* op, const Ints& sizes, const Ints& size) {
   int64_t bits = 32;  // of the widest code
   bool fits = true;
   const auto multiply = [&](int64_t by) { fits = fits && !__builtin_mul_overflow(bits, by > 0 ? by : 1, &bits); };
   for (size_t k = 0; k < sizes.size() - 2; ++k) multiply(sizes[k]);
   for (int64_t s : size) multiply(s);
-  SEGEXT_CHECK(fits, "a map of ", text(sizes), " by ", text(size), " has more elements than 64 bits count");
+  SEGEXT_CHECK(fits, op, ": a map of ", text(sizes), " by ", text(size), " has more elements than 64 bits count");
 }
 
 }  // namespace
@@ -81,9 +81,9 @@ bool bypasses_caches(const Tensor& out) {
   return out.is_cpu() && out.numel() * static_cast<int64_t>(out.element_size()) >= kBypassBytes;
 }
 
-PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& size, const Ints& pooled_size,
-                           bool channels_last) {
-  SEGEXT_CHECK(sizes.size() == 4 || !channels_last, "channels_last needs a batch, but got a map of shape ",
+PoolGeometry make_geometry(const char* op, const Window& window, const Ints& sizes, const Ints& size,
+                           const Ints& pooled_size, bool channels_last) {
+  SEGEXT_CHECK(sizes.size() == 4 || !channels_last, op, ": channels_last needs a batch, but got a map of shape ",
                text(sizes));
   PoolGeometry g{};
   g.window = window;
@@ -94,8 +94,8 @@ PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& 
   g.pooled_height = pooled_size[0];
   g.pooled_width = pooled_size[1];
   g.channels_last = channels_last;
-  check_elements(sizes, size);
-  check_elements(sizes, pooled_size);
+  check_elements(op, sizes, size);
+  check_elements(op, sizes, pooled_size);
   g.bits = code_bits(window.kernel_h * window.kernel_w);
   g.sample_bytes = code_bytes(pooled_elements(g), g.bits);
   return g;

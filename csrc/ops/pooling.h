@@ -28,8 +28,8 @@ bool bypasses_caches(const Tensor& out);
 
 // The geometry of a pool from a map of spatial size `size` to a pooled map of `pooled_size`. Samples and channels come
 // from `sizes`, which are those of either map.
-PoolGeometry make_geometry(const Window& window, const Ints& sizes, const Ints& size, const Ints& pooled_size,
-                           bool channels_last);
+PoolGeometry make_geometry(const char* op, const Window& window, const Ints& sizes, const Ints& size,
+                           const Ints& pooled_size, bool channels_last);
 
 // The spatial size of the pooled map, by stock's rule.
 Ints pooled_size(const char* op, const Window& window, const Tensor& input, bool ceil_mode);

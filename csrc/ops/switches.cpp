@@ -23,7 +23,7 @@ Tensor switches_to_indices(const Tensor& codes, const Ints size, const Ints inpu
   const Window window = make_window(op, kernel_size, stride, padding, dilation);
   check_spatial_size(op, "input_size", input_size);
   check_pooled_size(op, size);
-  const PoolGeometry geometry = make_geometry(window, size, input_size, last_two(size), channels_last);
+  const PoolGeometry geometry = make_geometry(op, window, size, input_size, last_two(size), channels_last);
   const Tensor rows = checked_codes(op, codes, size.size() == 4, geometry);
   Tensor indices = empty(codes, size, ScalarType::Long, channels_last);
   if (indices.numel() > 0) {
@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor> switches_from_indices(const Tensor& indices, const In
                torch::headeronly::toString(indices.scalar_type()));
   const Tensor places = dense(indices, channels_last);
   const PoolGeometry geometry =
-      make_geometry(window, sizes_of(places), input_size, spatial_size(places), channels_last);
+      make_geometry(op, window, sizes_of(places), input_size, spatial_size(places), channels_last);
   Tensor codes = empty_codes(places, geometry);
   Tensor invalid = empty(places, {1}, ScalarType::Long);
   torch::stable::zero_(invalid);
@@ -62,7 +62,7 @@ Tensor switches_repack(const Tensor& codes, const Ints size, const Ints kernel_s
   const Window window = make_window(op, kernel_size, {}, {0}, {1});
   check_pooled_size(op, size);
   const Ints spatial = last_two(size);
-  const PoolGeometry geometry = make_geometry(window, size, spatial, spatial, channels_last);
+  const PoolGeometry geometry = make_geometry(op, window, size, spatial, spatial, channels_last);
   const Tensor rows = checked_codes(op, codes, size.size() == 4, geometry);
   Tensor repacked = empty(rows, sizes_of(rows), ScalarType::Byte);
   if (repacked.numel() > 0) {

@@ -123,7 +123,7 @@ struct Call {
     SEGEXT_CHECK(kernels.channels == input.size(1), op, ": weight of size ", text(sizes_of(weight)),
                  " is no 3x3 kernel for input of size ", text(sizes_of(input)));
     const Window window{2, 2, 2, 2, 0, 0, 1, 1};
-    geometry.pool = make_geometry(window, sizes_of(input), unpooled_size, spatial_size(input), channels_last);
+    geometry.pool = make_geometry(op, window, sizes_of(input), unpooled_size, spatial_size(input), channels_last);
     geometry.outputs = kernels.outputs;
     geometry.padding_h = transposed ? padding[0] : 2 - padding[0];
     geometry.padding_w = transposed ? padding[1] : 2 - padding[1];
@@ -161,15 +161,17 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
       const int64_t bytes = cuda_turned_bytes(call.geometry, call.kernels.type);
       if (bytes > 0) turned = empty(input, {bytes}, ScalarType::Byte);
     }
-    const UnpoolConv2dParams params{call.input.const_data_ptr(),
-                                    code_data(call.codes),
-                                    call.kernels.view(),
-                                    panels.has_value() ? panels->const_data_ptr() : nullptr,
-                                    added.has_value() ? added->const_data_ptr() : nullptr,
-                                    output.mutable_data_ptr(),
-                                    turned.has_value() ? turned->mutable_data_ptr() : nullptr,
-                                    call.geometry,
-                                    call.kernels.type};
+    const UnpoolConv2dParams params{
+        .input = call.input.const_data_ptr(),
+        .codes = code_data(call.codes),
+        .weight = call.kernels.view(),
+        .panels = panels.has_value() ? panels->const_data_ptr() : nullptr,
+        .bias = added.has_value() ? added->const_data_ptr() : nullptr,
+        .output = output.mutable_data_ptr(),
+        .turned = turned.has_value() ? turned->mutable_data_ptr() : nullptr,
+        .geometry = call.geometry,
+        .type = call.kernels.type,
+    };
     run(output, SEGEXT_KERNEL(UnpoolConv2dParams, unpool_conv2d), params);
   }
   return output;
@@ -195,16 +197,18 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
   if ((needs_input || needs_weight) && grad.numel() > 0) {
     const Tensor panels = needs_input ? kernels.packed() : kernels.sums(0);
     const Tensor grad_panels = kernels.sums(grad_panel_elements(geometry));
-    UnpoolConv2dBackwardParams params{grad.const_data_ptr(),
-                                      call.input.const_data_ptr(),
-                                      code_data(call.codes),
-                                      panels.const_data_ptr(),
-                                      grad_panels.mutable_data_ptr(),
-                                      needs_input ? grad_input.mutable_data_ptr() : nullptr,
-                                      needs_weight ? weight_sums.mutable_data_ptr() : nullptr,
-                                      geometry,
-                                      0,
-                                      kernels.type};
+    UnpoolConv2dBackwardParams params{
+        .grad_output = grad.const_data_ptr(),
+        .input = call.input.const_data_ptr(),
+        .codes = code_data(call.codes),
+        .panels = panels.const_data_ptr(),
+        .grad_panels = grad_panels.mutable_data_ptr(),
+        .grad_input = needs_input ? grad_input.mutable_data_ptr() : nullptr,
+        .grad_weight_panels = needs_weight ? weight_sums.mutable_data_ptr() : nullptr,
+        .geometry = geometry,
+        .sample = 0,
+        .type = kernels.type,
+    };
     for (; params.sample < geometry.pool.samples; ++params.sample) {
       run(grad, SEGEXT_CPU_KERNEL(UnpoolConv2dBackwardParams, pack_grad_panels), params);
       run(grad, SEGEXT_CPU_KERNEL(UnpoolConv2dBackwardParams, unpool_conv2d_backward), params);

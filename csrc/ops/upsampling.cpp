@@ -42,14 +42,24 @@ Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& we
   const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
   check_kernel(op, input, weight);
   check_bias(op, bias, input, kernel[0] * kernel[1]);
-  return {sizes[0],       kernel[0] * kernel[1],
-          kernel[1],      sizes[2],
-          sizes[3],       output_size[0],
-          output_size[1], kernel[2],
-          kernel[3],      stride[0],
-          stride[1],      origin[0],
-          origin[1],      dilation[0],
-          dilation[1],    channels_last};
+  return {
+      .samples = sizes[0],
+      .channels = kernel[0] * kernel[1],
+      .multiplier = kernel[1],
+      .height = sizes[2],
+      .width = sizes[3],
+      .output_height = output_size[0],
+      .output_width = output_size[1],
+      .kernel_h = kernel[2],
+      .kernel_w = kernel[3],
+      .stride_h = stride[0],
+      .stride_w = stride[1],
+      .origin_h = origin[0],
+      .origin_w = origin[1],
+      .dilation_h = dilation[0],
+      .dilation_w = dilation[1],
+      .channels_last = channels_last,
+  };
 }
 
 Operands::Operands(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last)
@@ -58,13 +68,15 @@ Operands::Operands(const Tensor& input, const Tensor& weight, const std::optiona
 }
 
 DepthwiseConvTranspose2dParams Operands::params(const char* op, const Upsampling& geometry) const {
-  return {input.const_data_ptr(),
-          weight.const_data_ptr(),
-          bias.has_value() ? bias->const_data_ptr() : nullptr,
-          Addend{},
-          nullptr,
-          geometry,
-          floating_element_type(op, input)};
+  return {
+      .input = input.const_data_ptr(),
+      .weight = weight.const_data_ptr(),
+      .bias = bias.has_value() ? bias->const_data_ptr() : nullptr,
+      .addend = {},
+      .output = nullptr,
+      .geometry = geometry,
+      .type = floating_element_type(op, input),
+  };
 }
 
 ScalarType sum_type(const Tensor& tensor) {
