@@ -1216,6 +1216,36 @@ def test_transposed_convolutions():
     assert_same(model, converted, image())
 
 
+class Upsampling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.score, self.mix = nn.Conv2d(3, 4, 1), nn.Parameter(torch.randn(4, 2, 3, 3))
+        self.register_buffer("bilinear", segext.functional.bilinear_weight(4, 2))
+
+    def forward(self, x):
+        scores = F.max_pool2d(self.score(x), 2)
+        return F.conv_transpose2d(scores, self.bilinear, stride=2, groups=4), torch.conv_transpose2d(scores, self.mix)
+
+
+@pytest.mark.parametrize("trace", [lambda model: model, torch.fx.symbolic_trace], ids=["method", "graph"])
+def test_calls_of_transposed_convolution(trace):
+    model = Upsampling()
+    converted, report = segext.convert(trace(model))
+    assert {c.after for c in report.swapped} == {f"segext.functional.{op}" for op in ("max_pool2d", "conv_transpose2d")}
+    assert len(report.swapped) == 3
+    assert not report.left
+    for net in (converted, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
+        torch.testing.assert_close(net(image()), model(image()))
+        with torch.profiler.profile() as profiler:
+            net(image())
+        assert "segext::depthwise_conv_transpose2d" in {event.key for event in profiler.key_averages()}
+    assert not segext.convert(converted)[1].changes
+
+
+def test_layers_of_segext_are_no_subclasses_to_be_left():
+    assert not segext.convert(segext.models.deconvnet(2, width=1 / 64))[1].left
+
+
 @pytest.mark.parametrize("model", [None, [nn.MaxPool2d(2)], nn.MaxPool2d])
 def test_refuses_what_is_not_a_module(model):
     with pytest.raises(TypeError, match=f"must be a torch.nn.Module, but got {type(model).__name__}"):

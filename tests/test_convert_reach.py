@@ -4,6 +4,7 @@ import abc
 import copy
 import functools
 import inspect
+import operator
 import pickle
 import threading
 
@@ -24,27 +25,27 @@ class Pooling(nn.Module):
         super().__init__()
         self.conv, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
 
-    def down(self, x):
+    def _down(self, x):
         return F.max_pool2d(x, 2)
 
     def forward(self, x):
-        return self.down(F.relu(self.conv(x)))
+        return self._down(F.relu(self.conv(x)))
 
 
 class ToSuper(Pooling):
     def forward(self, x):
-        return super().down(F.relu(self.conv(x)))
+        return super()._down(F.relu(self.conv(x)))
 
 
 class ByClass(Pooling):
     def forward(self, x):
-        return Pooling.down(self, F.relu(self.conv(x)))
+        return Pooling._down(self, F.relu(self.conv(x)))
 
 
 class Kept(Pooling):
     """Calls what it keeps as an attribute since it was made."""
 
-    def __init__(self, keep=lambda self: self.down):
+    def __init__(self, keep=lambda self: self._down):
         super().__init__()
         self.reduce = keep(self)
 
@@ -72,7 +73,7 @@ class KeptClosure(Pooling):
 
 class KeptPartial(Kept):
     def __init__(self):
-        super().__init__(lambda self: functools.partial(self.down))
+        super().__init__(lambda self: functools.partial(self._down))
 
 
 class OfAChild(nn.Module):
@@ -81,7 +82,7 @@ class OfAChild(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = Pooling()
-        self.encode = self.encoder.down
+        self.encode = self.encoder._down
 
     def forward(self, x):
         return self.encode(F.relu(self.encoder.conv(x)))
@@ -94,7 +95,7 @@ def helper(self, x):
 class Borrowing(Pooling):
     """A function that is a method too."""
 
-    down = helper
+    _down = helper
 
     def forward(self, x):
         return helper(self, F.relu(self.conv(x)))
@@ -131,6 +132,123 @@ def test_what_makes_its_functions_in_the_forward_is_edited():
     assert_converts_exactly(Making(), fused=1)
 
 
+class Features(nn.Module):
+    """As users call a network's parts, and Lightning its steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.pool = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+
+    def features(self, x):
+        return self.relu(self.conv(x))
+
+    def forward(self, x):
+        return self.pool(self.features(x))
+
+    def training_step(self, x):
+        return self.features(x).mean()
+
+
+class CalledFeatures(Features):
+    def features(self, x):
+        return F.relu(self.conv(x))
+
+
+class Pools(Features):
+    def forward(self, x):
+        return self.pool(self.relu(self.conv(x)))
+
+    def reduce(self, x):
+        return self.pool(x)
+
+
+class InAChild(Features):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(self.conv, self.relu)
+
+    def features(self, x):
+        for layer in self.stem:
+            x = layer(x)
+        return x
+
+    def forward(self, x):
+        return self.pool(self.stem(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (Features, "features"),
+        (Features, "training_step"),
+        (CalledFeatures, "features"),
+        (Pools, "reduce"),
+        (InAChild, "features"),
+    ],
+)
+def test_public_methods_run_as_before(kind, method):
+    model, x = kind(), torch.randn(1, 4, 8, 8)
+    converted, _ = assert_converts_exactly(model, fused=0)
+    assert torch.equal(getattr(converted, method)(x), getattr(model, method)(x))
+
+
+def test_public_methods_that_run_both_do_not_keep_a_pair_apart():
+    class Net(Features):
+        def features(self, x):
+            return self.pool(self.relu(self.conv(x)))
+
+        def _half(self, x):
+            return self.relu(self.conv(x))
+
+        def forward(self, x):
+            return self.features(x)
+
+    model, x = Net(), torch.randn(1, 4, 8, 8)
+    converted, _ = assert_converts_exactly(model, fused=1)
+    assert torch.equal(converted.training_step(x), model.training_step(x))
+
+
+def test_a_public_method_that_unpools_returns_a_map():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+            self.conv = nn.ConvTranspose2d(4, 4, 3)
+
+        def detail(self, x):
+            values, indices = self.pool(x)
+            return self.unpool(values, indices)
+
+        def forward(self, x):
+            return self.conv(self.detail(x))
+
+    model, x = Net(), torch.randn(1, 4, 8, 8)
+    converted, report = segext.convert(model)
+    assert not report.fused
+    assert torch.equal(converted.detail(x), model.detail(x))
+
+
+def test_parameters_and_buffers_keep_their_values():
+    """A forward that changes them runs once, to be read."""
+
+    class Clipped(Features):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(1))
+
+        def forward(self, x):
+            for weight in self.parameters():
+                weight.data.clamp_(-0.01, 0.01)
+            for count in self.buffers():
+                count.add_(1)
+            return super().forward(x)
+
+    model = Clipped()
+    before = copy.deepcopy(model.state_dict())
+    for converted in (segext.convert(model)[0], segext.convert(model, inplace=True)[0]):
+        assert all(map(torch.equal, converted.state_dict().values(), before.values()))
+
+
 class ChildsMethod(nn.Module):
     """Calls a child, and a method of the child that pools without a ReLU."""
 
@@ -139,7 +257,7 @@ class ChildsMethod(nn.Module):
         self.backbone = Pooling()
 
     def forward(self, x):
-        return self.backbone(x) + self.backbone.down(x)
+        return self.backbone(x) + self.backbone._down(x)
 
 
 class OutlivingItsMethod(Pooling):
@@ -175,16 +293,16 @@ class OfAConstant(Pooling):
     """Pools what it has computed from no argument, after pooling the argument."""
 
     def forward(self, x):
-        return self.down(F.relu(self.conv(x))) + self.down(torch.linspace(-1, 1, x.shape[-1] ** 2).view(1, 1, 16, 16))
+        return self._down(F.relu(self.conv(x))) + self._down(torch.linspace(-1, 1, x.shape[-1] ** 2).view(1, 1, 16, 16))
 
 
 class KeptToo(Pooling):
     def __init__(self):
         super().__init__()
-        self.keep = self.down
+        self.keep = self._down
 
     def forward(self, x):
-        return self.down(F.relu(self.conv(x))) + self.keep(self.conv(x))
+        return self._down(F.relu(self.conv(x))) + self.keep(self.conv(x))
 
 
 @pytest.mark.parametrize(
@@ -208,12 +326,12 @@ class NamingItself(Pooling):
 
 
 class AnyNames(Pooling):
-    def down(*arguments):
+    def _down(*arguments):
         _, (x,) = arguments
         return F.max_pool2d(x, 2)
 
     def forward(self, x):
-        return self.down([F.relu(self.conv(x))])
+        return self._down([F.relu(self.conv(x))])
 
 
 @pytest.mark.parametrize("kind", [NamingItself, AnyNames], ids=lambda kind: kind.__name__)
@@ -294,12 +412,12 @@ def test_a_clone_that_is_given_converted_layers():
         def forward(self, x):
             return F.max_pool2d(self.body(x), 2) * self.scale
 
-        def clone(self):
+        def _clone(self):
             return type(self)(copy.deepcopy(self.body), self.scale)
 
     converted, _ = assert_converts_exactly(Given(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())), fused=1)
     x = torch.randn(1, 4, 8, 8)
-    assert torch.equal(converted.clone()(x), converted(x))
+    assert torch.equal(converted._clone()(x), converted(x))
     assert list(inspect.signature(type(converted)).parameters) == ["body", "scale"]
 
 
@@ -404,6 +522,30 @@ class Setting(Adding):
         return y + z
 
 
+class SettingASlice(Adding):
+    def forward(self, x):
+        y = self.features(x)
+        if x.dim() == 4:
+            y[:1] = 0
+        return y
+
+
+class CallingAnOperator(Adding):
+    def forward(self, x):
+        y = self.features(x)
+        return operator.iadd(y, 1) if x.dim() == 4 else y
+
+
+class PassingAFlag(Adding):
+    """By place, and not as a literal."""
+
+    inplace = True
+
+    def forward(self, x):
+        y = self.features(x)
+        return F.leaky_relu(y, 0.1, self.inplace) if x.dim() == 4 else y
+
+
 class DictOfResults(Adding):
     def forward(self, x):
         results = {}
@@ -468,6 +610,9 @@ def hooked(hook):
         lambda: nn.Sequential(block(), hooked_before(lambda module, inputs: inputs[0].mul_(2))),
         lambda: PositionalInPlace(block()),
         lambda: Setting(block()),
+        lambda: SettingASlice(block()),
+        lambda: CallingAnOperator(block()),
+        lambda: PassingAFlag(block()),
         lambda: nn.Sequential(nn.DataParallel(block()), nn.Dropout(inplace=True)),
     ],
     ids=[
@@ -479,6 +624,9 @@ def hooked(hook):
             "by a reader's hook",
             "by place",
             "by an item",
+            "by a slice",
+            "by an operator",
+            "by a flag",
         ),
         "a layer past DataParallel",
     ],

@@ -76,8 +76,8 @@ def convert(
         print(report)
 
     ``nn.MaxPool2d``, ``nn.MaxUnpool2d`` and ``nn.ConvTranspose2d`` become the layers of the same name in ``segext.nn``.
-    The same goes for ``F.max_pool2d``, ``torch.max_pool2d`` and ``F.max_unpool2d`` where a method of a module's class
-    calls them by name. A ReLU, as a layer or a call, is fused into a pool that is the only reader of its output. An
+    The same goes for ``F.max_pool2d``, ``torch.max_pool2d``, ``F.max_unpool2d`` and ``F.conv_transpose2d`` where a
+    method of a module's class calls them by name. A ReLU, as a layer or a call, is fused into a pool that is the only reader of its output. An
     unpooling is fused into an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` that is the only reader of its map. Fusion
     requires that the forwards involved run the same way every time: without conditions, contexts and the like.
 
@@ -90,9 +90,10 @@ def convert(
     gradients, except for the order of the sums in the convolutions that change. The output of a fused ReLU and pool
     must not be modified in place before the backward pass, which reads it; stock's may be. Autograd raises an error if
     it was. A pair whose map the model itself may modify in place, as far as its forwards, what they call by name and
-    hooks show, is not fused. Nothing remains between two fused layers: a hook or layer added there later, and a method
-    other than ``forward`` or a block that ends there and is called on its own, receives the values from before the
-    first layer, switches in place of indices, and the pair of both in place of an unpooled map. What
+    hooks show, is not fused; nor is a pair of which a public method other than ``forward`` runs only one. Nothing
+    remains between two fused layers: a hook or layer added there later, and a block or a method named with a leading
+    underscore that ends there and is called on its own, receives the values from before the first layer, or values and
+    switches in place of an unpooled map. A method that returned indices may return switches. What
     ``type(model)(...)`` constructs is not converted: give it a state dict rather than layers of a converted model.
 
     Args:

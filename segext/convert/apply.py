@@ -47,6 +47,9 @@ def _rewrite(node: fx.Node, fused: bool) -> None:
     """Put segext's function in place of one node of a GraphModule, or take a fused ReLU out."""
     if calls.kind(node) == "relu":
         new = calls.operand(node)
+    elif calls.kind(node) == "convolution":
+        with node.graph.inserting_before(node):
+            new = node.graph.call_function(functional.conv_transpose2d, node.args, node.kwargs)
     else:
         arguments = {name: v for name, v in calls.arguments(node).items() if v not in ((), [])}  # no stride, in schemas
         operands = tuple(arguments.pop(name) for name in ("input", "indices") if name in arguments)

@@ -36,6 +36,8 @@ KINDS = {
     nn.MaxPool2d: ("pool", "MaxPool2d"),
     nn.MaxUnpool2d: ("unpool", "MaxUnpool2d"),
     F.max_unpool2d: ("unpool", "max_unpool2d"),
+    F.conv_transpose2d: ("convolution", "conv_transpose2d"),
+    functional.conv_transpose2d: ("convolution", None),
 }
 _POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _UNPOOL = ("input", "indices", "kernel_size", "stride", "padding", "output_size")
@@ -64,7 +66,8 @@ def title(key) -> str:
         return f"nn.{key.__name__}"
     if isinstance(key, str):
         return f"Tensor.{key}"
-    home = "torch" if getattr(torch, key.__name__, None) is key else "F"
+    homes = {name for name, home in (("torch", torch), ("F", F)) if getattr(home, key.__name__, None) is key}
+    home = "torch" if homes == {"torch"} else "F"
     return f"{home}.{key.__name__.removesuffix('_with_indices')}"
 
 

@@ -200,13 +200,21 @@ class Dataflow:
 
 
 def _twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """The twin of each module in a copy of the model that shares its parameters and buffers, for tracing.
+    """The twin of each module in a copy of the model, for tracing.
 
-    Other tensors that modules hold are copied, for a forward may change them; those that autograd made cannot be.
+    Its plain parameters and buffers have no values, for a forward may change what it finds by ``self.parameters()``.
+    Other tensors that modules hold are copied; those that autograd made cannot be.
     """
     held = (t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf)
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers(), *held)}
+    tensors = {id(t): t for t in held} | {id(t): _without_values(t) for t in (*model.parameters(), *model.buffers())}
     return dict(zip(model.modules(), copy.deepcopy(model, tensors).modules(), strict=True))
+
+
+def _without_values(tensor: torch.Tensor) -> torch.Tensor:
+    if type(tensor) is nn.Parameter:
+        return nn.Parameter(_without_values(tensor.data), tensor.requires_grad)
+    is_plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided and not tensor.is_quantized
+    return torch.empty_like(tensor, device="meta") if is_plain else tensor
 
 
 def index_uses(pool: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import fx, nn
 
 from .. import nn as layers
-from . import Change, Report, calls, swaps
+from . import Change, Report, calls, reach, swaps
 from .dataflow import Dataflow, Unit, changes_after, changes_between, index_uses, source_pool, value_uses
 from .sites import Site
 
@@ -52,6 +52,7 @@ class Plan:
                     self.left[unit] = reason
         self.swaps = [unit for unit in units if unit not in self.left]
         self.unfused: dict[fx.Node, str] = {}
+        self._methods = {kind: reach.named_by_methods(kind) for kind in set(map(type, flow.names))}
         self.pairs = self._fusions() | self._unpooled_convolutions()
         self.fused = {node.meta["unit"] for pair in self.pairs.items() for node in pair}
 
@@ -158,6 +159,8 @@ class Plan:
         layers_seen = (module for module in (unpool.meta["module"], reader) if module is not None)
         if any(map(calls.is_hooked, layers_seen)) or self.flow.typed.get(reader) or changes_between(unpool, uses[0]):
             return False
+        if self._why_apart(unit, reader):
+            return False
         source = calls.arguments(unpool)["input"]
         return isinstance(source, fx.Node) and not changes_after(unpool, source)
 
@@ -168,6 +171,8 @@ class Plan:
                 return reason
             if isinstance(unit, nn.Module) and calls.is_hooked(unit):
                 return f"{self._label(node)} has hooks"
+        if reason := self._why_apart(relu.meta["unit"], pool.meta["unit"]):
+            return reason
         if len(value_uses(relu)) > 1:
             return "its output has other uses"
         if pool.meta["unit"] in self.left:
@@ -179,6 +184,18 @@ class Plan:
         source = calls.operand(relu)
         if calls.mutates(relu) and not (len(value_uses(source)) == 1 and calls.is_fresh(source)):
             return "it works in place on a tensor that others may read"
+        return ""
+
+    def _why_apart(self, first: Unit, second: Unit) -> str:
+        """Why a pair must not be fused although no forward separates it: a public method runs one of them alone."""
+        if isinstance(first, fx.Node) or isinstance(second, fx.Node):
+            return ""
+        for module in self.flow.names:
+            methods = self._methods[type(module)]
+            ways = [_ways_to(unit, module) for unit in (first, second)] if methods else ()
+            for method, names in methods.items():
+                if len({way.isdisjoint(names) for way in ways}) == 2:
+                    return f"{type(module).__name__}.{method} runs one without the other"
         return ""
 
     def new_classes(self) -> dict[nn.Module, type]:
@@ -210,7 +227,8 @@ class Plan:
         for unit, reason in self.left.items():
             leave(unit, calls.title(_key(unit)), reason)
         for module in self.flow.model.modules():
-            if isinstance(module, calls.STOCK_LAYERS) and type(module) not in calls.KINDS:
+            is_ours = any(base.__module__ == layers.__name__ for base in type(module).__mro__)
+            if isinstance(module, calls.STOCK_LAYERS) and type(module) not in calls.KINDS and not is_ours:
                 leave(module, type(module).__name__, "a subclass may do something else")
         for relu, reason in self.unfused.items():
             leave(relu.meta["unit"], calls.title(_key(relu.meta["unit"])), f"not fused: {reason}")
@@ -235,6 +253,13 @@ class Plan:
         else:
             name = f"{self.flow.names[unit.meta['owner']]}.forward: {unit.name}"
         return name.removeprefix("(model).")
+
+
+def _ways_to(unit: nn.Module | Site, module: nn.Module) -> set[str]:
+    """The names by which methods of ``module`` may run a unit."""
+    if isinstance(unit, Site) and unit.owner is module:
+        return {unit.method}
+    return reach.children_with(module, unit.owner if isinstance(unit, Site) else unit)
 
 
 def _key(unit: Unit):

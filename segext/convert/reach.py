@@ -73,6 +73,22 @@ def unpoolings(module: nn.Module, pool: str) -> set[str]:
     return found
 
 
+def named_by_methods(kind: type) -> dict[str, set[str]]:
+    """For each public method of a module's class but ``forward``: all names in it and in what it calls by name."""
+    found = {name: function for name, function in source.methods(kind).items() if name != "__init__"}
+    return {
+        name: {name, *(n for code in source.run_by(function, found) for n in code.co_names)}
+        for name, function in found.items()
+        if name != "forward" and not name.startswith("_")
+    }
+
+
+def children_with(module: nn.Module, inner: nn.Module) -> set[str]:
+    """The names of the children of ``module`` that are or contain another module."""
+    children = ((name, child) for name, child in module._modules.items() if child is not None)
+    return {name for name, child in children if any(m is inner for m in child.modules())}
+
+
 def _indices(call: ast.Call) -> str | None:
     """The name that a call passes as an unpooling's indices."""
     given = [k.value for k in call.keywords if k.arg == "indices"] + call.args[1:2]

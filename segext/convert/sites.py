@@ -49,6 +49,8 @@ class Site:
             return swaps.rectified_later
         if calls.KINDS[self.target][0] == "unpool":
             return swaps.deferred_max_unpool2d if fused else swaps.max_unpool2d
+        if calls.KINDS[self.target][0] == "convolution":
+            return functional.conv_transpose2d
         if self.target is F.max_pool2d_with_indices:
             return swaps.relu_max_pool2d_with_indices if fused else swaps.max_pool2d_with_indices
         return functional.relu_max_pool2d if fused else functional.max_pool2d

@@ -25,6 +25,10 @@ _STDLIB = sysconfig.get_path("stdlib")
 _LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 _FUTURE = functools.reduce(int.__or__, (getattr(__future__, n).compiler_flag for n in __future__.all_feature_names))
 _PREFIX = "_segext_"
+_OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+IN_PLACE = tuple(f"i{name}" for name in _OPERATORS)  # in the module operator
+# Names that change a tensor, or may be the flag that asks a stock function for it.
+_CHANGING = {"inplace", *IN_PLACE}
 
 
 def is_users(code: types.CodeType) -> bool:
@@ -61,9 +65,14 @@ def run_by(function: types.FunctionType, found: dict[str, types.FunctionType]) -
 
 @functools.lru_cache(maxsize=1024)
 def works_in_place(code: types.CodeType) -> bool:
-    """Whether code may change a tensor in place: ``x += y``, ``x[i] = y``, ``x.relu_()``, ``inplace=``, ``out=``."""
+    """Whether code may change a tensor in place: ``x += y``, ``x[i] = y``, ``x.relu_()``, ``inplace=``, ``out=``.
+
+    ``self.inplace`` and a variable of that name count too, for they may be given by place.
+    """
     names = set(code.co_names) - {"requires_grad_"}
-    if any(name.endswith("_") and not name.endswith("__") for name in names):
+    if any(name.endswith("_") and not name.endswith("__") for name in names) or names & _CHANGING:
+        return True
+    if "inplace" in (*code.co_varnames, *code.co_freevars):
         return True
     if any(isinstance(c, tuple) and any(word in c for word in ("inplace", "out")) for c in code.co_consts):
         return True
@@ -71,6 +80,8 @@ def works_in_place(code: types.CodeType) -> bool:
         return True
 
     def changes(before: dis.Instruction, i: dis.Instruction) -> bool:
+        if i.opname == "STORE_SLICE":  # of Python 3.12 and later
+            return True
         if i.opname == "STORE_SUBSCR":
             return not (before.opname == "LOAD_CONST" and isinstance(before.argval, str))  # else into a dict
         return i.opname.startswith("INPLACE_") or (i.opname == "BINARY_OP" and i.argrepr.endswith("="))

@@ -25,8 +25,7 @@ from torch.utils import checkpoint
 from .. import functional
 from . import source
 
-_OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
-IN_PLACE = tuple(getattr(operator, f"i{name}") for name in _OPERATORS)
+IN_PLACE = tuple(getattr(operator, name) for name in source.IN_PLACE)
 # What asks for a type: a stand-in answers it wrongly for a tensor.
 _TYPE_TESTS = {"type", "isinstance", "issubclass", "callable"}
 _TYPE_ATTRIBUTES = {"__class__", "_get_name"}
@@ -68,7 +67,8 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self) -> None:
-        calls = (functional.max_pool2d, functional.relu_max_pool2d, functional.max_unpool2d, checkpoint.checkpoint)
+        ours = ("max_pool2d", "relu_max_pool2d", "max_unpool2d", "conv_transpose2d")
+        calls = (*(getattr(functional, name) for name in ours), checkpoint.checkpoint)
         super().__init__(autowrap_functions=calls)  # recorded as calls; looked for in forwards, and in these modules:
         self._autowrap_search += [functional, checkpoint]
         self._thread = threading.get_ident()
