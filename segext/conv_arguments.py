@@ -43,6 +43,8 @@ def fit_together(input, weight, bias, devices: Collection[str]) -> bool:
 
 
 def pair(value: IntPair) -> tuple[int, int] | None:
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value  # fast path: on small maps call overhead dominates
     if isinstance(value, int):
         return value, value
     if isinstance(value, Sequence) and len(value) in (1, 2) and all(isinstance(v, int) for v in value):

@@ -261,7 +261,8 @@ class _Version:
         """Whether ``tensor`` is the same one, has not changed since and will not be trained by this call."""
         if torch.compiler.is_compiling():
             # Graphs have no access to versions, and exporters replace a module's tensors by stand-ins.
-            same = tensor is not None if torch.compiler.is_exporting() else tensor is self.tensor
+            # The flag itself: in torch 2.11, is_exporting() is True under torch.compile too.
+            same = tensor is not None if torch.compiler._is_exporting_flag else tensor is self.tensor
             return same and not tensor.requires_grad
         if tensor is not self.tensor:
             return False

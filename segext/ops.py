@@ -173,6 +173,14 @@ def _refuse_nested_forward_mode(name: str) -> None:
         )
 
 
+def _single_level(function: type[torch.autograd.Function]) -> type:
+    """The Function for tensors below transforms, as torch.func derives one; later than 2.13, ``Function`` itself calls
+    transforms again."""
+    methods = ("forward", "setup_context", "backward", "jvp")
+    base = torch.autograd.function._SingleLevelFunction
+    return type(function.__name__, (base,), {name: staticmethod(getattr(function, name)) for name in methods})
+
+
 def _differentiable(
     op,
     function: type[torch.autograd.Function],
@@ -191,6 +199,7 @@ def _differentiable(
     requires_grad = _first_requires_grad if is_linear else _any_requires_grad
     # Function.apply binds defaults through inspect.signature, which costs several times as much as a pool itself.
     apply_to_plain_tensors = super(torch.autograd.Function, function).apply
+    apply_to_one_level = _single_level(function).apply
 
     def call_eagerly(*args):
         if torch._C._are_functorch_transforms_active():
@@ -210,7 +219,7 @@ def _differentiable(
         # The dispatcher has taken transforms off by now, down to the one level that this key stands for.
         if torch._C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
-                return apply_to_plain_tensors(*arguments(*args))
+                return apply_to_one_level(*arguments(*args))
         return call_eagerly(*args)
 
     name = op._schema.name.split("::")[1]
