@@ -446,7 +446,7 @@ def test_messages_open_with_the_op():
         own.max_pool2d(ones(1, 4, 4), 2, 0)
     with pytest.raises(RuntimeError, match=r"^max_unpool2d: codes should be uint8, but got Long$"):
         torch.ops.segext.max_unpool2d(ones(1, 2, 2), ones(1).long(), (4, 4), 2, 2, 0, 1, False)
-    with pytest.raises(RuntimeError, match=r"^max_unpool2d: channels_last needs a batch, but got a map of shape \[1, 2"):
+    with pytest.raises(RuntimeError, match=r"^max_unpool2d: channels_last needs a batch, but got a map of"):
         torch.ops.segext.max_unpool2d(ones(1, 2, 2), ones(1).byte(), (4, 4), 2, 2, 0, 1, True)
 
 

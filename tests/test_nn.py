@@ -136,7 +136,9 @@ def test_what_stands_for_an_int(kernel_size, tmp_path):
     assert torch.load(tmp_path / "switches.pt", weights_only=True) == switches
 
 
-@pytest.mark.parametrize("unpool", [nn.MaxUnpool2d(), nn.MaxUnpool2d(padding=[0, 0]), nn.MaxUnpool2d(stride=3)], ids=str)
+@pytest.mark.parametrize(
+    "unpool", [nn.MaxUnpool2d(), nn.MaxUnpool2d(padding=[0, 0]), nn.MaxUnpool2d(stride=3)], ids=str
+)
 def test_unpool_without_a_window_takes_the_pools(unpool):
     x = torch.randn(1, 3, 8, 9)
     values, switches = nn.MaxPool2d(3, padding=1, return_indices=True)(x)

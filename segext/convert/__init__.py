@@ -77,9 +77,10 @@ def convert(
 
     ``nn.MaxPool2d``, ``nn.MaxUnpool2d`` and ``nn.ConvTranspose2d`` become the layers of the same name in ``segext.nn``.
     The same goes for ``F.max_pool2d``, ``torch.max_pool2d``, ``F.max_unpool2d`` and ``F.conv_transpose2d`` where a
-    method of a module's class calls them by name. A ReLU, as a layer or a call, is fused into a pool that is the only reader of its output. An
-    unpooling is fused into an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` that is the only reader of its map. Fusion
-    requires that the forwards involved run the same way every time: without conditions, contexts and the like.
+    method of a module's class calls them by name. A ReLU, as a layer or a call, is fused into a pool that is the only
+    reader of its output. An unpooling is fused into an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` that is the only reader
+    of its map. Fusion requires that the forwards involved run the same way every time: without conditions, contexts
+    and the like.
 
     State dict, parameters, hooks, modes, shared layers and the classes of your own modules are preserved, and your code
     runs as written. A converted model can be converted again, copied, pickled, trained and compiled. Subclasses of the
