@@ -119,13 +119,21 @@ def test_what_takes_too_long_is_ended_with_its_children(instead, tmp_path, monke
     assert not late.exists()
 
 
-def test_a_driver_that_is_ended_ends_its_part(tmp_path):
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param("parts.run_limited(*command)", id="as pytest"),
+        pytest.param("ThreadPoolExecutor().__enter__().submit(parts.run_limited, *command).result()", id="by a thread"),
+    ],
+)
+def test_a_driver_that_is_ended_ends_its_part(start, tmp_path):
     """The part's process starts one of its own, as pytest and compute-sanitizer are: that is ended as well."""
     alive = tmp_path / "alive"
     endless = f"import time\nwhile True: open({str(alive)!r}, 'a').write('.'); time.sleep(0.1)"
     code = (
-        "import sys; from benchmarks.gpu import parts; parts.end_with_children();"
-        "parts.run_limited([sys.executable, '-c', sys.argv[1]], 60, None)"
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from benchmarks.gpu import parts;"
+        "parts.end_with_children(); command = ([sys.executable, '-c', sys.argv[1]], 60, None);"
+        f"{start}"
     )
     outer = (
         "import sys; from benchmarks.gpu import parts; parts.end_with_children();"
@@ -175,6 +183,25 @@ def test_nothing_runs_on_a_build_that_failed(instead, tmp_path):
             "not run",
             "the build failed",
         )
+
+
+def test_what_cannot_run_leaves_earlier_results(instead, tmp_path, capsys):
+    instead()
+    assert driver.main(["bench", *REHEARSAL, "--out", str(tmp_path)]) == 0
+    before = (tmp_path / "bench.json").read_bytes()
+    instead(build="sys.exit(1)")
+    assert driver.main(["bench", *REHEARSAL, "--out", str(tmp_path)]) == 1
+    assert (tmp_path / "bench.json").read_bytes() == before
+    *_, row, _, _ = capsys.readouterr().out.splitlines()
+    assert row.split()[:2] == ["bench", "passed"]
+    assert "an earlier run" in row
+
+
+def test_results_of_a_run_that_was_ended_are_in_the_table(instead, tmp_path, capsys):
+    instead()
+    Outcome("passed", "9 rows", {}).write(tmp_path / "bench.json")
+    assert driver.main(["test", *REHEARSAL, "--out", str(tmp_path)]) == 0
+    assert "9 rows (of a run that was ended)" in capsys.readouterr().out
 
 
 def test_one_line_says_which_package_the_build_lacks(monkeypatch, tmp_path, capsys):

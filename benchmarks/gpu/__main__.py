@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(describe(machine), flush=True)
 
     chosen = [part for part in PARTS if options.part in ("all", part.name)]
-    ran = run_all([BUILD, *chosen], options, machine)
-    text = table(options.out, machine, [part.name for part in ran])
+    ran, fresh = run_all([BUILD, *chosen], options, machine)
+    text = table(options.out, machine, fresh)
     (options.out / "summary.txt").write_text(text)
     print(f"\n{text}{options.out} ({time.monotonic() - start:.0f} s)")
     return int(any(outcome.status == "failed" for outcome in ran.values()))
@@ -70,31 +70,38 @@ def ask_machine(device: str) -> dict | str:
     return json.loads(answer.stdout)
 
 
-def run_all(chosen: Sequence[Part], options: argparse.Namespace, machine: dict) -> dict[Part, Outcome]:
-    """Runs the parts; what one does not need of its time is the others'. Nothing runs on a build that failed."""
+def run_all(chosen: Sequence[Part], options: argparse.Namespace, machine: dict) -> tuple[dict[Part, Outcome], set[str]]:
+    """Runs the parts; what one does not need of its time is the others'. Nothing runs on a build that failed.
+
+    Returns the outcomes, and the names of the parts whose results are of this run: a part that cannot run leaves those
+    of an earlier one.
+    """
     total = sum(part.seconds for part in chosen)
     pace = Pace(options.seconds or total, total)
     ran: dict[Part, Outcome] = {}
+    fresh: set[str] = set()
     for part in chosen:
         began = time.monotonic()
         job = Job(options.out, max(pace.allot(part.seconds) - parts.GRACE, 1.0), options.device, options.rehearse)
         print(f"{part.name}: at most {job.seconds:.0f} s ...", flush=True)
+        obstacle = ""
         if BUILD in ran and ran[BUILD].status == "failed":
-            outcome = parts.not_run("the build failed")
+            obstacle = "the build failed"
         elif lacking := parts.missing(part):
-            outcome = parts.not_run(f"missing Python package: {', '.join(lacking)}")
-        else:
-            outcome = parts.run(part.name, job)
-        ran[part] = outcome
+            obstacle = f"missing Python package: {', '.join(lacking)}"
+        outcome = ran[part] = parts.not_run(obstacle) if obstacle else parts.run(part.name, job)
         seconds = round(time.monotonic() - began, 1)
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        outcome.write(options.out / f"{part.name}.json", part=part.name, seconds=seconds, date=date, machine=machine)
+        result = options.out / f"{part.name}.json"
+        if not obstacle or not result.exists():
+            fresh.add(part.name)
+            outcome.write(result, part=part.name, seconds=seconds, date=date, machine=machine)
         print(f"{part.name}: {outcome.status} in {seconds:.0f} s: {outcome.summary}", flush=True)
         if outcome.status == "failed":
             log = options.out / f"{part.name}.txt"
             lines = log.read_text(errors="replace").splitlines() if log.exists() else []
             print("\n".join(f"  | {line[:200]}" for line in lines[-TAIL:]), flush=True)
-    return ran
+    return ran, fresh
 
 
 def describe(machine: dict) -> str:
@@ -104,16 +111,19 @@ def describe(machine: dict) -> str:
     return f"{machine['device']}, {', '.join(versions)}, commit {machine['commit'] or 'unknown'}"
 
 
-def table(out: Path, machine: dict, fresh: Sequence[str]) -> str:
+def table(out: Path, machine: dict, fresh: Collection[str]) -> str:
     """What each part has to show and one line a part: of this run, or of the one before it in the same folder."""
     texts, rows = [], []
     for name in parts.BY_NAME:
         try:
             content = json.loads((out / f"{name}.json").read_text())
-            row = [name, content["status"], f"{content['seconds']:.0f} s", content["summary"]]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             rows.append([name, "not run", "", "not asked for"])
             continue
+        if "date" not in content:  # as the part wrote it, of whose driver nothing more came
+            rows.append([name, content["status"], "", f"{content['summary']} (of a run that was ended)"])
+            continue
+        row = [name, content["status"], f"{content['seconds']:.0f} s", content["summary"]]
         if name not in fresh:
             row[-1] += f" (an earlier run, {content['date']}, commit {content['machine']['commit']})"
         rows.append(row)

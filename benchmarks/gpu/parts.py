@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ STATUSES = ("passed", "failed", "not run")
 GRACE = 8.0
 # Seconds that a process may take to end when asked to. One that has started others needs them for those as well.
 PATIENCE = 2.0
+GLANCE = 0.5  # seconds after which a thread that waits for a command looks up
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,17 @@ def run(part: str, job: Job) -> Outcome:
     return Outcome("failed", f"{why}, so far: {found.summary}", found.details)
 
 
+_ending = threading.Event()  # for the threads that wait for a command: only the main one sees the exception
+
+
 def end_with_children() -> None:
     """Lets SIGTERM end this process as an exception does, so that what it has started is ended too."""
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+    def end(number: int, _frame: object) -> None:
+        _ending.set()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def ended_by(code: int) -> str:
@@ -158,9 +169,11 @@ def run_limited(
         command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
+    end = time.monotonic() + seconds
     try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
+        while not _ending.is_set() and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(left, GLANCE))
         return None
     finally:
         _end(process, patience)
