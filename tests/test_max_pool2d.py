@@ -69,6 +69,14 @@ def test_channels_around_a_vector(pool, channels, dtype, device):
     check_pool(hard_values((2, channels, 7, 8), dtype), pool, channels_last, device)
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("channels", [1, 16, 31, 64, 131])
+@pytest.mark.parametrize("pool", [Pool(5, 1, 2), Pool((3, 6), 2, 1), Pool(12, 5, 6), Pool(20, 7, 3)], ids=name)
+def test_many_taps_of_many_channels(pool, channels, dtype, device):
+    """Up to 400: more than bytes number, and more than vectors of half types do."""
+    check_pool(hard_values((1, channels, 23, 25), dtype), pool, channels_last, device)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name)
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("size", VECTOR_SIZES)

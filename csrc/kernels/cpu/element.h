@@ -22,7 +22,7 @@ struct Number {
   static constexpr T kLowest =
       std::is_floating_point_v<T> ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
   // Integers take the scalar path: no network pools integers where its speed matters.
-  static constexpr int64_t kMaxVectorTaps = std::is_floating_point_v<T> ? 256 : 0;
+  static constexpr int64_t kMaxVectorTaps = std::is_floating_point_v<T> ? std::numeric_limits<int32_t>::max() : 0;
 
   static SEGEXT_INLINE T widen(T v) { return v; }
   static SEGEXT_INLINE Vec<T> rank(Vec<T> v, int64_t) { return v; }

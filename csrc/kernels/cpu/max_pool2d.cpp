@@ -74,6 +74,7 @@ class Pool {
   using Raw = typename E::Raw;
   using Best = VectorBest<E, kRelu>;
   static constexpr int kN = kLanes<Raw>;
+  static constexpr int64_t kFewTaps = 16;  // up to which a vector at a time is fast
 
  public:
   explicit Pool(const MaxPool2dParams& params)
@@ -82,6 +83,8 @@ class Pool {
         w_(params.geometry.window),
         rows_(params.geometry),
         interior_(interior_columns(params.geometry)),
+        has_many_taps_(g_.channels_last && w_.kernel_h * w_.kernel_w > kFewTaps &&
+                       w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps),
         vectorises_(g_.bits <= kMaxByteBits && w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps &&
                     (g_.channels_last || has_strided_path(g_))),
         packs_(vectorises_ && packs_pixels<Raw>(g_)),
@@ -135,6 +138,12 @@ class Pool {
           });
         }
         scalars(plane, top, inside, {interior_.end, g_.pooled_width}, out, codes);
+        return;
+      }
+      if (has_many_taps_) {
+        for_each_pixel(g_, plane, top, inside, [&](auto, int64_t j, const Raw* corner, Range rows, Range across) {
+          many_taps(corner, rows, across, out + j * rows_.depth, codes);
+        });
         return;
       }
       if (vectorises_) {
@@ -233,11 +242,49 @@ class Pool {
     });
   }
 
+  // The same for windows of many taps and codes of any size. Each tap waits for the one before it, so several vectors
+  // of channels take turns.
+  __attribute__((noinline)) void many_taps(const Raw* corner, Range inside, Range across, Raw* out,
+                                           CodeWriter& codes) const {
+    constexpr int kTogether = 4;
+    const int64_t step_h = w_.dilation_h * rows_.row, step_w = w_.dilation_w * rows_.depth;
+    const auto window = [&]<int... K>(int64_t c, auto lanes, std::integer_sequence<int, K...>) SEGEXT_LAMBDA_INLINE {
+      Best best[sizeof...(K)];
+      const Raw* line = corner + c;
+      for (int64_t i = inside.begin; i < inside.end; ++i, line += step_h) {
+        const Raw* tap = line;
+        for (int64_t t = across.begin; t < across.end; ++t, tap += step_w) {
+          const bool first = i == inside.begin && t == across.begin;
+          (..., best[K].take(lanes.load_lanes(tap + K * kN, 0, 1), i * w_.kernel_w + t, first));
+        }
+      }
+      if (g_.bits > kMaxByteBits) {
+        (..., put_wide(best[K], lanes, out + c + K * kN, rows_.depth - c - K * kN, codes));
+      } else {
+        (..., put(best[K], lanes, out + c + K * kN, rows_.depth - c - K * kN, codes));
+      }
+    };
+    int64_t c = 0;
+    for (; c + kTogether * kN <= rows_.depth; c += kTogether * kN) {
+      window(c, AllLanes{}, std::make_integer_sequence<int, kTogether>{});
+    }
+    for_each_block<Raw>({c, rows_.depth}, [&](int64_t from, auto lanes) SEGEXT_LAMBDA_INLINE {
+      window(from, lanes, std::integer_sequence<int, 0>{});
+    });
+  }
+
   // Stores a vector of pooled elements; `left` elements remain in the row, these included.
   template <class Lanes>
   static SEGEXT_INLINE void put(const Best& best, Lanes lanes, Raw* out, int64_t left, CodeWriter& codes) {
     narrow_codes<Raw>(codes.tail(), best.code);
     codes.commit(left < kN ? left : kN);
+    lanes.store_lanes(out, best.value, 0, 1);
+  }
+
+  // The same for codes of more than a byte.
+  template <class Lanes>
+  static SEGEXT_INLINE void put_wide(const Best& best, Lanes lanes, Raw* out, int64_t left, CodeWriter& codes) {
+    for (int lane = 0; lane < smaller(left, kN); ++lane) codes.put(static_cast<uint32_t>(best.code[lane]));
     lanes.store_lanes(out, best.value, 0, 1);
   }
 
@@ -265,11 +312,12 @@ class Pool {
   const Window& w_;
   const Rows rows_;
   const Range interior_;
-  const bool vectorises_;
-  const bool packs_;       // see packs_pixels
-  const bool tiles_;       // see tiles_map
-  const bool merges_;      // see merges_rows_read
-  const bool prefetches_;  // see has_long_pixels
+  const bool has_many_taps_;  // in channels_last, but no more than vectors can number
+  const bool vectorises_;     // windows of fewer taps
+  const bool packs_;          // see packs_pixels
+  const bool tiles_;          // see tiles_map
+  const bool merges_;         // see merges_rows_read
+  const bool prefetches_;     // see has_long_pixels
   Phases<Raw> phases_;
   TapRows<Raw> taps_;
 };
