@@ -88,14 +88,15 @@ def convert(
     model that returns indices returns stock's. Unpooling returns the same sizes as stock's.
 
     The conversion is exact: as long as the model runs its current layers, its ``forward`` returns the same values and
-    gradients, except for the order of the sums in the convolutions that change. The output of a fused ReLU and pool
-    must not be modified in place before the backward pass, which reads it; stock's may be. Autograd raises an error if
-    it was. A pair whose map the model itself may modify in place, as far as its forwards, what they call by name and
-    hooks show, is not fused; nor is a pair of which a public method other than ``forward`` runs only one. Nothing
-    remains between two fused layers: a hook or layer added there later, and a block or a method named with a leading
-    underscore that ends there and is called on its own, receives the values from before the first layer, or values and
-    switches in place of an unpooled map. A method that returned indices may return switches. What
-    ``type(model)(...)`` constructs is not converted: give it a state dict rather than layers of a converted model.
+    gradients, except for the order of the sums in the convolutions that change, and for maps that stock's autocast on
+    the CPU unpools in float32. The output of a fused ReLU and pool must not be modified in place before the backward
+    pass, which reads it; stock's may be. Autograd raises an error if it was. A pair whose map the model itself may
+    modify in place, as far as its forwards, what they call by name and hooks show, is not fused; nor is a pair of which
+    a public method other than ``forward`` runs only one. Nothing remains between two fused layers: a hook or layer
+    added there later, and a block or a method named with a leading underscore that ends there and is called on its own,
+    receives the values from before the first layer, or values and switches in place of an unpooled map. A method that
+    returned indices may return switches. What ``type(model)(...)`` constructs is not converted: give it a state dict
+    rather than layers of a converted model.
 
     Args:
         model: any module that can be deep-copied; forwards run once, on a copy, with stand-ins for tensors.
