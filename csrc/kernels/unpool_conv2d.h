@@ -27,10 +27,12 @@ struct UnpoolConv {
 
 // A strided view of a convolution's weight, transposed or not: element (channel, output, i, j) lies at `data` plus the
 // sum of each index times its stride, in elements. A mirrored weight has negative row and column strides.
-struct WeightView {
-  void* data;
+template <typename Data>
+struct StridedWeight {
+  Data* data;
   int64_t channel_stride, output_stride, row_stride, column_stride;
 };
+using WeightView = StridedWeight<const void>;
 
 // The weight in the layout that the CPU kernels read: [panels, channels, 9 taps, kPanel outputs] in the type that sums
 // are taken in (float64 for float64, otherwise float32), aligned to a cache line. Outputs that only pad the last panel
@@ -59,20 +61,28 @@ SEGEXT_INLINE int64_t cuda_turned_bytes(const UnpoolConv& g, ElementType type) {
   return by_vectors ? g.pool.samples * (2 * elements + g.pool.sample_bytes) : 0;
 }
 
-// Converts a weight to panels or back. On the CPU, a unit is one channel.
-struct WeightPanelParams {
+// Converts a weight to panels. On the CPU, a unit is one channel.
+struct PackWeightPanelsParams {
   WeightView weight;
   int64_t channels, outputs;
   void* panels;
   ElementType type;
 };
 
-Work pack_weight_panels_work(const WeightPanelParams& params);
-void pack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
-CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream stream);
+Work pack_weight_panels_work(const PackWeightPanelsParams& params);
+void pack_weight_panels_cpu(const PackWeightPanelsParams& params, int64_t begin, int64_t end);
+CudaStatus pack_weight_panels_cuda(const PackWeightPanelsParams& params, CudaStream stream);
 
-Work unpack_weight_panels_work(const WeightPanelParams& params);
-void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end);
+// Converts panels to a weight, in the same units.
+struct UnpackWeightPanelsParams {
+  StridedWeight<void> weight;
+  int64_t channels, outputs;
+  const void* panels;
+  ElementType type;
+};
+
+Work unpack_weight_panels_work(const UnpackWeightPanelsParams& params);
+void unpack_weight_panels_cpu(const UnpackWeightPanelsParams& params, int64_t begin, int64_t end);
 
 // The order of every sum is the same for any number of threads. On CUDA, the order without tensor cores depends on the
 // sizes of the batch and the maps.

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <type_traits>
 
 #include "pooling.h"
 #include "upsampling.h"
@@ -30,23 +31,21 @@ struct Kernels {
   }
 
   // A view of the weight itself, or of a tensor with its sizes.
-  WeightView view_of(const Tensor& tensor, void* data) const {
+  template <typename Byte>
+  auto view_of(const Tensor& tensor, Byte* data) const {
     Ints strides(4);
     for (int dim = 0; dim < 4; ++dim) strides[dim] = tensor.stride(dim);
-    WeightView view{data, strides[transposed ? 0 : 1], strides[transposed ? 1 : 0], strides[2], strides[3]};
+    int64_t row = strides[2], column = strides[3];
     if (!transposed) {
-      const int64_t last = (2 * view.row_stride + 2 * view.column_stride) * static_cast<int64_t>(tensor.element_size());
-      view = {static_cast<char*>(data) + last, view.channel_stride, view.output_stride, -view.row_stride,
-              -view.column_stride};
+      data += (2 * row + 2 * column) * static_cast<int64_t>(tensor.element_size());
+      row = -row;
+      column = -column;
     }
-    return view;
+    using Data = std::conditional_t<std::is_const_v<Byte>, const void, void>;
+    return StridedWeight<Data>{data, strides[transposed ? 0 : 1], strides[transposed ? 1 : 0], row, column};
   }
 
-  WeightView view() const { return view_of(weight, const_cast<void*>(weight.const_data_ptr())); }
-
-  WeightPanelParams panel_params(const WeightView& view, const Tensor& panels) const {
-    return {view, channels, outputs, panels.mutable_data_ptr(), type};
-  }
+  WeightView view() const { return view_of(weight, static_cast<const char*>(weight.const_data_ptr())); }
 
   Tensor sums(int64_t elements) const {
     return empty(weight, {elements}, type == ElementType::kFloat64 ? ScalarType::Double : ScalarType::Float);
@@ -58,7 +57,8 @@ struct Kernels {
     const int64_t elements =
         weight.is_cpu() ? panel_elements(channels, outputs) : cuda_panel_elements(channels, outputs);
     const Tensor panels = sums(elements + more);
-    run(panels, SEGEXT_KERNEL(WeightPanelParams, pack_weight_panels), panel_params(view(), panels));
+    const PackWeightPanelsParams params{view(), channels, outputs, panels.mutable_data_ptr(), type};
+    run(panels, SEGEXT_KERNEL(PackWeightPanelsParams, pack_weight_panels), params);
     return panels;
   }
 
@@ -76,8 +76,9 @@ struct Kernels {
 
   // Unpacks panels into `to`, which has the weight's sizes.
   void unpack(const Tensor& panels, const Tensor& to) const {
-    run(panels, SEGEXT_CPU_KERNEL(WeightPanelParams, unpack_weight_panels),
-        panel_params(view_of(to, to.mutable_data_ptr()), panels));
+    const StridedWeight<void> view = view_of(to, static_cast<char*>(to.mutable_data_ptr()));
+    const UnpackWeightPanelsParams params{view, channels, outputs, panels.const_data_ptr(), type};
+    run(panels, SEGEXT_CPU_KERNEL(UnpackWeightPanelsParams, unpack_weight_panels), params);
   }
 
   void check_packed(const char* op, const Tensor& panels) const {

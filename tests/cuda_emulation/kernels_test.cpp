@@ -426,7 +426,7 @@ class Tester {
                   g.output_width, g.padding_h, g.padding_w);
     const std::string what = sizes + describe(g.pool, type) + (has_bias ? ", bias" : "") +
                              (mirrored ? ", mirrored" : "") + (special ? ", special" : "");
-    const WeightPanelParams packing{view, g.pool.channels, g.outputs, panels.data(), type};
+    const PackWeightPanelsParams packing{view, g.pool.channels, g.outputs, panels.data(), type};
     expect_success(pack_weight_panels_cuda(packing, nullptr), "pack_weight_panels", what);
     const int64_t turned_bytes = cuda_turned_bytes(g, type);
     Array turned(turned_bytes, 1, false);

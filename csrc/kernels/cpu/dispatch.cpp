@@ -28,8 +28,8 @@
   void sum_parts(const SumPartsParams&, int64_t begin, int64_t end);                                                   \
   void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                                             \
   void dense_conv_transpose2d(const DenseConvTranspose2dParams&, int64_t begin, int64_t end);                          \
-  void pack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                                       \
-  void unpack_weight_panels(const WeightPanelParams&, int64_t begin, int64_t end);                                     \
+  void pack_weight_panels(const PackWeightPanelsParams&, int64_t begin, int64_t end);                                  \
+  void unpack_weight_panels(const UnpackWeightPanelsParams&, int64_t begin, int64_t end);                              \
   void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                                           \
   void pack_grad_panels(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                                \
   void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                          \
@@ -70,6 +70,10 @@ Kernel* pick([[maybe_unused]] Kernel* baseline, [[maybe_unused]] Kernel* avx2, [
 // convolution that mixes channels; the nine products of a pooled value for kUnpooledOutputs outputs of unpool_conv2d,
 // or for kUnpooledGradients in its backward pass.
 constexpr int64_t kProducts = 16, kUnpooledOutputs = 4, kUnpooledGradients = 2;
+
+Work weight_panels_work(int64_t channels, int64_t outputs) {
+  return {channels, panels_of(outputs) * kPanel * kPanelTaps};
+}
 
 Work gradient_work(const Upsampling& g, bool all_channels) {
   const GradientBands bands(g, all_channels);
@@ -191,18 +195,20 @@ void dense_conv_transpose2d_cpu(const DenseConvTranspose2dParams& params, int64_
   kernel(params, begin, end);
 }
 
-Work pack_weight_panels_work(const WeightPanelParams& params) {
-  return {params.channels, panels_of(params.outputs) * kPanel * kPanelTaps};
+Work pack_weight_panels_work(const PackWeightPanelsParams& params) {
+  return weight_panels_work(params.channels, params.outputs);
 }
 
-void pack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end) {
+void pack_weight_panels_cpu(const PackWeightPanelsParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(pack_weight_panels);
   kernel(params, begin, end);
 }
 
-Work unpack_weight_panels_work(const WeightPanelParams& params) { return pack_weight_panels_work(params); }
+Work unpack_weight_panels_work(const UnpackWeightPanelsParams& params) {
+  return weight_panels_work(params.channels, params.outputs);
+}
 
-void unpack_weight_panels_cpu(const WeightPanelParams& params, int64_t begin, int64_t end) {
+void unpack_weight_panels_cpu(const UnpackWeightPanelsParams& params, int64_t begin, int64_t end) {
   static const auto kernel = SEGEXT_PICK(unpack_weight_panels);
   kernel(params, begin, end);
 }

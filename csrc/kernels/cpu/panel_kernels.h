@@ -1,6 +1,8 @@
 // The 3x3 kernels between one channel and the outputs of one panel, and how they are copied to the panel and back.
 #pragma once
 
+#include <type_traits>
+
 #include "../unpool_conv2d.h"
 #include "element.h"
 #include "sums.h"
@@ -8,13 +10,18 @@
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
 
-template <class E>
+// T, const if Like is.
+template <class Like, class T>
+using LikeConst = std::conditional_t<std::is_const_v<Like>, const T, T>;
+
+// Weight is a StridedWeight; only one that is not const can be unpacked into.
+template <class E, class Weight = WeightView>
 class PanelKernels {
-  using Raw = typename E::Raw;
+  using Raw = LikeConst<std::remove_pointer_t<decltype(Weight::data)>, typename E::Raw>;
   using Sum = SumOf<E>;
 
  public:
-  PanelKernels(const WeightView& weight, int64_t outputs, int64_t channel, int64_t panel)
+  PanelKernels(const Weight& weight, int64_t outputs, int64_t channel, int64_t panel)
       : w_(weight),
         data_(static_cast<Raw*>(w_.data) + channel * w_.channel_stride + panel * kPanel * w_.output_stride),
         outputs_(smaller(kPanel, outputs - panel * kPanel)),
@@ -94,7 +101,7 @@ class PanelKernels {
     return data_ + tap / 3 * w_.row_stride + tap % 3 * w_.column_stride;
   }
 
-  const WeightView& w_;
+  const Weight& w_;
   Raw* data_;
   const int64_t outputs_;
   const bool adjacent_;

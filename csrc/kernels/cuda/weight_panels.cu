@@ -5,7 +5,7 @@ namespace segext {
 namespace {
 
 template <typename T, typename Packed, typename Layout>
-CudaStatus launch_layout(const WeightPanelParams& params, CudaStream stream) {
+CudaStatus launch_layout(const PackWeightPanelsParams& params, CudaStream stream) {
   const int64_t groups = ceil_divide(params.outputs, Layout::kOutputs);
   const int64_t elements = groups * Layout::kOutputs * cuda_panel_channels(params.channels) * kPanelTaps;
   return launch(pack_weight_panels_kernel<T, Packed, Layout>, elements, stream, params.weight,
@@ -41,7 +41,7 @@ CudaStatus find_mma(ElementType type, bool* found) {
   return cudaSuccess;
 }
 
-CudaStatus pack_weight_panels_cuda(const WeightPanelParams& params, CudaStream stream) {
+CudaStatus pack_weight_panels_cuda(const PackWeightPanelsParams& params, CudaStream stream) {
   return for_products(params.type, [&](auto type, auto by_tiles) {
     using T = typename decltype(type)::Type;
     if constexpr (decltype(by_tiles)::value) {
