@@ -467,6 +467,26 @@ def test_training_on_a_full_disk(size, name, tmp_path, capsys):
     assert not list(out.glob("*.unfinished"))
 
 
+def test_logs_are_closed_when_training_fails(tmp_path, monkeypatch):
+    logs = []
+
+    class Kept(Log):
+        def __init__(self, *arguments, **more):
+            super().__init__(*arguments, **more)
+            logs.append(self)
+
+        def flush(self):
+            raise UserError("no")
+
+    monkeypatch.setattr("segext.training.preparation.Log", Kept)
+    data = camvid(tmp_path / "data")
+    command = ["train", str(data), "--out", str(tmp_path / "out"), "--model", "segnet", "--width", "0.0625"]
+    assert main([*command, "--steps", "1", "--device", "cpu"]) == 2
+    (log,) = logs
+    assert log._file.closed
+    assert (tmp_path / "out" / "log.csv").read_text().count("\n") == 2  # the header and the step
+
+
 def test_logging_on_a_full_disk(tmp_path):
     log = Log(tmp_path, 0, tensorboard=False)
     log.step(1, 0, 0.1, 2.5)

@@ -54,7 +54,11 @@ def _train(options: argparse.Namespace, process: Process) -> None:
     )
     if process.first:
         print(run.origin)
-    run.run()
+    try:
+        run.run()
+    finally:
+        if run.log:
+            run.log.close()
     if process.first:
         print(f"{counted(run.steps, 'step')} done, the best mIoU is {run.best:.1%}: {out / checkpoint.BEST}")
 

@@ -56,9 +56,10 @@ class Log:
                 self._board.flush()
 
     def close(self) -> None:
-        self._file.close()
-        if self._board:
-            self._board.close()
+        with writing(self._name):
+            self._file.close()
+            if self._board:
+                self._board.close()
 
 
 def _rows(path: Path, step: int) -> list[dict[str, str]]:
