@@ -22,6 +22,8 @@ _LARGEST_REACH = 256  # of a kernel whose channels mix; the margin around the co
 _LARGEST_STRIDE = 256  # scratch memory grows with it, and beyond it hardly any output meets a tap
 _MOST_TAPS = 64  # along an axis of a phase of a depthwise call, gaps of dilation included, which cost as much as taps
 _MANY_PIXELS = 1024
+_FEW_PIXELS = 400
+_MOST_DIRECT_ELEMENTS = 20480  # of the input, from which on stock's transposed convolution uses oneDNN
 _FEW_CHANNELS = 64
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 _DOTS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
@@ -234,7 +236,7 @@ class Dense(_Route):
                 max(stride) >= 16 or (max(stride) >= 8 and _known(input.shape[-2] * input.shape[-1] >= 3600))
             )
         if few or dtype is torch.float64:
-            return True
+            return not _stock_is_direct(input, weight, dtype)
         return not prefers_channels_last(input) and _known(input.shape[-2] * input.shape[-1] >= _MANY_PIXELS)
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -252,7 +254,7 @@ class Product(_Route):
 
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
-        return True
+        return input.is_cuda or not _stock_is_direct(input, weight, dtype)
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, weight, bias = cast(self.dtype, input, weight, bias)
@@ -323,6 +325,17 @@ def _kind(input, weight, groups) -> type[_Route] | None:
     if groups == channels:
         return Depthwise
     return Product if input.shape[-2:] == (1, 1) else Dense
+
+
+def _stock_is_direct(input: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether stock computes a plain product on the CPU, without oneDNN, of so few pixels that it is done before
+    segext's kernels have begun: for one sample and kernels of up to 3x3. Measured in float32 and float64."""
+    if dtype.itemsize == 2 or (input.dim() == 4 and not _known(input.shape[0] == 1)):
+        return False
+    pixels = input.shape[-2] * input.shape[-1]
+    if max(weight.shape[-2:]) > 3 or not _known(input.shape[-3] * pixels <= _MOST_DIRECT_ELEMENTS):
+        return False
+    return _known(pixels < _FEW_PIXELS) or prefers_channels_last(input)
 
 
 def _known(condition) -> bool:

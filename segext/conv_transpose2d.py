@@ -32,8 +32,8 @@ def conv_transpose2d(
 
     Arguments, values, gradients and errors are those of :func:`torch.nn.functional.conv_transpose2d`. If channels do
     not mix (``groups`` equal to the input's channels, as in bilinear upsampling of class scores), or all channels mix
-    and the stride is greater than one, segext's kernels run where they are faster. An input of one pixel is computed as
-    a matrix product. Everything else runs stock's kernels. :func:`segext.explain` tells which kernels run, based on
+    and the stride is greater than one, segext's kernels run where they are faster, as does a matrix product for an
+    input of one pixel. Everything else runs stock's kernels. :func:`segext.explain` tells which kernels run, based on
     shapes, types, the memory format, the device and whether ``weight`` is trained.
 
     Args:

@@ -123,6 +123,26 @@ def test_explains_its_choice(dtype, channels, stride, size, layout, whose):
     assert explain(x, weight, stride=stride).startswith(f"{whose}: ")
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "layout", "whose"),
+    [
+        ((1, 8, 19, 21), 2, contiguous, "torch"),
+        ((8, 19, 21), 2, contiguous, "torch"),
+        ((1, 8, 19, 21), 4, contiguous, "segext"),
+        ((2, 8, 19, 21), 2, contiguous, "segext"),
+        ((1, 8, 20, 20), 3, contiguous, "segext"),
+        ((1, 8, 20, 20), 3, channels_last, "torch"),
+        ((1, 8, 60, 60), 3, channels_last, "segext"),
+        ((1, 256, 1, 1), 3, contiguous, "torch"),
+        ((2, 256, 1, 1), 3, contiguous, "matrix product"),
+        ((1, 256, 1, 1), 4, contiguous, "matrix product"),
+    ],
+)
+def test_small_maps_that_stock_multiplies_directly(shape, kernel, layout, whose):
+    x, weight = layout(normal(shape, torch.float32)), normal((shape[-3], 7, kernel, kernel), torch.float32)
+    assert explain(x, weight, stride=2).startswith(f"{whose}: ")
+
+
 def test_matrix_instructions_are_left_to_stock(monkeypatch):
     monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {})
     monkeypatch.setattr(conv_routes, "_DOTS_BFLOAT16", False)
