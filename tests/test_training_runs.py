@@ -212,7 +212,8 @@ def test_a_killed_run_goes_on_from_its_last_evaluation(data, tmp_path, capsys):
     options = [*SMALL, "--model", "segnet", "--steps", "200", "--every", "2"]
     out = tmp_path / "killed"
     command = [sys.executable, "-c", DYING, "train", str(data), "--out", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+    buffered = {name: value for name, value in ONE_THREAD.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, capture_output=True, text=True, env=buffered)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "step 6 of 200" in done.stdout
     assert train(data, out, *options) == 2

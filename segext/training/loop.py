@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ class Run:
             f"step {step} of {self.steps}: pixel accuracy {found.pixel_accuracy:.1%}, class accuracy "
             f"{found.class_accuracy:.1%}, mIoU {found.mean_iou:.1%}{', the best so far' * better}"
         )
+        sys.stdout.flush()  # for whoever follows a file or a pipe
 
     def _content(self) -> dict[str, Any]:
         return {
