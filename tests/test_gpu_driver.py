@@ -123,7 +123,7 @@ def test_what_takes_too_long_is_ended_with_its_children(instead, tmp_path, monke
     "start",
     [
         pytest.param("parts.run_limited(*command)", id="as pytest"),
-        pytest.param("ThreadPoolExecutor().__enter__().submit(parts.run_limited, *command).result()", id="by a thread"),
+        pytest.param("ThreadPoolExecutor().submit(parts.run_limited, *command).result()", id="by a thread"),
     ],
 )
 def test_a_driver_that_is_ended_ends_its_part(start, tmp_path):

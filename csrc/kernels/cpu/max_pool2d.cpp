@@ -242,8 +242,8 @@ class Pool {
     });
   }
 
-  // The same for windows of many taps and codes of any size. Each tap waits for the one before it, so several vectors
-  // of channels take turns.
+  // The same for windows of many taps, as far as vectors can number them, and codes of any size. Each tap waits for the
+  // one before it, so several vectors of channels take turns.
   __attribute__((noinline)) void many_taps(const Raw* corner, Range inside, Range across, Raw* out,
                                            CodeWriter& codes) const {
     constexpr int kTogether = 4;
@@ -312,12 +312,12 @@ class Pool {
   const Window& w_;
   const Rows rows_;
   const Range interior_;
-  const bool has_many_taps_;  // in channels_last, but no more than vectors can number
-  const bool vectorises_;     // windows of fewer taps
-  const bool packs_;          // see packs_pixels
-  const bool tiles_;          // see tiles_map
-  const bool merges_;         // see merges_rows_read
-  const bool prefetches_;     // see has_long_pixels
+  const bool has_many_taps_;  // see many_taps
+  const bool vectorises_;
+  const bool packs_;       // see packs_pixels
+  const bool tiles_;       // see tiles_map
+  const bool merges_;      // see merges_rows_read
+  const bool prefetches_;  // see has_long_pixels
   Phases<Raw> phases_;
   TapRows<Raw> taps_;
 };

@@ -100,11 +100,6 @@ struct SliceRow {
 struct RowDivision {
   int64_t phases, chunks, chunk_runs, tiles, tile_periods;
   int64_t groups;  // of threads
-
-  int64_t weight_bytes(const SliceRow& row) const { return phases * chunk_runs * row.step_weight_bytes; }
-  int64_t input_bytes(const SliceRow& row, int64_t strip_quads) const {
-    return row.input_bytes(tile_periods, chunk_runs, strip_quads);
-  }
 };
 
 int64_t column_quads(const Upsampling& g, int64_t phases) {
@@ -158,10 +153,12 @@ void divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivi
                          CellDivision* d) {
   constexpr double kSetUpSteps = 4, kRoundSteps = 2, kUneven = 0.2;
   const int64_t weights = g.channels / row.slice * division.chunks * ceil_divide(g.stride_h, division.phases);
+  const int64_t weight_bytes = division.phases * division.chunk_runs * row.step_weight_bytes;
   const int64_t all_quads = column_quads(g, division.phases);
   double least = std::numeric_limits<double>::infinity();
   for (int64_t quads = 1; quads <= all_quads && (quads == 1 || quads * division.phases <= kMostSteps); ++quads) {
-    const int64_t bytes = division.weight_bytes(row) + division.groups * division.input_bytes(row, quads);
+    const int64_t bytes =
+        weight_bytes + division.groups * row.input_bytes(division.tile_periods, division.chunk_runs, quads);
     if (bytes > Launch::kMaxSharedBytes) break;
     const int64_t places = resident_blocks(most_blocks * Launch::kBlockThreads / d->threads, bytes);
     const int64_t column_strips = ceil_divide(all_quads, quads), strips = g.samples * division.tiles * column_strips;
