@@ -77,7 +77,7 @@ def max_unpool2d(
         return _unpool_into(out, input, args)
     size = unpooled_size(input, kernel_size, stride, padding, output_size)
     check_same_shape(input, indices)
-    _check_index_values(indices, size)
+    _check_indices(indices, size)
     unpooled = ops.max_unpool2d_indices(input, indices, size, channels_last)
     return unpooled if out is None else _copy_out(out, input, unpooled)
 
@@ -151,9 +151,11 @@ def unpooled_size(input: Tensor, kernel_size, stride, padding, output_size) -> t
     return size
 
 
-def _check_index_values(indices: Tensor, size: tuple[int, int]) -> None:
-    if indices.dtype != torch.int64 or not can_check(indices):
-        return  # the op turns other dtypes away
+def _check_indices(indices: Tensor, size: tuple[int, int]) -> None:
+    if indices.dtype != torch.int64:
+        raise RuntimeError(f"max_unpool2d: elements in indices should be type int64 but got: {indices.dtype}")
+    if not can_check(indices):
+        return
     low, high = extremes(indices)
     if low < 0 or high >= size[0] * size[1]:
         invalid = low if low < 0 else high

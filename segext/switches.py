@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -186,6 +186,9 @@ class Switches:
             raise TypeError(f"Switches can be indexed along the batch only, but got {samples!r}")
         return self._with_codes(codes, (codes.shape[0], *shape))
 
+    def __iter__(self) -> Iterator[Switches]:
+        return (self[sample] for sample in range(len(self)))
+
     def _check_batched(self) -> None:
         if self.dim() != 4:
             raise TypeError(f"Switches of an unbatched map of shape {tuple(self.shape)} have no batch")
@@ -195,7 +198,7 @@ class Switches:
         def __getattr__(self, name: str):
             """Only for what there is not: code written for indices is told what to call."""
             hint = ", as indices have; see .indices(), .codes and .to(device)" if hasattr(Tensor, name) else ""
-            raise AttributeError(f"Switches are no tensor and have no attribute {name!r}{hint}", name=name, obj=self)
+            raise AttributeError(f"Switches are no tensor and have no attribute {name!r}{hint}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Switches):
@@ -316,4 +319,5 @@ pytree.register_pytree_node(
     to_dumpable_context=lambda context: [*map(list, context[:4]), context[4]],
     from_dumpable_context=lambda dumped: (*map(tuple, dumped[:4]), dumped[4]),
 )
+Switches.__module__ = "segext"  # the name that saved files have
 torch.serialization.add_safe_globals([Switches])

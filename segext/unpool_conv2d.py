@@ -76,7 +76,7 @@ def unpool_conv_transpose2d(
     def convolve(unpooled: Tensor, weight, bias) -> Tensor:
         return conv_transpose2d(unpooled, weight, bias, *arguments)
 
-    return _compose(input, switches, weight, bias, output_size, convolve, convolution)
+    return _compose("unpool_conv_transpose2d", input, switches, weight, bias, output_size, convolve, convolution)
 
 
 @overridable
@@ -108,7 +108,7 @@ def unpool_conv2d(
     def convolve(unpooled: Tensor, weight, bias) -> Tensor:
         return F.conv2d(unpooled, weight, bias, *arguments)
 
-    return _compose(input, switches, weight, bias, output_size, convolve, convolution)
+    return _compose("unpool_conv2d", input, switches, weight, bias, output_size, convolve, convolution)
 
 
 def prepack_unpool_conv_transpose2d(weight: Tensor) -> Tensor:
@@ -272,14 +272,18 @@ def _convolution(weight, stride, padding, dilation, transposed, output_padding, 
     return stride, padding, dilation, transposed, output_padding, groups
 
 
-def _compose(input, switches, weight, bias, output_size, convolve: Callable[..., Tensor], convolution) -> Tensor:
+def _compose(name, input, switches, weight, bias, output_size, convolve: Callable[..., Tensor], convolution) -> Tensor:
     """The two operations in sequence, the second as ``convolve(unpooled, weight, bias)``.
 
-    ``convolution``: what :func:`_convolution` returns for it.
+    ``name``: the function that was called. ``convolution``: what :func:`_convolution` returns for the second operation.
     """
     if not isinstance(switches, Switches):
-        devices, kind = ", ".join(sorted(ops.DEVICES)), type(switches).__name__
-        raise TypeError(f"argument 'switches' must be Switches, as pools return them on {devices}, not {kind}")
+        hint = ""
+        if isinstance(switches, Tensor) and switches.device.type in ops.DEVICES:
+            hint = "; Switches.from_indices converts stock's indices"
+        elif isinstance(switches, Tensor):
+            hint = f"; pools return Switches on {', '.join(sorted(ops.DEVICES))}"
+        raise TypeError(f"{name}(): argument 'switches' must be segext.Switches, not {type(switches).__name__}{hint}")
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
     # Without a gradient there is nothing to keep, and compilers decide for themselves what to keep.

@@ -440,6 +440,29 @@ def test_switches_on_another_device(cuda):
         own.max_unpool2d(values.to(cuda), switches)
 
 
+@pytest.mark.parametrize("name", ["unpool_conv2d", "unpool_conv_transpose2d"])
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        ("Tensor", "; Switches.from_indices converts stock's indices"),
+        ("list", ""),
+    ],
+)
+def test_products_name_themselves_and_what_they_take(name, kind, hint):
+    values, switches = own.max_pool2d(normal((1, 3, 4, 4)), 2, return_indices=True)
+    wrong = switches.indices() if kind == "Tensor" else [switches]
+    with pytest.raises(TypeError) as error:
+        getattr(own, name)(values, wrong, normal((3, 3, 3, 3)))
+    assert str(error.value) == f"{name}(): argument 'switches' must be segext.Switches, not {kind}{hint}"
+
+
+def test_messages_name_functions_not_internal_ops():
+    values, switches = own.max_pool2d(normal((1, 3, 4, 4)), 2, return_indices=True)
+    expected = r"^max_unpool2d: elements in indices should be type int64 but got: torch\.int32$"
+    with pytest.raises(RuntimeError, match=expected):
+        own.max_unpool2d(values, switches.indices().int(), 2)
+
+
 def test_messages_open_with_the_op():
     """Not with a place in segext's source, as those of torch's macro."""
     with pytest.raises(RuntimeError, match=r"^max_pool2d: stride should be greater than zero, but got \[0, 0\]$"):

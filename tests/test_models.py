@@ -400,6 +400,10 @@ def test_errors():
         assert model.training
     with pytest.raises(TypeError, match=r"num_classes should be an int, but got 5\.5"):
         MODELS["fcn8s"](5.5, width=NARROW)
+    with pytest.raises(TypeError, match="num_classes should be an int, but got None"):
+        MODELS["fcn8s"](None)
+    with pytest.raises(TypeError, match="width should be a number, but got '1'"):
+        MODELS["fcn8s"](width="1")
 
 
 @pytest.mark.parametrize("name", MODELS)

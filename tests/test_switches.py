@@ -246,6 +246,27 @@ def test_copies(trip, switches):
         assert trip(switches).codes.data_ptr() != switches.codes.data_ptr()
 
 
+def test_files_name_the_public_class(switches):
+    """Not the module that happens to define it, which may change."""
+    assert b"csegext\nSwitches" in pickle.dumps(switches, protocol=0)
+    assert Switches.__module__ == "segext"
+
+
+def test_iteration(switches):
+    assert [fields(sample) for sample in switches] == [fields(switches[k]) for k in range(len(switches))]
+    with pytest.raises(TypeError, match="have no batch"):
+        iter(switches[0])
+
+
+def test_hasattr_compiles():
+    def pooled(x):
+        y, switches = own.max_pool2d(x, 2, return_indices=True)
+        return y + 1 if hasattr(switches, "cpu") else y
+
+    x = normal((1, 2, 4, 4))
+    assert_same(torch.compile(pooled, fullgraph=True, backend="eager")(x), pooled(x))
+
+
 def test_unbatched(device):
     _, switches = own.max_pool2d(normal((5, 7, 9)).to(device), 2, return_indices=True)
     assert switches.shape == (5, 3, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,13 @@ class SegmentationModel(nn.Module):
     def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
         super().__init__()
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels), ("width", width)):
+            kind = "a number" if name == "width" else "an int"
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} should be {kind}, but got {value!r}")
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} should be a finite number above 0, but got {value}")
             if name != "width" and not isinstance(value, Integral):
-                raise TypeError(f"{name} should be an int, but got {value!r}")
+                raise TypeError(f"{name} should be {kind}, but got {value!r}")
         self.num_classes = num_classes
         self.in_channels = in_channels
 
