@@ -214,11 +214,8 @@ def _unchecked(case: Case) -> Case:
     """Without the check of targets, a reduction before the loss on CUDA, for which the call waits."""
 
     def call(x: Tensor) -> Tensor:
-        own.set_index_check(False)
-        try:
+        with own.set_index_check(False):
             return case.segext(x)
-        finally:
-            own.set_index_check(True)
 
     return replace(case, op=f"{case.op}, unchecked", segext=call)
 

@@ -12,8 +12,11 @@ from . import ops
 _enabled = True
 
 
-def set_index_check(enabled: bool) -> None:
+class set_index_check:
     """Enable or disable the range check of int64 indices and, on CUDA, of class targets; enabled by default.
+
+    A function, or a context manager that restores the earlier setting, like :class:`torch.set_grad_enabled`. All
+    threads share one setting.
 
     The check reads the values once. On CUDA the host waits for its result. For indices, it waits before launching
     anything else. For targets, it waits only once the loss is queued or, if the loss has a gradient, once the whole
@@ -23,8 +26,17 @@ def set_index_check(enabled: bool) -> None:
     Without the check, and during CUDA graph capture and compilation, an index out of range places and gathers nothing,
     and a target out of range counts as ignored. Switches need no check and are never checked.
     """
-    global _enabled
-    _enabled = enabled
+
+    def __init__(self, enabled: bool) -> None:
+        global _enabled
+        self._earlier, _enabled = _enabled, enabled
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _enabled
+        _enabled = self._earlier
 
 
 def can_check(values: Tensor) -> bool:

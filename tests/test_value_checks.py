@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as stock
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import FORMATS, name
 
+import segext.functional as own
 from segext import ops
 
 
@@ -45,3 +47,32 @@ def test_values_of_other_types_are_refused():
     for values in (torch.zeros(3, dtype=torch.int32), torch.zeros(3)):
         with pytest.raises(RuntimeError, match="extremes: values should be int64, but are"):
             ops.extremes(values, 0)
+
+
+def test_the_check_is_restored_at_the_end_of_a_context():
+    values, indices = stock.max_pool2d(torch.randn(1, 2, 4, 4), 2, return_indices=True)
+    indices[0, 0, 0, 0] = 16
+
+    def is_checked():
+        try:
+            own.max_unpool2d(values, indices, 2)
+        except RuntimeError as error:
+            return "Found an invalid max index: 16" in str(error)
+        return False
+
+    assert is_checked()
+    with own.set_index_check(False):
+        assert not is_checked()
+        with own.set_index_check(True):
+            assert is_checked()
+        assert not is_checked()
+    assert is_checked()
+    with pytest.raises(KeyError), own.set_index_check(False):
+        raise KeyError
+    assert is_checked()
+    own.set_index_check(False)
+    try:
+        assert not is_checked()
+    finally:
+        own.set_index_check(True)
+    assert is_checked()
