@@ -105,8 +105,8 @@ class _Fused(nn.ConvTranspose2d):
     keyword arguments and appear in the representation.
     """
 
-    def __init__(self, *arguments, options: dict, **keywords) -> None:
-        super().__init__(*arguments, **keywords)
+    def __init__(self, *arguments, options: dict) -> None:
+        super().__init__(*arguments)
         if self.padding_mode != "zeros":
             raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
         self._options = tuple(options)
@@ -133,8 +133,29 @@ class ConvTranspose2dAdd(_Fused):
     See :func:`segext.functional.conv_transpose2d_add`.
     """
 
-    def __init__(self, *arguments, crop: IntPair = (0, 0), addend_crop: IntPair = (0, 0), **keywords) -> None:
-        super().__init__(*arguments, options={"crop": crop, "addend_crop": addend_crop}, **keywords)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        output_padding: IntPair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: IntPair = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        crop: IntPair = (0, 0),
+        addend_crop: IntPair = (0, 0),
+    ) -> None:
+        geometry = kernel_size, stride, padding, output_padding
+        rest = groups, bias, dilation, padding_mode, device, dtype
+        super().__init__(
+            in_channels, out_channels, *geometry, *rest, options={"crop": crop, "addend_crop": addend_crop}
+        )
 
     def forward(self, input: Tensor, addend: Tensor, output_size: IntPair | None = None) -> Tensor:
         """``output_size``: one int or (height, width) of the result; by default all that both maps cover."""
@@ -152,8 +173,29 @@ class ConvTranspose2dArgmax(_Fused):
     See :func:`segext.functional.conv_transpose2d_argmax`.
     """
 
-    def __init__(self, *arguments, crop: IntPair = (0, 0), return_scores: bool = False, **keywords) -> None:
-        super().__init__(*arguments, options={"crop": crop, "return_scores": return_scores}, **keywords)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        output_padding: IntPair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: IntPair = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        crop: IntPair = (0, 0),
+        return_scores: bool = False,
+    ) -> None:
+        geometry = kernel_size, stride, padding, output_padding
+        rest = groups, bias, dilation, padding_mode, device, dtype
+        super().__init__(
+            in_channels, out_channels, *geometry, *rest, options={"crop": crop, "return_scores": return_scores}
+        )
 
     def forward(self, input: Tensor, output_size: IntPair | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """``output_size``: one int or (height, width) of the labelled part; by default all from ``crop`` on."""
@@ -177,13 +219,24 @@ class ConvTranspose2dCrossEntropy(_Fused):
 
     def __init__(
         self,
-        *arguments,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        output_padding: IntPair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: IntPair = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
         crop: IntPair = (0, 0),
         class_weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
-        **keywords,
     ) -> None:
         options = {
             "crop": crop,
@@ -191,7 +244,9 @@ class ConvTranspose2dCrossEntropy(_Fused):
             "reduction": reduction,
             "label_smoothing": label_smoothing,
         }
-        super().__init__(*arguments, options=options, **keywords)
+        geometry = kernel_size, stride, padding, output_padding
+        rest = groups, bias, dilation, padding_mode, device, dtype
+        super().__init__(in_channels, out_channels, *geometry, *rest, options=options)
         self.register_buffer("class_weight", class_weight, persistent=False)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ by_size: int = switches.size(0)
 sizes: tuple[int, ...] = switches.size()
 packed: segext.nn.UnpoolConv2d = segext.nn.UnpoolConv2d(3, 4, 3, padding=1).prepack()
 converted: nn.Module = segext.convert(segext.models.fcn8s(21))[0]
+left: tuple[segext.Change, ...] = segext.convert(nn.Identity())[1].left
+fused: nn.Module = segext.nn.ConvTranspose2dArgmax(21, 21, 16, 8, groups=21, bias=False, crop=31, return_scores=True)
 """
 WRONG = """
 switches = F.max_pool2d(x, 2)
@@ -39,6 +41,10 @@ F.max_unpool2d(pooled, "switches")
 switches.cpu()
 segext.models.fcn16(21)
 segext.models.fcn8s(widht=0.25)
+fused = segext.nn.ConvTranspose2dAdd(21, 21, "4")
+fused = segext.nn.ConvTranspose2dArgmax()
+fused = segext.nn.ConvTranspose2dCrossEntropy(3, 3, 2, weight=x)
+left = segext.convert(nn.Identity())[1].swaped
 """
 
 

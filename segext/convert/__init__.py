@@ -49,9 +49,20 @@ class Report:
     def _of(self, action: str) -> tuple[Change, ...]:
         return tuple(change for change in self.changes if change.action == action)
 
-    swapped = property(lambda self: self._of("swapped"))
-    fused = property(lambda self: self._of("fused"))
-    left = property(lambda self: self._of("left"))
+    @property
+    def swapped(self) -> tuple[Change, ...]:
+        """Stock's layers and calls that one of segext's replaced."""
+        return self._of("swapped")
+
+    @property
+    def fused(self) -> tuple[Change, ...]:
+        """Pairs that one of segext's layers or calls replaced."""
+        return self._of("fused")
+
+    @property
+    def left(self) -> tuple[Change, ...]:
+        """What remained stock's; ``reason`` says why."""
+        return self._of("left")
 
     def __str__(self) -> str:
         head = f"segext.convert: {len(self.swapped)} swapped, {len(self.fused)} fused, {len(self.left)} left"
@@ -111,7 +122,7 @@ def convert(
         The converted model and a :class:`segext.Report`.
 
     Raises:
-        TypeError: if ``model`` is not an ``nn.Module``.
+        TypeError: if ``model`` is not an ``nn.Module``, or ``example`` neither a tensor nor a tuple.
     """
     from .apply import apply
     from .dataflow import Dataflow
@@ -119,6 +130,11 @@ def convert(
 
     if not isinstance(model, nn.Module):
         raise TypeError(f"segext.convert: model must be a torch.nn.Module, but got {type(model).__name__}")
+    if not (example is None or isinstance(example, (Tensor, tuple))):
+        raise TypeError(
+            f"segext.convert: example must be a tensor, or a tuple of all arguments of a call, but got "
+            f"{type(example).__name__}"
+        )
     model = model if inplace else copy.deepcopy(model)
     arguments = example if isinstance(example, tuple) else (example,)
     before = measure(model, arguments) if example is not None else None
