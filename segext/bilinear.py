@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .switches import IntPair, plain_int, plain_pair
+from .arguments import IntPair, plain_int, plain_pair
 
 
 def bilinear_weight(

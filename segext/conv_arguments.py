@@ -1,14 +1,14 @@
-"""Converts arguments of convolutions for segext's kernels: pairs, sizes and types, or None to fall back to stock."""
+"""Arguments of convolutions as segext's kernels take them: windows, sizes and types, or None to fall back to stock."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from . import ops
-from .switches import IntPair, plain_int
+from .arguments import pair_or_none
 
 
 def plain_window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
@@ -17,7 +17,7 @@ def plain_window(input, weight, bias, stride, padding, output_padding, dilation)
         return None
     if 0 in input.shape[-3:] or 0 in weight.shape or torch.jit.is_tracing():
         return None
-    strides, paddings, more, dilations = window = pair(stride), pair(padding), pair(output_padding), pair(dilation)
+    strides, paddings, more, dilations = window = tuple(map(pair_or_none, (stride, padding, output_padding, dilation)))
     if None in window or min(strides) < 1 or min(dilations) < 1 or min(paddings) < 0 or min(more) < 0:
         return None
     # Not a loop: on small maps call overhead dominates.
@@ -40,41 +40,6 @@ def fit_together(input, weight, bias, devices: Collection[str]) -> bool:
             return False
         same = same and bias.dtype == dtype
     return same or autocasts(input)
-
-
-def pair(value: IntPair) -> tuple[int, int] | None:
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return value  # fast path: on small maps call overhead dominates
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, Sequence) and len(value) in (1, 2) and all(isinstance(v, int) for v in value):
-        return value[0], value[-1]
-    return None
-
-
-def checked_pair(name: str, value: IntPair) -> tuple[int, int]:
-    """An argument that stock functions do not have, as a pair; symbolic sizes stay symbolic.
-
-    Raises:
-        TypeError: for anything but ints.
-        ValueError: for a number of ints other than one or two.
-    """
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return value  # fast path: on small maps call overhead dominates
-    values = value if isinstance(value, Sequence) else (value, value)
-    expected = "should be an int or a tuple of two ints"
-    try:
-        checked = tuple(map(_index, values))
-    except TypeError:
-        raise TypeError(f"{name} {expected}, but got {value!r}") from None
-    if len(checked) != 2:
-        raise ValueError(f"{name} {expected}, but got {value!r}")
-    return checked
-
-
-def _index(value) -> int:
-    # While torch.jit traces, sizes are tensors.
-    return value if isinstance(value, Tensor) and torch._C._is_tracing() else plain_int(value)
 
 
 def autocasts(input: Tensor) -> bool:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .conv_arguments import autocasts, cast, compute_dtype, pair, plain_window, transposed_size
-from .switches import prefers_channels_last
+from .arguments import pair_or_none, prefers_channels_last
+from .conv_arguments import autocasts, cast, compute_dtype, plain_window, transposed_size
 from .value_checks import LateCheck, can_check
 
 _LARGE_STRIDE = 4
@@ -304,7 +304,7 @@ def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups
 def faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
     """The call for the fastest kernels, or None if these are stock's."""
     # Most calls for stock are recognised here already, since on small maps call overhead dominates.
-    kind, steps, gaps = _kind(input, weight, groups), pair(stride), pair(dilation)
+    kind, steps, gaps = _kind(input, weight, groups), pair_or_none(stride), pair_or_none(dilation)
     if kind is None or steps is None or not kind.beats_stock(input, weight, steps, gaps, compute_dtype(input)):
         return None
     call = _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)

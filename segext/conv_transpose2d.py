@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conv_arguments import checked_pair
+from .arguments import IntPair, checked_pair
 from .conv_routes import Criterion, Depthwise, faster_route, route
 from .overriding import overridable
-from .switches import IntPair
 
 _MOST_LABELS = 256  # labels that fit in uint8
 

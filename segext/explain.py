@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import ops
-from .conv_arguments import compute_dtype, pair
+from .arguments import IntPair, pair_or_none
+from .conv_arguments import compute_dtype
 from .conv_routes import faster_route, route
-from .switches import IntPair, Switches
+from .switches import Switches
 from .unpool_conv2d import (
     MOST_CHANNELS,
     beats_stock,
@@ -57,7 +58,7 @@ def explain(
         raise ValueError("explain: transposed=False tells of unpool_conv2d, and needs switches")
     if switches is not None:
         arguments = input, switches, weight, bias, stride, padding, dilation, transposed
-        fits = groups == 1 and pair(output_padding) == (0, 0) and kernel_padding(*arguments) is not None
+        fits = groups == 1 and pair_or_none(output_padding) == (0, 0) and kernel_padding(*arguments) is not None
         if not fits or not beats_stock(input, weight):
             convolution = "conv_transpose2d" if transposed else "conv2d"
             return f"segext's unpooling, then {convolution}: {_why_composed(input, fits)}"

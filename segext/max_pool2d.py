@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
+from .arguments import IntPair, plain_int, prefers_channels_last, window_of
 from .overriding import overridable
-from .switches import IntPair, Switches, plain_int, prefers_channels_last, window_of
+from .switches import Switches
 
 _POOLABLE = ops.FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
 

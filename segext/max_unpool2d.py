@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import ops
+from .arguments import IntPair, prefers_channels_last, window_of
 from .overriding import overridable
-from .switches import IntPair, Switches, prefers_channels_last, window_of
+from .switches import Switches
 from .value_checks import can_check, extremes
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as F
-from .switches import IntPair, Switches
+from .arguments import IntPair
+from .switches import Switches
 from .unpool_conv2d import reads_packed
 
 if TYPE_CHECKING:

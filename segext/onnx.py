@@ -22,8 +22,9 @@ from torch.export.graph_signature import TensorArgument
 from torch.utils import _pytree as pytree
 
 from . import ops
+from .arguments import window_of
 from .geometry import pooled_extent
-from .switches import Switches, window_of
+from .switches import Switches
 
 __all__ = ["export"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -11,13 +10,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from . import ops
+from .arguments import IntPair, prefers_channels_last, window_of
 from .geometry import code_bits
 
 # The largest map that repr draws.
 _PICTURE_ROWS, _PICTURE_COLUMNS = 16, 32
-
-
-IntPair = int | Sequence[int]
 
 
 class Switches:
@@ -244,54 +241,6 @@ class Switches:
 
         args, kwargs = pytree.tree_map(indices, (args, kwargs or {}), is_leaf=lambda v: isinstance(v, Switches))
         return func(*args, **kwargs)
-
-
-def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
-    """The four window arguments as pairs of plain ints; an omitted stride is the kernel size."""
-    kernel_size = plain_pair("kernel_size", kernel_size)
-    left_out = stride is None or (type(stride) is not int and isinstance(stride, Sequence) and len(stride) == 0)
-    stride = kernel_size if left_out else plain_pair("stride", stride)
-    return kernel_size, stride, plain_pair("padding", padding), plain_pair("dilation", dilation)
-
-
-def plain_pair(name: str, value) -> tuple[int, int]:
-    """An argument of one or two int-like values as a pair of plain ints.
-
-    Raises:
-        TypeError: for anything but ints.
-        ValueError: for a number of them other than one or two.
-    """
-    # Fast path for ints and pairs of ints: on small maps call overhead dominates.
-    if type(value) is int:
-        return value, value
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return value
-    if isinstance(value, str) or not (hasattr(type(value), "__index__") or isinstance(value, Sequence)):
-        raise TypeError(f"{name} must be an int or a tuple of two ints, but got {value!r}")
-    values = value if isinstance(value, Sequence) else (value,)
-    if len(values) not in (1, 2):
-        raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
-    return plain_int(values[0]), plain_int(values[-1])
-
-
-def plain_int(value) -> int:
-    """The int for an int-like value, such as NumPy's; symbols of a trace stay symbols."""
-    return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
-
-
-def prefers_channels_last(x: Tensor) -> bool:
-    """True for a (N, C, H, W) tensor with channels_last strides, dense or not, by the rule that stock's ops follow."""
-    if x.dim() != 4 or torch._C._are_functorch_transforms_active():
-        return False  # a transform may hide the strides
-    strides = x.stride()
-    if strides[1] > strides[3] or strides[1] == 0:
-        return False
-    least, sizes = 0, x.shape
-    for dim in (1, 3, 2, 0):
-        if sizes[dim] == 0 or strides[dim] < least or (dim == 0 and least == strides[1]):
-            return False
-        least = strides[dim] * max(sizes[dim], 1)
-    return True
 
 
 # Sizes are leaves: kept as context, they would be constants to torch.export.

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import ops
-from .conv_arguments import autocasts, cast, compute_dtype, fit_together, pair
+from .arguments import IntPair, pair_or_none, prefers_channels_last
+from .conv_arguments import autocasts, cast, compute_dtype, fit_together
 from .conv_routes import has_fast_products
 from .conv_transpose2d import conv_transpose2d
 from .max_unpool2d import check_agreement, check_same_shape, max_unpool2d
 from .overriding import overridable
-from .switches import IntPair, Switches, prefers_channels_last
+from .switches import Switches
 
 # Devices whose kernels read prepacked weights; meta tensors have shapes only.
 _PACKS = ("cpu", "meta")
@@ -67,7 +68,7 @@ def unpool_conv_transpose2d(
             made from a weight of another size or type, or made for :func:`unpool_conv2d`.
     """
     arguments = stride, padding, output_padding, groups, dilation
-    plain = groups == 1 and pair(output_padding) == (0, 0)
+    plain = groups == 1 and pair_or_none(output_padding) == (0, 0)
     known = kernel_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
     if known is not None and beats_stock(input, weight):
         return _run(input, switches, weight, packed_weight, bias, known, True, output_size)
@@ -132,9 +133,9 @@ def prepack_unpool_conv2d(weight: Tensor) -> Tensor:
 
 def reads_packed(weight: Tensor, kernel_size, stride, padding, dilation, groups: int) -> bool:
     """Whether unpooling and convolution with this weight may run as one kernel that reads the weight packed."""
-    if pair(kernel_size) != (3, 3) or pair(stride) != (1, 1) or pair(dilation) != (1, 1) or groups != 1:
+    if tuple(map(pair_or_none, (kernel_size, stride, dilation))) != ((3, 3), (1, 1), (1, 1)) or groups != 1:
         return False
-    if not isinstance(padding, str) and max(pair(padding)) > _MOST_PADDING:
+    if not isinstance(padding, str) and max(pair_or_none(padding)) > _MOST_PADDING:
         return False
     return weight.device.type in _PACKS and weight.dtype in ops.FLOATS and not has_fast_products(weight.dtype)
 
@@ -150,10 +151,10 @@ def kernel_padding(input, switches, weight, bias, stride, padding, dilation, tra
     channels, outputs = weight.shape[:2] if transposed else weight.shape[1::-1]
     if channels != input.shape[-3] or outputs == 0 or (bias is not None and bias.shape != (outputs,)):
         return None
-    stride, dilation = pair(stride), pair(dilation)
+    stride, dilation = pair_or_none(stride), pair_or_none(dilation)
     if isinstance(padding, str) and not transposed:
         padding = _NAMED_PADDING.get(padding)
-    padding = pair(padding)
+    padding = pair_or_none(padding)
     if (
         stride != (1, 1)
         or dilation != (1, 1)
@@ -259,14 +260,14 @@ def _convolution(weight, stride, padding, dilation, transposed, output_padding, 
     """
     if not isinstance(weight, Tensor) or weight.dim() != 4 or (transposed and groups == weight.shape[0]):
         return None
-    stride, dilation, output_padding = pair(stride), pair(dilation), pair(output_padding)
+    stride, dilation, output_padding = pair_or_none(stride), pair_or_none(dilation), pair_or_none(output_padding)
     if dilation is not None and isinstance(padding, str):
         reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
         if padding == "same" and reach[0] % 2 == reach[1] % 2 == 0:
             padding = reach[0] // 2, reach[1] // 2
         else:
             padding = 0 if padding == "valid" else None
-    padding = None if padding is None else pair(padding)
+    padding = None if padding is None else pair_or_none(padding)
     if None in (stride, padding, dilation, output_padding):
         return None
     return stride, padding, dilation, transposed, output_padding, groups

@@ -47,6 +47,7 @@ LAYERS = (
     "ops",
     "geometry",
     "overriding",
+    "arguments",
     "_library",
 )
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import functional, nn
+from ..arguments import window_of
 from ..max_unpool2d import unpooled_size
-from ..switches import Switches, window_of
+from ..switches import Switches
 
 
 def max_pool2d_with_indices(
