@@ -111,13 +111,14 @@ class _MaxPool2d(torch.autograd.Function):
         return pooled, None
 
 
-def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autograd.Function]:
+def _linear_function(name: str, adjoint: str, tensors: int, calls: dict[str, Callable]) -> type:
     """The autograd Function of op ``name``, which is linear in its first argument.
 
     The op's arguments are (x, `tensors` selecting tensors, spatial size of the result, the rest). ``adjoint`` names the
-    op with the same arguments that maps gradients of the result back; its size argument is that of x.
+    op with the same arguments that maps gradients of the result back; its size argument is that of x. Derivatives call
+    the two as ``calls`` has them by then.
     """
-    op = getattr(_ops, name).default
+    op = overload(name)
 
     class Linear(torch.autograd.Function):
         generate_vmap_rule = True
@@ -142,14 +143,14 @@ def _linear_function(name: str, adjoint: str, tensors: int) -> type[torch.autogr
             nones = (None,) * (tensors + 1)
             if grad_output is None:
                 return None, *nones
-            return globals()[adjoint](grad_output, *ctx.saved_tensors, ctx.input_size, *ctx.rest), *nones
+            return calls[adjoint](grad_output, *ctx.saved_tensors, ctx.input_size, *ctx.rest), *nones
 
         @staticmethod
         def jvp(ctx, tangent, *_):
             if tangent is None:  # only the ReLU's output has one, and selecting by it is constant almost everywhere
                 relu_output = ctx.saved_tensors[-1]
                 return relu_output.new_zeros(*relu_output.shape[:-2], *ctx.output_size)
-            return globals()[name](tangent, *ctx.saved_tensors, ctx.output_size, *ctx.rest)
+            return calls[name](tangent, *ctx.saved_tensors, ctx.output_size, *ctx.rest)
 
     Linear.__name__ = Linear.__qualname__ = f"_{name}"
     return Linear
@@ -186,7 +187,7 @@ def _differentiable(
     function: type[torch.autograd.Function],
     arguments: Callable[..., tuple],
     *,
-    is_linear: bool = True,
+    is_linear: bool = False,
 ) -> Callable[..., Any]:
     """A function that calls ``op`` with the least overhead that still gives derivatives.
 
@@ -230,16 +231,21 @@ def _differentiable(
 
 def _pool(relu: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     op = _ops.relu_max_pool2d.default if relu else _ops.max_pool2d.default
-    return _differentiable(op, _MaxPool2d, lambda input, *rest: (input, _Static(relu, *rest)))
+    return _differentiable(op, _MaxPool2d, lambda input, *rest: (input, _Static(relu, *rest)), is_linear=True)
 
 
-def _linear(name: str, adjoint: str, tensors: int) -> Callable[..., Tensor]:
-    split = tensors + 1
-    return _differentiable(
-        getattr(_ops, name).default,
-        _linear_function(name, adjoint, tensors),
-        lambda *args: (*args[:split], _Static(*args[split:])),
-    )
+def _split(tensors: int) -> Callable[..., tuple]:
+    """The arguments of an autograd Function for those of its op, which has so many tensors first."""
+    return lambda *args: (*args[:tensors], _Static(*args[tensors:]))
+
+
+def _adjoint_pair(name: str, adjoint: str, tensors: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """The functions of two linear ops that are each other's derivative, so that they have derivatives of any order."""
+    calls: dict[str, Callable] = {}
+    for own, other in ((name, adjoint), (adjoint, name)):
+        function = _linear_function(own, other, tensors, calls)
+        calls[own] = _differentiable(overload(own), function, _split(tensors + 1), is_linear=True)
+    return calls[name], calls[adjoint]
 
 
 def _is_differentiated() -> bool:
@@ -571,47 +577,25 @@ def _score_gradient(scores, labels, class_weight, label_smoothing) -> Tensor:
 max_pool2d = _pool(relu=False)
 relu_max_pool2d = _pool(relu=True)
 
-# The ops of each pair are adjoint to each other, so the family is closed under differentiation.
-max_pool2d_backward = _linear("max_pool2d_backward", "max_pool2d_double_backward", tensors=2)
-max_pool2d_double_backward = _linear("max_pool2d_double_backward", "max_pool2d_backward", tensors=2)
-max_unpool2d = _linear("max_unpool2d", "max_unpool2d_backward", tensors=1)
-max_unpool2d_backward = _linear("max_unpool2d_backward", "max_unpool2d", tensors=1)
-max_unpool2d_indices = _linear("max_unpool2d_indices", "max_unpool2d_indices_backward", tensors=1)
-max_unpool2d_indices_backward = _linear("max_unpool2d_indices_backward", "max_unpool2d_indices", tensors=1)
+max_pool2d_backward, max_pool2d_double_backward = _adjoint_pair(
+    "max_pool2d_backward", "max_pool2d_double_backward", tensors=2
+)
+max_unpool2d, max_unpool2d_backward = _adjoint_pair("max_unpool2d", "max_unpool2d_backward", tensors=1)
+max_unpool2d_indices, max_unpool2d_indices_backward = _adjoint_pair(
+    "max_unpool2d_indices", "max_unpool2d_indices_backward", tensors=1
+)
 
 depthwise_conv_transpose2d = _differentiable(
-    _ops.depthwise_conv_transpose2d.default,
-    _DepthwiseConvTranspose2d,
-    lambda *args: (*args[:4], _Static(*args[4:])),
-    is_linear=False,
+    _ops.depthwise_conv_transpose2d.default, _DepthwiseConvTranspose2d, _split(4)
 )
-
 depthwise_conv_transpose2d_cross_entropy = _differentiable(
-    _ops.depthwise_conv_transpose2d_cross_entropy.default,
-    _CrossEntropy,
-    lambda *args: (*args[:5], _Static(*args[5:])),
-    is_linear=False,
+    _ops.depthwise_conv_transpose2d_cross_entropy.default, _CrossEntropy, _split(5)
 )
 depthwise_conv_transpose2d_cross_entropy_backward = _differentiable(
-    _ops.depthwise_conv_transpose2d_cross_entropy_backward.default,
-    _CrossEntropyBackward,
-    lambda *args: (*args[:7], _Static(*args[7:])),
-    is_linear=False,
+    _ops.depthwise_conv_transpose2d_cross_entropy_backward.default, _CrossEntropyBackward, _split(7)
 )
-
-dense_conv_transpose2d = _differentiable(
-    _ops.dense_conv_transpose2d.default,
-    _DenseConvTranspose2d,
-    lambda *args: (*args[:3], _Static(*args[3:])),
-    is_linear=False,
-)
-
-unpool_conv2d = _differentiable(
-    _ops.unpool_conv2d.default,
-    _UnpoolConv2d,
-    lambda *args: (*args[:5], _Static(*args[5:])),
-    is_linear=False,
-)
+dense_conv_transpose2d = _differentiable(_ops.dense_conv_transpose2d.default, _DenseConvTranspose2d, _split(3))
+unpool_conv2d = _differentiable(_ops.unpool_conv2d.default, _UnpoolConv2d, _split(5))
 
 # Not differentiable: conversions of codes, checks, variants that write into a caller's tensor, and backward ops that
 # are replaced by compositions of other ops where they are differentiated.
