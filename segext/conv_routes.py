@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
 from .arguments import pair_or_none, prefers_channels_last
 from .conv_arguments import autocasts, cast, compute_dtype, plain_window, transposed_size
-from .value_checks import LateCheck, can_check
+from .criterion import Criterion
+from .value_checks import can_check
 
 _LARGE_STRIDE = 4
 _STOCK_UPSAMPLES = (100_000, 2_000_000)  # range of elements of channels_last maps in which stock may be faster
@@ -21,10 +22,13 @@ _STOCK_CHANNELS = 512  # from here on, stock may be faster for bilinear kernels 
 _LARGEST_REACH = 256  # of a kernel whose channels mix; the margin around the copied input grows with it
 _LARGEST_STRIDE = 256  # scratch memory grows with it, and beyond it hardly any output meets a tap
 _MOST_TAPS = 64  # along an axis of a phase of a depthwise call, gaps of dilation included, which cost as much as taps
-_MANY_PIXELS = 1024
-_FEW_PIXELS = 400
+_TILE_OUTPUTS = 32  # that the kernel for mixing channels computes at once, whether they exist or not
+_FEWEST_OUTPUTS = 8  # below which it computes so many for nothing that stock is faster at every stride
+_MANY_PIXELS = 1024  # of a NCHW map, from which on it is faster for any number of channels
+_FEW_PIXELS = 400  # below which stock may be done before segext's kernels have begun
 _MOST_DIRECT_ELEMENTS = 20480  # of the input, from which on stock's transposed convolution uses oneDNN
-_FEW_CHANNELS = 64
+_FEW_CHANNELS = 64  # of both input and output
+_LEAST_KEPT = 1 / 8  # of a kernel: with less left by padding, a product cuts the kernel rather than its result
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 _DOTS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
@@ -45,8 +49,8 @@ def _stock_loops(input: Tensor, dtype: torch.dtype) -> bool:
 
 
 @dataclass(frozen=True)
-class _Route:
-    """A call in the form that a route's kernels take. ``why``: the reason why they are faster, where they are."""
+class Call:
+    """A call in the form that one kind of kernels takes. ``why``: the reason why they are faster, where they are."""
 
     dtype: torch.dtype
     output_size: tuple[int, int]
@@ -61,8 +65,12 @@ class _Route:
         """Whether these kernels are faster than stock's when computing in ``dtype``."""
         raise NotImplementedError
 
+    def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The result of the transposed convolution."""
+        raise NotImplementedError
 
-class Depthwise(_Route):
+
+class Depthwise(Call):
     """A call whose channels do not mix."""
 
     why = "segext: channels do not mix, so each output row is a sum of a few rows of input"
@@ -90,10 +98,12 @@ class Depthwise(_Route):
         if bilinear and weight.shape[0] < _STOCK_CHANNELS:
             return True
         least, most = _STOCK_UPSAMPLES
-        return _known(input.numel() < least) or _known(input.numel() >= most)
+        return _always(input.numel() < least) or _always(input.numel() >= most)
 
     def takes_addend(self, input: Tensor, weight: Tensor, addend: Tensor) -> bool:
-        """Whether the sum needs no conversion and no broadcasting."""
+        """Whether the sum needs no conversion and no broadcasting, and is faster than stock's."""
+        if max(self.stride) == 1 and not _stock_loops(input, self.dtype):
+            return False
         maps = (*input.shape[:-3], weight.shape[0] * weight.shape[1])
         return addend.dtype == self.dtype and addend.device == input.device and tuple(addend.shape[:-2]) == maps
 
@@ -159,58 +169,7 @@ class Depthwise(_Route):
         return self.padding[0] + crop[0], self.padding[1] + crop[1]
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """The arguments of :func:`torch.nn.functional.cross_entropy` after scores and target."""
-
-    class_weight: Tensor | None
-    ignore_index: int
-    reduction: str
-    label_smoothing: float
-
-    def of_scores(self, scores: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(
-            scores,
-            target,
-            self.class_weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-        )
-
-    def fits(self, call: Depthwise, input: Tensor, weight: Tensor, target: Tensor) -> bool:
-        """Whether all is as it should be for segext's kernels; else stock's, or its errors, are to speak."""
-        if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.device != input.device:
-            return False
-        if target.dim() != input.dim() - 1 or target.shape[:-2] != input.shape[:-3]:
-            return False
-        if self.reduction not in ("mean", "sum", "none") or not isinstance(self.ignore_index, int):
-            return False
-        if not isinstance(self.label_smoothing, (int, float)) or not self.label_smoothing <= 1:
-            return False
-        if self.class_weight is None:
-            return True
-        given = self.class_weight
-        if not isinstance(given, Tensor) or given.requires_grad or given.device != input.device:
-            return False
-        # Autocast brings all but float64 to one type.
-        fits = given.dtype in ops.FLOATS - {torch.float64} if autocasts(input) else given.dtype == call.dtype
-        return fits and given.shape == (weight.shape[0] * weight.shape[1],)
-
-    def check_of(self, target: Tensor, classes: int) -> LateCheck:
-        """Raises stock's error for a target that is neither a class nor ignored.
-
-        For CUDA, where the op does not wait for values and ignores such a target. On the CPU it raises an error itself.
-        """
-
-        def check(low: int, high: int) -> None:
-            if low < 0 or high >= classes:
-                raise IndexError(f"Target {low if low < 0 else high} is out of bounds.")
-
-        return LateCheck(target, self.ignore_index, check)
-
-
-class Dense(_Route):
+class Dense(Call):
     """A call whose channels all mix."""
 
     why = "segext: a sum of few taps for each phase of the stride, in the memory format of the input"
@@ -222,22 +181,29 @@ class Dense(_Route):
             return True
         if max(stride) == 1:
             return False  # a plain convolution, for which stock's kernels reach the machine's limit
+        channels, outputs = weight.shape[:2]
+        pixels = input.shape[-2] * input.shape[-1]
+        if outputs < _FEWEST_OUTPUTS:
+            return False
+        fills_tiles = outputs > _TILE_OUTPUTS // 2
         # Class scores, for example: stock's kernels are made for multiples of 16.
-        few = max(weight.shape[:2]) < _FEW_CHANNELS and weight.shape[1] % 16 != 0
+        few = max(channels, outputs) < _FEW_CHANNELS and outputs % 16 != 0
         if has_fast_products(dtype):
             return few and max(stride) >= _LARGE_STRIDE
         if dtype is torch.bfloat16 and _DOTS_BFLOAT16:
             if prefers_channels_last(input):
                 return False
-            if tuple(weight.shape[-2:]) == stride and weight.shape[0] <= _FEW_CHANNELS:
-                return True  # pixels of input share no pixel of output
+            if tuple(weight.shape[-2:]) == stride and channels <= _FEW_CHANNELS:
+                return fills_tiles  # pixels of input share no pixel of output
             # Of large results. Class scores of 60x60 and more are such at a stride of 8 already.
-            return few and (
-                max(stride) >= 16 or (max(stride) >= 8 and _known(input.shape[-2] * input.shape[-1] >= 3600))
-            )
-        if few or dtype is torch.float64:
-            return not _stock_is_direct(input, weight, dtype)
-        return not prefers_channels_last(input) and _known(input.shape[-2] * input.shape[-1] >= _MANY_PIXELS)
+            return few and (max(stride) >= 16 or (fills_tiles and max(stride) >= 8 and _always(pixels >= 3600)))
+        if not fills_tiles:
+            return dtype is torch.float32 and max(stride) >= 32
+        if dtype is torch.float64:
+            return channels <= _FEW_CHANNELS and _always(pixels >= _FEW_PIXELS)
+        if prefers_channels_last(input):
+            return few and max(stride) >= 8
+        return (few and not _stock_is_direct(input, weight, dtype)) or _always(pixels >= _MANY_PIXELS)
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, weight, bias = cast(self.dtype, input, weight, bias)
@@ -247,20 +213,23 @@ class Dense(_Route):
         return result if input.dim() == 4 else result[0]
 
 
-class Product(_Route):
+class Product(Call):
     """A call with one input pixel whose channels all mix: the output is the kernel without its padding."""
 
     why = "matrix product: the input is one pixel, so each weight is used once"
 
     @staticmethod
     def beats_stock(input: Tensor, weight: Tensor, stride: Pair, dilation: Pair | None, dtype: torch.dtype) -> bool:
-        return input.is_cuda or not _stock_is_direct(input, weight, dtype)
+        # Torch's products of float16 on a CPU took 2 to 6 times as long as its convolution.
+        return input.is_cuda or (dtype is not torch.float16 and not _stock_is_direct(input, weight, dtype))
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, weight, bias = cast(self.dtype, input, weight, bias)
-        if self.padding != (0, 0):
-            (top, left), (height, width) = self.padding, weight.shape[-2:]
-            weight = weight[..., top : height - top, left : width - left]
+        (top, left), (height, width) = self.padding, weight.shape[-2:]
+        rows, columns = slice(top, height - top), slice(left, width - left)
+        is_cut_first = math.prod(self.output_size) < _LEAST_KEPT * height * width
+        if is_cut_first:
+            weight = weight[..., rows, columns]
         pixels = input.reshape(-1, weight.shape[0])
         # In the memory order of the weights, which make up nearly all of what is read.
         if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
@@ -269,19 +238,22 @@ class Product(_Route):
             result = by_pixel.permute(0, 3, 1, 2)
         else:
             result = (pixels @ weight.flatten(1)).view(-1, *weight.shape[1:])
+        if self.padding != (0, 0) and not is_cut_first:
+            result = result[..., rows, columns].clone()
         result = result if bias is None else result + bias.view(-1, 1, 1)
         return result if input.dim() == 4 else result[0]
 
 
-def route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
+def supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation) -> Call | None:
     """The call for kernels other than stock's, faster or not; None if stock should run it or raise the error."""
-    kind = _kind(input, weight, groups)
+    kind = _kind_by_shape(input, weight, groups)
     if kind is None:
         return None
-    return _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _checked_call(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
+def _checked_call(kind, input, weight, bias, stride, padding, output_padding, groups, dilation) -> Call | None:
+    """The call for kernels of this kind, or of another where these do not fit."""
     window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
     if window is None:
         return None
@@ -301,19 +273,19 @@ def _route_of(kind, input, weight, bias, stride, padding, output_padding, groups
     return Dense(*call)
 
 
-def faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation) -> _Route | None:
+def fastest_call(input, weight, bias, stride, padding, output_padding, groups, dilation) -> Call | None:
     """The call for the fastest kernels, or None if these are stock's."""
     # Most calls for stock are recognised here already, since on small maps call overhead dominates.
-    kind, steps, gaps = _kind(input, weight, groups), pair_or_none(stride), pair_or_none(dilation)
+    kind, steps, gaps = _kind_by_shape(input, weight, groups), pair_or_none(stride), pair_or_none(dilation)
     if kind is None or steps is None or not kind.beats_stock(input, weight, steps, gaps, compute_dtype(input)):
         return None
-    call = _route_of(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    call = _checked_call(kind, input, weight, bias, stride, padding, output_padding, groups, dilation)
     # One input pixel is not a product if the kernel is dilated.
     wins = type(call) is kind or (call is not None and call.beats_stock(input, weight, steps, gaps, call.dtype))
     return call if wins else None
 
 
-def _kind(input, weight, groups) -> type[_Route] | None:
+def _kind_by_shape(input, weight, groups) -> type[Call] | None:
     """Which kernels other than stock's may run a call, judging by shapes."""
     if not isinstance(input, Tensor) or not isinstance(weight, Tensor) or input.dim() < 3 or weight.dim() != 4:
         return None
@@ -330,16 +302,16 @@ def _kind(input, weight, groups) -> type[_Route] | None:
 def _stock_is_direct(input: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
     """Whether stock computes a plain product on the CPU, without oneDNN, of so few pixels that it is done before
     segext's kernels have begun: for one sample and kernels of up to 3x3. Measured in float32 and float64."""
-    if dtype.itemsize == 2 or (input.dim() == 4 and not _known(input.shape[0] == 1)):
+    if dtype.itemsize == 2 or (input.dim() == 4 and not _always(input.shape[0] == 1)):
         return False
     pixels = input.shape[-2] * input.shape[-1]
-    if max(weight.shape[-2:]) > 3 or not _known(input.shape[-3] * pixels <= _MOST_DIRECT_ELEMENTS):
+    if max(weight.shape[-2:]) > 3 or not _always(input.shape[-3] * pixels <= _MOST_DIRECT_ELEMENTS):
         return False
-    return _known(pixels < _FEW_PIXELS) or prefers_channels_last(input)
+    return _always(pixels < _FEW_PIXELS) or prefers_channels_last(input)
 
 
-def _known(condition) -> bool:
-    """Whether a condition on sizes always holds: a graph for dynamic sizes uses the same kernels for all of them."""
+def _always(condition) -> bool:
+    """Whether a condition on sizes holds for all of them: a graph for dynamic sizes uses the same kernels for all."""
     if not torch.compiler.is_compiling():
         return bool(condition)
     from torch.fx.experimental.symbolic_shapes import statically_known_true  # imports sympy

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import IntPair, checked_pair
-from .conv_routes import Criterion, Depthwise, faster_route, route
+from .conv_routes import Depthwise, fastest_call, supported_call
+from .criterion import Criterion
 from .overriding import overridable
 
 _MOST_LABELS = 256  # labels that fit in uint8
@@ -50,7 +51,7 @@ def conv_transpose2d(
     Raises:
         RuntimeError, ValueError, TypeError: as in stock, for shapes, types and arguments that do not fit.
     """
-    call = faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    call = fastest_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if call is not None:
         return call.run(input, weight, bias)
     return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -95,7 +96,7 @@ def conv_transpose2d_add(
         raise ValueError(f"addend should be a map, (N, K, H, W), but got one of shape {tuple(addend.shape)}")
     crop, addend_crop = checked_pair("crop", crop), checked_pair("addend_crop", addend_crop)
     output_size = _size_or_none(output_size)
-    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    call = supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if isinstance(call, Depthwise) and call.takes_addend(input, weight, addend):
         size = _common_size(call.output_size, crop, addend.shape[-2:], addend_crop, output_size)
         return call.run(input, weight, bias, addend, crop=crop, size=size, addend_crop=addend_crop)
@@ -170,7 +171,7 @@ def conv_transpose2d_argmax(
     """
     crop, output_size = checked_pair("crop", crop), _size_or_none(output_size)
     with torch.no_grad():
-        call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        call = supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
         if isinstance(call, Depthwise) and weight.shape[0] * weight.shape[1] <= _MOST_LABELS:
             size = _checked_size(call.output_size, crop, output_size)
             labels, scores = call.argmax(input, weight, bias, crop, size, return_scores)
@@ -226,10 +227,10 @@ def conv_transpose2d_cross_entropy(
             raises RuntimeError instead.
     """
     crop = checked_pair("crop", crop)
-    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    call = supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
     criterion = Criterion(class_weight, ignore_index, reduction, label_smoothing)
     of_target = "crop and target"
-    if isinstance(call, Depthwise) and criterion.fits(call, input, weight, target):
+    if isinstance(call, Depthwise) and criterion.fits(call.dtype, input, weight, target):
         _checked_size(call.output_size, crop, target.shape[-2:], of_target)
         return call.cross_entropy(input, weight, bias, target, crop, criterion)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)

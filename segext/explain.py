@@ -7,7 +7,7 @@ from torch import Tensor
 from . import ops
 from .arguments import IntPair, pair_or_none
 from .conv_arguments import compute_dtype
-from .conv_routes import faster_route, route
+from .conv_routes import fastest_call, supported_call
 from .switches import Switches
 from .unpool_conv2d import (
     MOST_CHANNELS,
@@ -65,9 +65,9 @@ def explain(
         if multiplies_what_counts(input):
             return "segext: at most one of four pixels has a value, so a quarter of the products is taken"
         return "segext: the unpooled map is never stored"
-    call = route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    call = supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if call is not None:
-        faster = faster_route(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        faster = fastest_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
         return faster.why if faster else "torch: it is faster for strides, sizes, types and formats such as these"
     if input.device.type not in ops.DEVICES:
         return f"torch: segext has no kernels for {input.device.type}"

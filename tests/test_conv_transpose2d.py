@@ -162,13 +162,21 @@ def test_values_that_are_no_numbers(dtype, kernel, layout):
 
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("weight_layout", FORMATS, ids=name)
-@pytest.mark.parametrize("padding", [0, (1, 2)])
+@pytest.mark.parametrize("padding", [0, (1, 2), (3, 2)])
+@pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("shape", [(1, 8, 1, 1), (3, 8, 1, 1), (8, 1, 1)])
-def test_one_pixel_is_a_matrix_product(shape, padding, weight_layout, layout):
-    x, weight, bias = normal(shape), weight_layout(normal((8, 6, 7, 5))), normal((6,))
+def test_one_pixel_is_a_matrix_product(shape, with_bias, padding, weight_layout, layout):
+    x, weight, bias = normal(shape), weight_layout(normal((8, 6, 7, 5))), normal((6,)) if with_bias else None
     assert explain(x, weight, bias, 2, padding).startswith("matrix product")
     actual = own.conv_transpose2d(layout(x), weight, bias, 2, padding)
     torch.testing.assert_close(actual, stock.conv_transpose2d(x, weight, bias, 2, padding), rtol=1e-5, atol=1e-5)
+    assert actual.untyped_storage().nbytes() == actual.nbytes
+
+
+def test_a_product_of_float16_is_slow_on_a_cpu():
+    x, weight = normal((2, 512, 1, 1), torch.float16), normal((512, 8, 4, 4), torch.float16)
+    assert explain(x, weight).startswith("torch: ")
+    assert explain(x.bfloat16(), weight.bfloat16()).startswith("matrix product")
 
 
 @pytest.mark.parametrize(

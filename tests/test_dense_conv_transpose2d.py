@@ -111,7 +111,17 @@ def test_derivatives():
     ("dtype", "channels", "stride", "size", "layout", "whose"),
     [
         (torch.float32, 21, 8, 4, contiguous, "segext"),
-        (torch.float32, 21, 2, 4, channels_last, "segext"),
+        (torch.float32, 21, 8, 4, channels_last, "segext"),
+        (torch.float32, 21, 2, 4, channels_last, "torch"),
+        (torch.float32, 17, 2, 4, contiguous, "segext"),
+        (torch.float32, 16, 2, 32, contiguous, "torch"),
+        (torch.float32, 12, 8, 32, channels_last, "torch"),
+        (torch.float32, 12, 32, 8, channels_last, "segext"),
+        (torch.float32, 7, 32, 8, contiguous, "torch"),
+        (torch.float64, 64, 2, 20, channels_last, "segext"),
+        (torch.float64, 64, 2, 19, channels_last, "torch"),
+        (torch.float64, 65, 2, 32, contiguous, "torch"),
+        (torch.float64, 16, 2, 32, contiguous, "torch"),
         (torch.float32, 64, 2, 32, contiguous, "segext"),
         (torch.float32, 64, 2, 32, channels_last, "torch"),
         (torch.float32, 64, 2, 8, contiguous, "torch"),
@@ -132,21 +142,20 @@ def test_explains_its_choice(dtype, channels, stride, size, layout, whose):
         ((2, 8, 19, 21), 2, contiguous, "segext"),
         ((1, 8, 20, 20), 3, contiguous, "segext"),
         ((1, 8, 20, 20), 3, channels_last, "torch"),
-        ((1, 8, 60, 60), 3, channels_last, "segext"),
         ((1, 256, 1, 1), 3, contiguous, "torch"),
         ((2, 256, 1, 1), 3, contiguous, "matrix product"),
         ((1, 256, 1, 1), 4, contiguous, "matrix product"),
     ],
 )
 def test_small_maps_that_stock_multiplies_directly(shape, kernel, layout, whose):
-    x, weight = layout(normal(shape, torch.float32)), normal((shape[-3], 7, kernel, kernel), torch.float32)
+    x, weight = layout(normal(shape, torch.float32)), normal((shape[-3], 21, kernel, kernel), torch.float32)
     assert explain(x, weight, stride=2).startswith(f"{whose}: ")
 
 
 def test_matrix_instructions_are_left_to_stock(monkeypatch):
     monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {})
     monkeypatch.setattr(conv_routes, "_DOTS_BFLOAT16", False)
-    x, weight = normal((1, 8, 40, 40), torch.bfloat16), normal((8, 16, 2, 2), torch.bfloat16)
+    x, weight = normal((1, 8, 40, 40), torch.bfloat16), normal((8, 32, 2, 2), torch.bfloat16)
     for has_them, whose in ((True, "torch"), (False, "segext")):
         monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", has_them)
         assert explain(x, weight, stride=2).startswith(whose)
@@ -162,6 +171,9 @@ def test_matrix_instructions_are_left_to_stock(monkeypatch):
         (64, 2, 2, 9, contiguous, "segext"),
         (64, 2, 2, 9, channels_last, "torch"),
         (65, 2, 2, 9, contiguous, "torch"),
+        (16, 2, 2, 9, contiguous, "torch"),
+        (12, 32, 16, 4, contiguous, "segext"),
+        (12, 16, 8, 60, contiguous, "torch"),
         (64, 4, 2, 9, contiguous, "torch"),
     ],
 )
@@ -193,12 +205,12 @@ def test_what_a_cpu_convolves_slowly_is_nothing_to_a_gpu(monkeypatch):
     """A call there is recognised as stock's at once, by strides alone."""
     monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {torch.float16: False})
     monkeypatch.setattr(differentiable, "DEVICES", {"cpu", "cuda"})
-    monkeypatch.setattr(conv_routes, "_route_of", lambda *arguments: pytest.fail("looked at the arguments"))
+    monkeypatch.setattr(conv_routes, "_checked_call", lambda *arguments: pytest.fail("looked at the arguments"))
     for groups in (1, 8):
         with FakeTensorMode():
             x = torch.empty(1, 8, 4, 4, dtype=torch.float16, device="cuda")
             weight = torch.empty(8, 8 // groups, 3, 3, dtype=torch.float16, device="cuda")
-        assert conv_routes.faster_route(x, weight, None, 1, 1, 0, groups, 1) is None
+        assert conv_routes.fastest_call(x, weight, None, 1, 1, 0, groups, 1) is None
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=name)

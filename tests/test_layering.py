@@ -36,6 +36,7 @@ LAYERS = (
     "max_pool2d",
     "conv_transpose2d",
     "conv_routes",
+    "criterion",
     "conv_arguments",
     "onnx",
     "bilinear",
