@@ -464,18 +464,19 @@ class KeepsAList(nn.Module):
         self.frozen = True
 
     def __setattr__(self, name, value):
-        if getattr(self, "prepacked", False):
+        if getattr(self, "frozen", False):
             raise AttributeError(f"{name} is frozen")
         super().__setattr__(name, value)
 
     def forward(self, x):
-        return self.layers[0](x)
+        return F.max_pool2d(self.layers[0](x), 2)
 
 
 def test_every_reference_sees_the_swap():
     converted, _ = segext.convert(KeepsAList(), inplace=True)
     assert converted.layers[0] is converted.pool
     assert type(converted.pool) is segext.nn.MaxPool2d
+    assert type(converted) is not KeepsAList
 
 
 def test_hooks_and_attributes_survive():
