@@ -86,7 +86,7 @@ def run(out, *arguments):
 
 @pytest.mark.parametrize("name", ["ENet", "UNet", "SegNet"])
 def test_networks_in_published_style(name, tmp_path, capsys):
-    status, found = run(tmp_path, f"test_convert:{name}", "--input", "2x3x32x48")
+    status, found = run(tmp_path, f"networks:{name}", "--input", "2x3x32x48")
     assert status == 0
     text = capsys.readouterr().out
     assert (tmp_path / "report.txt").read_text() in text
@@ -134,7 +134,7 @@ def test_a_network_that_names_its_type(file, tmp_path):
 
 
 def test_bfloat16(tmp_path):
-    status, found = run(tmp_path, "test_convert:SegNet", "--input", "2x3x16x16", "--dtype", "bfloat16", "--eval")
+    status, found = run(tmp_path, "networks:SegNet", "--input", "2x3x16x16", "--dtype", "bfloat16", "--eval")
     assert status == 0
     assert {row["dtype"] for row in found["rows"]} == {"bfloat16"}
 
@@ -143,7 +143,7 @@ def test_compiled_ways(tmp_path, monkeypatch):
     """By the compiler that generates no code; and one that cannot compile is noted."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", functools.partial(compile, backend="eager"))
-    common = ("test_convert:SegNet", "--input", "2x3x16x16", "--format", "NCHW", "--compile")
+    common = ("networks:SegNet", "--input", "2x3x16x16", "--format", "NCHW", "--compile")
     _, found = run(tmp_path, *common)
     ways = {"stock", "segext", "stock compiled", "segext compiled"}
     assert {(row["task"], row["way"]) for row in found["rows"]} == {
@@ -192,7 +192,7 @@ def test_a_wrong_conversion_ends_the_run(forward, message, tmp_path, monkeypatch
         return converted, report
 
     monkeypatch.setattr(segext, "convert", wrong)
-    assert run(tmp_path / "out", "test_convert:SegNet", "--input", "2x3x16x16")[0] == 1
+    assert run(tmp_path / "out", "networks:SegNet", "--input", "2x3x16x16")[0] == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -206,7 +206,7 @@ def test_a_conversion_that_fails_where_the_network_runs(tmp_path, monkeypatch, c
         return converted, report
 
     monkeypatch.setattr(segext, "convert", wrong)
-    assert run(tmp_path / "out", "test_convert:SegNet", "--input", "2x3x16x16", "--eval")[0] == 1
+    assert run(tmp_path / "out", "networks:SegNet", "--input", "2x3x16x16", "--eval")[0] == 1
     assert "inference: the converted network fails where the network runs: " in capsys.readouterr().err
 
 

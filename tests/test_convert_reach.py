@@ -6,30 +6,16 @@ import functools
 import inspect
 import operator
 import pickle
-import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Pooling, block
 from torch import nn
 
 import segext
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Pooling(nn.Module):
-    """Pools in a method of its own, after a ReLU in its forward."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
-
-    def _down(self, x):
-        return F.max_pool2d(x, 2)
-
-    def forward(self, x):
-        return self._down(F.relu(self.conv(x)))
 
 
 class ToSuper(Pooling):
@@ -459,10 +445,6 @@ def test_metaclasses_do_not_hear_of_converted_classes(base):
 # --- Callers that work in place ---------------------------------------------------------------------------------------
 
 
-def block():
-    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
-
-
 class Adding(nn.Module):
     """Changes in place what a block of it returns."""
 
@@ -671,52 +653,3 @@ def test_a_block_called_directly_and_in_parallel():
             return self.branch(self.relu(x)) + self.parallel(x)
 
     assert_converts_exactly(Twice(), fused=0)
-
-
-# --- What else runs meanwhile -----------------------------------------------------------------------------------------
-
-
-def test_tensors_that_a_forward_changes_keep_their_values():
-    class Counting(Pooling):
-        def __init__(self):
-            super().__init__()
-            self.steps = torch.zeros(1)
-
-        def forward(self, x):
-            self.steps += 1
-            return super().forward(x)
-
-    model = Counting()
-    converted, _ = segext.convert(model, inplace=True)
-    assert converted.steps == 0
-
-
-def test_conversions_and_other_models_in_other_threads():
-    model = nn.Sequential(*(block() for _ in range(5)))
-    _, expected = segext.convert(model)
-    serving, x, errors, reports, stop = block().eval(), torch.randn(1, 4, 8, 8), [], [], threading.Event()
-
-    def serve():
-        while not stop.is_set():
-            try:
-                serving(x)
-            except Exception as error:
-                errors.append(error)
-                return
-
-    def convert():
-        for _ in range(5):
-            reports.append(segext.convert(model)[1])
-
-    server = threading.Thread(target=serve)
-    converters = [threading.Thread(target=convert) for _ in range(3)]
-    server.start()
-    for thread in converters:
-        thread.start()
-    for thread in converters:
-        thread.join()
-    stop.set()
-    server.join()
-    assert errors == []
-    assert reports == [expected] * 15
-    serving(x)
