@@ -1,13 +1,8 @@
 """What networks are counted to hold: as much as real runs hold, and in the right places."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.importorskip("matplotlib")
 

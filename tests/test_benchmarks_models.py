@@ -1,16 +1,12 @@
 """The comparison of networks: what it counts and concludes, that it stops at a wrong result, and that it runs."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.__main__ import main
 from benchmarks.harness import CheckFailed, Summary

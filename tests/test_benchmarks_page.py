@@ -3,14 +3,11 @@
 import dataclasses
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")

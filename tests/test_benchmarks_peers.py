@@ -3,12 +3,9 @@
 import functools
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.importorskip("matplotlib")
 

@@ -1,17 +1,13 @@
 """The kernels of every instruction set agree with the reference: the agreement tests rerun at each lower level."""
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import segext._C
+from levels import LEVELS, LOWER, run
 
 TESTS = Path(__file__).resolve().parent
-LOWER = ("baseline", "avx2")
-LEVELS = (*LOWER, "avx512")
 AGREEMENT = (
     "test_max_pool2d.py",
     "test_relu_max_pool2d.py",
@@ -31,14 +27,6 @@ AGREEMENT = (
         )
     ),
 )
-
-
-def run(*command, level):
-    # One thread: of two processes with two each, on two cores, threads wait for each other most of the time. Tests that
-    # ask for more have them, and these sleep meanwhile.
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    environment = {**os.environ, "SEGEXT_CPU_CAPABILITY": level, **threads}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=TESTS.parent)
 
 
 def test_level_in_use():

@@ -1,7 +1,6 @@
 """What users rely on from CUDA: streams, graphs, no synchronisation, no hidden memory, the same bits on every run."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,11 +22,8 @@ from torch.utils import _pytree as pytree
 
 import segext
 import segext.functional as own
-from segext import Switches, ops
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.gpu import cases
+from segext import Switches, ops
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (2, 16, 20, 24)

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks import contest, decoding, throughput
 from benchmarks.gpu import __main__ as driver
 from benchmarks.gpu import cases, clocks, parts, profiling, sanitizing, targets, testing, timing

@@ -13,7 +13,7 @@ from itertools import product
 import pytest
 import segext._C
 import torch
-from test_capability import LEVELS, run
+from levels import LEVELS, run
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 

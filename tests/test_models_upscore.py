@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_models import FCNS, image, narrow, relative
+from narrow_models import FCNS, image, narrow, relative
 
 from segext.models.upscore import TorchUpscore, Upscore
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from test_models import NARROW, image, narrow, relative
+from narrow_models import NARROW, image, narrow, relative
 from torch import nn
 
 from segext.models import load_weights

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from narrow_models import image, narrow, size_for
 from samples import POOLS, Pool, assert_same, normal
-from test_models import image, narrow, size_for
 from torch import nn
 
 import segext
