@@ -1,11 +1,13 @@
 """What users rely on from CUDA: streams, graphs, no synchronisation, no hidden memory, the same bits on every run."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as stock
+from op_samples import ARGUMENTS, LARGE, WITHOUT_CUDA_KERNELS, large_samples
 from samples import (
     FLOATS,
     FORMATS,
@@ -16,7 +18,6 @@ from samples import (
     hard_values,
     name,
     normal,
-    random_codes,
 )
 from torch.utils import _pytree as pytree
 
@@ -26,34 +27,13 @@ from benchmarks.gpu import cases
 from segext import Switches, ops
 
 ROOT = Path(__file__).resolve().parent.parent
-SHAPE = (2, 16, 20, 24)
+SHAPE = LARGE.map
 # Windows that tile the map, and windows that overlap.
 POOLS = (Pool(2), Pool(3, 2, 1))
 # Long enough, at 1 to 2 GHz, for the host to queue what comes next.
 CYCLES = 100_000_000
 
-OPS = (
-    "max_pool2d",
-    "relu_max_pool2d",
-    "max_pool2d_backward",
-    "max_pool2d_backward_out",
-    "max_pool2d_double_backward",
-    "max_unpool2d",
-    "max_unpool2d_out",
-    "max_unpool2d_backward",
-    "max_unpool2d_indices",
-    "max_unpool2d_indices_backward",
-    "switches_to_indices",
-    "switches_from_indices",
-    "switches_repack",
-    "extremes",
-    "depthwise_conv_transpose2d",
-    "depthwise_conv_transpose2d_backward",
-    "depthwise_conv_transpose2d_argmax",
-    "depthwise_conv_transpose2d_cross_entropy",
-    "depthwise_conv_transpose2d_cross_entropy_backward",
-    "unpool_conv2d",
-)
+OPS = tuple(op for op in ARGUMENTS if op not in WITHOUT_CUDA_KERNELS)
 # Bytes that ops take while they run: for the last element by which int64 indices name each pixel, and for a weight in
 # the order of its kernel, filled up to 16 channels and 64 outputs.
 PIXELS = SHAPE[0] * SHAPE[1] * SHAPE[2] * SHAPE[3]
@@ -72,98 +52,13 @@ WITH_PARTS = {
 
 def call_of(op, device, layout=contiguous, pool=POOLS[0], dtype=torch.float32):
     """A tensor, and the op as a function of it alone; all else that the op needs lies on `device` already."""
-    window, last = pool.window, layout is channels_last
-    map = layout(normal(SHAPE, dtype).to(device))
-    pooled, codes = ops.max_pool2d(map, *window, False, last)
-    size, pooled_size = SHAPE[-2:], pooled.shape[-2:]
-    relu_output = pooled.relu()
-    indices = ops.switches_to_indices(codes, pooled.shape, size, *window, last)
-    out = torch.full_like(map, torch.nan)
-    # Twice the pool's window, which comes to both kernels of each op: it spans two strides, or three.
-    kernel, channels = 2 * pool.kernel_size, SHAPE[1]
-    weight = normal((channels, 1, kernel, kernel), dtype, seed=1).to(device)
-    bias = normal((channels,), dtype, seed=2).to(device)
-    addend = layout(normal((SHAPE[0], channels, 50, 60), dtype).to(device))
-    upsampling = ((39, 44), (2, 2), (1, 2), (1, 1))
-    mixing, offsets = (normal(s, dtype, seed=6).to(device) for s in ((channels, 37, 3, 3), (37,)))
-    cell_codes = random_codes(SHAPE, 2).to(device)
-    sums = torch.promote_types(dtype, torch.float32)
-    target = torch.randint(-1, channels, (SHAPE[0], 39, 44), generator=torch.Generator().manual_seed(3)).to(device)
-    losses = (target, torch.rand(channels, generator=torch.Generator().manual_seed(4)).to(device, sums))
-    criterion = (*upsampling[1:], -1, 0.1, last)
-    *_, normalizers, labels = ops.depthwise_conv_transpose2d_cross_entropy(
-        map, weight, bias, *losses, *criterion, True, True
-    )
-    of_pixels = (losses[1], normalizers, labels, *upsampling[1:], 0.1, last)
+    input, *rest = ARGUMENTS[op](large_samples(layout, pool, dtype, device))
 
-    def pool_backward_into(grad):
-        ops.max_pool2d_backward_out(grad, codes, relu_output, size, *window, last, out)
-        return out
+    def call(input):
+        result = getattr(ops, op)(input, *rest)
+        return rest[-1] if op.endswith("_out") else result
 
-    def unpool_into(values):
-        ops.max_unpool2d_out(values, codes, size, *window, last, out)
-        return out
-
-    return {
-        "max_pool2d": (map, lambda x: ops.max_pool2d(x, *window, False, last)),
-        "relu_max_pool2d": (map, lambda x: ops.relu_max_pool2d(x, *window, False, last)),
-        "max_pool2d_backward": (
-            pooled,
-            lambda grad: ops.max_pool2d_backward(grad, codes, relu_output, size, *window, last),
-        ),
-        "max_pool2d_backward_out": (pooled, pool_backward_into),
-        "max_pool2d_double_backward": (
-            map,
-            lambda grad: ops.max_pool2d_double_backward(grad, codes, relu_output, pooled_size, *window, last),
-        ),
-        "max_unpool2d": (pooled, lambda values: ops.max_unpool2d(values, codes, size, *window, last)),
-        "max_unpool2d_out": (pooled, unpool_into),
-        "max_unpool2d_backward": (
-            map,
-            lambda grad: ops.max_unpool2d_backward(grad, codes, pooled_size, *window, last),
-        ),
-        "max_unpool2d_indices": (pooled, lambda values: ops.max_unpool2d_indices(values, indices, size, last)),
-        "max_unpool2d_indices_backward": (
-            map,
-            lambda grad: ops.max_unpool2d_indices_backward(grad, indices, pooled_size, last),
-        ),
-        "switches_to_indices": (
-            codes,
-            lambda codes: ops.switches_to_indices(codes, pooled.shape, size, *window, last),
-        ),
-        "switches_from_indices": (indices, lambda indices: ops.switches_from_indices(indices, size, *window, last)),
-        "switches_repack": (codes, lambda codes: ops.switches_repack(codes, pooled.shape, window[0], last)),
-        "extremes": (indices, lambda indices: ops.extremes(indices, 40)),
-        "depthwise_conv_transpose2d": (
-            map,
-            lambda x: ops.depthwise_conv_transpose2d(x, weight, bias, addend, *upsampling, (4, 3), last),
-        ),
-        "depthwise_conv_transpose2d_backward": (
-            layout(normal((SHAPE[0], channels, 39, 44), dtype, seed=6).to(device)),
-            lambda grad: ops.depthwise_conv_transpose2d_backward(
-                grad, map, weight, *upsampling[1:], last, True, True, True
-            ),
-        ),
-        "depthwise_conv_transpose2d_argmax": (
-            map,
-            lambda x: ops.depthwise_conv_transpose2d_argmax(x, weight, bias, *upsampling, last, True),
-        ),
-        "depthwise_conv_transpose2d_cross_entropy": (
-            map,
-            lambda x: ops.depthwise_conv_transpose2d_cross_entropy(x, weight, bias, *losses, *criterion, True, True),
-        ),
-        "depthwise_conv_transpose2d_cross_entropy_backward": (
-            normal(target.shape, sums, seed=5).to(device),
-            lambda grad: ops.depthwise_conv_transpose2d_cross_entropy_backward(
-                grad, map, weight, bias, *of_pixels, True, True, True
-            ),
-        ),
-        # Of 2x2 windows, whatever the pool.
-        "unpool_conv2d": (
-            map,
-            lambda x: ops.unpool_conv2d(x, cell_codes, mixing, None, offsets, (39, 48), (1, 1), True, last),
-        ),
-    }[op]
+    return input, call
 
 
 def tensors(result):
@@ -204,8 +99,7 @@ def captured(function, *inputs):
 def test_every_op_has_its_call():
     """On the CPU too: each call here can be made, gives something, and none of the library's ops is left out."""
     schemas = re.findall(r'"(\w+)\(', (ROOT / "csrc" / "library.cpp").read_text())
-    without_cuda_kernels = {"dense_conv_transpose2d", "unpool_conv2d_backward", "unpool_conv2d_pack"}
-    assert sorted(OPS) == sorted(set(schemas) - without_cuda_kernels)
+    assert sorted(OPS) == sorted(set(schemas) - set(WITHOUT_CUDA_KERNELS))
     for op in OPS:
         for layout in FORMATS:
             for pool in POOLS:
@@ -535,7 +429,7 @@ def test_memory_is_taken_for_results_alone(op, layout, cuda):
     nbytes -= sum(tensor.nbytes for tensor in results)
     if op in WITH_PARTS:
         assert count == len(results) + WITH_PARTS[op]
-        assert nbytes < SHAPE[0] * SHAPE[1] * 39 * 44 * input.element_size()
+        assert nbytes < SHAPE[0] * SHAPE[1] * math.prod(LARGE.upsampled) * input.element_size()
     else:
         assert count == len(results) + (op in SCRATCH)
         assert nbytes == SCRATCH.get(op, 0)

@@ -5,130 +5,31 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import torch.nn.functional as stock
-from samples import FLOATS, FORMATS, Pool, assert_same, channels_last, name, normal, tie_free
+from op_samples import ARGUMENTS, WITHOUT_CUDA_KERNELS, small_samples
+from samples import FLOATS, FORMATS, assert_same, name, normal, tie_free
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import segext
 import segext.functional as own
-from segext import nn, reference
+from segext import nn
 
 ops = torch.ops.segext
-WINDOW = Pool(3, 2, 1).window
-SHAPE = (2, 5, 7, 9)
-SIZE = (2, 5, *reference.pooled_size(SHAPE[-2:], 3, 2, 1))
-
-
-def op_arguments(layout, dtype=torch.float32, device="cpu"):
-    """Arguments for every op, by name."""
-    last = layout is channels_last
-    full, small = (layout(normal(shape, dtype).to(device)) for shape in (SHAPE, SIZE))
-    codes = ops.relu_max_pool2d(full, *WINDOW, False, last)[1]
-    relu_output = small.relu()
-    indices = layout(stock.max_pool2d(full.cpu().float(), 3, 2, 1, return_indices=True)[1].to(device))
-    for tensor in (full, small):
-        tensor.requires_grad_()
-    to_full, to_small = (SHAPE[-2:], *WINDOW, last), (SIZE[-2:], *WINDOW, last)
-    return {
-        "max_pool2d": (full, *WINDOW, False, last),
-        "relu_max_pool2d": (full, *WINDOW, False, last),
-        "max_pool2d_backward": (small, codes, relu_output, *to_full),
-        "max_pool2d_double_backward": (full, codes, relu_output, *to_small),
-        "max_unpool2d": (small, codes, *to_full),
-        "max_unpool2d_backward": (full, codes, *to_small),
-        "max_unpool2d_indices": (small, indices, SHAPE[-2:], last),
-        "max_unpool2d_indices_backward": (full, indices, SIZE[-2:], last),
-        "switches_to_indices": (codes, SIZE, *to_full),
-        "switches_from_indices": (indices, *to_full),
-        "switches_repack": (codes, SIZE, WINDOW[0], last),
-        "extremes": (indices, 7),
-        "max_pool2d_backward_out": (small.detach(), codes, relu_output, *to_full, torch.empty_like(full.detach())),
-        "max_unpool2d_out": (small.detach(), codes, *to_full, torch.empty_like(full.detach())),
-        **upsampling_arguments(full, last),
-        **unpool_conv2d_arguments(full.detach(), last),
-    }
-
-
-def upsampling_arguments(input, last):
-    weight, bias, addend = (
-        normal(shape, input.dtype).to(input.device).requires_grad_() for shape in ((5, 2, 4, 3), (10,), (2, 10, 12, 14))
-    )
-    window = ((9, 11), (2, 2), (1, 2), (1, 1))
-    target = torch.randint(0, 10, (2, 9, 11), generator=torch.Generator().manual_seed(0)).to(input.device)
-    target[:, ::3] = 255
-    sums = torch.promote_types(input.dtype, torch.float32)
-    class_weight = torch.rand(10, dtype=sums, generator=torch.Generator().manual_seed(0)).to(input.device)
-    grad_loss = normal((2, 9, 11), sums).to(input.device).requires_grad_()
-    loss = (target, class_weight, *window[1:], 255, 0.1, last, False, True)
-    parameters = (input, weight, bias)
-    *_, normalizers, labels = ops.depthwise_conv_transpose2d_cross_entropy(*(x.detach() for x in parameters), *loss)
-    of_pixels = (class_weight, normalizers, labels, *window[1:], 0.1, last)
-    grad, needs = normal((2, 10, 9, 11), input.dtype).to(input.device), (True, True, True)
-    return {
-        "dense_conv_transpose2d": (input, weight, bias[:2], (14, 18), (2, 2), (1, 1), (1, 1), last),
-        "depthwise_conv_transpose2d": (input, weight, bias, addend, *window, (2, 1), last),
-        "depthwise_conv_transpose2d_backward": (grad, input.detach(), weight.detach(), *window[1:], last, *needs),
-        "depthwise_conv_transpose2d_argmax": (input.detach(), weight.detach(), bias.detach(), *window, last, True),
-        "depthwise_conv_transpose2d_cross_entropy": (*parameters, *loss),
-        "depthwise_conv_transpose2d_cross_entropy_backward": (grad_loss, *parameters, *of_pixels, *needs),
-    }
-
-
-def unpool_conv2d_arguments(map, last):
-    values, codes = ops.max_pool2d(map, *Pool(2).window, False, last)
-    weight, bias, grad = (normal(shape, map.dtype).to(map.device) for shape in ((5, 4, 3, 3), (4,), (2, 4, 7, 9)))
-    rest = (map.shape[-2:], (1, 1), True, last)
-    differentiable = (values.clone().requires_grad_(), codes, weight.clone().requires_grad_(), bias.requires_grad_())
-    packed = ops.unpool_conv2d_pack(weight, True) if weight.is_cpu else None
-    return {
-        "unpool_conv2d": (*differentiable[:3], packed, differentiable[3], *rest),
-        "unpool_conv2d_backward": (grad, values, codes, weight, *rest, True, True),
-        "unpool_conv2d_pack": (weight, True),
-    }
-
-
-OPS = (
-    "max_pool2d",
-    "relu_max_pool2d",
-    "max_pool2d_backward",
-    "max_pool2d_double_backward",
-    "max_unpool2d",
-    "max_unpool2d_backward",
-    "max_unpool2d_indices",
-    "max_unpool2d_indices_backward",
-    "switches_to_indices",
-    "switches_from_indices",
-    "switches_repack",
-    "extremes",
-    "max_pool2d_backward_out",
-    "max_unpool2d_out",
-    "depthwise_conv_transpose2d",
-    "depthwise_conv_transpose2d_backward",
-    "depthwise_conv_transpose2d_argmax",
-    "depthwise_conv_transpose2d_cross_entropy",
-    "depthwise_conv_transpose2d_cross_entropy_backward",
-    "dense_conv_transpose2d",
-    "unpool_conv2d",
-    "unpool_conv2d_backward",
-    "unpool_conv2d_pack",
-)
 SECOND_DERIVATIVES_BY_STOCK = ("depthwise_conv_transpose2d_cross_entropy_backward",)
-CPU_ALONE = ("dense_conv_transpose2d", "unpool_conv2d_backward", "unpool_conv2d_pack")
 
 
 def test_every_op_is_registered_and_tested():
     registered = {
         full.partition("::")[2] for full in torch._C._dispatch_get_all_op_names() if full.startswith("segext::")
     }
-    assert registered == set(OPS)
+    assert registered == set(ARGUMENTS)
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", ARGUMENTS)
 def test_opcheck(op, layout, device):
-    arguments = op_arguments(layout, device=device)[op]
-    if device.type == "cuda" and op in CPU_ALONE:
+    arguments = ARGUMENTS[op](small_samples(layout, device=device))
+    if device.type == "cuda" and op in WITHOUT_CUDA_KERNELS:
         with pytest.raises(NotImplementedError, match="CUDA"):
             getattr(ops, op)(*arguments)
         return
@@ -139,13 +40,13 @@ def test_opcheck(op, layout, device):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", ARGUMENTS)
 def test_fake_strides_are_real_strides(op, dtype, device):
     """Shape, type and strides that compile and export see are those of the real result, in both formats."""
-    if device.type == "cuda" and op in CPU_ALONE:
+    if device.type == "cuda" and op in WITHOUT_CUDA_KERNELS:
         return  # test_opcheck sees them refuse
     for layout in FORMATS:
-        arguments = op_arguments(layout, dtype, device)[op]
+        arguments = ARGUMENTS[op](small_samples(layout, dtype, device))
         real = pytree.tree_leaves(getattr(ops, op)(*arguments))
         with FakeTensorMode() as mode:
             fakes = pytree.tree_map_only(torch.Tensor, mode.from_tensor, arguments)
