@@ -735,46 +735,98 @@ def test_empty_batch():
     assert_same(weight.grad, torch.zeros_like(weight))
 
 
-def test_errors():
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x, switches, w: own.unpool_conv_transpose2d(x, switches.indices(), w), TypeError, "Switches"),
+        (
+            lambda x, switches, w: own.unpool_conv_transpose2d(x, switches, w, output_size=(9, 9)),
+            ValueError,
+            "output_size",
+        ),
+        (lambda x, switches, w: own.unpool_conv_transpose2d(x[:, :, :2], switches, w), RuntimeError, "shape"),
+        (lambda x, switches, w: own.unpool_conv_transpose2d(x, switches, w[:3]), RuntimeError, "channels"),
+        (lambda x, switches, w: own.unpool_conv2d(x, switches, w), RuntimeError, "channels"),
+        (lambda x, switches, w: own.unpool_conv_transpose2d(x, switches, w.double()), RuntimeError, "type"),
+        (lambda x, switches, w: own.unpool_conv_transpose2d(x, switches, w, normal((4,))), RuntimeError, "bias"),
+    ],
+    ids=[
+        *("indices", "output_size", "shape", "channels of a transposed weight", "channels of a weight", "type", "bias"),
+    ],
+)
+def test_errors(call, error, message):
     values, switches = own.max_pool2d(normal((2, 4, 8, 8)), 2, return_indices=True)
-    weight = normal((4, 3, 3, 3))
-    with pytest.raises(TypeError, match="Switches"):
-        own.unpool_conv_transpose2d(values, switches.indices(), weight)
-    with pytest.raises(ValueError, match="output_size"):
-        own.unpool_conv_transpose2d(values, switches, weight, output_size=(9, 9))
-    with pytest.raises(RuntimeError, match="shape"):
-        own.unpool_conv_transpose2d(values[:, :, :2], switches, weight)
-    with pytest.raises(RuntimeError, match="channels"):
-        own.unpool_conv_transpose2d(values, switches, weight[:3])
-    with pytest.raises(RuntimeError, match="channels"):
-        own.unpool_conv2d(values, switches, weight)
-    with pytest.raises(RuntimeError, match="type"):
-        own.unpool_conv_transpose2d(values, switches, weight.double())
-    with pytest.raises(RuntimeError, match="bias"):
-        own.unpool_conv_transpose2d(values, switches, weight, normal((4,)))
+    with pytest.raises(error, match=message):
+        call(values, switches, normal((4, 3, 3, 3)))
+
+
+def test_another_padding_mode_of_a_transposed_layer_is_refused():
     with pytest.raises(ValueError, match="padding mode"):
         nn.UnpoolConvTranspose2d(4, 3, 3, padding_mode="reflect")
-    arguments = (values, switches.codes, weight, None, None, (8, 8), (1, 1), True, False)
-    for index, wrong, message in (
-        (0, values[0], "4D"),
-        (1, switches.codes[:1], "codes"),
-        (2, weight[..., :2], "3x3"),
-        (2, weight.double(), "Double"),
-        (3, normal((5,)), "packed_weight of size"),
-        (3, ops.unpool_conv2d_pack(weight.double(), True), "packed_weight of size"),
-        (4, normal((5,)), "bias"),
-        (5, (0, 0), "too small"),
-        (6, (3, 1), "padding"),
-    ):
-        changed = (*arguments[:index], wrong, *arguments[index + 1 :])
-        with pytest.raises(RuntimeError, match=message):
-            ops.unpool_conv2d(*changed)
+
+
+def arguments_of_the_op():
+    values, switches = own.max_pool2d(normal((2, 4, 8, 8)), 2, return_indices=True)
+    return {
+        "input": values,
+        "codes": switches.codes,
+        "weight": normal((4, 3, 3, 3)),
+        "packed_weight": None,
+        "bias": None,
+        "unpooled_size": (8, 8),
+        "padding": (1, 1),
+        "transposed": True,
+        "channels_last": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("argument", "wrong", "message"),
+    [
+        ("input", lambda x: x[0], "4D"),
+        ("codes", lambda codes: codes[:1], "codes"),
+        ("weight", lambda weight: weight[..., :2], "3x3"),
+        ("weight", lambda weight: weight.double(), "Double"),
+        ("packed_weight", lambda _: normal((5,)), "packed_weight of size"),
+        (
+            "packed_weight",
+            lambda _: ops.unpool_conv2d_pack(normal((4, 3, 3, 3)).double(), True),
+            "packed_weight of size",
+        ),
+        ("bias", lambda _: normal((5,)), "bias"),
+        ("unpooled_size", lambda _: (0, 0), "too small"),
+        ("padding", lambda _: (3, 1), "padding"),
+    ],
+    ids=[
+        *("a sample as input", "codes", "size of weight", "type of weight", "packed_weight", "type of packed_weight"),
+        *("bias", "unpooled_size", "padding"),
+    ],
+)
+def test_the_op_turns_away_what_does_not_fit(argument, wrong, message):
+    arguments = arguments_of_the_op()
+    arguments[argument] = wrong(arguments[argument])
+    with pytest.raises(RuntimeError, match=message):
+        ops.unpool_conv2d(*arguments.values())
+
+
+def test_the_backward_op_turns_away_gradients_of_another_size():
+    arguments = arguments_of_the_op()
+    del arguments["packed_weight"], arguments["bias"]
     with pytest.raises(RuntimeError, match="grad_output"):
-        ops.unpool_conv2d_backward(normal((2, 3, 8, 7)), *arguments[:3], *arguments[5:], True, True)
-    with pytest.raises(RuntimeError, match="3x3"):
-        own.prepack_unpool_conv2d(normal((4, 3, 3, 2)))
-    with pytest.raises(RuntimeError, match="Long"):
-        own.prepack_unpool_conv_transpose2d(torch.ones(4, 3, 3, 3, dtype=torch.long))
+        ops.unpool_conv2d_backward(normal((2, 3, 8, 7)), *arguments.values(), True, True)
+
+
+@pytest.mark.parametrize(
+    ("prepack", "weight", "message"),
+    [
+        (own.prepack_unpool_conv2d, normal((4, 3, 3, 2)), "3x3"),
+        (own.prepack_unpool_conv_transpose2d, torch.ones(4, 3, 3, 3, dtype=torch.long), "Long"),
+    ],
+    ids=["size", "type"],
+)
+def test_weights_that_cannot_be_packed(prepack, weight, message):
+    with pytest.raises(RuntimeError, match=message):
+        prepack(weight)
 
 
 def test_convolution_with_another_padding_mode():
