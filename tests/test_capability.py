@@ -14,6 +14,7 @@ AGREEMENT = (
     "test_max_unpool2d.py",
     "test_properties.py",
     "test_conv_transpose2d.py",
+    "test_conv_transpose2d_fusions.py",
     "test_dense_conv_transpose2d.py",
     "test_unpool_conv2d.py",
     "test_switches.py::test_repacking_of_any_shape",
