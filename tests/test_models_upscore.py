@@ -58,6 +58,18 @@ def test_weights_that_mix_channels_stay_dense(kind, value):
     assert torch.equal(layer.state_dict()["weight"], plain["weight"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_load(kind):
+    """As a model's own ``named_parameters()`` hold them, also into a layer whose channels mix."""
+    layer, other = kind(3, 2), kind(3, 2)
+    layer.weight.data.normal_()
+    other.load_state_dict({"weight": torch.randn(3, 3, 4, 4)})
+    for target in (other, kind(3, 2)):
+        target.load_state_dict(dict(layer.named_parameters()))
+        assert torch.equal(target.weight, layer.weight)
+        assert target.weight is not layer.weight
+
+
 @pytest.mark.parametrize("mixing", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_upscore_computes(kind, mixing):
@@ -90,7 +102,7 @@ def test_one_class(kind):
 def test_errors_are_stock_s():
     model = narrow("fcn8s")
     state = model.state_dict()
-    for shape in ((5, 1, 16, 16), (5, 5, 4, 4), (7, 7, 16, 16)):
+    for shape in ((5, 2, 16, 16), (5, 1, 4, 4), (5, 5, 4, 4), (7, 1, 16, 16), (7, 7, 16, 16)):
         before = model.upscore8.weight.clone()
         with pytest.raises(RuntimeError, match=r"size mismatch for upscore8.weight") as error:
             model.load_state_dict({**state, "upscore8.weight": torch.zeros(shape)})

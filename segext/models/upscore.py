@@ -16,8 +16,9 @@ class Upscore(nn.Module):
     """Transposed convolution of K class scores, initially bilinear interpolation, and what FCN does with its result.
 
     The published layer has a dense weight (K, K, k, k) with one filter per class on its diagonal. ``weight`` holds only
-    the diagonal, (K, 1, k, k), so that channels do not mix. State dicts hold the dense weight: ``load_state_dict``
-    detects whether it is diagonal, and keeps a weight that is not diagonal unchanged.
+    the diagonal, (K, 1, k, k), so that channels do not mix. State dicts hold a copy of it as the dense weight, so that
+    averages of weights have to be taken of parameters. ``load_state_dict`` takes both forms: it detects whether a dense
+    weight is diagonal, and keeps one that is not unchanged.
 
     Args:
         num_classes: K.
@@ -79,8 +80,8 @@ class Upscore(nn.Module):
         key = prefix + "weight"
         given = state_dict.get(key)
         shape = (self.num_classes, self.num_classes, *self.weight.shape[2:])
-        if isinstance(given, Tensor) and tuple(given.shape) == shape:
-            weight = diagonal(given) if is_diagonal(given) else given
+        if isinstance(given, Tensor) and tuple(given.shape) in (shape, (self.num_classes, 1, *shape[2:])):
+            weight = diagonal(given) if tuple(given.shape) == shape and is_diagonal(given) else given
             state_dict = {**state_dict, key: weight}
             if weight.shape != self.weight.shape:
                 self.weight = nn.Parameter(self.weight.new_empty(weight.shape), self.weight.requires_grad)
