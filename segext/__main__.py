@@ -12,10 +12,12 @@ EXTRA = {"PIL", "lightning_utilities", "numpy", "scipy", "tensorboard", "torchme
 
 
 def parser() -> argparse.ArgumentParser:
+    from . import __version__
     from .training.palette import PALETTES
     from .training.settings import add_options, natural, share
 
     top = argparse.ArgumentParser(prog="segext", description="Trains, evaluates and runs segmentation networks.")
+    top.add_argument("--version", action="version", version=f"segext {__version__}", help="print the version and exit")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: str, help: str) -> argparse.ArgumentParser:

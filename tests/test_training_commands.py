@@ -14,6 +14,7 @@ import torch
 from pictures import CLASSES, VOID, camvid, scene, voc
 from PIL import Image
 
+import segext
 from segext.__main__ import main
 from segext.models import MODELS
 from segext.training import checkpoint
@@ -235,6 +236,7 @@ def test_data_that_cannot_be_used(case, workers, tmp_path, capsys):
     assert main(["train", str(data), "--out", str(tmp_path / "out"), *options, *common]) == 2
     assert re.search(message, one_line(capsys))
     assert not (tmp_path / "out" / "best.pt").exists()
+    assert (tmp_path / "out").exists() == (case == "a damaged image")  # which is found when it is first read
     if workers and case != "a damaged image":
         return
     split = "val" if "split" in case else "train"
@@ -255,7 +257,7 @@ def test_a_split_without_a_labelled_pixel(split, tmp_path, capsys):
     command = ["train", str(data), "--out", str(tmp_path / "out"), "--model", "segnet", "--width", "0.0625"]
     assert main([*command, "--steps", "1", "--device", "cpu"]) == 2
     assert f"no pixel of the split '{split}' has a class" in one_line(capsys)
-    assert not (tmp_path / "out" / "last.pt").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("options", [[], ["--classes", "1"]])
@@ -267,7 +269,7 @@ def test_one_class_leaves_nothing_to_learn(options, tmp_path, capsys):
     command = ["train", str(data), "--out", str(tmp_path / "out"), "--model", "segnet", "--width", "0.0625"]
     assert main([*command, "--steps", "1", "--device", "cpu", *options]) == 2
     assert re.search("the labels hold one class, 0, .* is 255, .*, a class", one_line(capsys))
-    assert not (tmp_path / "out" / "last.pt").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_there_are_as_many_classes_as_classes_txt_names(tmp_path, capsys):
@@ -289,7 +291,7 @@ def test_there_are_as_many_classes_as_classes_txt_names(tmp_path, capsys):
     (data / "classes.txt").write_text("ground\n")
     assert main([*command, "--out", str(tmp_path / "other"), "--classes", "4"]) == 2
     assert "names 1 class, but the network has 4" in one_line(capsys)
-    assert not (tmp_path / "other" / "last.pt").exists()
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -322,6 +324,26 @@ TRAIN = {
     "nothing to resume": (["--resume"], "there is no run to resume"),
     "scales the wrong way": (["--model", "fcn8s", "--scale", "2", "1"], "--scale: 2.0 is above 1.0"),
     "too many classes": (["--model", "fcn8s", "--classes", "300"], "no more than 256"),
+    "layers to skip of no weights": (
+        ["--model", "fcn8s", "--skip", "score_fr", "--skip", "upscore"],
+        "--skip score_fr upscore has no effect without --weights",
+    ),
+    "drops of no schedule": (
+        ["--model", "fcn8s", "--drop", "10000"],
+        "--drop 10000 has no effect without --schedule step",
+    ),
+    "drops of another schedule": (
+        ["--model", "fcn8s", "--drop", "5", "--schedule", "poly"],
+        "--drop 5 has no effect without --schedule step",
+    ),
+    "momentum of Adam": (
+        ["--model", "fcn8s", "--optimizer", "adam", "--momentum", "0.5"],
+        "--momentum 0.5 has no effect with --optimizer adam",
+    ),
+    "epochs and steps": (
+        ["--model", "fcn8s", "--steps", "3", "--epochs", "100"],
+        "--epochs 100 has no effect beside --steps 3",
+    ),
     "an image too small": (["--model", "deconvnet", "--width", "0.01"], "images of 48x64: .* from 193x193 on"),
     "too few for batch norm": (
         ["--model", "deconvnet", "--width", "0.01", "--batch", "1", "--crop", "224", "224"],
@@ -340,9 +362,12 @@ def test_training_that_cannot_start(case, tmp_path, capsys):
     if "cuda:7" in options and torch.cuda.is_available():
         pytest.skip("there is CUDA here")
     data = camvid(tmp_path / "data")
-    assert main(["train", str(data), "--out", str(tmp_path / "out"), *options]) == 2
+    out = tmp_path / "deep" / "out"
+    assert main(["train", str(data), "--out", str(out), *options]) == 2
     assert re.search(message, one_line(capsys))
-    assert not (tmp_path / "out" / "best.pt").exists()
+    assert not (out / "best.pt").exists()
+    started = case in ("an image too small", "too few for batch norm")  # found by the first step
+    assert out.exists() == out.parent.exists() == started
 
 
 def test_weights_whose_keys_are_no_strings(tmp_path, capsys):
@@ -387,6 +412,8 @@ def test_runs_are_neither_replaced_nor_changed(tmp_path, capsys):
     assert "--model fcn8s: " in one_line(capsys)
     assert main([*command, "--resume", "--lr", "0.5"]) == 2
     assert "was started with 0.01, and a resumed run keeps its settings" in one_line(capsys)
+    assert main([*command, "--resume", "--epochs", "3"]) == 2
+    assert "--epochs 3 has no effect beside --steps 2" in one_line(capsys)
     assert main([*command, "--resume", "--model", "segnet", *options]) == 0
     image_of(data).unlink()
     label_of(data).unlink()
@@ -524,6 +551,13 @@ def test_values_that_make_no_sense(options, tmp_path, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert options[0] in message
     assert "is no " not in message
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as found:
+        main(["--version"])
+    assert found.value.code == 0
+    assert capsys.readouterr().out == f"segext {segext.__version__}\n"
 
 
 def test_the_height_of_a_crop_comes_first(capsys):

@@ -94,19 +94,15 @@ def test_biases_do_not_decay_and_learn_faster(optimizer, data, tmp_path):
 
 
 def test_schedules(data, tmp_path):
-    for name, expected in (("constant", [0.1] * 4), ("step", [0.1, 0.1, 0.01, 0.01])):
-        out = tmp_path / name
-        assert (
-            train(data, out, *SMALL, "--model", "segnet", "--steps", 4, "--lr", 0.1, "--schedule", name, "--drop", 2)
-            == 0
-        )
+    for schedule, expected in (
+        (("constant",), [0.1] * 4),
+        (("step", "--drop", 2), [0.1, 0.1, 0.01, 0.01]),
+        (("poly",), [0.1 * (1 - n / 4) ** 0.9 for n in range(4)]),
+    ):
+        out = tmp_path / schedule[0]
+        options = (*SMALL, "--model", "segnet", "--steps", 4, "--lr", 0.1, "--schedule", *schedule)
+        assert train(data, out, *options) == 0
         assert [float(row["lr"]) for row in rows(out) if row["lr"]] == pytest.approx(expected)
-    assert (
-        train(data, tmp_path / "poly", *SMALL, "--model", "segnet", "--steps", 4, "--lr", 0.1, "--schedule", "poly")
-        == 0
-    )
-    expected = [0.1 * (1 - n / 4) ** 0.9 for n in range(4)]
-    assert [float(row["lr"]) for row in rows(tmp_path / "poly") if row["lr"]] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("weights", ["none", "median-frequency"])
@@ -187,6 +183,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(case, at, data, tmp_pa
     # What is finished stays as it is.
     assert train(data, tmp_path / "parts", "--resume", "--device", "cpu") == 0
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_with_settings_without_effect_is_resumed(data, tmp_path):
+    """Those that a checkpoint records are no mistake of whoever resumes from it."""
+    assert train(data, tmp_path, *SMALL, "--model", "segnet", "--steps", 1, "--optimizer", "adam") == 0
+    last = checkpoint.load(tmp_path / "last.pt")
+    last["run"]["settings"] |= {"momentum": 0.5, "drop": 3, "skip": ("conv1_1",), "epochs": 2, "steps": 2}
+    last.pop("format")
+    checkpoint.save(tmp_path / "last.pt", last)
+    assert train(data, tmp_path, "--resume", "--device", "cpu") == 0
+    assert len(losses(tmp_path)) == 2
 
 
 DYING = """

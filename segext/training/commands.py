@@ -37,12 +37,11 @@ def _train(options: argparse.Namespace, process: Process) -> None:
     out, state = options.out, None
     if options.resume:
         state = _state_of(out)
-        settings = Settings.of(state["run"]["settings"])
+        settings = Settings.of({}, state["run"]["settings"])
         agree(settings, vars(options), str(out))
     else:
         settings = Settings.of(vars(options))
         _refuse_to_overwrite(out)
-    out.mkdir(parents=True, exist_ok=True)
     run = prepare(
         settings,
         options.data,

@@ -49,7 +49,7 @@ class Run:
     Args:
         steps: number of steps of the whole run.
         every: steps between evaluations.
-        out: an existing folder.
+        out: an existing folder, which only the first process writes to.
         workers: number of processes that read images.
         origin: the origin of the weights, in words.
         log: in the first process only.

@@ -40,7 +40,7 @@ def prepare(
     """A run at its start, or as it was when ``state`` was saved.
 
     Args:
-        out: an existing folder.
+        out: the run's folder, which the first process creates if everything fits together.
         state: the contents of last.pt.
 
     Raises:
@@ -85,6 +85,10 @@ def prepare(
         trainer.restore(state["run"]["trainer"])
     normalization = NORMALIZATIONS[settings.normalization]
     augmentation = Augmentation(settings.crop, settings.scale, settings.mirror, normalization.fill, settings.ignore)
+    log = None
+    if process.first:
+        out.mkdir(parents=True, exist_ok=True)
+        log = Log(out, trainer.step, tensorboard=tensorboard)
     return Run(
         settings=settings,
         trainer=trainer,
@@ -97,7 +101,7 @@ def prepare(
         process=process,
         workers=workers,
         origin=origin,
-        log=Log(out, trainer.step, tensorboard=tensorboard) if process.first else None,
+        log=log,
         best=state["run"]["best"] if state else None,
         mean_iou=state["mean_iou"] if state else None,
     )

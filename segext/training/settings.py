@@ -58,6 +58,14 @@ def option(default: Any, help: str, **more: Any) -> Any:
 # Arguments of the builders that --argument cannot set, and what sets them.
 _OWN_OPTIONS = {"num_classes": "--classes", "width": "--width", "layers": "--layers"}
 
+# Settings that another one can leave without effect: when it does, and which it is.
+_WITHOUT_EFFECT: dict[str, tuple[Callable[[Settings], bool], str]] = {
+    "skip": (lambda settings: settings.weights is None, "without --weights"),
+    "drop": (lambda settings: settings.schedule != "step", "without --schedule step"),
+    "momentum": (lambda settings: settings.optimizer != "sgd", "with --optimizer {optimizer}"),
+    "epochs": (lambda settings: settings.steps is not None, "beside --steps {steps}"),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -100,13 +108,17 @@ class Settings:
     seed: int = option(0, "of everything random", type=natural)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Settings:
+    def of(cls, given: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> Settings:
         """Settings from argparse's result, which may contain other values too.
 
+        Args:
+            recorded: what ``plain`` returned for a run. It holds where nothing is given.
+
         Raises:
-            UserError: for values that cannot be combined.
+            UserError: for values that cannot be combined, or a given one without effect.
         """
-        values = {item.name: given[item.name] for item in fields(cls) if item.name in given}
+        known = {**(recorded or {}), **given}
+        values = {item.name: known[item.name] for item in fields(cls) if item.name in known}
         values["argument"] = dict(values.get("argument") or ())
         for name in ("crop", "scale", "skip"):
             if values.get(name) is not None:
@@ -122,6 +134,10 @@ class Settings:
             raise UserError(f"--scale: {settings.scale[0]} is above {settings.scale[1]}")
         if settings.classes is not None and settings.classes > 256:
             raise UserError(f"--classes {settings.classes}: a label's pixel holds no more than 256")
+        for name, (idle, reason) in _WITHOUT_EFFECT.items():
+            if name in given and idle(settings):
+                reason = reason.format_map(vars(settings))
+                raise UserError(f"{_flag(name)} {_shown(values[name])} has no effect {reason}")
         return settings
 
     def plain(self) -> dict[str, Any]:
@@ -134,16 +150,22 @@ class Settings:
         return {"num_classes": self.classes, "width": self.width, **self.argument}
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds options for all settings. Omitted options do not appear in argparse's result."""
     for item in fields(Settings):
         more = dict(item.metadata)
         text = more.pop("help")
         if item.default not in (None, "", ()):
-            shown = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
-            text += f" ({shown})"
-        flag = f"--{item.name.replace('_', '-')}"
-        parser.add_argument(flag, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **more)
+            text += f" ({_shown(item.default)})"
+        parser.add_argument(_flag(item.name), default=argparse.SUPPRESS, help=text.replace("%", "%%"), **more)
 
 
 def agree(recorded: Settings, given: Mapping[str, Any], run: str) -> None:
@@ -152,11 +174,11 @@ def agree(recorded: Settings, given: Mapping[str, Any], run: str) -> None:
     Raises:
         UserError: naming the first one that does not.
     """
-    again = Settings.of({**recorded.plain(), **given})
+    again = Settings.of(given, recorded.plain())
     for item in fields(Settings):
         before, now = getattr(recorded, item.name), getattr(again, item.name)
         if before != now:
             raise UserError(
-                f"--{item.name.replace('_', '-')} {now}: {run} was started with {before}, and a resumed run keeps its "
-                "settings"
+                f"{_flag(item.name)} {_shown(now)}: {run} was started with {_shown(before)}, and a resumed run keeps "
+                "its settings"
             )
