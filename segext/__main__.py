@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 EXTRA = {"PIL", "lightning_utilities", "numpy", "scipy", "tensorboard", "torchmetrics", "tqdm"}  # of segext[train]
 
@@ -14,7 +15,7 @@ EXTRA = {"PIL", "lightning_utilities", "numpy", "scipy", "tensorboard", "torchme
 def parser() -> argparse.ArgumentParser:
     from . import __version__
     from .training.palette import PALETTES
-    from .training.settings import add_options, natural, share
+    from .training.settings import LAYERS, LAYERS_HELP, add_options, described, natural, share
 
     top = argparse.ArgumentParser(prog="segext", description="Trains, evaluates and runs segmentation networks.")
     top.add_argument("--version", action="version", version=f"segext {__version__}", help="print the version and exit")
@@ -23,15 +24,20 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, function: str, help: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
         added.set_defaults(function=function)
-        added.add_argument("--device", help="cpu, cuda or cuda:N; CUDA where it is there, if not given")
+        added.add_argument("--device", help=described("cpu, cuda or cuda:N", "CUDA if available"))
         return added
 
+    def option(added: argparse.ArgumentParser, name: str, default: Any, text: str, **more: Any) -> None:
+        added.add_argument(name, default=default, help=described(text, default), **more)
+
+    layout, workers = "folder laid out like CamVid or PASCAL VOC", "worker processes that read images"
+
     train = command("train", "train", "Trains a network on the splits train and val of a folder.")
-    train.add_argument("data", type=Path, metavar="DATA", help="laid out as CamVid or PASCAL VOC")
+    train.add_argument("data", type=Path, metavar="DATA", help=layout)
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for checkpoints and logs")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out, with its settings")
-    train.add_argument("--workers", type=natural, default=0, help="processes that read images (%(default)s)")
-    train.add_argument("--tensorboard", action="store_true", help="log to RUN/tensorboard too")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out with its settings")
+    option(train, "--workers", 0, workers, type=natural)
+    train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard files to RUN/tensorboard")
     add_options(train.add_argument_group("settings, which a resumed run keeps"))
 
     for added in (
@@ -39,19 +45,21 @@ def parser() -> argparse.ArgumentParser:
         prediction := command("predict", "prediction", "Labels the pixels of images."),
     ):
         added.add_argument(
-            "checkpoint", type=Path, metavar="CHECKPOINT", help="a file, or the folder of a run: its best"
+            "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint, or folder of a run, whose best one is used"
         )
-        added.add_argument("--layers", choices=("segext", "torch"), default="segext", help="(%(default)s)")
-        added.add_argument("--tile", type=natural, default=1024, help="larger images are cut to tiles (%(default)s)")
-        added.add_argument("--overlap", type=natural, default=256, help="of neighbouring tiles (%(default)s)")
-    evaluation.add_argument("data", type=Path, metavar="DATA", help="laid out as CamVid or PASCAL VOC")
-    evaluation.add_argument("--split", default="val", help="(%(default)s)")
-    evaluation.add_argument("--json", type=Path, metavar="FILE", help="write the scores to it too")
-    evaluation.add_argument("--workers", type=natural, default=0, help="processes that read images (%(default)s)")
-    prediction.add_argument("images", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    prediction.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets NAME.png and NAME_overlay.png")
-    prediction.add_argument("--palette", choices=PALETTES, default="voc", help="colours (%(default)s)")
-    prediction.add_argument("--opacity", type=share, default=0.5, help="of the overlay's colours (%(default)s)")
+        option(added, "--layers", "segext", LAYERS_HELP, choices=LAYERS)
+        option(added, "--tile", 1024, "largest side in pixels; larger images are cut into tiles", type=natural)
+        option(added, "--overlap", 256, "pixels shared by neighbouring tiles", type=natural)
+    evaluation.add_argument("data", type=Path, metavar="DATA", help=layout)
+    option(evaluation, "--split", "val", "split to score")
+    evaluation.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
+    option(evaluation, "--workers", 0, workers, type=natural)
+    prediction.add_argument("images", type=Path, metavar="IMAGE", help="image, or folder of images")
+    prediction.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for NAME.png and NAME_overlay.png"
+    )
+    option(prediction, "--palette", "voc", "colours of the labels", choices=PALETTES)
+    option(prediction, "--opacity", 0.5, "opacity of the label colours in the overlay", type=share)
     return top
 
 

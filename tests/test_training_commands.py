@@ -1,5 +1,6 @@
 """``segext eval`` and ``segext predict``, and what all commands say about what they cannot use."""
 
+import argparse
 import json
 import re
 import resource
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from pictures import CLASSES, VOID, camvid, scene, voc
 from PIL import Image
 
 import segext
-from segext.__main__ import main
+from segext.__main__ import main, parser
 from segext.models import MODELS
 from segext.training import checkpoint
 from segext.training.boundary import boundary_f1
@@ -26,6 +28,7 @@ from segext.training.logs import Log
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.palette import CAMVID, VOC
 from segext.training.processes import choose_device
+from segext.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -558,6 +561,22 @@ def test_the_version(capsys):
         main(["--version"])
     assert found.value.code == 0
     assert capsys.readouterr().out == f"segext {segext.__version__}\n"
+
+
+def test_every_option_is_described_with_its_default():
+    (commands,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    settings = {field.name: field.default for field in fields(Settings)}
+    described = 0
+    for command in commands.values():
+        for action in command._actions:
+            assert len(action.help.split()) >= 2, action.dest
+            default = settings.get(action.dest) if action.default == argparse.SUPPRESS else action.default
+            if isinstance(default, bool) or default in (None, "", (), argparse.SUPPRESS):
+                continue
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            assert action.help.endswith(f" (default: {shown})"), action.dest
+            described += 1
+    assert described > 20
 
 
 def test_the_height_of_a_crop_comes_first(capsys):

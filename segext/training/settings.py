@@ -50,10 +50,33 @@ def argument(text: str) -> tuple[str, bool | int | float | str]:
     return name, value
 
 
-def option(default: Any, help: str, **more: Any) -> Any:
-    """A field that is also a command-line option; ``more`` goes to argparse."""
-    return field(default=default, metadata={"help": help, **more})
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def described(text: str, default: Any) -> str:
+    """A help text for argparse that ends with the default, a value or its description, unless that is empty."""
+    if default not in (None, "", ()):
+        text += f" (default: {_shown(default)})"
+    return text.replace("%", "%%")
+
+
+def option(default: Any, text: str, *, otherwise: str | None = None, **more: Any) -> Any:
+    """A field that is also a command-line option.
+
+    Args:
+        text: describes the option.
+        otherwise: describes the default, where its value does not.
+        more: for argparse.
+    """
+    return field(default=default, metadata={"help": described(text, otherwise or default), **more})
+
+
+LAYERS, LAYERS_HELP = ("segext", "torch"), "build the model from segext's or torch's layers"
 
 # Arguments of the builders that --argument cannot set, and what sets them.
 _OWN_OPTIONS = {"num_classes": "--classes", "width": "--width", "layers": "--layers"}
@@ -71,41 +94,62 @@ _WITHOUT_EFFECT: dict[str, tuple[Callable[[Settings], bool], str]] = {
 class Settings:
     """Each field is an option of ``segext train``, which documents it."""
 
-    model: str = option("", "the architecture", choices=tuple(MODELS))
-    width: float = option(1.0, "channels of each layer, as a share of the published", type=positive)
+    model: str = option("", "architecture; required unless --resume is given", choices=tuple(MODELS))
+    width: float = option(1.0, "channels of each layer, as a share of the published number", type=positive)
     argument: Mapping[str, Any] = option(
-        None, "a further argument of the model's builder", type=argument, action="append", metavar="NAME=VALUE"
+        None,
+        "further argument of the model's builder; may be repeated",
+        type=argument,
+        action="append",
+        metavar="NAME=VALUE",
     )
-    layers: str = option("segext", "whose layers the model is made of", choices=("segext", "torch"))
-    weights: str | None = option(None, "published weights, a checkpoint or a run to start from", metavar="PATH")
-    skip: tuple[str, ...] = option((), "a layer that --weights is not to set", action="append", metavar="LAYER")
+    layers: str = option("segext", LAYERS_HELP, choices=LAYERS)
+    weights: str | None = option(
+        None, "start from published weights, a checkpoint or a run", otherwise="random weights", metavar="PATH"
+    )
+    skip: tuple[str, ...] = option(
+        (), "layer that --weights does not set; may be repeated", action="append", metavar="LAYER"
+    )
     classes: int | None = option(
-        None, "how many classes; as many as classes.txt names, or else the labels hold, if not given", type=count
+        None, "number of classes", otherwise="as many as classes.txt names, or else as the labels hold", type=count
     )
-    ignore: int = option(255, "the value of pixels that are not labelled (CamVid: 11)", type=label_value)
-    class_weights: str = option("none", "weights of the classes in the loss", choices=("none", "median-frequency"))
+    ignore: int = option(255, "label value to ignore, e.g. 11 for CamVid", type=label_value)
+    class_weights: str = option("none", "class weights of the loss", choices=("none", "median-frequency"))
     normalization: str = option(
-        "torchvision", "how pixels are normalised: as these weights want it", choices=tuple(NORMALIZATIONS)
+        "torchvision", "normalise pixels as these pretrained weights expect", choices=tuple(NORMALIZATIONS)
     )
     crop: tuple[int, int] | None = option(
-        None, "size of random crops; whole images, if not given", type=count, nargs=2, metavar=("HEIGHT", "WIDTH")
+        None, "size of random crops", otherwise="whole images", type=count, nargs=2, metavar=("HEIGHT", "WIDTH")
     )
-    scale: tuple[float, float] = option((1.0, 1.0), "range of random scales", type=positive, nargs=2)
-    mirror: bool = option(True, "horizontal flip of half of the images", action=argparse.BooleanOptionalAction)
-    batch: int = option(4, "images a step, over all processes", type=count)
-    epochs: int = option(100, "how often to go through the images", type=count)
-    steps: int | None = option(None, "how many steps, rather than epochs", type=count)
+    scale: tuple[float, float] = option(
+        (1.0, 1.0), "range of random scaling factors", type=positive, nargs=2, metavar=("MIN", "MAX")
+    )
+    mirror: bool = option(
+        True,
+        "mirror half of the images left to right",
+        otherwise="--mirror",
+        action=argparse.BooleanOptionalAction,
+    )
+    batch: int = option(4, "images per step, over all processes", type=count)
+    epochs: int = option(100, "passes over the training images", type=count)
+    steps: int | None = option(None, "number of steps, instead of --epochs", type=count)
     every: int | None = option(
-        None, "steps between evaluations, each with a checkpoint; an epoch, if not given", type=count
+        None, "steps between evaluations, each of which saves a checkpoint", otherwise="one epoch", type=count
     )
-    optimizer: str = option("sgd", "with SGD, biases learn twice as fast", choices=("sgd", "adam"))
-    lr: float | None = option(None, "learning rate; 0.01 with SGD and 0.001 with Adam, if not given", type=positive)
-    momentum: float = option(0.9, "of SGD", type=share)
-    weight_decay: float = option(5e-4, "of all but biases", type=fraction)
-    schedule: str = option("constant", "how the learning rate falls", choices=("constant", "poly", "step"))
-    drop: int = option(10_000, "steps between tenfold drops of the schedule 'step'", type=count)
-    precision: str = option("float32", "below float32: mixed precision", choices=("float32", "bfloat16", "float16"))
-    seed: int = option(0, "of everything random", type=natural)
+    optimizer: str = option("sgd", "optimizer; with sgd, biases learn at twice the rate", choices=("sgd", "adam"))
+    lr: float | None = option(None, "learning rate", otherwise="0.01 with sgd, 0.001 with adam", type=positive)
+    momentum: float = option(0.9, "momentum of SGD", type=share)
+    weight_decay: float = option(5e-4, "weight decay of everything except biases", type=fraction)
+    schedule: str = option(
+        "constant",
+        "learning-rate schedule; poly falls to 0, step divides by 10 every --drop steps",
+        choices=("constant", "poly", "step"),
+    )
+    drop: int = option(10_000, "steps after which --schedule step divides the learning rate by 10", type=count)
+    precision: str = option(
+        "float32", "compute type; below float32 it is mixed precision", choices=("float32", "bfloat16", "float16")
+    )
+    seed: int = option(0, "seed of all random numbers", type=natural)
 
     @classmethod
     def of(cls, given: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> Settings:
@@ -150,22 +194,10 @@ class Settings:
         return {"num_classes": self.classes, "width": self.width, **self.argument}
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds options for all settings. Omitted options do not appear in argparse's result."""
     for item in fields(Settings):
-        more = dict(item.metadata)
-        text = more.pop("help")
-        if item.default not in (None, "", ()):
-            text += f" ({_shown(item.default)})"
-        parser.add_argument(_flag(item.name), default=argparse.SUPPRESS, help=text.replace("%", "%%"), **more)
+        parser.add_argument(_flag(item.name), default=argparse.SUPPRESS, **item.metadata)
 
 
 def agree(recorded: Settings, given: Mapping[str, Any], run: str) -> None:
