@@ -23,7 +23,7 @@ from segext.training import checkpoint
 from segext.training.boundary import boundary_f1
 from segext.training.data import as_tensor
 from segext.training.errors import UserError
-from segext.training.layouts import find
+from segext.training.folders import find
 from segext.training.logs import Log
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.palette import CAMVID, VOC

@@ -10,7 +10,7 @@ from segext.training.augmentation import Augmentation
 from segext.training.census import census, count_classes
 from segext.training.data import Draws, Segmentation, as_tensor, batches, collate, training_loader
 from segext.training.errors import UserError
-from segext.training.layouts import class_names, find, images_in
+from segext.training.folders import class_names, find, images_in
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.palette import VOC
 from segext.training.pictures import read_label

@@ -15,7 +15,7 @@ from segext.training.augmentation import Augmentation
 from segext.training.census import census, count_classes
 from segext.training.data import Segmentation
 from segext.training.evaluation import Predictor, evaluate
-from segext.training.layouts import Pair, class_names, find
+from segext.training.folders import Pair, class_names, find
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.tiles import Tiling
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import segext.functional as own
 from segext.training.data import as_tensor
-from segext.training.layouts import Pair
+from segext.training.folders import Pair
 from segext.training.palette import CAMVID
 from segext.training.pictures import read_image, read_label
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from segext.training.augmentation import Augmentation
 from segext.training.data import Draws, Segmentation, batches, training_loader
+from segext.training.folders import Pair
 from segext.training.initialization import initial_model
-from segext.training.layouts import Pair
 from segext.training.normalization import NORMALIZATIONS
 from segext.training.processes import Process
 from segext.training.settings import Settings

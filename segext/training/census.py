@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from .errors import UserError
-from .layouts import VALUES, Pair
+from .errors import UserError, counted
+from .folders import VALUES, Pair
 from .pictures import image_size, read_label
-from .words import counted
 
 
 @dataclass(frozen=True)

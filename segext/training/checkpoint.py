@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import MODELS
-from .errors import UserError
-from .words import counted
+from .errors import UserError, counted
 from .writing import replacing
 
 FORMAT = 1

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from . import checkpoint, drawing, report
 from .census import census
 from .data import Segmentation, as_tensor
-from .errors import UserError
+from .errors import UserError, counted
 from .evaluation import Predictor, evaluate
-from .layouts import class_names, find, images_in
+from .folders import class_names, find, images_in
 from .normalization import NORMALIZATIONS
 from .palette import PALETTES
 from .pictures import read_image
@@ -23,7 +23,6 @@ from .preparation import prepare
 from .processes import Process, choose_device, joined
 from .settings import Settings, agree
 from .tiles import Tiling
-from .words import counted
 from .writing import writing
 
 

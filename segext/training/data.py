@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .augmentation import Augmentation
 from .errors import UserError
-from .layouts import Pair
+from .folders import Pair
 from .pictures import read_image, read_label
 from .randomness import Purpose, generator
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .errors import counted
 from .evaluation import Evaluation
-from .words import counted
 
 COLUMNS = ("accuracy", "IoU", "boundary F1")
 

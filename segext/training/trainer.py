@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import UserError
+from .errors import UserError, counted
 from .normalization import NORMALIZATIONS
 from .processes import Process
 from .randomness import Purpose, seed_torch
 from .settings import Settings
-from .words import counted
 
 
 class Trainer:

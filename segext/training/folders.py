@@ -1,4 +1,4 @@
-"""Detects the folder layouts of CamVid and PASCAL VOC, which determine the paths of images and labels.
+"""Finds images, labels and class names in a folder laid out like CamVid or PASCAL VOC.
 
 CamVid      DATA/{train,val}/images/NAME.jpg with DATA/{train,val}/labels/NAME.png
 PASCAL VOC  DATA/ImageSets/Segmentation/{train,val}.txt, one NAME per line,
@@ -12,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, counted
 from .palette import VOC_CLASSES
-from .words import counted
 
 VALUES = 256  # of a label's pixel
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
