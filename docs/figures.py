@@ -359,19 +359,47 @@ def gpu_rows(dtypes: Sequence[str] = ("float32", "bfloat16")) -> Iterator[tuple[
             yield op, map, dtype, formats
 
 
-def gpu_gains() -> str:
+def gpu_firsts() -> dict[tuple[str, str], tuple[str, dict[str, dict]]]:
+    """By op and type, the first map that it was run on and its rows by memory format."""
     first: dict[tuple[str, str], tuple[str, dict[str, dict]]] = {}
     for op, map, dtype, formats in gpu_rows():
         if op in NAMES:
             first.setdefault((op, dtype), (map, formats))
+    return first
+
+
+def gpu_gains() -> str:
     return table(
         ["operation", "map", "type", *VERSUS, "vs best stock"],
         [
             [NAMES[op], map, dtype, *(marked(f[form]["to_stock"]["median"]) for form in FORMATS), versus_best(f)]
-            for (op, dtype), (map, f) in first.items()
+            for (op, dtype), (map, f) in gpu_firsts().items()
         ],
         left=3,
     )
+
+
+def gpu_highlights() -> str:
+    """The ops that matter most, and the one that gains least."""
+    dtypes = ("float32", "bfloat16")
+    firsts = gpu_firsts()
+    rows = []
+    for op in (
+        "pool",
+        "pool backward",
+        "unpool",
+        "bilinear x8",
+        "upsample x8, crop, argmax",
+        "upsample x8, crop, loss, backward",
+        "unpool, 3x3 deconv",
+    ):
+        row = [NAMES[op], firsts[op, "float32"][0]]
+        for dtype in dtypes:
+            _, formats = firsts[op, dtype]
+            row += [marked(formats["NCHW"]["to_stock"]["median"]), versus_best(formats)]
+        rows.append(row)
+    heads = (f"{dtype} vs {rival}" for dtype in dtypes for rival in ("stock, NCHW", "best stock"))
+    return table(["operation", "map", *heads], rows, left=2)
 
 
 def gpu_bandwidth() -> str:
@@ -432,6 +460,7 @@ BLOCKS: dict[str, tuple] = {
     "footprint": (footprint, OPS),
     "networks": (networks, NETWORKS),
     "gpu-gains": (gpu_gains, GPU),
+    "gpu-highlights": (gpu_highlights, GPU),
     "gpu-bandwidth": (gpu_bandwidth, GPU),
     "gpu-decoding": (gpu_decoding, GPU),
     "gpu-calls": (partial(calls, GPU_CALLS), GPU_CALLS),
