@@ -31,12 +31,12 @@ struct CellBlock {
     first_channel = slice * division.slice;
     phase = phase_group * division.phases;
     phases = phase + division.phases < rows.stride ? division.phases : rows.stride - phase;
-    const int32_t before = rows.padding - (phase + phases - 1);
+    const int32_t before = rows.origin - (phase + phases - 1);
     first_cell = before <= 0 ? 0 : rows.by_stride.quotient(before + rows.stride - 1);
-    const int32_t last_row = rows.padding + rows.size - 1 - phase;
+    const int32_t last_row = rows.origin + rows.pixels - 1 - phase;
     end_cell = last_row < 0 ? 0 : rows.by_stride.quotient(last_row) + 1;
     const int32_t x = division.by_slice.quotient(chunk * division.chunk_runs * lanes);
-    first_column = shape.columns.by_stride.quotient(x + shape.columns.padding);
+    first_column = shape.columns.by_stride.quotient(x + shape.columns.origin);
     first_strip = division.by_parts.divide(part, &in_wave) * division.wave_strips;
   }
 };
@@ -127,7 +127,7 @@ class StripCopier {
         int32_t in_position;
         const int32_t position = first_position + division_.by_position_pieces.divide(piece, &in_position);
         const int32_t h = strip.first_cell - 1 + row;
-        const bool exists = static_cast<uint32_t>(h) < static_cast<uint32_t>(shape_.rows.pooled_size) &&
+        const bool exists = static_cast<uint32_t>(h) < static_cast<uint32_t>(shape_.rows.windows) &&
                             static_cast<uint32_t>(position) < static_cast<uint32_t>(division_.positions);
         const T* from = sample + (h * int64_t{shape_.input.row_stride} + position * division_.position_step +
                                   in_position * division_.piece_elements);
@@ -192,7 +192,7 @@ class CellWeights {
       if (in_pixel >= division.slice || e >= elements) continue;
       int32_t channel, column_phase;
       const int32_t x = division.by_slice.divide(block.chunk * elements + e, &channel);
-      shape.columns.by_stride.divide(x + shape.columns.padding, &column_phase);
+      shape.columns.by_stride.divide(x + shape.columns.origin, &column_phase);
       const T* kernel = weight + (block.first_channel + channel) * (shape.rows.kernel * shape.columns.kernel);
       const int32_t first = batch * kBatch;
       Wide* to = staged + kWeights * first * elements + e;
@@ -278,7 +278,7 @@ class StripWriter {
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       int32_t column_phase;
-      const int32_t column = shape.columns.by_stride.divide(x + shape.columns.padding, &column_phase);
+      const int32_t column = shape.columns.by_stride.divide(x + shape.columns.origin, &column_phase);
       own_[lane] = column * division.input_slice + shape.by_multiplier.quotient(channel);
       bias_[lane] = Wide{0};
       if (arrays.bias != nullptr) bias_[lane] = Element<T>::widen(arrays.bias[block.first_channel + channel]);
@@ -302,7 +302,7 @@ class StripWriter {
     const int64_t quad_rows = kTogether * int64_t{stride};
     const int32_t strip_end = strip.first_cell + strip.quads * kTogether;
     const int32_t end = strip_end < block_.end_cell ? strip_end : block_.end_cell;
-    int32_t y = strip.first_cell * stride + block_.phase - shape_.rows.padding;  // the quad's first row
+    int32_t y = strip.first_cell * stride + block_.phase - shape_.rows.origin;  // the quad's first row
     T* output = arrays_.output + start(strip, y, shape_.output.elements, shape_.output.channel_stride, row_step);
     const T* addend = arrays_.addend;
     if (kAdds) {
@@ -395,7 +395,7 @@ class StripWriter {
       for (int lane = 0; lane < kLanes; ++lane) own[lane] += kTogether * division_.pitch;
       // Where groups share a warp, they might differ in what is whole, and the warp would take both branches.
       const bool is_whole = division_.every_tap && division_.whole_warps && y >= 0 &&
-                            y + (kTogether - 1) * stride + block_.phases <= shape_.rows.size;
+                            y + (kTogether - 1) * stride + block_.phases <= shape_.rows.pixels;
       if (is_whole) {
         write_quad(h + kTogether >= end, std::true_type{});
       } else {

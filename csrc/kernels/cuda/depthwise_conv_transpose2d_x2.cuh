@@ -37,13 +37,13 @@ class DoubledRun {
     const int64_t input_plane = kChannelsLast ? at.plane : shape.by_multiplier.quotient(at.plane);
     input_ = arrays.input + input_plane * (kChannelsLast ? shape.input.elements : shape.input.channel_stride);
     row_step_ = shape.input.row_stride;
-    const auto exists = [&](int32_t column) { return column >= 0 && column < shape.columns.pooled_size; };
+    const auto exists = [&](int32_t column) { return column >= 0 && column < shape.columns.windows; };
     const int32_t element = at.run * kLanes;
     if constexpr (kChannelsLast) {
       int32_t channel, x = shape.by_channels.divide(element, &channel);
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) {
-        const int32_t in_rows = x + shape.columns.padding, own = in_rows / 2;
+        const int32_t in_rows = x + shape.columns.origin, own = in_rows / 2;
         set_lane(arrays, lane, channel, [&](int left) { return (in_rows & 1) + 2 * left; });
 #pragma unroll
         for (int left = 0; left < 2; ++left) {
@@ -60,8 +60,8 @@ class DoubledRun {
     } else {
       int32_t channel;
       shape.by_channels.divide(at.plane, &channel);
-      odd_ = ((element + shape.columns.padding) & 1) != 0;
-      const int32_t first = (element + shape.columns.padding) / 2 - 1;
+      odd_ = ((element + shape.columns.origin) & 1) != 0;
+      const int32_t first = (element + shape.columns.origin) / 2 - 1;
 #pragma unroll
       for (int parity = 0; parity < 2; ++parity) {
         set_lane(arrays, parity, channel, [&](int left) { return (odd_ ? 1 - parity : parity) + 2 * left; });
@@ -150,14 +150,14 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, DoubledPlan<T, kLanes, 
 
   const int64_t plane = kChannelsLast ? shape.output.elements : shape.output.channel_stride;
   const int64_t row_step = shape.output.row_stride;
-  int32_t y = 2 * at.cell - shape.rows.padding;
+  int32_t y = 2 * at.cell - shape.rows.origin;
   T* output = arrays.output + (at.plane * plane + y * row_step + at.run * kLanes);
   const T* addend = arrays.addend;
   if (kAdds) addend += at.plane * addend_steps.plane + y * addend_steps.row + at.run * kLanes;
   const int32_t end = cells.end_of(at);
-  const int32_t input_end = end < shape.rows.pooled_size ? end : shape.rows.pooled_size;
-  const int32_t thread_rows = 2 * end - shape.rows.padding;  // the row after the thread's last
-  const uint32_t end_row = static_cast<uint32_t>(thread_rows < shape.rows.size ? thread_rows : shape.rows.size);
+  const int32_t input_end = end < shape.rows.windows ? end : shape.rows.windows;
+  const int32_t thread_rows = 2 * end - shape.rows.origin;  // the row after the thread's last
+  const uint32_t end_row = static_cast<uint32_t>(thread_rows < shape.rows.pixels ? thread_rows : shape.rows.pixels);
   const auto has_row = [&](int32_t row) { return static_cast<uint32_t>(row) < end_row; };
   const auto widen = [](const typename Run::Inputs& inputs, bool row_exists, typename Run::Values& values) {
 #pragma unroll
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, DoubledPlan<T, kLanes, 
   typename Run::Values row[kTogether + 1];  // of input: the one above the cells, then the cells'
   {
     typename Run::Inputs above;
-    const bool exists = at.cell >= 1 && at.cell <= shape.rows.pooled_size;
+    const bool exists = at.cell >= 1 && at.cell <= shape.rows.windows;
     run.load(exists ? at.cell - 1 : 0, above);
     widen(above, exists, row[0]);
   }

@@ -78,13 +78,13 @@ struct ScoreGradients {
   template <typename Index>
   __device__ __forceinline__ Column<Index> column(const UpsamplingShape<Index>& shape, Index sample, Index c, Index y,
                                                   Index x) const {
-    const int64_t first = (sample * static_cast<int64_t>(shape.rows.size) + y) * shape.columns.size + x;
+    const int64_t first = (sample * static_cast<int64_t>(shape.rows.pixels) + y) * shape.columns.pixels + x;
     const Wide grad = grad_loss[0];
     return {*this,
             normalizers + first,
             labels + first,
             c,
-            shape.columns.size,
+            shape.columns.pixels,
             one_value && !(criterion.smoothing > 0) && grad - grad == 0,
             grad,
             grad * criterion.of_target(criterion.weight_of(c))};

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
   shape.by_channels.divide(plane, &c);
   const Axis<int32_t>&rows = shape.rows, &columns = shape.columns;
   const int32_t first = segment * segments.rows, x = columns.pixel(w, 0);
-  const int32_t end = first + segments.rows < rows.pooled_size ? first + segments.rows : rows.pooled_size;
+  const int32_t end = first + segments.rows < rows.windows ? first + segments.rows : rows.windows;
 
   bool has_column[kTaps];
   Wide taps[kTaps][kTaps];

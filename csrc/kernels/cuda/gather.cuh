@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
   int32_t run_in_row;
   const int32_t pooled_row = runs_per_row.divide(static_cast<int32_t>(thread), &run_in_row);
-  const Bits* top = map + block_row(shape, pooled_row) * shape.columns.size + 2 * kCount * run_in_row;
-  const Bits* bottom = top + shape.columns.size;
+  const Bits* top = map + block_row(shape, pooled_row) * shape.columns.pixels + 2 * kCount * run_in_row;
+  const Bits* bottom = top + shape.columns.pixels;
   Vector<Bits> pixels[2][kVectors];
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
   int32_t vector, column;
   const int32_t pixel = vectors_per_pixel.divide(static_cast<int32_t>(thread), &vector);
-  const int32_t pooled_row = shape.columns.by_pooled_size.divide(pixel, &column);
+  const int32_t pooled_row = shape.columns.by_windows.divide(pixel, &column);
   const Bits* top = map + block_row(shape, pooled_row) * shape.map.row_stride + 2 * column * shape.map.column_stride +
                     vector * kLanes;
   Vector<uint32_t> pixels[2][2];

@@ -51,59 +51,61 @@ struct Order {
   }
 };
 
-// One axis of the windows: which pixels belong to a window, and which windows contain a pixel.
+// One axis of a map and of the windows on it: which pixels belong to a window, and which windows contain a pixel. The
+// first tap of window w lies on pixel w * stride - origin. In a pool, the origin is the padding. In upsampling, a
+// window is a pixel of the input, and lies on pixels of the output.
 template <typename Index>
 struct Axis {
-  Index size, pooled_size;
-  Index kernel, stride, padding, dilation;
-  Divisor<Index> by_stride, by_dilation, by_pooled_size;
+  Index pixels, windows;  // how many there are
+  Index kernel, stride, origin, dilation;
+  Divisor<Index> by_stride, by_dilation, by_windows;
 
-  Axis(int64_t size, int64_t pooled_size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation)
-      : size(static_cast<Index>(size)),
-        pooled_size(static_cast<Index>(pooled_size)),
+  Axis(int64_t pixels, int64_t windows, int64_t kernel, int64_t stride, int64_t origin, int64_t dilation)
+      : pixels(static_cast<Index>(pixels)),
+        windows(static_cast<Index>(windows)),
         kernel(static_cast<Index>(kernel)),
         stride(static_cast<Index>(stride)),
-        padding(static_cast<Index>(padding)),
+        origin(static_cast<Index>(origin)),
         dilation(static_cast<Index>(dilation)),
         by_stride(stride),
         by_dilation(dilation),
-        by_pooled_size(pooled_size) {}
+        by_windows(windows) {}
 
   __device__ __forceinline__ Index pixel(Index window, Index tap) const {
-    return window * stride - padding + tap * dilation;
+    return window * stride - origin + tap * dilation;
   }
 
   __device__ __forceinline__ bool contains(Index pixel) const {
     using Unsigned = typename std::make_unsigned<Index>::type;
-    return static_cast<Unsigned>(pixel) < static_cast<Unsigned>(size);
+    return static_cast<Unsigned>(pixel) < static_cast<Unsigned>(pixels);
   }
 
   // The first tap of `window` that does not lie before the start of the map. If has_tap is false for it, because it
   // lies past the end of the map or is not a tap of the kernel, the window has no tap inside the map.
   __device__ __forceinline__ Index first_tap(Index window) const {
-    const Index before = padding - window * stride;
+    const Index before = origin - window * stride;
     return before <= 0 ? 0 : by_dilation.quotient(before + dilation - 1);
   }
 
   __device__ __forceinline__ bool has_tap(Index window, Index tap) const {
-    return tap < kernel && pixel(window, tap) < size;
+    return tap < kernel && pixel(window, tap) < pixels;
   }
 
   // Only the windows first_window..last_window can contain `pixel`; there are none if last < first.
   __device__ __forceinline__ Index first_window(Index pixel) const {
-    const Index beyond = pixel + padding - (kernel - 1) * dilation;
+    const Index beyond = pixel + origin - (kernel - 1) * dilation;
     return beyond <= 0 ? 0 : by_stride.quotient(beyond + stride - 1);
   }
 
   __device__ __forceinline__ Index last_window(Index pixel) const {
-    const Index last = by_stride.quotient(pixel + padding);
-    return last < pooled_size ? last : pooled_size - 1;
+    const Index last = by_stride.quotient(pixel + origin);
+    return last < windows ? last : windows - 1;
   }
 
   // The tap of `window` that lies on `pixel`, or -1 if dilation skips the pixel. `window` must be one of
   // first_window..last_window.
   __device__ __forceinline__ Index tap(Index window, Index pixel) const {
-    return tap_at(pixel + padding - window * stride);
+    return tap_at(pixel + origin - window * stride);
   }
 
   // The tap at `distance` pixels from a window's first tap, or -1 if there is none.
@@ -149,7 +151,7 @@ struct PoolShape {
   // The inverse of names_pixel: finds the code of the tap that lies on pixel `index` = row * width + column of the map.
   // Returns false if no tap does.
   __device__ __forceinline__ bool tap_on_pixel(const Place<Index>& window, int64_t index, uint32_t* code) const {
-    if (index < 0 || index >= static_cast<int64_t>(rows.size) * columns.size) return false;
+    if (index < 0 || index >= static_cast<int64_t>(rows.pixels) * columns.pixels) return false;
     Index column;
     const Index row = by_width.divide(static_cast<Index>(index), &column);
     const Index from_row = row - rows.pixel(window.row, 0);
@@ -167,9 +169,9 @@ struct PoolShape {
 // For 2x2 blocks: the row of the full map that is the upper row of the blocks of `pooled_row`. Both rows are counted
 // across all planes (NCHW) or all samples (channels_last).
 __device__ __forceinline__ int64_t block_row(const PoolShape<int32_t>& shape, int32_t pooled_row) {
-  const int32_t plane = shape.rows.by_pooled_size.quotient(pooled_row);
+  const int32_t plane = shape.rows.by_windows.quotient(pooled_row);
   return 2 * static_cast<int64_t>(pooled_row) +
-         static_cast<int64_t>(plane) * (shape.rows.size - 2 * shape.rows.pooled_size);
+         static_cast<int64_t>(plane) * (shape.rows.pixels - 2 * shape.rows.windows);
 }
 
 inline int64_t map_elements(const PoolGeometry& g) { return g.channels * g.height * g.width; }

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   Index row, column;
   const bool exists = shape.names_pixel(shape.pooled.place(lane.element), code, &row, &column);
   indices[static_cast<int64_t>(lane.sample) * runs.elements + lane.element] =
-      exists ? static_cast<int64_t>(row) * shape.columns.size + column : -1;
+      exists ? static_cast<int64_t>(row) * shape.columns.pixels + column : -1;
 }
 
 // Counts invalid indices with atomics: the count is the same in any order. Each warp first counts its own.

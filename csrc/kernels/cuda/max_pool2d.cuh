@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
   int32_t vector_in_row;
   const int32_t pooled_row = vectors_per_row.divide(static_cast<int32_t>(thread), &vector_in_row);
-  const T* top = input + block_row(shape, pooled_row) * shape.columns.size + 2 * kLanes * vector_in_row;
-  const T* bottom = top + shape.columns.size;
+  const T* top = input + block_row(shape, pooled_row) * shape.columns.pixels + 2 * kLanes * vector_in_row;
+  const T* bottom = top + shape.columns.pixels;
   Vector<T> taps[2][2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -148,8 +148,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
   int32_t vector, window_row, window_column;
   const int32_t pixel = vectors_per_pixel.divide(static_cast<int32_t>(thread), &vector);
-  const int32_t row_of_windows = shape.columns.by_pooled_size.divide(pixel, &window_column);
-  const int32_t sample = shape.rows.by_pooled_size.divide(row_of_windows, &window_row);
+  const int32_t row_of_windows = shape.columns.by_windows.divide(pixel, &window_column);
+  const int32_t sample = shape.rows.by_windows.divide(row_of_windows, &window_row);
 
   VectorMaxima<T> maxima;
   Vector<T> first_taps = fill_vector<T>(Element<T>::narrow(limits.lowest));

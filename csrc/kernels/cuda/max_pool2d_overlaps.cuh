@@ -75,16 +75,16 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 
   int32_t vector, window_row;
   const int32_t pooled_row = vectors_per_row.divide(static_cast<int32_t>(thread), &vector);
-  const int64_t plane = shape.rows.by_pooled_size.divide(pooled_row, &window_row);
-  const int32_t first_row = 2 * window_row - shape.rows.padding;
+  const int64_t plane = shape.rows.by_windows.divide(pooled_row, &window_row);
+  const int32_t first_row = 2 * window_row - shape.rows.origin;
   const bool has_left = vector > 0;
-  const T* corner =
-      input + (plane * shape.rows.size + first_row) * shape.columns.size + 2 * kLanes * static_cast<int64_t>(vector);
+  const T* corner = input + (plane * shape.rows.pixels + first_row) * shape.columns.pixels +
+                    2 * kLanes * static_cast<int64_t>(vector);
   const auto lowest = as_words(fill_vector<T>(Element<T>::narrow(limits.lowest)));
   OverlapRow rows[3];
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
-    const auto* row = reinterpret_cast<const uint32_t*>(corner + i * shape.columns.size);
+    const auto* row = reinterpret_cast<const uint32_t*>(corner + i * shape.columns.pixels);
     rows[i] = {lowest.lane[0], {lowest, lowest}};
     if (!shape.rows.contains(first_row + i)) continue;
     if (has_left) rows[i].before = row[-1];
@@ -127,8 +127,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   for (int k = 0; k < 2; ++k) {
     int32_t row, column;
     const int32_t element = 2 * pair + (has_second ? k : 0);
-    const int32_t plane = shape.rows.by_pooled_size.divide(shape.columns.by_pooled_size.divide(element, &column), &row);
-    const int32_t first_row = 2 * row - shape.rows.padding, first_column = 2 * column - shape.columns.padding;
+    const int32_t plane = shape.rows.by_windows.divide(shape.columns.by_windows.divide(element, &column), &row);
+    const int32_t first_row = 2 * row - shape.rows.origin, first_column = 2 * column - shape.columns.origin;
     const T* corner = map + (plane * shape.map.channel_stride + first_row * shape.map.row_stride + first_column);
     bool row_inside[3], column_inside[3];
 #pragma unroll

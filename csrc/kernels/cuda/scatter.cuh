@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int32_t column = vector * kBlocks;
   HalfVector<Bits> values{};
   uint32_t run = 0;
-  if (r < shape.rows.pooled_size && column < shape.columns.pooled_size) {
-    const int64_t element = (plane * shape.rows.pooled_size + r) * shape.columns.pooled_size + column;
+  if (r < shape.rows.windows && column < shape.columns.windows) {
+    const int64_t element = (plane * shape.rows.windows + r) * shape.columns.windows + column;
     values = load_vector<HalfVector<Bits>>(arrays.values + element);
     arrays.relu.apply(element, &values);
     run = static_cast<uint32_t>(load_code_run<kBlocks>(arrays.codes, element, bits));
@@ -75,9 +75,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     lower.lane[2 * k] = code == 2 ? values.lane[k] : Bits{0};
     lower.lane[2 * k + 1] = code == 3 ? values.lane[k] : Bits{0};
   }
-  Bits* top = arrays.map + (plane * shape.rows.size + 2 * r) * shape.columns.size + vector * kLanes;
+  Bits* top = arrays.map + (plane * shape.rows.pixels + 2 * r) * shape.columns.pixels + vector * kLanes;
   store_vector(top, upper);
-  if (2 * r + 1 < shape.rows.size) store_vector(top + shape.columns.size, lower);
+  if (2 * r + 1 < shape.rows.pixels) store_vector(top + shape.columns.pixels, lower);
 }
 
 // Two neighbouring elements of a row, written by one store.
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   int32_t r, c;
   const int32_t plane = tile_rows.divide(tile_columns.divide(static_cast<int32_t>(thread), &c), &r);
   Pair<Bits> upper{}, lower{};
-  if (r < shape.rows.pooled_size && c < shape.columns.pooled_size) {
+  if (r < shape.rows.windows && c < shape.columns.windows) {
     int32_t channel;
     const int64_t sample = channels.divide(plane, &channel);
     const int32_t in_sample = shape.pooled.element({channel, r, c});
@@ -116,10 +116,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     upper = {code == 0 ? value : Bits{0}, code == 1 ? value : Bits{0}};
     lower = {code == 2 ? value : Bits{0}, code == 3 ? value : Bits{0}};
   }
-  const bool has_lower = 2 * r + 1 < shape.rows.size;
-  const bool has_right = 2 * c + 1 < shape.columns.size;
-  Bits* top = arrays.map + (static_cast<int64_t>(plane) * shape.rows.size + 2 * r) * shape.columns.size + 2 * c;
-  Bits* bottom = top + shape.columns.size;
+  const bool has_lower = 2 * r + 1 < shape.rows.pixels;
+  const bool has_right = 2 * c + 1 < shape.columns.pixels;
+  Bits* top = arrays.map + (static_cast<int64_t>(plane) * shape.rows.pixels + 2 * r) * shape.columns.pixels + 2 * c;
+  Bits* bottom = top + shape.columns.pixels;
   if (paired) {
     *reinterpret_cast<Pair<Bits>*>(top) = upper;
     if (has_lower) *reinterpret_cast<Pair<Bits>*>(bottom) = lower;
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int64_t sample = tile_rows.divide(tile_columns.divide(tile, &c), &r);
   Vector<Bits> values = fill_vector<Bits>(0);
   uint64_t run = 0;
-  if (r < shape.rows.pooled_size && c < shape.columns.pooled_size) {
+  if (r < shape.rows.windows && c < shape.columns.windows) {
     const int64_t element = sample * shape.pooled.elements + shape.pooled.element({vector * kLanes, r, c});
     values = load_vector<Vector<Bits>>(arrays.values + element);
     arrays.relu.apply(element, &values);
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      if ((i == 1 && 2 * r + 1 >= shape.rows.size) || (j == 1 && 2 * c + 1 >= shape.columns.size)) continue;
+      if ((i == 1 && 2 * r + 1 >= shape.rows.pixels) || (j == 1 && 2 * c + 1 >= shape.columns.pixels)) continue;
       Vector<uint32_t> pixel;
 #pragma unroll
       for (int w = 0; w < Vector<uint32_t>::kLanes; ++w) {
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int64_t sample = cell_rows.divide(cell_columns.divide(cell, &c), &r);
   Vector<Bits> values = fill_vector<Bits>(0);
   uint64_t run = 0;
-  if (r < shape.rows.pooled_size && c < shape.columns.pooled_size) {
+  if (r < shape.rows.windows && c < shape.columns.windows) {
     const int64_t element = sample * shape.pooled.elements + shape.pooled.element({vector * kLanes, r, c});
     values = load_vector<Vector<Bits>>(arrays.values + element);
     arrays.relu.apply(element, &values);

@@ -36,11 +36,11 @@ __device__ constexpr int tap_in_tile(int window, int pixel) { return 1 + pixel -
 inline int64_t overlap_tiles(int64_t size, int64_t padding) { return (size + 2 - padding) / 2; }
 
 __device__ __forceinline__ int32_t first_window_of_tile(const Axis<int32_t>& axis, int32_t tile) {
-  return tile - 1 + axis.padding;
+  return tile - 1 + axis.origin;
 }
 
 __device__ __forceinline__ int32_t first_pixel_of_tile(const Axis<int32_t>& axis, int32_t tile) {
-  return 2 * tile - 1 + axis.padding;
+  return 2 * tile - 1 + axis.origin;
 }
 
 // Along one axis: whether a window exists, and the window to read, which is window 0 if it does not.
@@ -49,7 +49,7 @@ struct OverlapWindow {
   int32_t read;
 
   __device__ __forceinline__ OverlapWindow(const Axis<int32_t>& axis, int32_t window)
-      : exists(as_unsigned(window) < as_unsigned(axis.pooled_size)), read(exists ? window : 0) {}
+      : exists(as_unsigned(window) < as_unsigned(axis.windows)), read(exists ? window : 0) {}
 };
 
 // The sum at pixel (i, j) of a tile. `code(a, b)` and `value(a, b)` are those of the tile's window (a, b).

@@ -91,15 +91,15 @@ class ScoreCells {
         rows_(shape.rows, at_.phase),
         back_(kChannelsLast ? shape.input.column_stride : 1) {
     int32_t phase;
-    const int32_t w = shape.columns.by_stride.divide(at_.run + shape.columns.padding, &phase);
+    const int32_t w = shape.columns.by_stride.divide(at_.run + shape.columns.origin, &phase);
     own_j_ = shape.columns.tap_at(phase);
     left_j_ = shape.columns.tap_at(phase + shape.columns.stride);
-    has_own_ = own_j_ >= 0 && w < shape.columns.pooled_size;
-    has_left_ = left_j_ >= 0 && w >= 1 && w - 1 < shape.columns.pooled_size;
+    has_own_ = own_j_ >= 0 && w < shape.columns.windows;
+    has_left_ = left_j_ >= 0 && w >= 1 && w - 1 < shape.columns.windows;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int32_t h = at_.cell - 1 + r;
-      rows_present_ |= static_cast<uint32_t>(h >= 0 && h < shape.rows.pooled_size) << r;
+      rows_present_ |= static_cast<uint32_t>(h >= 0 && h < shape.rows.windows) << r;
     }
     input_ = operands.input + at_.plane * static_cast<int64_t>(shape.input.elements) +
              (at_.cell - 1) * static_cast<int64_t>(shape.input.row_stride) + w * static_cast<int64_t>(back_);
@@ -143,9 +143,9 @@ class ScoreCells {
 #pragma unroll
     for (int k = 0; k < kPixels; ++k) {
       const int cell = k / kPhases, p = k % kPhases;
-      const int32_t y = (at_.cell + cell) * shape_.rows.stride + at_.phase + p - shape_.rows.padding;
+      const int32_t y = (at_.cell + cell) * shape_.rows.stride + at_.phase + p - shape_.rows.origin;
       if (at_.phase + p >= shape_.rows.stride || !shape_.rows.contains(y)) continue;
-      visit(k, (static_cast<int64_t>(at_.plane) * shape_.rows.size + y) * shape_.columns.size + at_.run);
+      visit(k, (static_cast<int64_t>(at_.plane) * shape_.rows.pixels + y) * shape_.columns.pixels + at_.run);
     }
   }
 

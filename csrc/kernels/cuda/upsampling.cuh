@@ -1,10 +1,10 @@
 // The building blocks of upsampling without mixing channels: its geometry, its weights, and how its work is divided
 // among threads.
 //
-// Upsampling has the geometry of a pool in reverse: an input pixel is a window, its taps are the output pixels that it
-// contributes to, and the origin takes the place of padding. With stride s, the s output rows from h * s - origin on
-// are the *cell* of input row h; row h * s - origin + p of the cell has phase p. If a kernel spans at most two strides,
-// a pixel of the cell sees (depends on) only input rows h and h - 1, through taps that its phase alone determines:
+// Upsampling has the geometry of a pool in reverse: an input pixel is a window, and its taps are the output pixels that
+// it contributes to. With stride s, the s output rows from h * s - origin on are the *cell* of input row h; row h * s -
+// origin + p of the cell has phase p. If a kernel spans at most two strides, a pixel of the cell sees (depends on) only
+// input rows h and h - 1, through taps that its phase alone determines:
 //
 //     stride 2, kernel 4     input row  h - 1    h             columns likewise
 //                            phase 0    tap 2    tap 0
@@ -28,8 +28,6 @@
 
 namespace segext {
 
-// In its axes, windows are input pixels and pixels are output pixels: `pooled_size` is the extent of the input, `size`
-// that of the output.
 template <typename Index>
 struct UpsamplingShape {
   Axis<Index> rows, columns;
@@ -235,9 +233,9 @@ struct WholeCells {
   int32_t first, end;
 
   __device__ __forceinline__ WholeCells(const Axis<int32_t>& rows, int32_t phase, int32_t phases) {
-    const int32_t before = rows.padding - phase;  // rows from cell 0's row of this phase to the output's first row
+    const int32_t before = rows.origin - phase;  // rows from cell 0's row of this phase to the output's first row
     // The phases of cell h end inside the output if h * stride <= room.
-    const int32_t room = rows.size - phases + before;
+    const int32_t room = rows.pixels - phases + before;
     first = before <= 0 ? 0 : rows.by_stride.quotient(before - 1) + 1;
     end = room < 0 ? 0 : rows.by_stride.quotient(room) + 1;
   }
@@ -245,7 +243,7 @@ struct WholeCells {
   // Leaves only cells that see two rows of input which both exist.
   __device__ __forceinline__ void keep_two_rows(const Axis<int32_t>& rows) {
     first = first > 1 ? first : 1;
-    end = end < rows.pooled_size ? end : rows.pooled_size;
+    end = end < rows.windows ? end : rows.windows;
   }
 };
 

@@ -46,11 +46,11 @@ struct ClassColumn {
       : own(plane + w * static_cast<int64_t>(shape.input.column_stride)),
         own_j(shape.columns.tap_at(phase)),
         left_j(shape.columns.tap_at(phase + shape.columns.stride)),
-        has_own(own_j >= 0 && w < shape.columns.pooled_size),
-        has_left(left_j >= 0 && w >= 1 && w - 1 < shape.columns.pooled_size) {}
+        has_own(own_j >= 0 && w < shape.columns.windows),
+        has_left(left_j >= 0 && w >= 1 && w - 1 < shape.columns.windows) {}
 
   __device__ __forceinline__ InputPair<Wide> read(const UpsamplingShape<int32_t>& shape, int32_t h) const {
-    return read(shape, h, h >= 0 && h < shape.rows.pooled_size);
+    return read(shape, h, h >= 0 && h < shape.rows.windows);
   }
 
   __device__ __forceinline__ InputPair<Wide> read(const UpsamplingShape<int32_t>& shape, int32_t h, bool exists) const {
@@ -184,9 +184,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
   const T* plane = operands.input + sample_input + tile.input * static_cast<int64_t>(shape.input.channel_stride);
   const WeightsInMemory<T, int32_t> in_memory{operands.weight, shape.rows.kernel, shape.columns.kernel};
   // Columns are counted from the tile's first column, which need not exist.
-  const int32_t origin = tile.column * stride_w - shape.columns.padding;
-  const int32_t first = origin < 0 ? -origin & ~(tiles.group - 1) : 0;
-  const int32_t in_cells = tiles.cells * stride_w, to_edge = shape.columns.size - origin;
+  const int32_t first_x = tile.column * stride_w - shape.columns.origin;
+  const int32_t first = first_x < 0 ? -first_x & ~(tiles.group - 1) : 0;
+  const int32_t in_cells = tiles.cells * stride_w, to_edge = shape.columns.pixels - first_x;
   const int32_t end = in_cells < to_edge ? in_cells : to_edge;
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % Launch::kWarpThreads;
   for (int32_t k = 0; k < shape.multiplier; ++k) {
@@ -202,20 +202,20 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
     const Wide bias = operands.bias_of(c);
     for (int32_t warp = first + static_cast<int32_t>(threadIdx.x) - lane; warp < end; warp += Launch::kBlockThreads) {
       int32_t phase;
-      const int32_t cell = shape.columns.by_stride.divide(warp + lane, &phase), x = origin + warp + lane;
+      const int32_t cell = shape.columns.by_stride.divide(warp + lane, &phase), x = first_x + warp + lane;
       const bool works = warp + lane < end && x >= 0;
       const ClassColumn<T> column(plane, shape, tile.column + cell, phase);
-      auto source = gradients.column(shape, tile.sample, c, tile.row * stride_h - shape.rows.padding, x);
+      auto source = gradients.column(shape, tile.sample, c, tile.row * stride_h - shape.rows.origin, x);
       Wide* group_sums = sums + cell * tiles.pitch + phase / tiles.group;
       Wide to_row[2] = {};
       InputPair<Wide> above;
       if (works) above = column.read(shape, tile.row - 1);
-      for (int32_t r = 0; r <= tiles.rows && tile.row + r <= shape.rows.pooled_size; ++r) {
+      for (int32_t r = 0; r <= tiles.rows && tile.row + r <= shape.rows.windows; ++r) {
         Wide to_above[2] = {to_row[0], to_row[1]};
         to_row[0] = to_row[1] = 0;
         if (works) {
           const InputPair<Wide> row = column.read(shape, tile.row + r);
-          const int32_t y = (tile.row + r) * stride_h - shape.rows.padding;
+          const int32_t y = (tile.row + r) * stride_h - shape.rows.origin;
           // Adds what kRows rows contribute, each of which sees two rows of input.
           const auto send = [&](auto count, int32_t p) {
             constexpr int kRows = decltype(count)::value;
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
               }
             }
           };
-          if (tiles.whole_taps && row.exists && above.exists && y >= 0 && y + stride_h <= shape.rows.size) {
+          if (tiles.whole_taps && row.exists && above.exists && y >= 0 && y + stride_h <= shape.rows.pixels) {
             int32_t p = 0;
             if (kManyAtOnce<Wide> && source.plain) {
               if constexpr (Source::kRowsAtOnce > 4) {
@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
     int32_t in_tile;
     const int32_t r = tiles.by_columns.divide(e, &in_tile);
     const Place<int32_t> at{tile.input, tile.row + r, tile.column + in_tile};
-    if (at.row >= shape.rows.pooled_size || at.column >= shape.columns.pooled_size) continue;
+    if (at.row >= shape.rows.windows || at.column >= shape.columns.windows) continue;
     const Wide* own = sums + 2 * r * side + in_tile * tiles.pitch;
     const Wide* left = own + side + tiles.pitch;
     Wide sum = 0;
@@ -325,8 +325,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
   int32_t c, phase;
   const int32_t sample = shape.by_channels.divide(at.plane, &c);
   const int32_t w =
-      shape.columns.by_stride.divide(at.run, &phase) + shape.columns.by_stride.quotient(shape.columns.padding);
-  const int32_t x = w * stride_w - shape.columns.padding + phase;
+      shape.columns.by_stride.divide(at.run, &phase) + shape.columns.by_stride.quotient(shape.columns.origin);
+  const int32_t x = w * stride_w - shape.columns.origin + phase;
   const TapRows rows(shape.rows, at.phase);
   Wide sum[kSums] = {}, bias_sum = 0;
   if (at.present && shape.columns.contains(x)) {
@@ -339,7 +339,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     const T* plane = operands.input + sample * static_cast<int64_t>(shape.input.elements) +
                      shape.by_multiplier.quotient(c) * static_cast<int64_t>(shape.input.channel_stride);
     const ClassColumn<T> column(plane, shape, w, phase);
-    auto source = gradients.column(shape, sample, c, at.cell * shape.rows.stride - shape.rows.padding + at.phase, x);
+    auto source = gradients.column(shape, sample, c, at.cell * shape.rows.stride - shape.rows.origin + at.phase, x);
     const Wide bias = operands.bias_of(c);
     // Cells whole.first..end_whole - 1 have all pixels of these phases and all the input that these see. They are
     // processed kCells at a time; there are none unless `many`.
@@ -379,7 +379,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
         continue;
       }
       const InputPair<Wide> row = column.read(shape, h);
-      const int32_t y = h * shape.rows.stride - shape.rows.padding + at.phase;
+      const int32_t y = h * shape.rows.stride - shape.rows.origin + at.phase;
 #pragma unroll
       for (int p = 0; p < kPhases; ++p) {
         if (at.phase + p >= shape.rows.stride || !shape.rows.contains(y + p)) continue;
@@ -483,7 +483,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const UpsamplingShape<Index>& shape = scores.shape;
   Index i, j;
   const Index c = by_kernel_h.divide(by_kernel_w.divide(static_cast<Index>(blockIdx.x), &j), &i);
-  const Index pixels = shape.rows.pooled_size * shape.columns.pooled_size;
+  const Index pixels = shape.rows.windows * shape.columns.windows;
   double sum = 0;
   for (Index n = 0; n < samples; ++n) {
     for (Index e = static_cast<Index>(threadIdx.x); e < pixels; e += Launch::kBlockThreads) {
@@ -510,7 +510,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   Place<Index> at{static_cast<Index>(blockIdx.x), 0, 0};
   double sum = 0;
   for (Index n = 0; n < samples; ++n) {
-    for (Index e = static_cast<Index>(threadIdx.x); e < shape.rows.size * shape.columns.size;
+    for (Index e = static_cast<Index>(threadIdx.x); e < shape.rows.pixels * shape.columns.pixels;
          e += Launch::kBlockThreads) {
       at.row = by_output_width.divide(e, &at.column);
       sum += scores.at(n, at);

@@ -72,7 +72,7 @@ struct InputGathers {
     thread.channel = in_chunk;
     const int32_t left = shape.channels - thread.first_channel;
     thread.block_channels = left < channels ? left : channels;
-    thread.present = in_chunk < left && thread.column < shape.columns.pooled_size;
+    thread.present = in_chunk < left && thread.column < shape.columns.windows;
     thread.first_tap = thread.present ? thread.part * part_taps : 0;
     const int32_t end = thread.present ? thread.first_tap + part_taps : 0;
     thread.end_tap = end < half ? end : half;
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     }
   };
 
-  const int32_t end_row = at.row + gathers.rows < rows.pooled_size ? at.row + gathers.rows : rows.pooled_size;
+  const int32_t end_row = at.row + gathers.rows < rows.windows ? at.row + gathers.rows : rows.windows;
   const auto store = [&](int32_t h, Wide value) {
     if (!at.present || h < at.row || h >= end_row) return;
     const int32_t element = shape.input.element({channel, h, at.column});
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
       }
 #pragma unroll 1
       for (int32_t p = phase; p < rows.stride && p < phase + gathers.phases; ++p) {
-        const int32_t y = h * rows.stride - rows.padding + p;
+        const int32_t y = h * rows.stride - rows.origin + p;
         const bool has_own = tap_row(rows, p, 0) >= 0, has_above = tap_row(rows, p, 1) >= 0;
         bool exists[kTogether], whole = has_own && has_above;
 #pragma unroll
@@ -271,13 +271,13 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     const int32_t end_row = first_row + walks.rows < walks.all_rows ? first_row + walks.rows : walks.all_rows;
     const int32_t first = walks.first_column + segment * walks.columns;
     const int32_t end = first + walks.columns < walks.end_column ? first + walks.columns : walks.end_column;
-    const int32_t first_x = first * columns.stride - columns.padding + column_phase;
+    const int32_t first_x = first * columns.stride - columns.origin + column_phase;
     // The ranges of steps that have a gradient, that have a value of the input, and that have everything.
-    const int32_t before = columns.padding - column_phase;
+    const int32_t before = columns.origin - column_phase;
     const int32_t first_gradient = before <= 0 ? 0 : columns.by_stride.quotient(before + columns.stride - 1);
-    const int32_t behind = columns.by_stride.quotient(columns.size + before + columns.stride - 1);
+    const int32_t behind = columns.by_stride.quotient(columns.pixels + before + columns.stride - 1);
     const int32_t end_gradient = behind < end ? behind : end;
-    const int32_t end_value = end < columns.pooled_size ? end : columns.pooled_size;
+    const int32_t end_value = end < columns.windows ? end : columns.windows;
     const int32_t first_whole = first_gradient < 1 ? 1 : first_gradient;
     const int32_t end_whole = end_gradient < end_value ? end_gradient : end_value;
     const int64_t in_step = shape.input.column_stride, step = columns.stride * int64_t{shape.output.column_stride};
@@ -286,14 +286,14 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     for (int32_t row = first_row; row < end_row; ++row) {
       int32_t in_sample;
       const int32_t sample = walks.by_cell_rows.divide(row, &in_sample);
-      const int32_t h = walks.first_row + in_sample, y = h * rows.stride - rows.padding + phase;
+      const int32_t h = walks.first_row + in_sample, y = h * rows.stride - rows.origin + phase;
       const T* from = input + sample * int64_t{shape.input.elements} + h * in_row_step + first * in_step + c;
       const T* gradients = grad_output + sample * int64_t{shape.output.elements} + y * row_step +
                            first_x * int64_t{shape.output.column_stride} + c;
       bool has_input[2], has_gradient[kPhases], whole_rows = true;  // input rows: own, above; output rows: by phase
 #pragma unroll
       for (int above = 0; above < 2; ++above) {
-        has_input[above] = h >= above && h - above < rows.pooled_size;
+        has_input[above] = h >= above && h - above < rows.windows;
         whole_rows = whole_rows && has_input[above];
       }
 #pragma unroll
@@ -304,7 +304,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
       Wide left[2];
 #pragma unroll
       for (int above = 0; above < 2; ++above) {
-        const bool has_left = has_input[above] && first >= 1 && first - 1 < columns.pooled_size;
+        const bool has_left = has_input[above] && first >= 1 && first - 1 < columns.windows;
         left[above] = has_left ? Element<T>::widen(from[-above * in_row_step - in_step]) : Wide{0};
       }
 
@@ -332,8 +332,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 #pragma unroll
         for (int k = 0; k < kSteps; ++k) {
           const bool has_column = kWhole || (w + k >= first_gradient && w + k < end_gradient);
-          const bool has_own = kWhole || w + k < columns.pooled_size;
-          const bool has_left = kWhole || (w + k >= 1 && w + k - 1 < columns.pooled_size);
+          const bool has_own = kWhole || w + k < columns.windows;
+          const bool has_left = kWhole || (w + k >= 1 && w + k - 1 < columns.windows);
           Wide own[2];
 #pragma unroll
           for (int above = 0; above < 2; ++above) own[above] = Element<T>::widen(value[k][above]);
