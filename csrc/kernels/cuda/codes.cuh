@@ -17,8 +17,8 @@ namespace segext {
 
 inline constexpr int kMaxRunBytes = 8;
 
-// Bits per code of 2x2 windows and of 3x3 ones, and codes per byte of the former.
-inline constexpr int kBlockBits = code_bits(4), kOverlapBits = code_bits(9), kBlocksPerByte = 8 / kBlockBits;
+// Bits per code of 2x2 tiles and of 3x3 windows that overlap, and codes per byte of the former.
+inline constexpr int kTileBits = code_bits(4), kOverlapBits = code_bits(9), kTilesPerByte = 8 / kTileBits;
 
 // place_code puts a code at position k of a run; take_code reads it back.
 __device__ __forceinline__ uint64_t place_code(uint32_t code, int k, int bits) {
@@ -83,13 +83,13 @@ __device__ __forceinline__ uint32_t load_code_run(const uint8_t* __restrict__ co
 // The codes of a vector of 2x2 windows, as masks over its 32-bit words: which lanes have their code in the right
 // column, and which in the lower row, of their window. A word holds one 32-bit lane or two 16-bit lanes.
 template <int kLanes>
-struct BlockMasks {
+struct TileMasks {
   static constexpr int kWords = 4;
   static_assert(kLanes == kWords || kLanes == 2 * kWords, "lanes of 32 or 16 bits");
   uint32_t right[kWords], lower[kWords];
 
-  __device__ __forceinline__ explicit BlockMasks(uint64_t run) {
-    constexpr int bits = kBlockBits;
+  __device__ __forceinline__ explicit TileMasks(uint64_t run) {
+    constexpr int bits = kTileBits;
     // With two lanes per word, the second code is moved from next to the first into the upper half of the word.
     const uint32_t codes = static_cast<uint32_t>(run);
     const uint32_t spread = kLanes == kWords ? codes : codes | codes << (16 - bits);

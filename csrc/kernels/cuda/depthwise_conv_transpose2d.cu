@@ -49,7 +49,7 @@ bool lanes_fit_addend(const Params& params, int lanes) {
 int64_t cells_per_thread(const Upsampling& g, int64_t runs, int64_t step, int64_t places) {
   const int64_t cells = end_cell(g) - first_cell(g);
   return choose_soonest(kFewestCells, kMostCells, step, cells, places, [&](int64_t some) {
-    return BlockWork{launch_blocks(ceil_divide(cells, some) * runs), kSetUpCells + some};
+    return BlockWork{blocks_for(ceil_divide(cells, some) * runs), kSetUpCells + some};
   });
 }
 
@@ -59,10 +59,9 @@ std::optional<CudaStatus> launch_cells(const Params& params, CudaStream stream) 
   const CellTypes types{kLanes, sizeof(T), sizeof(typename Element<T>::Wide), kMinCellBlocks<T, kLanes, kAdds>};
   const auto division = divide_strips(params, types);
   if (!division) return std::nullopt;
-  return launch_blocks_of(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kAdds>, division->blocks,
-                          division->threads, division->shared_bytes, stream, arrays_of<T>(params),
-                          UpsamplingShape<int32_t>(params.geometry), *division, addend_steps(params),
-                          lanes_fit_addend<T>(params, kLanes));
+  return launch_grid(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kAdds>, division->blocks, division->threads,
+                     division->shared_bytes, stream, arrays_of<T>(params), UpsamplingShape<int32_t>(params.geometry),
+                     *division, addend_steps(params), lanes_fit_addend<T>(params, kLanes));
 }
 
 // With as many lanes as the output allows, or fewer if only then the input of a strip fits in shared memory. Addends

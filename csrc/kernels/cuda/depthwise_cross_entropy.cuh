@@ -170,7 +170,7 @@ std::optional<ScoreCellLaunch> divide_softmax(const Upsampling& g) {
 template <typename T>
 int64_t softmax_blocks(const Upsampling& g) {
   const auto division = divide_softmax<T>(g);
-  return launch_blocks(division ? division->cells.threads : warp_run_threads(g.samples, output_pixels(g)));
+  return blocks_for(division ? division->cells.threads : warp_run_threads(g.samples, output_pixels(g)));
 }
 
 // Launches the kernel that computes the loss of every pixel.

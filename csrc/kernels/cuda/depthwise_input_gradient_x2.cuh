@@ -106,7 +106,7 @@ std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
   const auto threads_of = [&](int64_t cells) { return all_columns * ceil_divide(g.height, cells - 1); };
   const int64_t places = resident_blocks(kSumBlocks<Wide>, 0);
   const int64_t cells = choose_soonest(kTogether, kMostCells, kTogether, g.height + 1, places, [&](int64_t some) {
-    return BlockWork{launch_blocks(threads_of(some)), kSetUpCells + some};
+    return BlockWork{blocks_for(threads_of(some)), kSetUpCells + some};
   });
   const int64_t rows = cells - 1, threads = threads_of(cells);
   if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;

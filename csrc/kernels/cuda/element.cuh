@@ -129,7 +129,7 @@ struct alignas(kCount * sizeof(T)) Lanes {
   T lane[kCount];
 };
 
-// Half of a Vector, such as the pooled elements of the 2x2 blocks that one Vector of the full map covers.
+// Half of a Vector, such as the pooled elements of the 2x2 tiles that one Vector of the full map covers.
 template <typename T>
 using HalfVector = Lanes<T, kVectorBytes / 2 / sizeof(T)>;
 

@@ -21,7 +21,7 @@ bool vectors_fit(const GatherParams& params, int run) {
   const PoolGeometry& g = params.geometry;
   constexpr int kLanes = Vector<Bits>::kLanes;
   const int64_t run_bytes = run * static_cast<int64_t>(sizeof(Bits));
-  return windows_of(g) == Windows::kBlocks && codes_are_flat(g) && fits_int32(g) &&
+  return windows_of(g) == Windows::kTiles && codes_are_flat(g) && fits_int32(g) &&
          (g.channels_last ? g.channels % run == 0 : g.pooled_width % run == 0 && g.width % kLanes == 0) &&
          g.samples * pooled_elements(g) / run < std::numeric_limits<int32_t>::max() &&
          is_aligned(params.map, kVectorBytes) && is_aligned(params.values, run_bytes) &&
@@ -43,11 +43,11 @@ std::optional<CudaStatus> launch_vectors(const GatherParams& params, CudaStream 
   constexpr int kLanes = Vector<Bits>::kLanes;
   if (vectors_fit<Bits>(params, kLanes)) {
     const auto kernel =
-        params.geometry.channels_last ? gather_channels_last_blocks_kernel<Bits> : gather_blocks_kernel<Bits, kLanes>;
+        params.geometry.channels_last ? gather_channels_last_tiles_kernel<Bits> : gather_tile_rows_kernel<Bits, kLanes>;
     return launch_vectors<Bits>(kernel, params, kLanes, stream);
   }
   if (!params.geometry.channels_last && vectors_fit<Bits>(params, kLanes / 2)) {
-    return launch_vectors<Bits>(gather_blocks_kernel<Bits, kLanes / 2>, params, kLanes / 2, stream);
+    return launch_vectors<Bits>(gather_tile_rows_kernel<Bits, kLanes / 2>, params, kLanes / 2, stream);
   }
   return std::nullopt;
 }

@@ -1,9 +1,9 @@
 // Kernels of gather: each pooled element reads the pixel that its switch names. Nothing is computed, so kernels are
 // compiled for the raw bits of an element, one for each size.
 //
-//   gather_blocks_kernel                NCHW, adjacent 2x2 windows, rows of the map in whole 16-byte vectors
-//   gather_channels_last_blocks_kernel  channels_last, the same windows, channels in whole 16-byte vectors
-//   gather_kernel                       everything else: one element per thread, coalesced along the pooled map
+//   gather_tile_rows_kernel            NCHW, adjacent 2x2 windows, rows of the map in whole 16-byte vectors
+//   gather_channels_last_tiles_kernel  channels_last, the same windows, channels in whole 16-byte vectors
+//   gather_kernel                      everything else: one element per thread, coalesced along the pooled map
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 namespace segext {
 
 // A thread gathers kCount elements of one row: as many as a vector has lanes, or half as many if the rows are not whole
-// runs of that length. It reads every pixel of their blocks with 16-byte loads, which do not wait for the codes, and
+// runs of that length. It reads every pixel of their tiles with 16-byte loads, which do not wait for the codes, and
 // writes one store. Reading only the named pixels would hardly save traffic, since nearly any 32 bytes contain a pixel
 // that some window names.
 //
@@ -26,16 +26,16 @@ namespace segext {
 //     values   a b c d           row r
 template <typename Bits, int kCount>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    gather_blocks_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes, Bits* __restrict__ values,
-                         ReluMask<Bits> relu, PoolShape<int32_t> shape, Divisor<int32_t> runs_per_row,
-                         int32_t threads) {
+    gather_tile_rows_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes, Bits* __restrict__ values,
+                            ReluMask<Bits> relu, PoolShape<int32_t> shape, Divisor<int32_t> runs_per_row,
+                            int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes, kVectors = 2 * kCount / kLanes;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
   int32_t run_in_row;
   const int32_t pooled_row = runs_per_row.divide(static_cast<int32_t>(thread), &run_in_row);
-  const Bits* top = map + block_row(shape, pooled_row) * shape.columns.pixels + 2 * kCount * run_in_row;
+  const Bits* top = map + tile_top_row(shape, pooled_row) * shape.columns.pixels + 2 * kCount * run_in_row;
   const Bits* bottom = top + shape.columns.pixels;
   Vector<Bits> pixels[2][kVectors];
 #pragma unroll
@@ -44,10 +44,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     pixels[1][v] = load_vector<Vector<Bits>>(bottom + v * kLanes);
   }
   uint32_t run;
-  if constexpr (kCount > kBlocksPerByte) {
-    run = static_cast<uint32_t>(load_run(codes, thread, kCount / kBlocksPerByte));
+  if constexpr (kCount > kTilesPerByte) {
+    run = static_cast<uint32_t>(load_run(codes, thread, kCount / kTilesPerByte));
   } else {
-    run = load_code_run<kCount>(codes, thread * kCount, kBlockBits);
+    run = load_code_run<kCount>(codes, thread * kCount, kTileBits);
   }
 
   Lanes<Bits, kCount> result;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const Vector<Bits>& upper = pixels[0][2 * k / kLanes];
     const Vector<Bits>& lower = pixels[1][2 * k / kLanes];
     const int left = 2 * k % kLanes;
-    const uint32_t code = take_code(run, k, kBlockBits);
+    const uint32_t code = take_code(run, k, kTileBits);
     const Bits in_upper = (code & 1) != 0 ? upper.lane[left + 1] : upper.lane[left];
     const Bits in_lower = (code & 1) != 0 ? lower.lane[left + 1] : lower.lane[left];
     result.lane[k] = (code & 2) != 0 ? in_lower : in_upper;
@@ -65,23 +65,23 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   store_vector(values + thread * kCount, result);
 }
 
-// A thread gathers V = 4 or 8 channels of one pooled pixel from the four pixels of its block: four 16-byte loads, one
+// A thread gathers V = 4 or 8 channels of one pooled pixel from the four pixels of its tile: four 16-byte loads, one
 // 16-byte store. Neighbouring threads handle neighbouring channels, then neighbouring pixels.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    gather_channels_last_blocks_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes,
-                                       Bits* __restrict__ values, ReluMask<Bits> relu, PoolShape<int32_t> shape,
-                                       Divisor<int32_t> vectors_per_pixel, int32_t threads) {
+    gather_channels_last_tiles_kernel(const Bits* __restrict__ map, const uint8_t* __restrict__ codes,
+                                      Bits* __restrict__ values, ReluMask<Bits> relu, PoolShape<int32_t> shape,
+                                      Divisor<int32_t> vectors_per_pixel, int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes;
-  constexpr int bits = kBlockBits;
+  constexpr int bits = kTileBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
   int32_t vector, column;
   const int32_t pixel = vectors_per_pixel.divide(static_cast<int32_t>(thread), &vector);
   const int32_t pooled_row = shape.columns.by_windows.divide(pixel, &column);
-  const Bits* top = map + block_row(shape, pooled_row) * shape.map.row_stride + 2 * column * shape.map.column_stride +
-                    vector * kLanes;
+  const Bits* top = map + tile_top_row(shape, pooled_row) * shape.map.row_stride +
+                    2 * column * shape.map.column_stride + vector * kLanes;
   Vector<uint32_t> pixels[2][2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
       pixels[i][j] = as_words(load_vector<Vector<Bits>>(pixel));
     }
   }
-  const BlockMasks<kLanes> masks(load_run(codes, thread, kLanes * bits / 8));
+  const TileMasks<kLanes> masks(load_run(codes, thread, kLanes * bits / 8));
 
   Vector<uint32_t> words;
 #pragma unroll

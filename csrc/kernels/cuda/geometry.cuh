@@ -166,9 +166,9 @@ struct PoolShape {
   }
 };
 
-// For 2x2 blocks: the row of the full map that is the upper row of the blocks of `pooled_row`. Both rows are counted
+// For 2x2 tiles: the row of the full map that is the upper row of the tiles of `pooled_row`. Both rows are counted
 // across all planes (NCHW) or all samples (channels_last).
-__device__ __forceinline__ int64_t block_row(const PoolShape<int32_t>& shape, int32_t pooled_row) {
+__device__ __forceinline__ int64_t tile_top_row(const PoolShape<int32_t>& shape, int32_t pooled_row) {
   const int32_t plane = shape.rows.by_windows.quotient(pooled_row);
   return 2 * static_cast<int64_t>(pooled_row) +
          static_cast<int64_t>(plane) * (shape.rows.pixels - 2 * shape.rows.windows);
@@ -204,9 +204,9 @@ CudaStatus for_index(const PoolGeometry& g, const Function& function) {
 
 // The kinds of windows for which kernels are specialised at compile time.
 enum class Windows : uint8_t {
-  kBlocks,  // 2x2 tiles, each wholly inside the map
-  k2x2,     // 2x2 of any stride, padding and dilation
-  k3x3,     // 3x3, likewise
+  kTiles,  // 2x2 tiles, each wholly inside the map
+  k2x2,    // 2x2 of any stride, padding and dilation
+  k3x3,    // 3x3, likewise
   kAny,
 };
 
@@ -237,8 +237,8 @@ inline Windows windows_of(const PoolGeometry& g) {
   if (w.kernel_h != w.kernel_w || g.bits != code_bits(w.kernel_h * w.kernel_w)) return Windows::kAny;
   if (w.kernel_h == 3) return Windows::k3x3;
   if (w.kernel_h != 2) return Windows::kAny;
-  const bool blocks = windows_are_2x2_tiles(g) && 2 * g.pooled_height <= g.height && 2 * g.pooled_width <= g.width;
-  return blocks ? Windows::kBlocks : Windows::k2x2;
+  const bool tiles = windows_are_2x2_tiles(g) && 2 * g.pooled_height <= g.height && 2 * g.pooled_width <= g.width;
+  return tiles ? Windows::kTiles : Windows::k2x2;
 }
 
 }  // namespace segext

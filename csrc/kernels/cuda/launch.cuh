@@ -35,7 +35,8 @@ inline int64_t ceil_divide(int64_t dividend, int64_t divisor) { return (dividend
 
 inline int64_t round_up(int64_t number, int64_t multiple) { return ceil_divide(number, multiple) * multiple; }
 
-inline int64_t launch_blocks(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
+// The number of blocks of the usual size that have so many threads.
+inline int64_t blocks_for(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
 
 // The number of blocks that the current device runs at once: per multiprocessor, as many as `by_registers` and as
 // shared memory has room for. 1 if the device is unknown, in which case no launch succeeds either.
@@ -77,8 +78,8 @@ int64_t choose_soonest(int64_t first, int64_t most, int64_t step, int64_t all, i
 // shared memory each. A launch error is returned and also cleared from the CUDA runtime, so that no later call reports
 // it again.
 template <typename... Parameters, typename... Arguments>
-CudaStatus launch_blocks_of(void (*kernel)(Parameters...), int64_t blocks, int64_t block_threads, int64_t shared_bytes,
-                            CudaStream stream, const Arguments&... arguments) {
+CudaStatus launch_grid(void (*kernel)(Parameters...), int64_t blocks, int64_t block_threads, int64_t shared_bytes,
+                       CudaStream stream, const Arguments&... arguments) {
   if (blocks > Launch::kMaxBlocks) return cudaErrorInvalidConfiguration;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
@@ -96,7 +97,7 @@ template <typename... Parameters, typename... Arguments>
 CudaStatus launch_with_shared_memory(void (*kernel)(Parameters...), int64_t threads, int64_t shared_bytes,
                                      CudaStream stream, const Arguments&... arguments) {
   if (threads <= 0) return cudaSuccess;
-  return launch_blocks_of(kernel, launch_blocks(threads), Launch::kBlockThreads, shared_bytes, stream, arguments...);
+  return launch_grid(kernel, blocks_for(threads), Launch::kBlockThreads, shared_bytes, stream, arguments...);
 }
 
 template <typename... Parameters, typename... Arguments>

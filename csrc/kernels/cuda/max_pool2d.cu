@@ -63,13 +63,13 @@ std::optional<CudaStatus> launch_vectors(const MaxPool2dParams& params, CudaStre
     return run(max_pool2d_overlaps_kernel<T>, g.pooled_width / kLanes);
   }
   if (!g.channels_last) {
-    if (windows_of(g) != Windows::kBlocks || g.pooled_width % kLanes != 0 || g.width % kLanes != 0) return std::nullopt;
-    return run(max_pool2d_blocks_kernel<T>, g.pooled_width / kLanes);
+    if (windows_of(g) != Windows::kTiles || g.pooled_width % kLanes != 0 || g.width % kLanes != 0) return std::nullopt;
+    return run(max_pool2d_tile_rows_kernel<T>, g.pooled_width / kLanes);
   }
   if (g.channels % kLanes != 0) return std::nullopt;
   switch (windows_of(g)) {
-    case Windows::kBlocks:
-      return run(max_pool2d_channels_last_kernel<T, Windows::kBlocks>, g.channels / kLanes);
+    case Windows::kTiles:
+      return run(max_pool2d_channels_last_kernel<T, Windows::kTiles>, g.channels / kLanes);
     case Windows::k2x2:
       return run(max_pool2d_channels_last_kernel<T, Windows::k2x2>, g.channels / kLanes);
     case Windows::k3x3:
@@ -99,8 +99,8 @@ CudaStatus max_pool2d_cuda(const MaxPool2dParams& params, CudaStream stream) {
       if (const auto status = launch_vectors<T>(params, stream)) return *status;
       if (!g.channels_last && overlaps_fit(g)) return launch_overlap_pairs<T>(params, stream);
       switch (fits_int32(g) ? windows_of(g) : Windows::kAny) {
-        case Windows::kBlocks:
-          return launch_elements<T, int32_t, Windows::kBlocks>(params, stream);
+        case Windows::kTiles:
+          return launch_elements<T, int32_t, Windows::kTiles>(params, stream);
         case Windows::k2x2:
           return launch_elements<T, int32_t, Windows::k2x2>(params, stream);
         case Windows::k3x3:

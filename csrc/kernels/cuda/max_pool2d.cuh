@@ -1,7 +1,7 @@
 // Kernels of max-pooling with switches. Every input element is read from memory once; every output and every byte of
 // codes is written once, by one thread.
 //
-//   max_pool2d_blocks_kernel         NCHW, adjacent 2x2 windows, rows of whole 16-byte vectors
+//   max_pool2d_tile_rows_kernel      NCHW, adjacent 2x2 windows, rows of whole 16-byte vectors
 //   max_pool2d_channels_last_kernel  channels_last, any window, channels in whole 16-byte vectors
 //   max_pool2d_kernel                everything else: one element per thread, coalesced along the pooled map
 //
@@ -39,7 +39,7 @@ struct FirstTap {
 template <typename Index, Windows kWindows>
 struct SquareTaps {
   static constexpr int kKernel = kSquareKernel<kWindows>;
-  static constexpr bool kAllInside = kWindows == Windows::kBlocks;
+  static constexpr bool kAllInside = kWindows == Windows::kTiles;
   bool row_inside[kKernel], column_inside[kKernel];
   int64_t corner;  // the element at tap (0, 0), extrapolated if that tap lies outside the map
   Index row_step, column_step;
@@ -89,18 +89,18 @@ struct SquareTaps {
 // Neighbouring threads read neighbouring 32 bytes. There are `threads` threads; rows are numbered across all planes.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    max_pool2d_blocks_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
-                             PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row, int32_t threads,
-                             MaxLimits<typename Element<T>::Wide> limits) {
+    max_pool2d_tile_rows_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
+                                PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row, int32_t threads,
+                                MaxLimits<typename Element<T>::Wide> limits) {
   using Wide = typename Element<T>::Wide;
   constexpr int kLanes = Vector<T>::kLanes;
-  constexpr int bits = kBlockBits;
+  constexpr int bits = kTileBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
   int32_t vector_in_row;
   const int32_t pooled_row = vectors_per_row.divide(static_cast<int32_t>(thread), &vector_in_row);
-  const T* top = input + block_row(shape, pooled_row) * shape.columns.pixels + 2 * kLanes * vector_in_row;
+  const T* top = input + tile_top_row(shape, pooled_row) * shape.columns.pixels + 2 * kLanes * vector_in_row;
   const T* bottom = top + shape.columns.pixels;
   Vector<T> taps[2][2];
 #pragma unroll

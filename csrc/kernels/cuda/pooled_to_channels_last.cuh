@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   turned_values += sample * sample_elements;
   codes += sample * tiles.sample_bytes;
   turned_codes += sample * tiles.sample_bytes;
-  constexpr int bits = kBlockBits;
+  constexpr int bits = kTileBits;
   const int thread = static_cast<int>(threadIdx.x);
 
 #pragma unroll

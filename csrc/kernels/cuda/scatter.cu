@@ -45,13 +45,13 @@ bool channels_fit_vectors(const ScatterParams& params) {
 }
 
 template <typename Bits>
-CudaStatus launch_blocks(const ScatterParams& params, CudaStream stream) {
+CudaStatus launch_tile_rows(const ScatterParams& params, CudaStream stream) {
   const PoolGeometry& g = params.geometry;
   const int64_t vectors = g.width / Vector<Bits>::kLanes;
-  const int64_t block_rows = ceil_divide(g.height, 2);
-  const int64_t threads = g.samples * g.channels * block_rows * vectors;
-  return launch(scatter_blocks_kernel<Bits>, threads, stream, arrays_of<Bits>(params), PoolShape<int32_t>(g),
-                Divisor<int32_t>(vectors), Divisor<int32_t>(block_rows), static_cast<int32_t>(threads));
+  const int64_t tile_rows = ceil_divide(g.height, 2);
+  const int64_t threads = g.samples * g.channels * tile_rows * vectors;
+  return launch(scatter_tile_rows_kernel<Bits>, threads, stream, arrays_of<Bits>(params), PoolShape<int32_t>(g),
+                Divisor<int32_t>(vectors), Divisor<int32_t>(tile_rows), static_cast<int32_t>(threads));
 }
 
 template <typename Bits>
@@ -73,7 +73,7 @@ CudaStatus launch_windows(const ScatterParams& params, CudaStream stream) {
   const int64_t cell_columns = ceil_divide(g.width + g.window.padding_w, g.window.stride_w);
   const int64_t threads = g.samples * cell_rows * cell_columns * vectors;
   const auto kernel =
-      windows_are_2x2_tiles(g) ? scatter_channels_last_blocks_kernel<Bits> : scatter_channels_last_windows_kernel<Bits>;
+      windows_are_2x2_tiles(g) ? scatter_channels_last_tiles_kernel<Bits> : scatter_channels_last_windows_kernel<Bits>;
   return launch(kernel, threads, stream, arrays_of<Bits>(params), PoolShape<int32_t>(g), Divisor<int32_t>(vectors),
                 Divisor<int32_t>(cell_rows), Divisor<int32_t>(cell_columns), static_cast<int32_t>(threads));
 }
@@ -87,7 +87,7 @@ std::optional<CudaStatus> launch_disjoint(const ScatterParams& params, CudaStrea
         g.window.dilation_h == 1 && g.window.dilation_w == 1 && g.window.stride_h <= kMaxCellPixels / g.window.stride_w;
     if (g.channels_last && cells && channels_fit_vectors<Bits>(params)) return launch_windows<Bits>(params, stream);
     if (!g.channels_last && windows_are_2x2_tiles(g) && rows_fit_vectors<Bits>(params)) {
-      return launch_blocks<Bits>(params, stream);
+      return launch_tile_rows<Bits>(params, stream);
     }
   }
   if (!g.channels_last && windows_are_2x2_tiles(g) && fits_int32(g) && g.samples * map_elements(g) < kMaxThreads) {

@@ -1,9 +1,9 @@
 // Kernels of scatter, in gather form: a thread owns pixels of the full map, looks up which switches refer to them, and
 // writes each pixel once, zero or not. No pixel has two writers, so nothing is cleared first and nothing is atomic.
 //
-//   scatter_blocks_kernel                 NCHW, adjacent 2x2 windows, rows of whole 16-byte vectors
+//   scatter_tile_rows_kernel              NCHW, adjacent 2x2 windows, rows of whole 16-byte vectors
 //   scatter_tiles_kernel                  NCHW, the same windows, any width
-//   scatter_channels_last_blocks_kernel   channels_last, adjacent 2x2 windows
+//   scatter_channels_last_tiles_kernel    channels_last, adjacent 2x2 windows
 //   scatter_channels_last_windows_kernel  channels_last, other windows that do not overlap
 //   scatter_channels_last_kernel          channels_last, any windows
 //   scatter_kernel                        everything else: one pixel per thread, coalesced along the full map
@@ -33,42 +33,42 @@ struct ScatterArrays {
   ReluMask<RawBitsOf<T>> relu;
 };
 
-// A thread writes 16 bytes (V = 4 or 8 pixels) in both rows of a row of blocks, from V / 2 values. Here V is 4:
+// A thread writes 16 bytes (V = 4 or 8 pixels) in both rows of a row of tiles, from V / 2 values. Here V is 4:
 //
 //     values   a b             row r
 //     codes    1 2
 //     map      . a . .         row 2r
 //              . . b .         row 2r + 1
 //
-// Each store of a warp covers one contiguous stretch. Pixels outside all blocks, in an odd last row or to the right of
-// the last block, become zero; either all blocks of a thread exist or none does. There are `threads` threads; rows of
-// blocks are numbered across all planes.
+// Each store of a warp covers one contiguous stretch. Pixels outside all tiles, in an odd last row or to the right of
+// the last tile, become zero; either all tiles of a thread exist or none does. There are `threads` threads; rows of
+// tiles are numbered across all planes.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    scatter_blocks_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row,
-                          Divisor<int32_t> block_rows, int32_t threads) {
+    scatter_tile_rows_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row,
+                             Divisor<int32_t> tile_rows, int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes;
-  constexpr int kBlocks = kLanes / 2;
-  constexpr int bits = kBlockBits;
+  constexpr int kTiles = kLanes / 2;
+  constexpr int bits = kTileBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
   int32_t vector, r;
-  const int32_t row_of_blocks = vectors_per_row.divide(static_cast<int32_t>(thread), &vector);
-  const int64_t plane = block_rows.divide(row_of_blocks, &r);
-  const int32_t column = vector * kBlocks;
+  const int32_t row_of_tiles = vectors_per_row.divide(static_cast<int32_t>(thread), &vector);
+  const int64_t plane = tile_rows.divide(row_of_tiles, &r);
+  const int32_t column = vector * kTiles;
   HalfVector<Bits> values{};
   uint32_t run = 0;
   if (r < shape.rows.windows && column < shape.columns.windows) {
     const int64_t element = (plane * shape.rows.windows + r) * shape.columns.windows + column;
     values = load_vector<HalfVector<Bits>>(arrays.values + element);
     arrays.relu.apply(element, &values);
-    run = static_cast<uint32_t>(load_code_run<kBlocks>(arrays.codes, element, bits));
+    run = static_cast<uint32_t>(load_code_run<kTiles>(arrays.codes, element, bits));
   }
 
   Vector<Bits> upper, lower;
 #pragma unroll
-  for (int k = 0; k < kBlocks; ++k) {
+  for (int k = 0; k < kTiles; ++k) {
     const uint32_t code = take_code(run, k, bits);
     upper.lane[2 * k] = code == 0 ? values.lane[k] : Bits{0};
     upper.lane[2 * k + 1] = code == 1 ? values.lane[k] : Bits{0};
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const int64_t sample = channels.divide(plane, &channel);
     const int32_t in_sample = shape.pooled.element({channel, r, c});
     const int64_t element = sample * shape.pooled.elements + in_sample;
-    const uint32_t code = load_code(arrays.codes + sample * shape.sample_bytes, as_unsigned(in_sample), kBlockBits);
+    const uint32_t code = load_code(arrays.codes + sample * shape.sample_bytes, as_unsigned(in_sample), kTileBits);
     const Bits read = arrays.values[element];
     const Bits value = arrays.relu.passes(element) ? read : Bits{0};
     upper = {code == 0 ? value : Bits{0}, code == 1 ? value : Bits{0}};
@@ -135,11 +135,11 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 // cover the whole map: pixels outside all windows become zero, and the last tiles may overhang the map.
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    scatter_channels_last_blocks_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape,
-                                        Divisor<int32_t> vectors_per_pixel, Divisor<int32_t> tile_rows,
-                                        Divisor<int32_t> tile_columns, int32_t threads) {
+    scatter_channels_last_tiles_kernel(ScatterArrays<Bits> arrays, PoolShape<int32_t> shape,
+                                       Divisor<int32_t> vectors_per_pixel, Divisor<int32_t> tile_rows,
+                                       Divisor<int32_t> tile_columns, int32_t threads) {
   constexpr int kLanes = Vector<Bits>::kLanes;
-  constexpr int bits = kBlockBits;
+  constexpr int bits = kTileBits;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     run = load_run(arrays.codes, element / kLanes, kLanes * bits / 8);
   }
 
-  const BlockMasks<kLanes> masks(run);
+  const TileMasks<kLanes> masks(run);
   const Vector<uint32_t> words = as_words(values);
   Bits* corner = arrays.map + (sample * shape.map.elements + shape.map.element({vector * kLanes, 2 * r, 2 * c}));
 #pragma unroll

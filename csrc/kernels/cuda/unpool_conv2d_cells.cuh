@@ -149,7 +149,7 @@ class StagedCell {
     value_ = T{};
     if (named_ != 0 && channel_ < shape.channels) {
       value_ = arrays.input[strip.input + element_];
-      byte_ = arrays.codes[strip.code_bytes + static_cast<int64_t>(as_unsigned(element_) / kBlocksPerByte)];
+      byte_ = arrays.codes[strip.code_bytes + static_cast<int64_t>(as_unsigned(element_) / kTilesPerByte)];
     }
     channel_ += Traits::kChannels;
     element_ += Traits::kChannels * shape.pooled.channel;
@@ -158,8 +158,8 @@ class StagedCell {
   // Stores what was loaded last.
   __device__ __forceinline__ void store(const UnpoolConvShape& shape, CellStage<T>* stage) const {
     // A code has the same position in its byte in every step, so element_ gives it although load() has advanced it.
-    static_assert(Traits::kChannels % kBlocksPerByte == 0, "whole bytes");
-    const uint32_t code = take_code(byte_, static_cast<int>(as_unsigned(element_) % kBlocksPerByte), kBlockBits);
+    static_assert(Traits::kChannels % kTilesPerByte == 0, "whole bytes");
+    const uint32_t code = take_code(byte_, static_cast<int>(as_unsigned(element_) % kTilesPerByte), kTileBits);
     const bool is_there = channel_ - Traits::kChannels < shape.channels && (named_ >> code & 1) != 0;
     (&stage->values[0][0])[place_] = Element<T>::widen(value_);
     (&stage->branches[0][0])[place_] =

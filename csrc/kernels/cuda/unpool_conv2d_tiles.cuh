@@ -33,7 +33,7 @@ struct TileTraits {
   static constexpr int kReadRows = kRows + 2;
   static constexpr int kLanes = 8;                    // channels per vector
   static constexpr int kHalves = kChannels / kLanes;  // vectors per cell in a step
-  static constexpr int kRunBytes = kLanes / kBlocksPerByte;
+  static constexpr int kRunBytes = kLanes / kTilesPerByte;
   static constexpr int kHalo = kPixels + 2;         // pixels that are read along either axis
   static constexpr int kHaloCells = kHalo / 2 + 1;  // enough whether the first pixel is even or odd
   static constexpr int kItems = kHaloCells * kHaloCells * kHalves;
@@ -113,8 +113,8 @@ class HaloCell {
           if (k >= channels_) continue;
           const int64_t step = k * channel_step_;
           values_.lane[k] = input_[step];
-          const uint32_t code = load_code(codes_, element_ + step, kBlockBits);
-          run_ |= static_cast<uint32_t>(place_code(code, k, kBlockBits));
+          const uint32_t code = load_code(codes_, element_ + step, kTileBits);
+          run_ |= static_cast<uint32_t>(place_code(code, k, kTileBits));
         }
       }
     }
@@ -128,7 +128,7 @@ class HaloCell {
   }
 
   __device__ __forceinline__ void place(Vector<T>* halo) const {
-    const BlockMasks<Traits::kLanes> masks(run_);
+    const TileMasks<Traits::kLanes> masks(run_);
     const Vector<uint32_t> words = as_words(values_);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {

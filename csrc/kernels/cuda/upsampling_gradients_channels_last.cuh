@@ -488,7 +488,7 @@ inline std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
   const int64_t rows = std::clamp<int64_t>((all_rows + wanted / 2) / wanted, 1, most_rows);
   const int64_t most_segments = std::max<int64_t>(columns / kFewestColumns, 1);
   const int64_t segments = std::clamp<int64_t>((wanted + all_rows / 2) / all_rows, 1, most_segments);
-  const int64_t walks = ceil_divide(all_rows, rows) * segments, unit_blocks = launch_blocks(walks * range_places);
+  const int64_t walks = ceil_divide(all_rows, rows) * segments, unit_blocks = blocks_for(walks * range_places);
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / Launch::kBlockThreads;
   if (all_rows > kMost || units * unit_blocks > kMost) return std::nullopt;
   const PartWalks division{Divisor<int32_t>(ranges),           Divisor<int32_t>(range_places),
