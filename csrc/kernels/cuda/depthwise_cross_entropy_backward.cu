@@ -1,5 +1,6 @@
 // Launches the requested gradients of the cross-entropy of upsampled scores.
 #include "depthwise_cross_entropy_backward.cuh"
+#include "upsampling_gradients_launch.cuh"
 
 namespace segext {
 namespace {

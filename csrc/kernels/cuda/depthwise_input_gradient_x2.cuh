@@ -97,35 +97,4 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
   }
 }
 
-// Returns nothing if the sizes rule the kernel out.
-template <typename Wide>
-std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
-  constexpr int64_t kTogether = kGradientCells<Wide>, kMostCells = 64, kSetUpCells = 8;
-  if (g.channels_last || g.multiplier != 1 || !is_doubling(g) || !fits_int32(g, Addend{})) return std::nullopt;
-  const int64_t all_columns = g.samples * g.channels * g.width;
-  const auto threads_of = [&](int64_t cells) { return all_columns * ceil_divide(g.height, cells - 1); };
-  const int64_t places = resident_blocks(kSumBlocks<Wide>, 0);
-  const int64_t cells = choose_soonest(kTogether, kMostCells, kTogether, g.height + 1, places, [&](int64_t some) {
-    return BlockWork{blocks_for(threads_of(some)), kSetUpCells + some};
-  });
-  const int64_t rows = cells - 1, threads = threads_of(cells);
-  if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
-  return ColumnSegments{Divisor<int32_t>(g.width), Divisor<int32_t>(ceil_divide(g.height, rows)),
-                        static_cast<int32_t>(rows), static_cast<int32_t>(threads)};
-}
-
-// Computes the input's gradient if it is wanted and this kernel can, and then sets its pointer to null in `out`.
-template <typename T>
-CudaStatus launch_input_x2(const DepthwiseConvTranspose2dParams& call, const T* grad_output, UpsamplingGradients* out,
-                           CudaStream stream) {
-  if (out->input == nullptr) return cudaSuccess;
-  const Upsampling& g = call.geometry;
-  const auto segments = divide_columns<typename Element<T>::Wide>(g);
-  if (!segments) return cudaSuccess;
-  auto* grad_input = static_cast<T*>(out->input);
-  out->input = nullptr;
-  return launch(depthwise_input_gradient_x2_kernel<T>, segments->threads, stream, static_cast<const T*>(call.weight),
-                grad_output, grad_input, UpsamplingShape<int32_t>(g), *segments);
-}
-
 }  // namespace segext

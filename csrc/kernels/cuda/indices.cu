@@ -36,7 +36,7 @@ CudaStatus find_winners(const IndexUnpoolParams& params, CudaStream stream) {
     cudaGetLastError();  // clears the error, as launch() does
     return status;
   }
-  return launch(index_unpool_bid_kernel, pooled_elements(params), stream, params.indices, params.winners,
+  return launch(index_unpool_bid_kernel<uint32_t>, pooled_elements(params), stream, params.indices, params.winners,
                 shape_of(params, pooled_elements(params)));
 }
 

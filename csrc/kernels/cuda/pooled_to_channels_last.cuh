@@ -14,14 +14,16 @@ namespace segext {
 // The tile of cells and channels that a block transposes, as it lies in shared memory. The pitches put threads on
 // different banks both when they store (neighbouring threads have neighbouring cells) and when they load words
 // (neighbouring threads have neighbouring vectors).
+template <typename Bits>
 struct CellTile {
   static constexpr int kCells = 64, kChannels = 64;
-  static constexpr int kLanes = 8;  // channels per vector
+  static constexpr int kLanes = Vector<Bits>::kLanes;  // channels per vector
   static constexpr int kElements = kCells * kChannels / Launch::kBlockThreads;
   static constexpr int kVectors = kElements / kLanes;  // vectors per thread
   static constexpr int kValuePitch = kChannels + 2, kCodePitch = kChannels + 4;
-  uint16_t values[kCells][kValuePitch];
+  Bits values[kCells][kValuePitch];
   uint8_t codes[kCells][kCodePitch];
+  static_assert(sizeof(Bits) == 2, "half types");
   static_assert(kVectors * kLanes * Launch::kBlockThreads == kCells * kChannels, "each element once");
 };
 
@@ -31,11 +33,12 @@ struct CellTiles {
   int64_t channels, cells, sample_bytes;
 };
 
+template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    pooled_to_channels_last_kernel(const uint16_t* __restrict__ values, const uint8_t* __restrict__ codes,
-                                   uint16_t* __restrict__ turned_values, uint8_t* __restrict__ turned_codes,
+    pooled_to_channels_last_kernel(const Bits* __restrict__ values, const uint8_t* __restrict__ codes,
+                                   Bits* __restrict__ turned_values, uint8_t* __restrict__ turned_codes,
                                    CellTiles tiles) {
-  using Tile = CellTile;
+  using Tile = CellTile<Bits>;
   auto& tile = *dynamic_shared_memory<Tile>();
   int32_t cell_tile, channel_tile;
   const int64_t sample = tiles.by_channel_tiles.divide(
@@ -66,7 +69,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     const int item = thread + k * Launch::kBlockThreads;
     const int cell = item / kCellVectors, channel = item % kCellVectors * Tile::kLanes;
     if (first_cell + cell >= tiles.cells || first_channel + channel >= tiles.channels) continue;
-    Vector<uint16_t> vector;
+    Vector<Bits> vector;
     uint64_t run = 0;
 #pragma unroll
     for (int lane = 0; lane < Tile::kLanes; ++lane) {

@@ -73,20 +73,22 @@ bool wide_results_fit(const Params& params, bool channels_last) {
 
 // Converts values and codes to channels_last. *turned becomes the same call on the converted ones.
 CudaStatus turn(const Params& params, CudaStream stream, Params* turned) {
+  using Bits = uint16_t;
+  using Tile = CellTile<Bits>;
   const PoolGeometry& pool = params.geometry.pool;
   const int64_t cells = pool.pooled_height * pool.pooled_width;
-  const int64_t cell_tiles = ceil_divide(cells, CellTile::kCells);
-  const int64_t channel_tiles = ceil_divide(pool.channels, CellTile::kChannels);
-  auto* values = static_cast<uint16_t*>(params.turned);
+  const int64_t cell_tiles = ceil_divide(cells, Tile::kCells);
+  const int64_t channel_tiles = ceil_divide(pool.channels, Tile::kChannels);
+  auto* values = static_cast<Bits*>(params.turned);
   auto* codes = reinterpret_cast<uint8_t*>(values + pool.samples * pool.channels * cells);
   *turned = params;
   turned->input = values;
   turned->codes = codes;
   turned->geometry.pool.channels_last = true;
   if (pool.samples > Launch::kMaxBlocks / (cell_tiles * channel_tiles)) return cudaErrorInvalidConfiguration;
-  return launch_with_shared_memory(pooled_to_channels_last_kernel,
-                                   pool.samples * channel_tiles * cell_tiles * Launch::kBlockThreads, sizeof(CellTile),
-                                   stream, static_cast<const uint16_t*>(params.input), params.codes, values, codes,
+  return launch_with_shared_memory(pooled_to_channels_last_kernel<Bits>,
+                                   pool.samples * channel_tiles * cell_tiles * Launch::kBlockThreads, sizeof(Tile),
+                                   stream, static_cast<const Bits*>(params.input), params.codes, values, codes,
                                    CellTiles{Divisor<int32_t>(cell_tiles), Divisor<int32_t>(channel_tiles),
                                              pool.channels, cells, pool.sample_bytes});
 }

@@ -9,28 +9,12 @@
 // pixel apart, so each thread reads a sector of the L2 cache to use one element of it.
 #pragma once
 
-#include <algorithm>
+#include <cstdint>
 #include <type_traits>
 
 #include "upsampling_gradients.cuh"
 
 namespace segext {
-
-// With fewer channels, a sector spans several pixels. Kernels with one channel per block then read each sector no more
-// often than these would, and their warps touch fewer sectors at once.
-inline constexpr int64_t kFewestChannels = 4;
-
-// The number of threads that is enough for a large GPU if each has several loads in flight. The GPU can hold slightly
-// more at once. If hardly more than that are launched, no blocks are left to start when the first ones end.
-inline constexpr int64_t kEnoughThreads = int64_t{3} << 15;
-
-// Whether these kernels can be used. By the last condition, int32_t can hold the number of elements from a pixel's
-// first tap to its last, with a margin.
-inline bool is_deep(const Upsampling& g) {
-  constexpr int64_t kLimit = int64_t{1} << 30;
-  return g.channels_last && g.multiplier == 1 && g.channels >= kFewestChannels && fits_int32(g, Addend{}) &&
-         spans_two_strides(g) && g.stride_w <= kMaxCellStride && 2 * (g.stride_w + g.dilation_w) < kLimit / g.channels;
-}
 
 // ---- Input ----------------------------------------------------------------------------------------------------------
 
@@ -408,123 +392,6 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
       out[e] = total;
     }
   }
-}
-
-// ---- Launches -------------------------------------------------------------------------------------------------------
-
-// The division of an input, and the launch parameters for it.
-struct GatherLaunch {
-  InputGathers gathers;
-  int64_t threads, shared_bytes;
-};
-
-// Returns nothing if the convolution kernel or the sizes rule it out.
-template <typename T>
-std::optional<GatherLaunch> divide_gathers(const Upsampling& g) {
-  constexpr int64_t kWideBytes = sizeof(typename Element<T>::Wide), kMostParts = 8, kMostGroups = 4;
-  constexpr int64_t kSums = kCellsGathered * Launch::kBlockThreads;
-  // The most elements that weights may take in shared memory, and the most that they take if one phase's weights are
-  // that small, so that there is room for more blocks.
-  constexpr int64_t kRoom = Launch::kMaxSharedBytes / kWideBytes - kSums, kEnoughRoom = 24 * 1024 / kWideBytes;
-  if (!is_deep(g)) return std::nullopt;
-  const int64_t pitches = kRoom / (2 * g.kernel_w);
-  if (pitches < kFewestChannels) return std::nullopt;
-  const int64_t chunks = ceil_divide(g.channels, (pitches - 1) | 1), channels = ceil_divide(g.channels, chunks);
-  const int64_t fit = std::clamp<int64_t>(kEnoughRoom / (2 * g.kernel_w * (channels | 1)), 1, g.stride_h);
-  const int64_t phases = ceil_divide(g.stride_h, ceil_divide(g.stride_h, fit));
-  const Staging staging(2 * phases, g.kernel_w, channels);
-
-  // The cells that a thread goes through: as many as leave twice the threads that are enough, so that blocks that start
-  // later fill in where others end. Where there are still too few threads, several of them share an element.
-  const int64_t half = std::min(ceil_divide(g.stride_w, g.dilation_w), g.kernel_w);
-  const auto rows_of = [](int64_t groups) { return groups * kCellsGathered - 1; };
-  const auto threads_of = [&](int64_t groups) {
-    return g.samples * ceil_divide(g.height, rows_of(groups)) * g.width * g.channels;
-  };
-  int64_t groups = kMostGroups, parts = 1;
-  while (groups > 1 && threads_of(groups) < 2 * kEnoughThreads) --groups;
-  const int64_t rows = rows_of(groups), segments = ceil_divide(g.height, rows), threads = threads_of(groups);
-  while (threads * parts < kEnoughThreads && parts < kMostParts && 4 * parts <= half) parts *= 2;
-
-  const int64_t part_threads = Launch::kBlockThreads / parts, runs = ceil_divide(g.width * channels, part_threads);
-  const int64_t blocks = g.samples * chunks * segments * runs, sums = staging.elements();
-  if (blocks > std::numeric_limits<int32_t>::max()) return std::nullopt;
-  const InputGathers gathers{staging,
-                             static_cast<int32_t>(phases),
-                             static_cast<int32_t>(channels),
-                             static_cast<int32_t>(rows),
-                             static_cast<int32_t>(half),
-                             static_cast<int32_t>(parts),
-                             static_cast<int32_t>(ceil_divide(half, parts)),
-                             static_cast<int32_t>(sums),
-                             Divisor<int32_t>(part_threads),
-                             Divisor<int32_t>(channels),
-                             Divisor<int32_t>(runs),
-                             Divisor<int32_t>(segments),
-                             Divisor<int32_t>(chunks)};
-  return GatherLaunch{gathers, blocks * Launch::kBlockThreads, (sums + (parts > 1 ? kSums : 0)) * kWideBytes};
-}
-
-// The walks, and the blocks to launch: `unit_blocks` for each of `units`.
-struct WalkLaunch {
-  PartWalks walks;
-  int64_t units, unit_blocks;
-};
-
-// Returns nothing if the convolution kernel or the sizes rule it out.
-inline std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
-  // The fewest columns of a segment of a row; and the most steps of a walk, because its float32 sums lose bits with
-  // each step.
-  constexpr int64_t kFewestColumns = 16, kMostSteps = 4096;
-  if (!is_deep(g)) return std::nullopt;
-  const int64_t places = g.stride_w * g.channels, ranges = ceil_divide(places, Launch::kBlockThreads);
-  const int64_t units = units_of(g) * ranges, range_places = ceil_divide(places, ranges);
-  const int64_t first_column = g.origin_w / g.stride_w;
-  const int64_t end_column = (g.origin_w + g.output_width - 1) / g.stride_w + 1, columns = end_column - first_column;
-  const int64_t cell_rows = end_cell(g) - first_cell(g), all_rows = g.samples * cell_rows;
-  // Rows per walk and segments per row are rounded to the nearest integer.
-  const int64_t wanted = std::max<int64_t>(kEnoughThreads / (units * range_places), 1);
-  const int64_t most_rows = std::max<int64_t>(kMostSteps / columns, 1);
-  const int64_t rows = std::clamp<int64_t>((all_rows + wanted / 2) / wanted, 1, most_rows);
-  const int64_t most_segments = std::max<int64_t>(columns / kFewestColumns, 1);
-  const int64_t segments = std::clamp<int64_t>((wanted + all_rows / 2) / all_rows, 1, most_segments);
-  const int64_t walks = ceil_divide(all_rows, rows) * segments, unit_blocks = blocks_for(walks * range_places);
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / Launch::kBlockThreads;
-  if (all_rows > kMost || units * unit_blocks > kMost) return std::nullopt;
-  const PartWalks division{Divisor<int32_t>(ranges),           Divisor<int32_t>(range_places),
-                           Divisor<int32_t>(segments),         Divisor<int32_t>(cell_rows),
-                           static_cast<int32_t>(range_places), static_cast<int32_t>(places),
-                           static_cast<int32_t>(walks),        static_cast<int32_t>(first_cell(g)),
-                           static_cast<int32_t>(rows),         static_cast<int32_t>(all_rows),
-                           static_cast<int32_t>(first_column), static_cast<int32_t>(ceil_divide(columns, segments)),
-                           static_cast<int32_t>(end_column)};
-  return WalkLaunch{division, units, unit_blocks};
-}
-
-// Computes those gradients in `out` that these kernels can handle, and sets their pointers to null. The others stay in
-// `out`.
-template <typename T>
-CudaStatus launch_channels_last(const DepthwiseConvTranspose2dParams& call, const T* grad_output,
-                                UpsamplingGradients* out, CudaStream stream) {
-  using Wide = typename Element<T>::Wide;
-  const Upsampling& g = call.geometry;
-  CudaStatus status = cudaSuccess;
-  if (const auto division = divide_gathers<T>(g); division && out->input != nullptr) {
-    status = launch_with_shared_memory(depthwise_input_gradient_channels_last_kernel<T>, division->threads,
-                                       division->shared_bytes, stream, static_cast<const T*>(call.weight), grad_output,
-                                       static_cast<T*>(out->input), UpsamplingShape<int32_t>(g), division->gathers);
-    out->input = nullptr;
-  }
-  const auto division = divide_walks(g);
-  if (status != cudaSuccess || !division || (out->weight == nullptr && out->bias == nullptr)) return status;
-  const int64_t blocks = division->unit_blocks;
-  const int64_t shared_bytes = (kPhases * 4 + 1) * Launch::kBlockThreads * static_cast<int64_t>(sizeof(Wide));
-  const PartArrays<Wide> parts{static_cast<Wide*>(out->weight), static_cast<Wide*>(out->bias), Divisor<int32_t>(blocks),
-                               static_cast<int32_t>(blocks), static_cast<int32_t>(division->units)};
-  out->weight = out->bias = nullptr;
-  return launch_with_shared_memory(
-      depthwise_weight_gradient_channels_last_kernel<T>, division->units * blocks * Launch::kBlockThreads, shared_bytes,
-      stream, static_cast<const T*>(call.input), grad_output, parts, UpsamplingShape<int32_t>(g), division->walks);
 }
 
 }  // namespace segext
