@@ -157,7 +157,7 @@ std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
     return BlockWork{blocks_for(threads_of(some)), kSetUpCells + some};
   });
   const int64_t rows = cells - 1, threads = threads_of(cells);
-  if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
+  if (!threads_fit_int32(threads)) return std::nullopt;
   return ColumnSegments{Divisor<int32_t>(g.width), Divisor<int32_t>(ceil_divide(g.height, rows)),
                         static_cast<int32_t>(rows), static_cast<int32_t>(threads)};
 }

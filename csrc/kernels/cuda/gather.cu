@@ -1,6 +1,5 @@
 // Launches gather.
 #include <algorithm>
-#include <limits>
 #include <optional>
 
 #include "../gather.h"
@@ -23,9 +22,9 @@ bool vectors_fit(const GatherParams& params, int run) {
   const int64_t run_bytes = run * static_cast<int64_t>(sizeof(Bits));
   return windows_of(g) == Windows::kTiles && codes_are_flat(g) && fits_int32(g) &&
          (g.channels_last ? g.channels % run == 0 : g.pooled_width % run == 0 && g.width % kLanes == 0) &&
-         g.samples * pooled_elements(g) / run < std::numeric_limits<int32_t>::max() &&
-         is_aligned(params.map, kVectorBytes) && is_aligned(params.values, run_bytes) &&
-         is_aligned(params.relu_output, run_bytes) && is_aligned(params.codes, std::max(run * g.bits / 8, 1));
+         threads_fit_int32(g.samples * pooled_elements(g) / run) && is_aligned(params.map, kVectorBytes) &&
+         is_aligned(params.values, run_bytes) && is_aligned(params.relu_output, run_bytes) &&
+         is_aligned(params.codes, std::max(run * g.bits / 8, 1));
 }
 
 template <typename Bits, typename Kernel>

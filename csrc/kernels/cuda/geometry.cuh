@@ -210,6 +210,25 @@ enum class Windows : uint8_t {
   kAny,
 };
 
+template <Windows kWindows>
+using WindowsTag = std::integral_constant<Windows, kWindows>;
+
+// Calls `function` with the WindowsTag of `windows`.
+template <typename Function>
+CudaStatus for_windows(Windows windows, const Function& function) {
+  switch (windows) {
+    case Windows::kTiles:
+      return function(WindowsTag<Windows::kTiles>{});
+    case Windows::k2x2:
+      return function(WindowsTag<Windows::k2x2>{});
+    case Windows::k3x3:
+      return function(WindowsTag<Windows::k3x3>{});
+    case Windows::kAny:
+      return function(WindowsTag<Windows::kAny>{});
+  }
+  return cudaErrorInvalidValue;
+}
+
 // k if the windows are k x k, or 0 if their size is known only at run time.
 template <Windows kWindows>
 inline constexpr int kSquareKernel = kWindows == Windows::kAny   ? 0

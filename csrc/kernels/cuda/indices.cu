@@ -31,11 +31,9 @@ IndexUnpoolShape shape_of(const IndexUnpoolParams& params, int64_t elements) {
 
 // Fills `winners`: for each pixel, the number (from 1 on) of the last pooled element of its plane that names it, or 0.
 CudaStatus find_winners(const IndexUnpoolParams& params, CudaStream stream) {
-  const CudaStatus status = cudaMemsetAsync(params.winners, 0, map_elements(params) * sizeof(uint32_t), stream);
-  if (status != cudaSuccess) {
-    cudaGetLastError();  // clears the error, as launch() does
-    return status;
-  }
+  const auto bytes = static_cast<size_t>(map_elements(params)) * sizeof(uint32_t);
+  const CudaStatus status = cleared(cudaMemsetAsync(params.winners, 0, bytes, stream));
+  if (status != cudaSuccess) return status;
   return launch(index_unpool_bid_kernel<uint32_t>, pooled_elements(params), stream, params.indices, params.winners,
                 shape_of(params, pooled_elements(params)));
 }

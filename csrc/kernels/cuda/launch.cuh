@@ -38,6 +38,17 @@ inline int64_t round_up(int64_t number, int64_t multiple) { return ceil_divide(n
 // The number of blocks of the usual size that have so many threads.
 inline int64_t blocks_for(int64_t threads) { return ceil_divide(threads, Launch::kBlockThreads); }
 
+// Whether int32_t can number so many threads, and those that fill up the last block.
+inline bool threads_fit_int32(int64_t threads) {
+  return threads < std::numeric_limits<int32_t>::max() - Launch::kBlockThreads;
+}
+
+// Returns the status. An error is also cleared from the CUDA runtime, so that no later call reports it again.
+inline CudaStatus cleared(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+  return status;
+}
+
 // The number of blocks that the current device runs at once: per multiprocessor, as many as `by_registers` and as
 // shared memory has room for. 1 if the device is unknown, in which case no launch succeeds either.
 inline int64_t resident_blocks(int64_t by_registers, int64_t shared_bytes) {
@@ -75,8 +86,7 @@ int64_t choose_soonest(int64_t first, int64_t most, int64_t step, int64_t all, i
 }
 
 // Launches `kernel` on `stream` with `blocks` blocks of `block_threads` threads and with `shared_bytes` of dynamic
-// shared memory each. A launch error is returned and also cleared from the CUDA runtime, so that no later call reports
-// it again.
+// shared memory each.
 template <typename... Parameters, typename... Arguments>
 CudaStatus launch_grid(void (*kernel)(Parameters...), int64_t blocks, int64_t block_threads, int64_t shared_bytes,
                        CudaStream stream, const Arguments&... arguments) {
@@ -86,9 +96,7 @@ CudaStatus launch_grid(void (*kernel)(Parameters...), int64_t blocks, int64_t bl
   config.blockDim = dim3(static_cast<unsigned>(block_threads));
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
-  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
-  if (status != cudaSuccess) cudaGetLastError();
-  return status;
+  return cleared(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 // The same with at least `threads` threads in blocks of the usual size. With no threads, it launches nothing and

@@ -24,7 +24,7 @@ bool vectors_fit(const MaxPool2dParams& params) {
   const PoolGeometry& g = params.geometry;
   const int run_bits = Vector<T>::kLanes * g.bits;
   return run_is_bytes(Vector<T>::kLanes, g.bits) && codes_are_flat(g) && fits_int32(g) &&
-         g.samples * pooled_elements(g) / Vector<T>::kLanes < std::numeric_limits<int32_t>::max() &&
+         threads_fit_int32(g.samples * pooled_elements(g) / Vector<T>::kLanes) &&
          is_aligned(params.input, kVectorBytes) && is_aligned(params.output, kVectorBytes) &&
          is_aligned(params.codes, run_bits / 8);
 }
@@ -34,7 +34,7 @@ bool vectors_fit(const MaxPool2dParams& params) {
 bool overlaps_fit(const PoolGeometry& g) {
   return windows_are_3x3_overlaps(g) && 2 * (g.pooled_height - 1) < g.height + g.window.padding_h &&
          2 * (g.pooled_width - 1) < g.width + g.window.padding_w && fits_int32(g) &&
-         g.samples * pooled_elements(g) < std::numeric_limits<int32_t>::max();
+         threads_fit_int32(g.samples * pooled_elements(g));
 }
 
 template <typename T>
@@ -67,17 +67,9 @@ std::optional<CudaStatus> launch_vectors(const MaxPool2dParams& params, CudaStre
     return run(max_pool2d_tile_rows_kernel<T>, g.pooled_width / kLanes);
   }
   if (g.channels % kLanes != 0) return std::nullopt;
-  switch (windows_of(g)) {
-    case Windows::kTiles:
-      return run(max_pool2d_channels_last_kernel<T, Windows::kTiles>, g.channels / kLanes);
-    case Windows::k2x2:
-      return run(max_pool2d_channels_last_kernel<T, Windows::k2x2>, g.channels / kLanes);
-    case Windows::k3x3:
-      return run(max_pool2d_channels_last_kernel<T, Windows::k3x3>, g.channels / kLanes);
-    case Windows::kAny:
-      break;
-  }
-  return run(max_pool2d_channels_last_kernel<T, Windows::kAny>, g.channels / kLanes);
+  return for_windows(windows_of(g), [&](auto windows) {
+    return run(max_pool2d_channels_last_kernel<T, decltype(windows)::value>, g.channels / kLanes);
+  });
 }
 
 template <typename T, typename Index, Windows kWindows>
@@ -98,15 +90,10 @@ CudaStatus max_pool2d_cuda(const MaxPool2dParams& params, CudaStream stream) {
     if constexpr (kHasVectorKernels<T>) {
       if (const auto status = launch_vectors<T>(params, stream)) return *status;
       if (!g.channels_last && overlaps_fit(g)) return launch_overlap_pairs<T>(params, stream);
-      switch (fits_int32(g) ? windows_of(g) : Windows::kAny) {
-        case Windows::kTiles:
-          return launch_elements<T, int32_t, Windows::kTiles>(params, stream);
-        case Windows::k2x2:
-          return launch_elements<T, int32_t, Windows::k2x2>(params, stream);
-        case Windows::k3x3:
-          return launch_elements<T, int32_t, Windows::k3x3>(params, stream);
-        case Windows::kAny:
-          break;
+      if (fits_int32(g)) {
+        return for_windows(windows_of(g), [&](auto windows) {
+          return launch_elements<T, int32_t, decltype(windows)::value>(params, stream);
+        });
       }
     }
     return for_index(g, [&](auto index) {

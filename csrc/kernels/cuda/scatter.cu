@@ -1,5 +1,4 @@
 // Launches scatter: chooses the kernel by windows, memory order and alignment.
-#include <limits>
 #include <optional>
 
 #include "../scatter.h"
@@ -11,8 +10,6 @@ namespace {
 
 // A thread takes too long over a cell of more pixels than this; one thread per pixel is then faster.
 constexpr int64_t kMaxCellPixels = 64;
-
-constexpr int64_t kMaxThreads = std::numeric_limits<int32_t>::max();
 
 template <typename T>
 ScatterArrays<T> arrays_of(const ScatterParams& params) {
@@ -29,7 +26,7 @@ bool rows_fit_vectors(const ScatterParams& params) {
   const PoolGeometry& g = params.geometry;
   constexpr int kLanes = Vector<Bits>::kLanes;
   return g.width % kLanes == 0 && g.pooled_width % (kLanes / 2) == 0 && codes_are_flat(g) && fits_int32(g) &&
-         g.samples * map_elements(g) / kLanes < kMaxThreads && is_aligned(params.map, kVectorBytes) &&
+         threads_fit_int32(g.samples * map_elements(g) / kLanes) && is_aligned(params.map, kVectorBytes) &&
          is_aligned(params.values, kVectorBytes / 2) && is_aligned(params.relu_output, kVectorBytes / 2);
 }
 
@@ -39,7 +36,7 @@ bool channels_fit_vectors(const ScatterParams& params) {
   const PoolGeometry& g = params.geometry;
   constexpr int kLanes = Vector<T>::kLanes;
   return g.channels % kLanes == 0 && run_is_bytes(kLanes, g.bits) && codes_are_flat(g) && fits_int32(g) &&
-         g.samples * map_elements(g) / kLanes < kMaxThreads && is_aligned(params.map, kVectorBytes) &&
+         threads_fit_int32(g.samples * map_elements(g) / kLanes) && is_aligned(params.map, kVectorBytes) &&
          is_aligned(params.values, kVectorBytes) && is_aligned(params.relu_output, kVectorBytes) &&
          is_aligned(params.codes, kLanes * g.bits / 8);
 }
@@ -90,7 +87,7 @@ std::optional<CudaStatus> launch_disjoint(const ScatterParams& params, CudaStrea
       return launch_tile_rows<Bits>(params, stream);
     }
   }
-  if (!g.channels_last && windows_are_2x2_tiles(g) && fits_int32(g) && g.samples * map_elements(g) < kMaxThreads) {
+  if (!g.channels_last && windows_are_2x2_tiles(g) && fits_int32(g) && threads_fit_int32(g.samples * map_elements(g))) {
     return launch_tiles<Bits>(params, stream);
   }
   return std::nullopt;
@@ -121,7 +118,7 @@ std::optional<CudaStatus> launch_overlaps(const ScatterParams& params, CudaStrea
                     PoolShape<int32_t>(g), Divisor<int32_t>(vectors), Divisor<int32_t>(tile_rows),
                     Divisor<int32_t>(tile_columns), static_cast<int32_t>(threads));
     }
-  } else if (fits_int32(g) && g.samples * map_elements(g) < kMaxThreads) {
+  } else if (fits_int32(g) && threads_fit_int32(g.samples * map_elements(g))) {
     constexpr int kTiles = Vector<T>::kLanes / 2;
     const bool vectors =
         g.window.padding_w == 1 && rows_fit_vectors<T>(params) && is_aligned(params.codes, kTiles * g.bits / 8);

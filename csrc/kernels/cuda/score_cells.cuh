@@ -92,10 +92,7 @@ class ScoreCells {
         back_(kChannelsLast ? shape.input.column_stride : 1) {
     int32_t phase;
     const int32_t w = shape.columns.by_stride.divide(at_.run + shape.columns.origin, &phase);
-    own_j_ = shape.columns.tap_at(phase);
-    left_j_ = shape.columns.tap_at(phase + shape.columns.stride);
-    has_own_ = own_j_ >= 0 && w < shape.columns.windows;
-    has_left_ = left_j_ >= 0 && w >= 1 && w - 1 < shape.columns.windows;
+    columns_.find(shape.columns, w, phase);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int32_t h = at_.cell - 1 + r;
@@ -111,7 +108,7 @@ class ScoreCells {
   __device__ __forceinline__ void for_each_class(const ClassChunk& chunk, const Take& take) const {
     const WeightsInMemory<T, int32_t> in_memory{operands_.weight, shape_.rows.kernel, shape_.columns.kernel};
     constexpr uint32_t kAllRows = (1u << kRows) - 1;
-    const bool whole = has_own_ && has_left_ && rows_.complete && rows_present_ == kAllRows;
+    const bool whole = columns_.has_own && columns_.has_left && rows_.complete && rows_present_ == kAllRows;
     const T* input = input_;
     int32_t made = 0;  // classes done for the current input channel
     for (int32_t first = 0; first < shape_.channels; first += chunk.classes) {
@@ -155,15 +152,15 @@ class ScoreCells {
   __device__ __forceinline__ void make_scores(int32_t c, const ColumnWeights<Wide>* weights, const T* input,
                                               const Take& take) const {
     ColumnWeights<Wide> own_weight{}, left_weight{};
-    if (kWhole || has_own_) own_weight = weights[own_j_];
-    if (kWhole || has_left_) left_weight = weights[left_j_];
+    if (kWhole || columns_.has_own) own_weight = weights[columns_.own];
+    if (kWhole || columns_.has_left) left_weight = weights[columns_.left];
     Wide own[kRows], left[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const bool exists = kWhole || (rows_present_ >> r & 1) != 0;
       const T* pixel = input + r * shape_.input.row_stride;
-      own[r] = exists && (kWhole || has_own_) ? Element<T>::widen(*pixel) : Wide{0};
-      left[r] = exists && (kWhole || has_left_) ? Element<T>::widen(*(pixel - back_)) : Wide{0};
+      own[r] = exists && (kWhole || columns_.has_own) ? Element<T>::widen(*pixel) : Wide{0};
+      left[r] = exists && (kWhole || columns_.has_left) ? Element<T>::widen(*(pixel - back_)) : Wide{0};
     }
     const Wide bias = operands_.bias_of(c);
 #pragma unroll
@@ -186,8 +183,7 @@ class ScoreCells {
   const Cells::Thread at_;
   const TapRows rows_;
   const int32_t back_;  // distance between neighbouring input columns, in elements
-  int32_t own_j_, left_j_;
-  bool has_own_, has_left_;
+  ColumnTaps columns_;
   uint32_t rows_present_ = 0;  // bit r: whether input row at_.cell - 1 + r exists
   const T* input_;             // the thread's own column in input row at_.cell - 1
 };

@@ -265,7 +265,7 @@ inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t plane
   const int64_t cell_rows = ceil_divide(end_cell(g) - first_cell(g), per_thread);
   const int64_t unit_threads = round_up(cell_rows * runs, multiple);
   const int64_t threads = planes * groups * unit_threads;
-  if (threads >= std::numeric_limits<int32_t>::max() - Launch::kBlockThreads) return std::nullopt;
+  if (!threads_fit_int32(threads)) return std::nullopt;
   const Cells cells{Divisor<int32_t>(unit_threads),
                     Divisor<int32_t>(groups),
                     Divisor<int32_t>(runs),
@@ -276,6 +276,22 @@ inline std::optional<CellLaunch> divide_cells(const Upsampling& g, int64_t plane
                     static_cast<int32_t>(phases)};
   return CellLaunch{cells, threads};
 }
+
+// The two columns of input that a column of the output sees, its own (that of its cell) and the one to the left: the
+// kernel columns through which it sees them, -1 if there is none, and whether it sees them, because tap and input
+// exist.
+struct ColumnTaps {
+  int32_t own, left;
+  bool has_own, has_left;
+
+  // Finds them for the column of this phase of cell `w`.
+  __device__ __forceinline__ void find(const Axis<int32_t>& columns, int32_t w, int32_t phase) {
+    own = columns.tap_at(phase);
+    left = columns.tap_at(phase + columns.stride);
+    has_own = own >= 0 && w < columns.windows;
+    has_left = left >= 0 && w >= 1 && w - 1 < columns.windows;
+  }
+};
 
 // The kernel row through which output rows of this phase see the input row of their cell (`above` is 0) or the one
 // above it (`above` is 1); -1 if there is none.

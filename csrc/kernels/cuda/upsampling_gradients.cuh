@@ -37,16 +37,13 @@ template <typename T>
 struct ClassColumn {
   using Wide = typename Element<T>::Wide;
   const T* own;  // the own column in row 0
-  int32_t own_j, left_j;
-  bool has_own, has_left;
+  ColumnTaps taps;
 
   __device__ __forceinline__ ClassColumn(const T* __restrict__ plane, const UpsamplingShape<int32_t>& shape, int32_t w,
                                          int32_t phase)
-      : own(plane + w * static_cast<int64_t>(shape.input.column_stride)),
-        own_j(shape.columns.tap_at(phase)),
-        left_j(shape.columns.tap_at(phase + shape.columns.stride)),
-        has_own(own_j >= 0 && w < shape.columns.windows),
-        has_left(left_j >= 0 && w >= 1 && w - 1 < shape.columns.windows) {}
+      : own(plane + w * static_cast<int64_t>(shape.input.column_stride)) {
+    taps.find(shape.columns, w, phase);
+  }
 
   __device__ __forceinline__ InputPair<Wide> read(const UpsamplingShape<int32_t>& shape, int32_t h) const {
     return read(shape, h, h >= 0 && h < shape.rows.windows);
@@ -56,8 +53,8 @@ struct ClassColumn {
     InputPair<Wide> pair;
     pair.exists = exists;
     const T* pixel = own + h * static_cast<int64_t>(shape.input.row_stride);
-    if (pair.exists && has_own) pair.own = Element<T>::widen(*pixel);
-    if (pair.exists && has_left) pair.left = Element<T>::widen(*(pixel - shape.input.column_stride));
+    if (pair.exists && taps.has_own) pair.own = Element<T>::widen(*pixel);
+    if (pair.exists && taps.has_left) pair.left = Element<T>::widen(*(pixel - shape.input.column_stride));
     return pair;
   }
 };
@@ -268,7 +265,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
           above = row;
         }
         if (r == 0) continue;
-        tiles.add(column.own_j >= 0 ? to_above[0] : Wide{0}, column.left_j >= 0 ? to_above[1] : Wide{0},
+        tiles.add(column.taps.own >= 0 ? to_above[0] : Wide{0}, column.taps.left >= 0 ? to_above[1] : Wide{0},
                   cell < tiles.cells ? group_sums + (2 * r - 2) * side : nullptr, side);
       }
     }
@@ -349,10 +346,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
     const auto add = [&](int p, Wide gradient, const InputPair<Wide>& row, bool sees_row, const InputPair<Wide>& above,
                          bool sees_above) {
       bias_sum += gradient;
-      if (sees_row && column.has_own) sum[4 * p] = multiply_add(gradient, row.own, sum[4 * p]);
-      if (sees_row && column.has_left) sum[4 * p + 1] = multiply_add(gradient, row.left, sum[4 * p + 1]);
-      if (sees_above && column.has_own) sum[4 * p + 2] = multiply_add(gradient, above.own, sum[4 * p + 2]);
-      if (sees_above && column.has_left) sum[4 * p + 3] = multiply_add(gradient, above.left, sum[4 * p + 3]);
+      if (sees_row && column.taps.has_own) sum[4 * p] = multiply_add(gradient, row.own, sum[4 * p]);
+      if (sees_row && column.taps.has_left) sum[4 * p + 1] = multiply_add(gradient, row.left, sum[4 * p + 1]);
+      if (sees_above && column.taps.has_own) sum[4 * p + 2] = multiply_add(gradient, above.own, sum[4 * p + 2]);
+      if (sees_above && column.taps.has_left) sum[4 * p + 3] = multiply_add(gradient, above.left, sum[4 * p + 3]);
     };
     InputPair<Wide> above = column.read(shape, at.cell - 1);
     int32_t h = at.cell;

@@ -33,12 +33,8 @@ CudaStatus find_mma(ElementType type, bool* found) {
       known_device = device;
     }
   }
-  if (status != cudaSuccess) {
-    cudaGetLastError();  // clears the error, as launch() does
-    return status;
-  }
-  *found = known;
-  return cudaSuccess;
+  *found = status == cudaSuccess && known;
+  return cleared(status);
 }
 
 CudaStatus pack_weight_panels_cuda(const PackWeightPanelsParams& params, CudaStream stream) {
