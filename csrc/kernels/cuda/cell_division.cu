@@ -107,9 +107,14 @@ int64_t column_quads(const Upsampling& g, int64_t phases) {
 }
 
 // Calls try_division(division, use) with those divisions for this number of phases that fit in shared memory. `use` is
-// the share of threads that are busy, less for what makes a division slow.
+// the share of the threads of warps that are busy, less for what makes a division slow.
 template <typename Try>
 void for_divisions(const Upsampling& g, const SliceRow& row, int64_t phases, const Try& try_division) {
+  // A block of fewer threads loses use in proportion: a multiprocessor holds only so many blocks.
+  constexpr double kFullThreads = 128;
+  // The share of its use that a division loses with each tile more than necessary: the input at the border of two tiles
+  // is copied for both.
+  constexpr double kTileCost = 0.02;
   const int64_t run_bytes = phases * row.step_weight_bytes;
   const int64_t fit = std::min<int64_t>(kMostWeightBytes / run_bytes, Launch::kBlockThreads);
   if (fit == 0) return;
@@ -123,21 +128,23 @@ void for_divisions(const Upsampling& g, const SliceRow& row, int64_t phases, con
         std::min({Launch::kBlockThreads / threads, room / row.input_bytes(tile_periods, chunk_runs, 1),
                   g.samples * tiles * all_quads});
     if (groups == 0) continue;
-    // The share of busy threads in a warp, less for very small blocks; more tiles copy some input twice.
     const int64_t launched = round_up(groups * threads, Launch::kWarpThreads);
     const double busy = static_cast<double>(groups * row.periods * chunk_runs) / (tiles * launched);
-    const double use = busy * std::min(1.0, launched / 128.0) * (1 - 0.02 * (tiles - least_tiles));
+    const double use = busy * std::min(1.0, launched / kFullThreads) * (1 - kTileCost * (tiles - least_tiles));
     try_division(RowDivision{phases, chunks, chunk_runs, tiles, tile_periods, groups}, use);
   }
 }
 
 // Nothing if nothing fits.
 std::optional<RowDivision> divide_row(const Upsampling& g, const SliceRow& row) {
+  // What halving the phases of a block leaves of a division's worth. It makes room for more periods, but the input is
+  // then copied for twice as many groups of phases.
+  constexpr double kHalfPhases = 0.9;
   std::optional<RowDivision> best;
   double best_worth = 0;
-  // Fewer phases leave room for more periods, but have their input read more often. No worth exceeds `most`.
+  // No worth exceeds `most`, the worth of full use.
   int64_t phase_groups = ceil_divide(g.stride_h, kMostPhases);
-  for (double most = 1; phase_groups <= g.stride_h && best_worth < most; most *= 0.9, phase_groups *= 2) {
+  for (double most = 1; phase_groups <= g.stride_h && best_worth < most; most *= kHalfPhases, phase_groups *= 2) {
     for_divisions(g, row, ceil_divide(g.stride_h, phase_groups), [&](const RowDivision& division, double use) {
       if (most * use <= best_worth) return;
       best_worth = most * use;
@@ -151,7 +158,11 @@ std::optional<RowDivision> divide_row(const Upsampling& g, const SliceRow& row) 
 // let multiprocessors that are done sooner take more blocks; every block begins with staging its weights.
 void divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivision& division, int64_t most_blocks,
                          CellDivision* d) {
+  // What a block takes to stage its weights, and to begin a round, in the time of a thread's steps; and the share of
+  // the time for which multiprocessors idle at the end of one wave, because blocks do not end together. More waves
+  // share it.
   constexpr double kSetUpSteps = 4, kRoundSteps = 2, kUneven = 0.2;
+  const DeviceLimits device = DeviceLimits::current();
   const int64_t weights = g.channels / row.slice * division.chunks * ceil_divide(g.stride_h, division.phases);
   const int64_t weight_bytes = division.phases * division.chunk_runs * row.step_weight_bytes;
   const int64_t all_quads = column_quads(g, division.phases);
@@ -160,7 +171,7 @@ void divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivi
     const int64_t bytes =
         weight_bytes + division.groups * row.input_bytes(division.tile_periods, division.chunk_runs, quads);
     if (bytes > Launch::kMaxSharedBytes) break;
-    const int64_t places = resident_blocks(most_blocks * Launch::kBlockThreads / d->threads, bytes);
+    const int64_t places = device.resident_blocks(most_blocks * Launch::kBlockThreads / d->threads, bytes);
     const int64_t column_strips = ceil_divide(all_quads, quads), strips = g.samples * division.tiles * column_strips;
     const int64_t parts = std::clamp(places / weights, int64_t{1}, ceil_divide(strips, division.groups));
     if (strips > kMostNumber || weights > kMostNumber / parts) continue;

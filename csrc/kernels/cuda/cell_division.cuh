@@ -8,14 +8,36 @@
 
 namespace segext {
 
-// A *slice* consists of channels that a block treats alike: one channel in NCHW; in channels_last all channels, or an
-// equal part of them if there are many. A row of the output of one slice consists of *runs* of neighbouring elements,
-// one run per thread.
+// A block has the same weights for all its work: those of one slice, of one chunk, and of some phases.
 //
-// The weights that runs need repeat after a *period* of runs (in NCHW with a stride of 8 and four lanes, after two). A
-// block has one slice, some phases, and one *chunk* of the period, whose weights it keeps in shared memory. It writes
-// *strips*: a number of vertically adjacent cells of a *tile*, which is the runs of that chunk in some neighbouring
-// periods. The threads of a block form groups, each of which has one strip at a time.
+//   slice    channels that a block treats alike: one in NCHW; in channels_last all, or an equal part of them if there
+//            are many
+//   run      neighbouring elements in a row of the output of one slice: as many as a thread has lanes
+//   period   the runs after which the weights that runs need repeat
+//   chunk    neighbouring runs of a period: as many as a block keeps the weights of in shared memory
+//   tile     the runs of one chunk in some neighbouring periods
+//   quad     kTogether vertically adjacent cells: a thread writes their rows of one phase together
+//   strip    some vertically adjacent quads of a tile
+//   group    threads of a block that have one strip at a time, each of them one run of it
+//   round    the time in which each group of a block has one strip, and copies the input of its next one
+//   wave     neighbouring strips, and the blocks of the same weights that share them. These blocks, and those that have
+//            the same strips and other weights, have neighbouring numbers, so that they run at the same time
+//
+// A row of the output in NCHW with a stride of 8 and four lanes: equal letters have equal weights. If a chunk is half a
+// period, a tile of two periods is the a's or the b's between two bars:
+//
+//     row       |aaaabbbbaaaabbbb|aaaabbbbaaaabbbb|     of each phase, of each cell
+//     runs       0   1   2   3    4   5   6   7
+//     periods    0       1        2       3
+//     tiles      0                1
+//
+// Down a column of tiles, with two quads to a strip, and a wave of two blocks of two groups:
+//
+//     cells     0..3 4..7   8..11 12..15   ...
+//     strips    0           1              2          3          4          5          ...
+//     rounds    0                                                1
+//     blocks    0                          1                     0                     ...
+//     groups    0           1              0          1          0          1          ...
 struct CellDivision {
   // Cells whose rows of one phase a thread writes together. Each weight is read once for all of them.
   static constexpr int kTogether = 4;
@@ -25,7 +47,7 @@ struct CellDivision {
   // Phases whose weights a warp stages at a time.
   static constexpr int kBatch = 4;
 
-  // Blocks: those of a wave run at the same time. In each round, their groups have strips that lie side by side.
+  // Blocks. In each round, the groups of a wave's blocks have neighbouring strips.
   int64_t blocks, shared_bytes;
   int32_t threads;
   Divisor<int32_t> by_weights, by_phase_groups, by_chunks, by_parts;

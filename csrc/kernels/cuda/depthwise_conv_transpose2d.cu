@@ -95,7 +95,8 @@ std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream strea
   const Upsampling& g = params.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
-  const int64_t per_thread = cells_per_thread(g, planes * runs, kStep, resident_blocks(Plan::kBlocks, 0));
+  const int64_t places = DeviceLimits::current().resident_blocks(Plan::kBlocks, 0);
+  const int64_t per_thread = cells_per_thread(g, planes * runs, kStep, places);
   const auto cells = divide_cells(g, planes, runs, per_thread, kPhases, 1);
   if (!cells) return std::nullopt;
   return launch(depthwise_conv_transpose2d_x2_kernel<T, kLanes, kChannelsLast, kAdds>, cells->threads, stream,

@@ -152,7 +152,7 @@ std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
   if (g.channels_last || g.multiplier != 1 || !is_doubling(g) || !fits_int32(g, Addend{})) return std::nullopt;
   const int64_t all_columns = g.samples * g.channels * g.width;
   const auto threads_of = [&](int64_t cells) { return all_columns * ceil_divide(g.height, cells - 1); };
-  const int64_t places = resident_blocks(kSumBlocks<Wide>, 0);
+  const int64_t places = DeviceLimits::current().resident_blocks(kSumBlocks<Wide>, 0);
   const int64_t cells = choose_soonest(kTogether, kMostCells, kTogether, g.height + 1, places, [&](int64_t some) {
     return BlockWork{blocks_for(threads_of(some)), kSetUpCells + some};
   });

@@ -49,19 +49,32 @@ inline CudaStatus cleared(cudaError_t status) {
   return status;
 }
 
-// The number of blocks that the current device runs at once: per multiprocessor, as many as `by_registers` and as
-// shared memory has room for. 1 if the device is unknown, in which case no launch succeeds either.
-inline int64_t resident_blocks(int64_t by_registers, int64_t shared_bytes) {
-  constexpr int64_t kReservedBytes = 1024;  // of shared memory, per block
-  int device = 0, multiprocessors = 0, shared = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) != cudaSuccess) {
-    cudaGetLastError();
-    return 1;
+// What limits how many blocks a device runs at once. Asking for it takes calls of the CUDA runtime.
+struct DeviceLimits {
+  int64_t multiprocessors, shared_bytes;  // shared memory per multiprocessor
+
+  // Those of the current device. They allow one block if the device is unknown, in which case no launch succeeds
+  // either.
+  static DeviceLimits current() {
+    int device = 0, multiprocessors = 0, shared = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) {
+      status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (status == cudaSuccess) {
+      status = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+    }
+    return cleared(status) == cudaSuccess ? DeviceLimits{multiprocessors, shared} : DeviceLimits{1, 0};
   }
-  return multiprocessors * std::max<int64_t>(std::min(by_registers, shared / (shared_bytes + kReservedBytes)), 1);
-}
+
+  // The number of blocks that run at once: per multiprocessor, as many as `by_registers` and as shared memory has room
+  // for, if each takes so many bytes of it.
+  int64_t resident_blocks(int64_t by_registers, int64_t block_bytes) const {
+    constexpr int64_t kReservedBytes = 1024;  // per block
+    const int64_t by_memory = shared_bytes / (block_bytes + kReservedBytes);
+    return multiprocessors * std::max<int64_t>(std::min(by_registers, by_memory), 1);
+  }
+};
 
 // A division of work: the number of blocks, and the work of each.
 struct BlockWork {
