@@ -39,7 +39,7 @@ template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_argmax_cells_kernel(ScoreOperands<T> operands, LabelArrays<T> arrays, UpsamplingShape<int32_t> shape,
                                   Cells cells, ClassChunk chunk) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   using Scores = ScoreCells<T, kLabelCells, kChannelsLast>;
   const Scores scores(operands, shape, cells);
   BestClass<Wide> best[Scores::kPixels];
@@ -55,7 +55,7 @@ template <typename T, typename Index>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_argmax_kernel(ScoreOperands<T> operands, LabelArrays<T> arrays, UpsamplingShape<Index> shape,
                             Divisor<Index> by_width, WarpRuns<Index> runs) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const auto lane = runs.lane();
   if (lane.sample >= runs.samples || !lane.present) return;
 

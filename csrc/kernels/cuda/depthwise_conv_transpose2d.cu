@@ -22,7 +22,7 @@ AddendSteps addend_steps(const Params& params) {
 }
 
 template <typename T>
-ScoreArrays<T> arrays_of(const Params& params) {
+UpsamplingArrays<T> arrays_of(const Params& params) {
   const Upsampling& g = params.geometry;
   const Addend& addend = params.addend;
   const auto* added = static_cast<const T*>(addend.data);
@@ -56,7 +56,7 @@ int64_t cells_per_thread(const Upsampling& g, int64_t runs, int64_t step, int64_
 // Nothing if the work cannot be divided into strips.
 template <typename T, int kLanes, bool kAdds>
 std::optional<CudaStatus> launch_cells(const Params& params, CudaStream stream) {
-  const CellTypes types{kLanes, sizeof(T), sizeof(typename Element<T>::Wide), kMinCellBlocks<T, kLanes, kAdds>};
+  const CellTypes types{kLanes, sizeof(T), sizeof(WideOf<T>), kMinCellBlocks<T, kLanes, kAdds>};
   const auto division = divide_strips(params, types);
   if (!division) return std::nullopt;
   return launch_grid(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kAdds>, division->blocks, division->threads,

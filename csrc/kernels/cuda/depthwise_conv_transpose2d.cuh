@@ -14,7 +14,7 @@ namespace segext {
 inline int64_t depth_of(const Upsampling& g) { return g.channels_last ? g.channels : 1; }
 
 template <typename T>
-struct ScoreArrays {
+struct UpsamplingArrays {
   const T* __restrict__ input;
   const T* __restrict__ weight;
   const T* __restrict__ bias;    // or null
@@ -32,9 +32,9 @@ struct AddendSteps {
 // the kernels of all channels in shared memory if they fit.
 template <typename T, typename Index, bool kStaged>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    depthwise_conv_transpose2d_kernel(ScoreArrays<T> arrays, UpsamplingShape<Index> shape, WarpRuns<Index> runs,
+    depthwise_conv_transpose2d_kernel(UpsamplingArrays<T> arrays, UpsamplingShape<Index> shape, WarpRuns<Index> runs,
                                       Staging staging, AddendSteps addend_steps) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const WeightsInMemory<T, Index> in_memory{arrays.weight, shape.rows.kernel, shape.columns.kernel};
   const auto weights = [&] {
     if constexpr (kStaged) {

@@ -20,9 +20,9 @@ constexpr int64_t kFewestChannels = 4;
 // more at once. If hardly more than that are launched, no blocks are left to start when the first ones end.
 constexpr int64_t kEnoughThreads = int64_t{3} << 15;
 
-// Whether these kernels can be used. By the last condition, int32_t can hold the number of elements from a pixel's
-// first tap to its last, with a margin.
-bool is_deep(const Upsampling& g) {
+// Whether the kernels of upsampling_gradients_channels_last.cuh can be used. By the last condition, int32_t can hold
+// the number of elements from a pixel's first tap to its last, with a margin.
+bool channels_last_fits(const Upsampling& g) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   return g.channels_last && g.multiplier == 1 && g.channels >= kFewestChannels && fits_int32(g, Addend{}) &&
          spans_two_strides(g) && g.stride_w <= kMaxCellStride && 2 * (g.stride_w + g.dilation_w) < kLimit / g.channels;
@@ -37,12 +37,12 @@ struct GatherLaunch {
 // Returns nothing if the convolution kernel or the sizes rule it out.
 template <typename T>
 std::optional<GatherLaunch> divide_gathers(const Upsampling& g) {
-  constexpr int64_t kWideBytes = sizeof(typename Element<T>::Wide), kMostParts = 8, kMostGroups = 4;
+  constexpr int64_t kWideBytes = sizeof(WideOf<T>), kMostParts = 8, kMostGroups = 4;
   constexpr int64_t kSums = kCellsGathered * Launch::kBlockThreads;
   // The most elements that weights may take in shared memory, and the most that they take if one phase's weights are
   // that small, so that there is room for more blocks.
   constexpr int64_t kRoom = Launch::kMaxSharedBytes / kWideBytes - kSums, kEnoughRoom = 24 * 1024 / kWideBytes;
-  if (!is_deep(g)) return std::nullopt;
+  if (!channels_last_fits(g)) return std::nullopt;
   const int64_t pitches = kRoom / (2 * g.kernel_w);
   if (pitches < kFewestChannels) return std::nullopt;
   const int64_t chunks = ceil_divide(g.channels, (pitches - 1) | 1), channels = ceil_divide(g.channels, chunks);
@@ -92,7 +92,7 @@ std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
   // The fewest columns of a segment of a row; and the most steps of a walk, because its float32 sums lose bits with
   // each step.
   constexpr int64_t kFewestColumns = 16, kMostSteps = 4096;
-  if (!is_deep(g)) return std::nullopt;
+  if (!channels_last_fits(g)) return std::nullopt;
   const int64_t places = g.stride_w * g.channels, ranges = ceil_divide(places, Launch::kBlockThreads);
   const int64_t units = units_of(g) * ranges, range_places = ceil_divide(places, ranges);
   const int64_t first_column = g.origin_w / g.stride_w;
@@ -122,7 +122,7 @@ std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
 template <typename T>
 CudaStatus launch_channels_last(const DepthwiseConvTranspose2dParams& call, const T* grad_output,
                                 UpsamplingGradients* out, CudaStream stream) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const Upsampling& g = call.geometry;
   CudaStatus status = cudaSuccess;
   if (const auto division = divide_gathers<T>(g); division && out->input != nullptr) {
@@ -168,7 +168,7 @@ CudaStatus launch_input_x2(const DepthwiseConvTranspose2dParams& call, const T* 
                            CudaStream stream) {
   if (out->input == nullptr) return cudaSuccess;
   const Upsampling& g = call.geometry;
-  const auto segments = divide_columns<typename Element<T>::Wide>(g);
+  const auto segments = divide_columns<WideOf<T>>(g);
   if (!segments) return cudaSuccess;
   auto* grad_input = static_cast<T*>(out->input);
   out->input = nullptr;
@@ -201,8 +201,8 @@ CudaStatus sum_parts_cuda(const SumPartsParams& params, CudaStream stream) {
     const int64_t blocks = ceil_divide(params.size, Launch::kWarpThreads);
     return launch_with_shared_memory(sum_parts_kernel<T>, blocks * Launch::kBlockThreads,
                                      Launch::kBlockThreads * static_cast<int64_t>(sizeof(double)), stream,
-                                     static_cast<const typename Element<T>::Wide*>(params.parts),
-                                     static_cast<T*>(params.total), params.count, params.size);
+                                     static_cast<const WideOf<T>*>(params.parts), static_cast<T*>(params.total),
+                                     params.count, params.size);
   });
 }
 

@@ -25,7 +25,7 @@ struct StoredGradients {
     Index row_step;
 
     template <int kRows, typename Score>
-    __device__ __forceinline__ void read(const Score&, typename Element<T>::Wide (&gradients)[kRows]) const {
+    __device__ __forceinline__ void read(const Score&, WideOf<T> (&gradients)[kRows]) const {
 #pragma unroll
       for (int k = 0; k < kRows; ++k) gradients[k] = Element<T>::widen(next[k * row_step]);
     }
@@ -47,8 +47,7 @@ struct StoredGradients {
 // that hundreds of parts do not form one long chain of dependent additions.
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    sum_parts_kernel(const typename Element<T>::Wide* __restrict__ parts, T* __restrict__ total, int64_t count,
-                     int64_t size) {
+    sum_parts_kernel(const WideOf<T>* __restrict__ parts, T* __restrict__ total, int64_t count, int64_t size) {
   const int warp = static_cast<int>(threadIdx.x) / Launch::kWarpThreads;
   const int lane = static_cast<int>(threadIdx.x) % Launch::kWarpThreads;
   const int64_t k = static_cast<int64_t>(blockIdx.x) * Launch::kWarpThreads + lane;
@@ -61,7 +60,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   if (warp != 0 || k >= size) return;
 #pragma unroll
   for (int other = 1; other < Launch::kBlockWarps; ++other) sum += sums[other * Launch::kWarpThreads + lane];
-  total[k] = Element<T>::narrow(static_cast<typename Element<T>::Wide>(sum));
+  total[k] = Element<T>::narrow(static_cast<WideOf<T>>(sum));
 }
 
 }  // namespace segext

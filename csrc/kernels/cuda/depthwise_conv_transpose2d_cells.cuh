@@ -166,7 +166,7 @@ class StripCopier {
 // The weights of a block in shared memory: [phases, kWeights, chunk_runs * kLanes], with zero where there is no tap.
 template <typename T, int kLanes>
 class CellWeights {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   static constexpr int kWeights = CellDivision::kWeights, kBatch = CellDivision::kBatch;
 
  public:
@@ -249,7 +249,7 @@ class CellWeights {
 // vectors, once for all cells of a quad.
 template <typename T, int kLanes, bool kAdds>
 class StripWriter {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   using Weights = Lanes<Wide, kLanes>;
   using Run = Lanes<T, kLanes>;
   static constexpr int kTogether = CellDivision::kTogether;
@@ -257,7 +257,7 @@ class StripWriter {
   static constexpr int kAhead = kAdds ? 2 : 1;
 
  public:
-  __device__ __forceinline__ StripWriter(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
+  __device__ __forceinline__ StripWriter(const UpsamplingArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                          const CellDivision& division, const CellBlock& block, const Wide* weights,
                                          AddendSteps addend_steps, bool addend_in_lanes, int32_t in_tile)
       : arrays_(arrays),
@@ -452,7 +452,7 @@ class StripWriter {
     }
   }
 
-  const ScoreArrays<T>& arrays_;
+  const UpsamplingArrays<T>& arrays_;
   const UpsamplingShape<int32_t>& shape_;
   const CellDivision& division_;
   const CellBlock& block_;
@@ -474,9 +474,9 @@ inline constexpr int kMinCellBlocks = kLanes > 2 || sizeof(T) == 8 || (kAdds && 
 // A block has as few warps as its groups of threads need.
 template <typename T, int kLanes, bool kAdds>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kMinCellBlocks<T, kLanes, kAdds>)
-    depthwise_conv_transpose2d_cells_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape,
+    depthwise_conv_transpose2d_cells_kernel(UpsamplingArrays<T> arrays, UpsamplingShape<int32_t> shape,
                                             CellDivision division, AddendSteps addend_steps, bool addend_in_lanes) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const CellBlock block(division, shape, kLanes);
   int32_t in_tile;
   const int32_t group = division.by_tile_runs.divide(static_cast<int32_t>(threadIdx.x), &in_tile);

@@ -20,7 +20,7 @@ namespace segext {
 // and column, and two columns of input that no other lane sees.
 template <typename T, int kLanesOfStore, bool kChannelsLast>
 class DoubledRun {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
 
  public:
   static constexpr int kLanes = kLanesOfStore;
@@ -32,7 +32,7 @@ class DoubledRun {
   using Inputs = T[kInputs];
   using Values = Wide[kInputs];
 
-  __device__ __forceinline__ DoubledRun(const ScoreArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
+  __device__ __forceinline__ DoubledRun(const UpsamplingArrays<T>& arrays, const UpsamplingShape<int32_t>& shape,
                                         const Cells::Thread& at) {
     const int64_t input_plane = kChannelsLast ? at.plane : shape.by_multiplier.quotient(at.plane);
     input_ = arrays.input + input_plane * (kChannelsLast ? shape.input.elements : shape.input.channel_stride);
@@ -94,7 +94,7 @@ class DoubledRun {
   // the column of the convolution kernel through which they see the input of their own cell (0) or of the one to the
   // left (1).
   template <typename TapColumn>
-  __device__ __forceinline__ void set_lane(const ScoreArrays<T>& arrays, int number, int32_t channel,
+  __device__ __forceinline__ void set_lane(const UpsamplingArrays<T>& arrays, int number, int32_t channel,
                                            const TapColumn& tap_column) {
     const T* kernel = arrays.weight + 16 * channel;
     bias_[number] = arrays.bias == nullptr ? Wide{0} : Element<T>::widen(arrays.bias[channel]);
@@ -137,9 +137,9 @@ struct DoubledPlan {
 
 template <typename T, int kLanes, bool kChannelsLast, bool kAdds>
 __global__ void __launch_bounds__(Launch::kBlockThreads, DoubledPlan<T, kLanes, kChannelsLast, kAdds>::kBlocks)
-    depthwise_conv_transpose2d_x2_kernel(ScoreArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
+    depthwise_conv_transpose2d_x2_kernel(UpsamplingArrays<T> arrays, UpsamplingShape<int32_t> shape, Cells cells,
                                          AddendSteps addend_steps, bool addend_in_lanes) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   using Run = DoubledRun<T, kLanes, kChannelsLast>;
   using Store = Lanes<T, kLanes>;
   using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;

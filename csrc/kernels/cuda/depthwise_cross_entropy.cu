@@ -24,7 +24,7 @@ int64_t softmax_blocks(const Upsampling& g) {
 // Launches the kernel that computes the loss of every pixel.
 template <typename T>
 CudaStatus launch_losses(const DepthwiseCrossEntropyParams& params, CudaStream stream) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const Upsampling& g = params.scores.geometry;
   const ScoreOperands<T> operands(params.scores);
   const Targets targets{params.target, params.ignored, g.channels};
@@ -48,7 +48,7 @@ CudaStatus launch_losses(const DepthwiseCrossEntropyParams& params, CudaStream s
 
 template <typename T>
 CudaStatus launch_type(const DepthwiseCrossEntropyParams& params, CudaStream stream) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const LossTotals& totals = params.totals;
   const CudaStatus status = launch_losses<T>(params, stream);
   if (status != cudaSuccess) return status;

@@ -101,11 +101,10 @@ inline constexpr int kSoftmaxCells = 2;
 
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    depthwise_cross_entropy_cells_kernel(ScoreOperands<T> operands, Targets targets,
-                                         Criterion<typename Element<T>::Wide> criterion,
-                                         LossWriter<typename Element<T>::Wide> writer, UpsamplingShape<int32_t> shape,
-                                         Cells cells, ClassChunk chunk) {
-  using Wide = typename Element<T>::Wide;
+    depthwise_cross_entropy_cells_kernel(ScoreOperands<T> operands, Targets targets, Criterion<WideOf<T>> criterion,
+                                         LossWriter<WideOf<T>> writer, UpsamplingShape<int32_t> shape, Cells cells,
+                                         ClassChunk chunk) {
+  using Wide = WideOf<T>;
   using Scores = ScoreCells<T, kSoftmaxCells, kChannelsLast>;
   const Scores scores(operands, shape, cells);
   PixelSoftmax<Wide> softmax[Scores::kPixels];
@@ -132,11 +131,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 // `runs` counts the pixels of a sample.
 template <typename T, typename Index>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    depthwise_cross_entropy_kernel(ScoreOperands<T> operands, Targets targets,
-                                   Criterion<typename Element<T>::Wide> criterion,
-                                   LossWriter<typename Element<T>::Wide> writer, UpsamplingShape<Index> shape,
-                                   Divisor<Index> by_width, WarpRuns<Index> runs) {
-  using Wide = typename Element<T>::Wide;
+    depthwise_cross_entropy_kernel(ScoreOperands<T> operands, Targets targets, Criterion<WideOf<T>> criterion,
+                                   LossWriter<WideOf<T>> writer, UpsamplingShape<Index> shape, Divisor<Index> by_width,
+                                   WarpRuns<Index> runs) {
+  using Wide = WideOf<T>;
   const auto lane = runs.lane();
   typename LossWriter<Wide>::Totals totals;
   if (lane.sample < runs.samples && lane.present) {

@@ -7,7 +7,7 @@ namespace {
 
 template <typename T>
 CudaStatus launch_type(const DepthwiseCrossEntropyBackwardParams& params, CudaStream stream) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const int64_t classes = params.scores.geometry.channels;
   return with_labels(classes, [&](auto type) {
     using Label = decltype(type);

@@ -32,11 +32,11 @@ inline constexpr int kGradientCells = kManyAtOnce<Wide> ? 4 : 2;
 //
 // Columns beyond the output have taps of zero, so that they need no test later, and gradients of zero.
 template <typename T>
-__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<WideOf<T>>)
     depthwise_input_gradient_x2_kernel(const T* __restrict__ weight, const T* __restrict__ grad_output,
                                        T* __restrict__ grad_input, UpsamplingShape<int32_t> shape,
                                        ColumnSegments segments) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   constexpr int kTogether = kGradientCells<Wide>, kTaps = 4;
   const auto number = static_cast<int32_t>(thread_number());
   if (number >= segments.threads) return;

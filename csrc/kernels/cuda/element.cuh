@@ -47,6 +47,9 @@ struct Element<BFloat16> {
   }
 };
 
+template <typename T>
+using WideOf = typename Element<T>::Wide;
+
 __device__ __forceinline__ float multiply_add(float a, float b, float sum) { return fmaf(a, b, sum); }
 __device__ __forceinline__ double multiply_add(double a, double b, double sum) { return fma(a, b, sum); }
 
@@ -76,7 +79,7 @@ __device__ __forceinline__ Vector<T> from_words(const Vector<uint32_t>& words) {
 
 // Widens one lane. Either of the two bfloat16 lanes of a word takes one instruction to become float32.
 template <typename T>
-__device__ __forceinline__ typename Element<T>::Wide widen_lane(const Vector<T>& vector, int lane) {
+__device__ __forceinline__ WideOf<T> widen_lane(const Vector<T>& vector, int lane) {
   return Element<T>::widen(vector.lane[lane]);
 }
 

@@ -81,9 +81,11 @@ struct BlockWork {
   int64_t blocks, work;
 };
 
-// Of the sizes first, first + step, ... up to `most`, returns the one with which a launch is over soonest if the device
-// runs `places` blocks at a time and takes as long for the last, possibly few, as for the others. divide(size) returns
-// the BlockWork of a size. Sizes beyond the first one that holds `all` are not considered.
+// Of the sizes first, first + step, ... up to `most`, returns the first with the least
+//   ceil(blocks / places) * work
+// which is the time that a launch takes on a device that runs `places` blocks at a time, if it takes as long for the
+// last ones, which may be few, as for the others. divide(size) returns the BlockWork of a size. Sizes beyond the first
+// one that holds `all` are not considered.
 template <typename Divide>
 int64_t choose_soonest(int64_t first, int64_t most, int64_t step, int64_t all, int64_t places, const Divide& divide) {
   int64_t best = first, least_work = std::numeric_limits<int64_t>::max();

@@ -10,8 +10,8 @@ namespace segext {
 namespace {
 
 template <typename T>
-MaxLimits<typename Element<T>::Wide> max_limits(bool relu) {
-  using Wide = typename Element<T>::Wide;
+MaxLimits<WideOf<T>> max_limits(bool relu) {
+  using Wide = WideOf<T>;
   using Limits = std::numeric_limits<Wide>;
   const Wide lowest = Limits::has_infinity ? static_cast<Wide>(-Limits::infinity()) : Limits::lowest();
   return {relu ? Wide{0} : lowest, lowest};

@@ -91,8 +91,8 @@ template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_tile_rows_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
                                 PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row, int32_t threads,
-                                MaxLimits<typename Element<T>::Wide> limits) {
-  using Wide = typename Element<T>::Wide;
+                                MaxLimits<WideOf<T>> limits) {
+  using Wide = WideOf<T>;
   constexpr int kLanes = Vector<T>::kLanes;
   constexpr int bits = kTileBits;
   const int64_t thread = thread_number();
@@ -139,7 +139,7 @@ template <typename T, Windows kWindows>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_channels_last_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
                                     PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_pixel, int32_t threads,
-                                    MaxLimits<typename Element<T>::Wide> limits) {
+                                    MaxLimits<WideOf<T>> limits) {
   constexpr int kLanes = Vector<T>::kLanes;
   constexpr int kKernel = kSquareKernel<kWindows>;
   const int bits = kKernel > 0 ? code_bits(kKernel * kKernel) : shape.bits;
@@ -201,8 +201,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 template <typename T, typename Index, Windows kWindows>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
-                      PoolShape<Index> shape, WarpRuns<Index> runs, MaxLimits<typename Element<T>::Wide> limits) {
-  using Wide = typename Element<T>::Wide;
+                      PoolShape<Index> shape, WarpRuns<Index> runs, MaxLimits<WideOf<T>> limits) {
+  using Wide = WideOf<T>;
   constexpr int kKernel = kSquareKernel<kWindows>;
   const auto lane = runs.lane();
   if (lane.sample >= runs.samples) return;

@@ -67,7 +67,7 @@ template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_overlaps_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
                                PoolShape<int32_t> shape, Divisor<int32_t> vectors_per_row, int32_t threads,
-                               MaxLimits<typename Element<T>::Wide> limits) {
+                               MaxLimits<WideOf<T>> limits) {
   constexpr int kLanes = Vector<T>::kLanes;
   constexpr int bits = kOverlapBits;
   const int64_t thread = thread_number();
@@ -111,8 +111,8 @@ template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     max_pool2d_overlap_pairs_kernel(const T* __restrict__ input, T* __restrict__ output, uint8_t* __restrict__ codes,
                                     PoolShape<int32_t> shape, Divisor<int32_t> pairs_per_sample, int32_t threads,
-                                    MaxLimits<typename Element<T>::Wide> limits) {
-  using Wide = typename Element<T>::Wide;
+                                    MaxLimits<WideOf<T>> limits) {
+  using Wide = WideOf<T>;
   const int64_t thread = thread_number();
   if (thread >= threads) return;
 

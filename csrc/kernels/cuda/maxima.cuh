@@ -41,7 +41,7 @@ __device__ __forceinline__ Wide with_sign_of_first(Wide maximum, Wide first) {
 template <typename T, bool kPairs = WordCompare<T>::kExists>
 class VectorMaxima {
   static constexpr int kLanes = Vector<T>::kLanes;
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
 
  public:
   __device__ __forceinline__ void start(const Maximum<Wide>& maximum) {

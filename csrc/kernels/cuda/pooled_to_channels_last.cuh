@@ -36,7 +36,7 @@ struct CellTiles {
 template <typename Bits>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     pooled_to_channels_last_kernel(const Bits* __restrict__ values, const uint8_t* __restrict__ codes,
-                                   Bits* __restrict__ turned_values, uint8_t* __restrict__ turned_codes,
+                                   Bits* __restrict__ converted_values, uint8_t* __restrict__ converted_codes,
                                    CellTiles tiles) {
   using Tile = CellTile<Bits>;
   auto& tile = *dynamic_shared_memory<Tile>();
@@ -46,9 +46,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
   const int64_t first_cell = cell_tile * int64_t{Tile::kCells}, first_channel = channel_tile * int64_t{Tile::kChannels};
   const int64_t sample_elements = tiles.channels * tiles.cells;
   values += sample * sample_elements;
-  turned_values += sample * sample_elements;
+  converted_values += sample * sample_elements;
   codes += sample * tiles.sample_bytes;
-  turned_codes += sample * tiles.sample_bytes;
+  converted_codes += sample * tiles.sample_bytes;
   constexpr int bits = kTileBits;
   const int thread = static_cast<int>(threadIdx.x);
 
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
       run |= place_code(tile.codes[cell][channel + lane], lane, bits);
     }
     const int64_t element = (first_cell + cell) * tiles.channels + first_channel + channel;
-    store_vector(turned_values + element, vector);
-    store_run(turned_codes, element / Tile::kLanes, Tile::kLanes * bits / 8, run);
+    store_vector(converted_values + element, vector);
+    store_run(converted_codes, element / Tile::kLanes, Tile::kLanes * bits / 8, run);
   }
 }
 

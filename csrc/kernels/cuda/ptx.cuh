@@ -1,4 +1,5 @@
-// PTX instructions for which CUDA C++ has no function. The CPU emulation has its own definitions of all of them.
+// PTX instructions for which CUDA C++ has no function, and what else takes inline assembly: a hint to the compiler. The
+// CPU emulation has its own definitions of all of this.
 #pragma once
 
 #include <cstdint>

@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 // contain a pixel, so the loops over them are not unrolled: compilers would unroll them at a multiple of the registers.
 template <typename T, Overlap kOverlap>
 struct Combined {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   Wide value{};
 
   // Branch-free, because compilers would split wide loads around a branch.

@@ -55,7 +55,7 @@ struct OverlapWindow {
 // The sum at pixel (i, j) of a tile. `code(a, b)` and `value(a, b)` are those of the tile's window (a, b).
 template <typename T, typename Codes, typename Values>
 __device__ __forceinline__ T sum_in_tile(int i, int j, const Codes& code, const Values& value) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   Wide sum{};
 #pragma unroll
   for (int a = 0; a < 2; ++a) {
@@ -88,7 +88,7 @@ struct OverlapWindows {
   T last;
   uint32_t codes, last_code;
 
-  __device__ __forceinline__ typename Element<T>::Wide value(int k) const {
+  __device__ __forceinline__ WideOf<T> value(int k) const {
     return Element<T>::widen(k < kTiles ? values.lane[k] : last);
   }
 

@@ -23,8 +23,8 @@ struct ScoreOperands {
         bias(static_cast<const T*>(params.bias)) {}
 
   template <typename Index>
-  __device__ __forceinline__ typename Element<T>::Wide bias_of(Index channel) const {
-    return bias == nullptr ? typename Element<T>::Wide{0} : Element<T>::widen(bias[channel]);
+  __device__ __forceinline__ WideOf<T> bias_of(Index channel) const {
+    return bias == nullptr ? WideOf<T>{0} : Element<T>::widen(bias[channel]);
   }
 };
 
@@ -45,13 +45,13 @@ struct ClassChunk {
   __device__ __forceinline__ void stage(const WeightsInMemory<T, int32_t>& from, const Axis<int32_t>& axis,
                                         int32_t phase, int32_t first, int32_t end) const {
     const TapRows rows(axis, phase);
-    auto* staged = dynamic_shared_memory<ColumnWeights<typename Element<T>::Wide>>();
+    auto* staged = dynamic_shared_memory<ColumnWeights<WideOf<T>>>();
     const int32_t count = (end - first) * from.kernel_w;
 #pragma unroll 1  // more loads in flight would take registers, and with them blocks
     for (int32_t k = static_cast<int32_t>(threadIdx.x); k < count; k += Launch::kBlockThreads) {
       int32_t j;
       const int32_t channel = first + by_kernel_w.divide(k, &j);
-      ColumnWeights<typename Element<T>::Wide> weights;
+      ColumnWeights<WideOf<T>> weights;
 #pragma unroll
       for (int r = 0; r < 2 * kPhases; ++r) {
         const int32_t i = rows.tap[r / 2][r % 2];
@@ -77,7 +77,7 @@ struct ClassChunk {
 // done.
 template <typename T, int kCells, bool kChannelsLast>
 class ScoreCells {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   static constexpr int kRows = kCells + 1;
 
  public:
@@ -199,7 +199,7 @@ struct ScoreCellLaunch {
 // shared memory that weights may take.
 template <typename T>
 std::optional<ScoreCellLaunch> divide_score_cells(const Upsampling& g, int64_t cells_per_thread, int64_t shared_limit) {
-  const int64_t class_bytes = g.kernel_w * static_cast<int64_t>(sizeof(ColumnWeights<typename Element<T>::Wide>));
+  const int64_t class_bytes = g.kernel_w * static_cast<int64_t>(sizeof(ColumnWeights<WideOf<T>>));
   if (!spans_two_strides(g) || class_bytes > shared_limit) return std::nullopt;
   const auto cells = divide_cells(g, g.samples, g.output_width, cells_per_thread, kPhases);
   if (!cells) return std::nullopt;

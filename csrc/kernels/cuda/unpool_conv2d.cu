@@ -71,8 +71,8 @@ bool wide_results_fit(const Params& params, bool channels_last) {
                        : g.output_width % 2 == 0 && is_aligned(params.output, 2 * sizeof(T));
 }
 
-// Converts values and codes to channels_last. *turned becomes the same call on the converted ones.
-CudaStatus turn(const Params& params, CudaStream stream, Params* turned) {
+// Converts values and codes to channels_last. *converted becomes the same call on the converted ones.
+CudaStatus to_channels_last(const Params& params, CudaStream stream, Params* converted) {
   using Bits = uint16_t;
   using Tile = CellTile<Bits>;
   const PoolGeometry& pool = params.geometry.pool;
@@ -81,10 +81,10 @@ CudaStatus turn(const Params& params, CudaStream stream, Params* turned) {
   const int64_t channel_tiles = ceil_divide(pool.channels, Tile::kChannels);
   auto* values = static_cast<Bits*>(params.turned);
   auto* codes = reinterpret_cast<uint8_t*>(values + pool.samples * pool.channels * cells);
-  *turned = params;
-  turned->input = values;
-  turned->codes = codes;
-  turned->geometry.pool.channels_last = true;
+  *converted = params;
+  converted->input = values;
+  converted->codes = codes;
+  converted->geometry.pool.channels_last = true;
   if (pool.samples > Launch::kMaxBlocks / (cell_tiles * channel_tiles)) return cudaErrorInvalidConfiguration;
   return launch_with_shared_memory(pooled_to_channels_last_kernel<Bits>,
                                    pool.samples * channel_tiles * cell_tiles * Launch::kBlockThreads, sizeof(Tile),
@@ -117,9 +117,9 @@ CudaStatus unpool_conv2d_cuda(const Params& params, CudaStream stream) {
     using T = typename decltype(type)::Type;
     if constexpr (decltype(by_tiles)::value) {
       if (params.turned == nullptr) return launch_products<T>(params, g.pool.channels_last, stream);
-      Params turned;
-      const CudaStatus status = turn(params, stream, &turned);
-      return status == cudaSuccess ? launch_products<T>(turned, g.pool.channels_last, stream) : status;
+      Params converted;
+      const CudaStatus status = to_channels_last(params, stream, &converted);
+      return status == cudaSuccess ? launch_products<T>(converted, g.pool.channels_last, stream) : status;
     } else {
       return launch_cells<T>(params, stream);
     }

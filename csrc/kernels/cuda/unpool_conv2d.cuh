@@ -19,7 +19,7 @@ struct UnpoolConvArrays {
   T* __restrict__ output;
 
   // Zero if there is no bias, and for outputs past the last.
-  __device__ __forceinline__ typename Element<T>::Wide bias_of(int64_t number, int64_t outputs) const {
+  __device__ __forceinline__ WideOf<T> bias_of(int64_t number, int64_t outputs) const {
     return bias != nullptr && number < outputs ? Element<T>::widen(bias[number]) : 0;
   }
 };

@@ -36,7 +36,7 @@ namespace segext {
 
 template <typename T>
 struct CellTraits {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   using Layout = LaneWeights<Wide>;
   using Outputs = typename Layout::Outputs;
   // Cells: along either axis of a warp, per warp, and in a block's tile.
@@ -385,8 +385,7 @@ class CellResults {
 template <typename T>
 __global__ void __launch_bounds__(Launch::kBlockThreads, CellTraits<T>::kMinBlocks)
     unpool_conv2d_cells_kernel(UnpoolConvShape shape, BlockTiles tiles, UnpoolConvArrays<T> arrays,
-                               const typename Element<T>::Wide* __restrict__ panels, int32_t steps,
-                               int32_t strip_tiles) {
+                               const WideOf<T>* __restrict__ panels, int32_t steps, int32_t strip_tiles) {
   using Traits = CellTraits<T>;
   using Wide = typename Traits::Wide;
   using Layout = typename Traits::Layout;

@@ -80,7 +80,7 @@ struct WeightsInMemory {
   const T* __restrict__ weight;
   Index kernel_h, kernel_w;
 
-  __device__ __forceinline__ typename Element<T>::Wide at(Index channel, Index i, Index j) const {
+  __device__ __forceinline__ WideOf<T> at(Index channel, Index i, Index j) const {
     return Element<T>::widen(weight[(channel * kernel_h + i) * kernel_w + j]);
   }
 };
@@ -116,10 +116,9 @@ struct Staging {
   // Stages the weights of the first `channels` channels of `from`. Staged row `row` is their kernel row row_of(row);
   // where that is negative, the row is left unset. All threads of the block must call this.
   template <typename T, typename RowOf>
-  __device__ __forceinline__ WeightsInShared<typename Element<T>::Wide> stage(const WeightsInMemory<T, int32_t>& from,
-                                                                              int32_t channels,
-                                                                              const RowOf& row_of) const {
-    auto* staged = dynamic_shared_memory<typename Element<T>::Wide>();
+  __device__ __forceinline__ WeightsInShared<WideOf<T>> stage(const WeightsInMemory<T, int32_t>& from, int32_t channels,
+                                                              const RowOf& row_of) const {
+    auto* staged = dynamic_shared_memory<WideOf<T>>();
     for (int32_t row = 0; row < rows; ++row, staged += kernel_w * pitch) {
       const int32_t i = row_of(row);
       if (i < 0) continue;
@@ -130,7 +129,7 @@ struct Staging {
       }
     }
     __syncthreads();
-    return {dynamic_shared_memory<typename Element<T>::Wide>(), kernel_w, pitch};
+    return {dynamic_shared_memory<WideOf<T>>(), kernel_w, pitch};
   }
 
   // The elements of shared memory that the staged rows take.
@@ -140,10 +139,10 @@ struct Staging {
   // then.
   template <typename T>
   static int64_t bytes(const Upsampling& g) {
-    const int64_t limit = Launch::kMaxSharedBytes / static_cast<int64_t>(sizeof(typename Element<T>::Wide));
+    const int64_t limit = Launch::kMaxSharedBytes / static_cast<int64_t>(sizeof(WideOf<T>));
     if (g.kernel_w > limit || g.kernel_h > limit / g.kernel_w) return 0;
     const int64_t columns = g.kernel_h * g.kernel_w, pitch = g.channels | 1;
-    return pitch > limit / columns ? 0 : columns * pitch * static_cast<int64_t>(sizeof(typename Element<T>::Wide));
+    return pitch > limit / columns ? 0 : columns * pitch * static_cast<int64_t>(sizeof(WideOf<T>));
   }
 };
 
@@ -151,10 +150,8 @@ struct Staging {
 
 // Returns `sum` plus the products of all taps of one output element. `input` is the input of the element's sample.
 template <typename T, typename Index, typename Weights>
-__device__ __forceinline__ typename Element<T>::Wide sum_of_taps(const UpsamplingShape<Index>& shape,
-                                                                 const T* __restrict__ input, const Weights& weights,
-                                                                 const Place<Index>& at,
-                                                                 typename Element<T>::Wide sum) {
+__device__ __forceinline__ WideOf<T> sum_of_taps(const UpsamplingShape<Index>& shape, const T* __restrict__ input,
+                                                 const Weights& weights, const Place<Index>& at, WideOf<T> sum) {
   const Index channel = shape.by_multiplier.quotient(at.channel);
   const Index first_row = shape.rows.first_window(at.row);
   const Index first_column = shape.columns.first_window(at.column);

@@ -35,7 +35,7 @@ struct InputPair {
 // A column of the output, and the two input columns of one class that it sees.
 template <typename T>
 struct ClassColumn {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const T* own;  // the own column in row 0
   ColumnTaps taps;
 
@@ -166,7 +166,7 @@ template <typename T, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, kGradientBlocks)
     depthwise_input_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients, T* __restrict__ grad_input,
                                           UpsamplingShape<int32_t> shape, GradientTiles tiles) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   auto* weights = dynamic_shared_memory<PixelWeights<Wide>>();  // [stride_h, stride_w]
   const int32_t stride_h = shape.rows.stride, stride_w = shape.columns.stride, cell_pixels = stride_h * stride_w;
   Wide* sums = reinterpret_cast<Wide*>(weights + cell_pixels);  // [rows, 2 (own, left), cells, pitch]
@@ -309,11 +309,10 @@ struct PartArrays {
 // phase are therefore a stride apart in every block, which is how its threads then find the sums to add up for each
 // tap.
 template <typename T, typename Source>
-__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
-    depthwise_weight_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients,
-                                           PartArrays<typename Element<T>::Wide> parts, UpsamplingShape<int32_t> shape,
-                                           Cells cells) {
-  using Wide = typename Element<T>::Wide;
+__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<WideOf<T>>)
+    depthwise_weight_gradient_cells_kernel(ScoreOperands<T> operands, Source gradients, PartArrays<WideOf<T>> parts,
+                                           UpsamplingShape<int32_t> shape, Cells cells) {
+  using Wide = WideOf<T>;
   constexpr int kCells = 2;               // processed at once
   constexpr int kSums = kPhases * 2 * 2;  // by phase, input row (the cell's, the one above) and column (own, left)
   const int32_t stride_w = shape.columns.stride;
@@ -425,7 +424,7 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Ele
 // Computes the gradient of one score at a time.
 template <typename T, typename Index, typename Source>
 struct AnyScoreGradients {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   ScoreOperands<T> operands;
   Source gradients;
   UpsamplingShape<Index> shape;
@@ -450,7 +449,7 @@ template <typename T, typename Index, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     depthwise_input_gradient_kernel(AnyScoreGradients<T, Index, Source> scores, T* __restrict__ grad_input,
                                     WarpRuns<Index> runs) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const UpsamplingShape<Index>& shape = scores.shape;
   const auto lane = runs.lane();
   if (lane.sample >= runs.samples || !lane.present) return;
@@ -472,10 +471,10 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 // Each block has one weight. Its threads go through the input pixels that the weight multiplies.
 template <typename T, typename Index, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    depthwise_weight_gradient_kernel(AnyScoreGradients<T, Index, Source> scores,
-                                     typename Element<T>::Wide* __restrict__ part, Index samples,
-                                     Divisor<Index> by_width, Divisor<Index> by_kernel_w, Divisor<Index> by_kernel_h) {
-  using Wide = typename Element<T>::Wide;
+    depthwise_weight_gradient_kernel(AnyScoreGradients<T, Index, Source> scores, WideOf<T>* __restrict__ part,
+                                     Index samples, Divisor<Index> by_width, Divisor<Index> by_kernel_w,
+                                     Divisor<Index> by_kernel_h) {
+  using Wide = WideOf<T>;
   const UpsamplingShape<Index>& shape = scores.shape;
   Index i, j;
   const Index c = by_kernel_h.divide(by_kernel_w.divide(static_cast<Index>(blockIdx.x), &j), &i);
@@ -498,10 +497,9 @@ __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
 // Each block has one class.
 template <typename T, typename Index, typename Source>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    depthwise_bias_gradient_kernel(AnyScoreGradients<T, Index, Source> scores,
-                                   typename Element<T>::Wide* __restrict__ part, Index samples,
-                                   Divisor<Index> by_output_width) {
-  using Wide = typename Element<T>::Wide;
+    depthwise_bias_gradient_kernel(AnyScoreGradients<T, Index, Source> scores, WideOf<T>* __restrict__ part,
+                                   Index samples, Divisor<Index> by_output_width) {
+  using Wide = WideOf<T>;
   const UpsamplingShape<Index>& shape = scores.shape;
   Place<Index> at{static_cast<Index>(blockIdx.x), 0, 0};
   double sum = 0;

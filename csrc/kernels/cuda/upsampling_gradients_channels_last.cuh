@@ -78,11 +78,11 @@ struct InputGathers {
 // same time, so that the L1 cache has it. Each gradient is multiplied by two weights, which are the same for all the
 // cells.
 template <typename T>
-__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<WideOf<T>>)
     depthwise_input_gradient_channels_last_kernel(const T* __restrict__ weight, const T* __restrict__ grad_output,
                                                   T* __restrict__ grad_input, UpsamplingShape<int32_t> shape,
                                                   InputGathers gathers) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   constexpr int kTogether = kCellsGathered;
   const Axis<int32_t>&rows = shape.rows, &columns = shape.columns;
   const auto at = gathers.thread(shape);
@@ -234,11 +234,11 @@ struct PartWalks {
 //
 // A step reads two gradients and two values of the input, b and d; a and c are the b and d of the previous step.
 template <typename T>
-__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<typename Element<T>::Wide>)
+__global__ void __launch_bounds__(Launch::kBlockThreads, kSumBlocks<WideOf<T>>)
     depthwise_weight_gradient_channels_last_kernel(const T* __restrict__ input, const T* __restrict__ grad_output,
-                                                   PartArrays<typename Element<T>::Wide> parts,
-                                                   UpsamplingShape<int32_t> shape, PartWalks walks) {
-  using Wide = typename Element<T>::Wide;
+                                                   PartArrays<WideOf<T>> parts, UpsamplingShape<int32_t> shape,
+                                                   PartWalks walks) {
+  using Wide = WideOf<T>;
   constexpr int kSteps = kStepsTogether<Wide>;
   constexpr int kSums = kPhases * 2 * 2;  // by phase, input row (the cell's, the one above) and column (own, left)
   const Axis<int32_t>&rows = shape.rows, &columns = shape.columns;

@@ -32,7 +32,7 @@ struct TileLaunch {
 // Returns nothing if the convolution kernel or the sizes rule tiles out.
 template <typename T>
 std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   if (!fits_int32(g, Addend{}) || !spans_two_strides(g) || g.stride_w > kTileColumns / 2) return std::nullopt;
   int64_t group = 1;
   while (group < Launch::kWarpThreads && g.stride_w % (2 * group) == 0) group *= 2;
@@ -111,7 +111,7 @@ CudaStatus launch_input(const DepthwiseConvTranspose2dParams& call, const Upsamp
 template <typename T, typename Source>
 CudaStatus launch_parts(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
                         const Source& gradients, CudaStream stream) {
-  using Wide = typename Element<T>::Wide;
+  using Wide = WideOf<T>;
   const Upsampling& g = call.geometry;
   Wide* weight = static_cast<Wide*>(out.weight);
   Wide* bias = static_cast<Wide*>(out.bias);

@@ -43,7 +43,7 @@ CudaStatus pack_weight_panels_cuda(const PackWeightPanelsParams& params, CudaStr
     if constexpr (decltype(by_tiles)::value) {
       return launch_layout<T, T, FragmentWeights>(params, stream);
     } else {
-      using Wide = typename Element<T>::Wide;
+      using Wide = WideOf<T>;
       return launch_layout<T, Wide, LaneWeights<Wide>>(params, stream);
     }
   });
