@@ -46,11 +46,14 @@ struct UpsamplingShape {
         multiplier(static_cast<Index>(g.multiplier)) {}
 };
 
+inline int64_t input_elements(const Upsampling& g) { return g.channels / g.multiplier * g.height * g.width; }
+
 inline int64_t output_elements(const Upsampling& g) { return g.channels * g.output_height * g.output_width; }
 
 // Whether int32_t can hold every number that a kernel computes within a sample, including one of `addend`, and the
-// number of warps. The input is counted with four extra rows, because a thread of the label map advances by that many
-// rows at once; so uint32_t can hold the offset in bytes of every element of a row, and of a column to its right.
+// number of warps that cover input or output. The input is counted with four extra rows, because a thread of the label
+// map advances by that many rows at once; so uint32_t can hold the offset in bytes of every element of a row, and of a
+// column to its right.
 inline bool fits_int32(const Upsampling& g, const Addend& addend) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   const auto axis_fits = [](int64_t size, int64_t output_size, int64_t kernel, int64_t stride, int64_t origin,
@@ -62,6 +65,7 @@ inline bool fits_int32(const Upsampling& g, const Addend& addend) {
   return axis_fits(g.height, g.output_height, g.kernel_h, g.stride_h, g.origin_h, g.dilation_h) &&
          axis_fits(g.width, g.output_width, g.kernel_w, g.stride_w, g.origin_w, g.dilation_w) &&
          g.channels * (g.height + 4) * g.width < kLimit && output_elements(g) < kLimit && g.samples < kLimit &&
+         g.samples * warps_per_sample(input_elements(g)) < kLimit &&
          g.samples * warps_per_sample(output_elements(g)) < kLimit && g.channels * g.kernel_h * g.kernel_w < kLimit &&
          (addend.data == nullptr || g.channels * addend.height * addend.width < kLimit);
 }

@@ -102,9 +102,8 @@ CudaStatus launch_input(const DepthwiseConvTranspose2dParams& call, const Upsamp
   return for_index(g, [&](auto index) {
     using Index = typename decltype(index)::Type;
     const AnyScoreGradients<T, Index, Source> scores{operands, gradients, UpsamplingShape<Index>(g)};
-    const int64_t elements = g.channels / g.multiplier * g.height * g.width;
-    return launch(depthwise_input_gradient_kernel<T, Index, Source>, warp_run_threads(g.samples, elements), stream,
-                  scores, grad_input, warp_runs<Index>(g.samples, elements));
+    return launch(depthwise_input_gradient_kernel<T, Index, Source>, warp_run_threads(g.samples, input_elements(g)),
+                  stream, scores, grad_input, warp_runs<Index>(g.samples, input_elements(g)));
   });
 }
 
