@@ -4,7 +4,8 @@ CPU kernels are compiled once per instruction set; CUDA kernels whenever a usabl
 or a CUDA build of torch. The resolved settings are printed.
 
 Environment: SEGEXT_CUDA=1 demands the CUDA part, 0 leaves it out; TORCH_CUDA_ARCH_LIST names architectures as for torch
-("8.0 9.0+PTX"); SEGEXT_WERROR=1 makes warnings errors; CUDA_HOME, CXX, CXXFLAGS, NVCCFLAGS and MAX_JOBS as usual.
+("8.0 9.0+PTX"); SEGEXT_WERROR=1 makes warnings errors; CUDA_HOME, CXX (also for nvcc), CXXFLAGS, NVCCFLAGS and MAX_JOBS
+as usual.
 """
 
 import os
@@ -14,8 +15,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
+from shlex import quote, split
 
 import ninja
 import pybind11
@@ -25,7 +27,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the library runs under it and every later release
-DEFAULT_CUDA_ARCHS = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+DEFAULT_CUDA_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")  # the last that nvcc knows also as PTX
 
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Processors that have AVX2 but no PREFETCHW take it for a no-op.
@@ -88,17 +90,55 @@ CUDA = [f"{KERNELS}/cuda/{stem}.cu" for stem in CUDA_STEMS]
 MODULE = ["csrc/bindings.cpp", f"{KERNELS}/cpu/capability.cpp"]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the environment asks for. Without CUDA, ``nvcc`` is None and ``archs`` is empty."""
+
+    cxx: str
+    nvcc: str | None
+    archs: str
+    werror: bool
+
+    @classmethod
+    def resolve(cls) -> "Settings":
+        nvcc = find_nvcc()
+        cxx = os.environ.get("CXX") or shutil.which("g++") or "c++"
+        return cls(cxx, nvcc, resolve_archs(nvcc) if nvcc else "", os.environ.get("SEGEXT_WERROR") == "1")
+
+    def print(self) -> None:
+        cuda = f"with {self.nvcc} for {self.archs}" if self.nvcc else "left out (no nvcc, or SEGEXT_CUDA=0)"
+        print(f"segext: torch {torch.__version__}, {self.cxx}, CPU levels {' '.join(CPU_LEVELS)}")
+        print(f"segext: CUDA kernels {cuda}")
+
+
 def find_nvcc() -> str | None:
     """The nvcc to build CUDA kernels with, or None where there is none or SEGEXT_CUDA=0."""
     wanted = os.environ.get("SEGEXT_CUDA", "")
     if wanted == "0":
         return None
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = shutil.which(str(Path(home, "bin", "nvcc"))) if home else shutil.which("nvcc")
-    nvcc = nvcc or shutil.which("/usr/local/cuda/bin/nvcc")
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        if home := os.environ.get(name):
+            nvcc = shutil.which(str(Path(home, "bin", "nvcc")))
+            if nvcc is None:
+                sys.exit(f"{name}={home}, but there is no {home}/bin/nvcc: correct or unset it, or set SEGEXT_CUDA=0")
+            return nvcc
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None and wanted == "1":
         sys.exit("SEGEXT_CUDA=1, but no nvcc was found: put it on PATH or set CUDA_HOME")
     return nvcc
+
+
+def resolve_archs(nvcc: str) -> str:
+    """TORCH_CUDA_ARCH_LIST as it is or, by default, the architectures of ours that this nvcc knows."""
+    if asked := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return asked
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    known = [arch for arch in DEFAULT_CUDA_ARCHS if f"compute_{arch.replace('.', '')}" in listed]
+    if not known:
+        sys.exit(f"{nvcc} --list-gpu-arch lists none of {' '.join(DEFAULT_CUDA_ARCHS)}: set TORCH_CUDA_ARCH_LIST")
+    if dropped := [arch for arch in DEFAULT_CUDA_ARCHS if arch not in known]:
+        print(f"segext: {nvcc} does not know {' '.join(dropped)}: left out")
+    return " ".join(known) + "+PTX"
 
 
 def cuda_arch_flags(archs: str) -> list[str]:
@@ -144,6 +184,85 @@ class NinjaFile:
         subprocess.run([Path(ninja.BIN_DIR, "ninja"), "-C", self.folder, *jobs], check=True)
 
 
+COMPILE = ["-MMD", "-MF", "$out.d", "$flags", "-c", "$in", "-o", "$out"]
+DEPENDENCIES = {"depfile": "$out.d", "deps": "gcc"}
+LINK = ["-shared", "-o", "$out", "$in"]
+TORCH = Path(torch.__file__).parent
+
+
+def add_host_rules(ninja_file: NinjaFile, settings: Settings) -> None:
+    """The rules for kernels, for glue and for the module, which differ in the headers and definitions they see."""
+    flags = host_flags(settings.werror)
+    places = (TORCH / "include", pybind11.get_include(), sysconfig.get_paths()["include"])
+    includes = [f"-isystem {quote(str(place))}" for place in places]
+    defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}"]
+    if settings.nvcc:
+        # USE_CUDA makes torch's header declare its CUDA entry points, which stay weak: a CPU-only torch lacks them.
+        defines += ["-DSEGEXT_WITH_CUDA", "-DUSE_CUDA", f"-include {quote(str(ROOT / 'csrc/ops/weak_cuda.h'))}"]
+    facts = {
+        "TORCH": torch.__version__,
+        "CUDA": nvcc_release(settings.nvcc) if settings.nvcc else "",
+        "CUDA_ARCHS": settings.archs,
+    }
+    module_defines = [f"'-DSEGEXT_BUILD_{key}=\"{value}\"'" for key, value in facts.items()]
+    ninja_file.rule("kernel", [settings.cxx, *flags, *COMPILE], **DEPENDENCIES)
+    ninja_file.rule("glue", [settings.cxx, *flags, *includes, *defines, *COMPILE], **DEPENDENCIES)
+    ninja_file.rule("module", [settings.cxx, *flags, *includes, *module_defines, *COMPILE], **DEPENDENCIES)
+
+
+def host_flags(werror: bool) -> list[str]:
+    # Kernels write their vectors out: -O3 would take twice as long to compile and gain nothing.
+    flags = ["-std=c++20", "-O2", "-fvect-cost-model=dynamic", "-fPIC", "-fvisibility=hidden"]
+    # -Wno-psabi: vector arguments only pass inlined functions. GCC 12 warns in its own AVX-512 headers.
+    flags += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+    flags += ["-Werror"] * werror
+    flags += ["-DSEGEXT_X86_LEVELS"] * IS_X86
+    flags += [os.environ.get("CXXFLAGS", "")]
+    # Sources name themselves in error messages: by their place in the project, not on the machine that built them.
+    named = {ROOT: ".", TORCH: "torch", Path(pybind11.__file__).parent: "pybind11"}
+    return flags + [quote(f"-ffile-prefix-map={place}={name}") for place, name in named.items()]
+
+
+def nvcc_release(nvcc: str) -> str:
+    banner = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"release ([\d.]+)", banner)
+    return match.group(1) if match else "unknown"
+
+
+def add_cuda_rule(ninja_file: NinjaFile, settings: Settings) -> None:
+    flags = ["-std=c++17", "-O3", f"-Xcompiler {','.join(['-fPIC', '-fvisibility=hidden', '-Wall'])}"]
+    flags += ["-Xptxas -warn-spills,-warn-lmem-usage" + " -Werror all-warnings" * settings.werror]
+    flags += [*cuda_arch_flags(settings.archs), os.environ.get("NVCCFLAGS", "")]
+    ninja_file.rule("cuda", [settings.nvcc, *ccbin(), *flags, *COMPILE], **DEPENDENCIES)
+
+
+def ccbin() -> list[str]:
+    """Makes nvcc use the host compiler that CXX names, but for launchers such as ccache, and flags."""
+    cxx, named = os.environ.get("CXX"), re.search("-ccbin|--compiler-bindir", os.environ.get("NVCCFLAGS", ""))
+    if not cxx or named:
+        return []
+    return [f"-ccbin={quote(next(word for word in reversed(split(cxx)) if not word.startswith('-')))}"]
+
+
+def add_link_rules(ninja_file: NinjaFile, settings: Settings) -> None:
+    libraries = [quote(f"-L{TORCH / 'lib'}"), "-ltorch", "-ltorch_cpu"]
+    if settings.nvcc:
+        # nvcc links, because it knows where its static runtime lies.
+        linker = [settings.nvcc, *ccbin(), "-cudart=static", "-Xcompiler=-fopenmp", *LINK, "-Xlinker=--no-as-needed"]
+    else:
+        linker = [settings.cxx, "-fopenmp", *LINK, "-Wl,--no-as-needed"]
+    ninja_file.rule("link_library", [*linker, *libraries])
+    ninja_file.rule("link_module", [settings.cxx, *LINK])
+
+
+def library_objects(ninja_file: NinjaFile, settings: Settings) -> list[Path]:
+    """The objects of the op library, CUDA's first: they take longest."""
+    objects = [ninja_file.compile("cuda", source) for source in CUDA] if settings.nvcc else []
+    objects += [ninja_file.compile("kernel", source, level) for source in PER_LEVEL for level in CPU_LEVELS]
+    objects += [ninja_file.compile("kernel", source) for source in ONCE]
+    return objects + [ninja_file.compile("glue", source) for source in GLUE]
+
+
 class NinjaBuild(build_ext):
     """Writes one ninja file for both compiled parts and runs it."""
 
@@ -153,74 +272,19 @@ class NinjaBuild(build_ext):
         return os.path.join(*package, "_ops.so") if name == "_ops" else super().get_ext_filename(fullname)
 
     def build_extensions(self) -> None:
-        cxx = os.environ.get("CXX") or shutil.which("g++") or "c++"
-        nvcc = find_nvcc()
-        archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS
-        torch_root = Path(torch.__file__).parent
-        print(f"segext: torch {torch.__version__}, {cxx}, CPU levels {' '.join(CPU_LEVELS)}")
-        print(f"segext: CUDA kernels {f'with {nvcc} for {archs}' if nvcc else 'left out (no nvcc, or SEGEXT_CUDA=0)'}")
-
+        settings = Settings.resolve()
+        settings.print()
         ninja_file = NinjaFile(Path(self.build_temp).resolve())
-        # -Wno-psabi: vector arguments only pass inlined functions. GCC 12 warns in its own AVX-512 headers.
-        warnings = ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"]
-        # Kernels write their vectors out: -O3 would take twice as long to compile and gain nothing.
-        common = ["-std=c++20", "-O2", "-fvect-cost-model=dynamic", "-fPIC", "-fvisibility=hidden", *warnings]
-        werror = os.environ.get("SEGEXT_WERROR") == "1"
-        common += ["-Werror"] * werror
-        common += ["-DSEGEXT_X86_LEVELS"] if IS_X86 else []
-        common += [os.environ.get("CXXFLAGS", "")]
-        includes = [f"-isystem {quote(str(place))}" for place in (torch_root / "include", pybind11.get_include())]
-        # Sources name themselves in error messages: by their place in the project, not on the machine that built them.
-        named = {ROOT: ".", torch_root: "torch", Path(pybind11.__file__).parent: "pybind11"}
-        common += [quote(f"-ffile-prefix-map={place}={name}") for place, name in named.items()]
-        includes += [f"-isystem {quote(sysconfig.get_paths()['include'])}"]
-        defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}"]
-        if nvcc:
-            # USE_CUDA makes torch's header declare its CUDA entry points, which stay weak: a CPU-only torch lacks them.
-            defines += ["-DSEGEXT_WITH_CUDA", "-DUSE_CUDA", f"-include {quote(str(ROOT / 'csrc/ops/weak_cuda.h'))}"]
-        facts = {
-            "TORCH": torch.__version__,
-            "CUDA": self._nvcc_release(nvcc) if nvcc else "",
-            "CUDA_ARCHS": archs if nvcc else "",
-        }
-        module_defines = [f"'-DSEGEXT_BUILD_{key}=\"{value}\"'" for key, value in facts.items()]
-
-        deps = {"depfile": "$out.d", "deps": "gcc"}
-        compile_tail = ["-MMD", "-MF", "$out.d", "$flags", "-c", "$in", "-o", "$out"]
-        ninja_file.rule("kernel", [cxx, *common, *compile_tail], **deps)
-        ninja_file.rule("glue", [cxx, *common, *includes, *defines, *compile_tail], **deps)
-        ninja_file.rule("module", [cxx, *common, *includes, *module_defines, *compile_tail], **deps)
-        link_flags = ["-shared", "-o", "$out", "$in"]
-        libraries = [quote(f"-L{torch_root / 'lib'}"), "-ltorch", "-ltorch_cpu"]
-        ninja_file.rule("link_module", [cxx, *link_flags])
-        if nvcc:
-            host = f"-Xcompiler {','.join(['-fPIC', '-fvisibility=hidden', '-Wall'])}"
-            strict = "-Xptxas -warn-spills,-warn-lmem-usage" + " -Werror all-warnings" * werror
-            user = os.environ.get("NVCCFLAGS", "")
-            command = [nvcc, "-std=c++17", "-O3", host, strict, *cuda_arch_flags(archs), user]
-            ninja_file.rule("cuda", [*command, *compile_tail], **deps)
-            # nvcc links, because it knows where its static runtime lies.
-            linker = [nvcc, "-cudart=static", "-Xcompiler=-fopenmp", *link_flags, "-Xlinker=--no-as-needed", *libraries]
-        else:
-            linker = [cxx, "-fopenmp", *link_flags, "-Wl,--no-as-needed", *libraries]
-        ninja_file.rule("link_library", linker)
-
-        objects = [ninja_file.compile("cuda", source) for source in CUDA] if nvcc else []
-        objects += [ninja_file.compile("kernel", source, level) for source in PER_LEVEL for level in CPU_LEVELS]
-        objects += [ninja_file.compile("kernel", source) for source in ONCE]
-        objects += [ninja_file.compile("glue", source) for source in GLUE]
+        add_host_rules(ninja_file, settings)
+        if settings.nvcc:
+            add_cuda_rule(ninja_file, settings)
+        add_link_rules(ninja_file, settings)
         outputs = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
-        ninja_file.build("link_library", outputs["segext._ops"], objects)
+        ninja_file.build("link_library", outputs["segext._ops"], library_objects(ninja_file, settings))
         ninja_file.build("link_module", outputs["segext._C"], [ninja_file.compile("module", s) for s in MODULE])
         for output in outputs.values():
             output.parent.mkdir(parents=True, exist_ok=True)
         ninja_file.run()
-
-    @staticmethod
-    def _nvcc_release(nvcc: str) -> str:
-        banner = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-        match = re.search(r"release ([\d.]+)", banner)
-        return match.group(1) if match else "unknown"
 
 
 setup(
