@@ -44,6 +44,11 @@ POOLS = (_ops.max_pool2d.default, _ops.relu_max_pool2d.default)
 DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
 
 
+def _ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether stock would raise an OutOfMemoryError. An op itself can raise only its base class."""
+    return type(error) is RuntimeError and "CUDA out of memory" in str(error)
+
+
 def has_values(x: Tensor) -> bool:
     """Whether values can be read now: not during tracing or transforms, nor from tensors that have only a shape."""
     unreadable = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
@@ -203,15 +208,21 @@ def _differentiable(
     apply_to_one_level = _single_level(function).apply
 
     def call_eagerly(*args):
-        if torch._C._are_functorch_transforms_active():
-            if not is_linear:
-                _refuse_nested_forward_mode(name)
-            return function.apply(*arguments(*args))
-        if (torch.is_grad_enabled() and requires_grad(args)) or forward_ad._current_level >= 0:
-            # torch.jit must see the op when it traces. Below it always does, so calls without gradients skip this test.
-            return op(*args) if torch._C._is_tracing() else apply_to_plain_tensors(*arguments(*args))
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
+        try:
+            if torch._C._are_functorch_transforms_active():
+                if not is_linear:
+                    _refuse_nested_forward_mode(name)
+                return function.apply(*arguments(*args))
+            if (torch.is_grad_enabled() and requires_grad(args)) or forward_ad._current_level >= 0:
+                # torch.jit must see the op when it traces. Below it always does, so calls without gradients skip this
+                # test.
+                return op(*args) if torch._C._is_tracing() else apply_to_plain_tensors(*arguments(*args))
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*args)
+        except RuntimeError as error:
+            if _ran_out_of_memory(error):
+                raise torch.OutOfMemoryError(str(error)) from None
+            raise
 
     def call(*args):
         return op(*args) if torch.compiler.is_compiling() else call_eagerly(*args)
@@ -226,6 +237,23 @@ def _differentiable(
     name = op._schema.name.split("::")[1]
     registrations.impl(name, call_below_transforms, "Autograd")
     call.__name__ = call.__qualname__ = name
+    return call
+
+
+def _undifferentiated(op) -> Callable[..., Any]:
+    """A function that calls an op without derivatives."""
+
+    def call(*args):
+        if torch.compiler.is_compiling():
+            return op(*args)
+        try:
+            return op(*args)
+        except RuntimeError as error:
+            if _ran_out_of_memory(error):
+                raise torch.OutOfMemoryError(str(error)) from None
+            raise
+
+    call.__name__ = call.__qualname__ = op._schema.name.split("::")[1]
     return call
 
 
@@ -599,13 +627,13 @@ unpool_conv2d = _differentiable(_ops.unpool_conv2d.default, _UnpoolConv2d, _spli
 
 # Not differentiable: conversions of codes, checks, variants that write into a caller's tensor, and backward ops that
 # are replaced by compositions of other ops where they are differentiated.
-max_pool2d_backward_out = _ops.max_pool2d_backward_out.default
-max_unpool2d_out = _ops.max_unpool2d_out.default
-switches_to_indices = _ops.switches_to_indices.default
-switches_from_indices = _ops.switches_from_indices.default
-switches_repack = _ops.switches_repack.default
-extremes = _ops.extremes.default
-depthwise_conv_transpose2d_argmax = _ops.depthwise_conv_transpose2d_argmax.default
-depthwise_conv_transpose2d_backward = _ops.depthwise_conv_transpose2d_backward.default
-unpool_conv2d_backward = _ops.unpool_conv2d_backward.default
-unpool_conv2d_pack = _ops.unpool_conv2d_pack.default
+max_pool2d_backward_out = _undifferentiated(_ops.max_pool2d_backward_out.default)
+max_unpool2d_out = _undifferentiated(_ops.max_unpool2d_out.default)
+switches_to_indices = _undifferentiated(_ops.switches_to_indices.default)
+switches_from_indices = _undifferentiated(_ops.switches_from_indices.default)
+switches_repack = _undifferentiated(_ops.switches_repack.default)
+extremes = _undifferentiated(_ops.extremes.default)
+depthwise_conv_transpose2d_argmax = _undifferentiated(_ops.depthwise_conv_transpose2d_argmax.default)
+depthwise_conv_transpose2d_backward = _undifferentiated(_ops.depthwise_conv_transpose2d_backward.default)
+unpool_conv2d_backward = _undifferentiated(_ops.unpool_conv2d_backward.default)
+unpool_conv2d_pack = _undifferentiated(_ops.unpool_conv2d_pack.default)

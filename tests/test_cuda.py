@@ -236,6 +236,18 @@ def test_targets_out_of_range(cuda):
         assert_all_same(result, expected)
 
 
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_memory_that_there_is_not(requires_grad, cuda):
+    """Torch's error, by which training loops recognise it."""
+    values, switches = own.max_pool2d(torch.ones(1, 1, 4, 4, device=cuda), 2, return_indices=True)
+    values.requires_grad_(requires_grad)
+    arguments = (switches.codes, (2**20, 2**20), (2, 2), (2, 2), (0, 0), (1, 1), False)
+    message = r"^segext: cannot allocate .* on cuda:\d+: CUDA out of memory"
+    for call in (ops.max_unpool2d, torch.ops.segext.max_unpool2d):
+        with pytest.raises(torch.OutOfMemoryError, match=message):
+            call(values, *arguments)
+
+
 @pytest.mark.parametrize("invalid", [None, 21])
 def test_the_check_of_targets_waits_while_the_loss_runs(invalid, cuda, monkeypatch):
     """Targets arrive late, on a side stream: the loss is queued before they do, and its end is not waited for."""

@@ -1,12 +1,14 @@
 """Bad input: stock's exception type, a message that names the argument and the value, and no crash."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.nn.functional as stock
 from samples import normal
 
 import segext.functional as own
-from segext import Switches
+from segext import Switches, ops
 
 ones = torch.ones
 
@@ -491,6 +493,69 @@ def test_sizes_whose_bytes_wrap_around(codes, size, kernel):
     for use in (lambda: switches.to_memory_format(torch.channels_last), switches.indices):
         with pytest.raises(RuntimeError, match=r"^\w+: a map of .* has more elements than 64 bits count"):
             use()
+
+
+def test_sizes_of_a_result_that_wrap_around():
+    values, codes = ones(1, 1, 2, 2), torch.zeros(1, 1, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match=r"^segext: a tensor of \[1, 1, 4.* has more elements than 64 bits count$"):
+        torch.ops.segext.max_unpool2d(values, codes, (2**62, 2**62), (2, 2), (2, 2), (0, 0), (1, 1), False)
+
+
+VAST = (2**24, 2**24)  # bytes beyond every address
+
+
+@pytest.mark.parametrize("part", ["result", "copy of the input"])
+def test_memory_that_there_is_not(part):
+    """As stock's error: its type, and the words by which frameworks recognise it."""
+    codes, window = torch.zeros(1, 1, dtype=torch.uint8), ((2, 2), (2, 2), (0, 0), (1, 1), False)
+    call = {
+        "result": lambda: torch.ops.segext.max_unpool2d(ones(1, 1, 2, 2), codes, VAST, *window),
+        "copy of the input": lambda: torch.ops.segext.max_pool2d(ones(1, 1, 1, 1).expand(1, 1, *VAST), *window, False),
+    }[part]
+    with pytest.raises(Exception, match="DefaultCPUAllocator: can't allocate memory") as by_stock:
+        torch.empty(1, 1, *VAST)
+    with pytest.raises(by_stock.type, match="DefaultCPUAllocator: can't allocate memory") as by_own:
+        call()
+    assert by_own.type is by_stock.type
+    assert str(by_own.value).startswith("segext: cannot allocate [1, 1, 16777216, 16777216] of Float on cpu: ")
+
+
+def test_scratch_memory_that_there_is_not():
+    """As it is raised on a thread of its own."""
+    channels, gap = 2**16, (2**14, 2**14)
+    x, weight = ones(1, channels, 1, 1), ones(channels, 1, 3, 3)
+    with pytest.raises(MemoryError):
+        torch.ops.segext.dense_conv_transpose2d(x, weight, None, (64, 64), (1, 1), (0, 0), gap, False)
+
+
+OUT_OF_MEMORY = "segext: cannot allocate [4] of Float on cuda:0: CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_cuda_memory_that_there_is_not(requires_grad, monkeypatch):
+    """The op's own error, which can only be a RuntimeError, becomes torch's; others stay what they are."""
+    x, weight = ones(1, 1, 2, 2, requires_grad=requires_grad), ones(1, 1, 2, 2)
+    rest = (None, (4, 4), (2, 2), (0, 0), (1, 1), False)
+    with pytest.raises(RuntimeError) as other:
+        ops.dense_conv_transpose2d(x, weight, *rest[:2], (0, 0), *rest[3:])
+    assert other.type is RuntimeError
+    fail = Mock(side_effect=RuntimeError(OUT_OF_MEMORY))
+    guard = torch._C._AutoDispatchBelowAutograd
+    monkeypatch.setattr(torch._C, "_AutoDispatchBelowAutograd", lambda: fail() or guard())
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        ops.dense_conv_transpose2d(x, weight, *rest)
+    assert (str(raised.value), fail.call_count) == (OUT_OF_MEMORY, 1)
+
+
+def test_cuda_memory_that_there_is_not_without_derivatives():
+    op = Mock(side_effect=RuntimeError(OUT_OF_MEMORY), _schema=ops.overload("extremes")._schema)
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        ops._undifferentiated(op)()
+    assert str(raised.value) == OUT_OF_MEMORY
+    op.side_effect = RuntimeError("segext: CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError) as other:
+        ops._undifferentiated(op)()
+    assert other.value is op.side_effect
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

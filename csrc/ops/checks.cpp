@@ -1,6 +1,9 @@
 // Checks that every op shares: see checks.h.
 #include "checks.h"
 
+// Weak, so that the library also loads under the versions of torch that lack it.
+extern "C" __attribute__((weak, visibility("default"))) const char* torch_exception_get_what_without_backtrace();
+
 namespace segext::ops {
 namespace {
 
@@ -11,6 +14,10 @@ void check_dtype(const char* op, const char* name, const Tensor& tensor, const c
 }
 
 }  // namespace
+
+std::string torch_error() {
+  return &torch_exception_get_what_without_backtrace == nullptr ? "" : torch_exception_get_what_without_backtrace();
+}
 
 void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
   SEGEXT_CHECK(tensor.device() == other.device(), op, ": ", name, " and ", other_name,

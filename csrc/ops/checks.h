@@ -3,6 +3,7 @@
 
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
 #include "tensors.h"
 
@@ -14,6 +15,9 @@ template <typename... Parts>
   (message << ... << parts);
   throw std::runtime_error(message.str());
 }
+
+// What torch says about its call that has just failed; empty under torch before 2.13, which does not tell.
+std::string torch_error();
 
 void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 

@@ -3,8 +3,10 @@
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+#include <exception>
 
 #include "checks.h"
 
@@ -22,8 +24,17 @@ void parallel(Work work, void (*body)(const void* task, int64_t begin, int64_t e
     return;
   }
   const int64_t grain = kGrainElements / work.elements;
-  torch::stable::parallel_for(0, work.units, grain > 0 ? grain : 1,
-                              [&](int64_t begin, int64_t end) { body(task, begin, end); });
+  // Torch's C interface would turn an exception into an error without its type and text.
+  std::exception_ptr first;
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  torch::stable::parallel_for(0, work.units, grain > 0 ? grain : 1, [&](int64_t begin, int64_t end) {
+    try {
+      body(task, begin, end);
+    } catch (...) {
+      if (!failed.test_and_set()) first = std::current_exception();
+    }
+  });
+  if (first) std::rethrow_exception(first);
 }
 
 void launch([[maybe_unused]] const Tensor& tensor, [[maybe_unused]] CudaStatus (*body)(const void* task, CudaStream),
@@ -35,7 +46,8 @@ void launch([[maybe_unused]] const Tensor& tensor, [[maybe_unused]] CudaStatus (
   const int32_t device = tensor.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  SEGEXT_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == TORCH_SUCCESS,
+               "segext: CUDA error: no current stream. ", torch_error());
   const CudaStatus status = body(task, static_cast<CudaStream>(stream));
   SEGEXT_CHECK(status == 0, "segext: CUDA error: ", cuda_status_text(status));
 #else

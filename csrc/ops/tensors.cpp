@@ -33,7 +33,8 @@ Ints dense_strides(const Ints& sizes, bool channels_last) {
   int64_t stride = 1;
   const auto place = [&](size_t dim) {
     strides[dim] = stride;
-    stride *= sizes[dim] > 0 ? sizes[dim] : 1;
+    SEGEXT_CHECK(!__builtin_mul_overflow(stride, std::max<int64_t>(sizes[dim], 1), &stride), "segext: a tensor of ",
+                 text(sizes), " has more elements than 64 bits count");
   };
   if (channels_last && sizes.size() == 4) {
     for (size_t dim : {1, 3, 2, 0}) place(dim);
@@ -41,6 +42,14 @@ Ints dense_strides(const Ints& sizes, bool channels_last) {
     for (size_t dim = sizes.size(); dim-- > 0;) place(dim);
   }
   return strides;
+}
+
+// Names what frameworks look for in the message of an error to tell whether memory ran out, as torch does.
+[[noreturn]] void fail_to_allocate(const Tensor& like, const Ints& sizes, ScalarType type) {
+  std::string cause = torch_error();
+  if (cause.empty()) cause = like.is_cpu() ? "DefaultCPUAllocator: can't allocate memory" : "CUDA out of memory.";
+  fail("segext: cannot allocate ", text(sizes), " of ", torch::headeronly::toString(type), " on ", text(like.device()),
+       ": ", cause);
 }
 
 }  // namespace
@@ -72,10 +81,10 @@ std::string text(const torch::stable::Device& device) {
 
 bool is_dense(const Tensor& tensor, bool channels_last) {
   const Ints sizes = sizes_of(tensor);
+  if (std::find(sizes.begin(), sizes.end(), 0) != sizes.end()) return true;
   const auto strides = tensor.strides();
   const Ints expected = dense_strides(sizes, channels_last);
   for (size_t dim = 0; dim < sizes.size(); ++dim) {
-    if (sizes[dim] == 0) return true;
     if (sizes[dim] != 1 && strides[dim] != expected[dim]) return false;
   }
   return true;
@@ -83,9 +92,9 @@ bool is_dense(const Tensor& tensor, bool channels_last) {
 
 Tensor dense(const Tensor& tensor, bool channels_last) {
   if (is_dense(tensor, channels_last)) return tensor;
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::contiguous(
-      tensor, channels_last && tensor.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  Tensor copy = empty(tensor, sizes_of(tensor), tensor.scalar_type(), channels_last);
+  torch::stable::copy_(copy, tensor);
+  return copy;
 }
 
 Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type, bool channels_last) {
@@ -94,9 +103,11 @@ Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type, bool channe
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
-                                                  device_type, device_index, &handle));
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device_type,
+                               device_index, &handle) != TORCH_SUCCESS) {
+    fail_to_allocate(like, sizes, type);
+  }
   const Tensor result(handle);
   if (result.is_cpu()) {
     const int64_t bytes = result.numel() * static_cast<int64_t>(result.element_size());
