@@ -1,5 +1,6 @@
 """Bad input: stock's exception type, a message that names the argument and the value, and no crash."""
 
+import re
 from unittest.mock import Mock
 
 import pytest
@@ -556,6 +557,35 @@ def test_cuda_memory_that_there_is_not_without_derivatives():
     with pytest.raises(RuntimeError) as other:
         ops._undifferentiated(op)()
     assert other.value is op.side_effect
+
+
+FAR = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dilation": (1, FAR)}, "weight is of size [1, 1, 3, 3] and dilation [1, 2147483647]"),
+        ({"dilation": (2**14 + 1, 1)}, "(kernel size - 1) * dilation should be at most 32768"),
+        ({"stride": (FAR, 1)}, "stride should be two values from 1 to 32768, but got [2147483647, 1]"),
+        ({"padding": (0, FAR)}, "padding should be two values from 0 to 32768, but got [0, 2147483647]"),
+    ],
+)
+def test_kernels_that_reach_too_far(change, message):
+    """The ops refuse them; functions leave them to stock."""
+    x, weight, one, zero = ones(1, 1, 1, 1), ones(1, 1, 3, 3), (1, 1), (0, 0)
+    stride, padding, dilation = ({"stride": one, "padding": zero, "dilation": one} | change).values()
+    registered = torch.ops.segext
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        registered.dense_conv_transpose2d(x, weight, None, one, stride, padding, dilation, False)
+    if padding != zero:
+        return  # with a crop, it is an origin
+    for op, before, after in (
+        (registered.depthwise_conv_transpose2d, (None, None), (zero, False)),
+        (registered.depthwise_conv_transpose2d_argmax, (None,), (False, False)),
+    ):
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            op(x, weight, *before, one, stride, padding, dilation, *after)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

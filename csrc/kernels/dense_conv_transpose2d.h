@@ -5,12 +5,14 @@
 
 #include "element_type.h"
 #include "panels.h"
+#include "reach.h"
 #include "work.h"
 
 namespace segext {
 
 // Output pixel (y, x) is the sum of weight[i, j] * input[h, w] over all taps with y + padding_h = h * stride_h +
-// i * dilation_h, and likewise for x.
+// i * dilation_h, and likewise for x. Sizes are at most 2^31 - 1; strides, paddings and (kernel - 1) * dilation are at
+// most kMaxReach.
 struct ConvTranspose {
   int64_t samples, channels, outputs;
   int64_t height, width;

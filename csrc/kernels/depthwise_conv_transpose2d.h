@@ -5,13 +5,15 @@
 #pragma once
 
 #include "element_type.h"
+#include "reach.h"
 #include "work.h"
 
 namespace segext {
 
 // Output pixel (y, x) is the sum of weight[i, j] * input[h, w] over all taps with
 // y + origin_h = h * stride_h + i * dilation_h, and likewise for x. `origin` is the padding plus the offset of a crop:
-// the part of the full result that lies before it is not computed.
+// the part of the full result that lies before it is not computed. Sizes and origins are at most 2^31 - 1;
+// strides and (kernel - 1) * dilation are at most kMaxReach.
 struct Upsampling {
   int64_t samples;
   int64_t channels;    // of the output

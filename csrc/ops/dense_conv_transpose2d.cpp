@@ -13,10 +13,10 @@ Tensor dense_conv_transpose2d(const Tensor& input, const Tensor& weight, const s
                               bool channels_last) {
   constexpr const char* op = "dense_conv_transpose2d";
   check_pair(op, "output_size", output_size, 1);
-  check_pair(op, "stride", stride, 1);
-  check_pair(op, "padding", padding, 0);
+  check_pair(op, "stride", stride, 1, kMaxReach);
+  check_pair(op, "padding", padding, 0, kMaxReach);
   check_pair(op, "dilation", dilation, 1);
-  check_kernel(op, input, weight);
+  check_kernel(op, input, weight, dilation);
   const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
   check_bias(op, bias, input, kernel[1]);
   std::optional<Tensor> added;

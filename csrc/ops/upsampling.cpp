@@ -1,18 +1,20 @@
 // Checks of upsampling calls, and sums of their gradients: see upsampling.h.
 #include "upsampling.h"
 
-#include <limits>
-
 namespace segext::ops {
+namespace {
 
-void check_pair(const char* op, const char* name, const Ints& values, int64_t least) {
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // so that no sum or product of two overflows
-  const auto fits = [&](int64_t value) { return value >= least && value <= kMost; };
+constexpr int64_t kMostSize = std::numeric_limits<int32_t>::max();
+
+}  // namespace
+
+void check_pair(const char* op, const char* name, const Ints& values, int64_t least, int64_t most) {
+  const auto fits = [&](int64_t value) { return value >= least && value <= most; };
   SEGEXT_CHECK(values.size() == 2 && fits(values[0]) && fits(values[1]), op, ": ", name, " should be two values from ",
-               least, " to ", kMost, ", but got ", text(values));
+               least, " to ", most, ", but got ", text(values));
 }
 
-void check_kernel(const char* op, const Tensor& input, const Tensor& weight) {
+void check_kernel(const char* op, const Tensor& input, const Tensor& weight, const Ints& dilation) {
   SEGEXT_CHECK(input.dim() == 4 && weight.dim() == 4, op, ": expected 4D input and weight, but got ",
                text(sizes_of(input)), " and ", text(sizes_of(weight)));
   const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
@@ -21,7 +23,12 @@ void check_kernel(const char* op, const Tensor& input, const Tensor& weight) {
   for (int dim = 1; dim < 4; ++dim) {
     SEGEXT_CHECK(sizes[dim] > 0 && kernel[dim] > 0, op, ": input ", text(sizes), " and weight ", text(kernel),
                  " should have no empty dimension but the batch");
+    SEGEXT_CHECK(sizes[dim] <= kMostSize && kernel[dim] <= kMostSize, op, ": input ", text(sizes), " and weight ",
+                 text(kernel), " should have no dimension above ", kMostSize, " but the batch");
   }
+  SEGEXT_CHECK(kernel[2] - 1 <= kMaxReach / dilation[0] && kernel[3] - 1 <= kMaxReach / dilation[1], op,
+               ": (kernel size - 1) * dilation should be at most ", kMaxReach, ", but weight is of size ", text(kernel),
+               " and dilation ", text(dilation));
   check_like(op, "weight", weight, "input", input);
 }
 
@@ -36,11 +43,11 @@ Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& we
                            const Ints& output_size, const Ints& stride, const Ints& origin, const Ints& dilation,
                            bool channels_last) {
   check_pair(op, "output_size", output_size, 0);
-  check_pair(op, "stride", stride, 1);
+  check_pair(op, "stride", stride, 1, kMaxReach);
   check_pair(op, "origin", origin, 0);
   check_pair(op, "dilation", dilation, 1);
   const Ints sizes = sizes_of(input), kernel = sizes_of(weight);
-  check_kernel(op, input, weight);
+  check_kernel(op, input, weight, dilation);
   check_bias(op, bias, input, kernel[0] * kernel[1]);
   return {
       .samples = sizes[0],

@@ -2,6 +2,7 @@
 // operands in the layout that kernels read, and gradients that come in parts.
 #pragma once
 
+#include <limits>
 #include <optional>
 
 #include "../kernels/depthwise_conv_transpose2d_backward.h"
@@ -11,12 +12,13 @@
 
 namespace segext::ops {
 
-// Checks for two values, each from `least` to the largest int32_t.
-void check_pair(const char* op, const char* name, const Ints& values, int64_t least);
+// Checks for two values, each from `least` to `most`.
+void check_pair(const char* op, const char* name, const Ints& values, int64_t least,
+                int64_t most = std::numeric_limits<int32_t>::max());
 
-// Checks that `weight` [C, ...] fits a transposed convolution of `input` [N, C, H, W], and that nothing is empty but
-// the batch.
-void check_kernel(const char* op, const Tensor& input, const Tensor& weight);
+// Checks that `weight` [C, ...] fits a transposed convolution of `input` [N, C, H, W], that nothing is empty but the
+// batch, and that the contract's limits hold for all sizes and for the kernel's reach.
+void check_kernel(const char* op, const Tensor& input, const Tensor& weight, const Ints& dilation);
 
 // Checks that `bias`, if given, has the dtype and device of `input` and one value for each output channel.
 void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& input, int64_t outputs);

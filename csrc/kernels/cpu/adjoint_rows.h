@@ -56,8 +56,11 @@ class AdjointRows {
     read_ = read_buffer_.reserve(planes * strip_);
     for (int64_t k = 0; k < planes * strip_; ++k) read_[k] = row(k / strip_, k % strip_);
     frame_pitch_ = ceil_div((columns_.end - columns_.begin) * spread.period, unit_) * vectors_ * kN + 2 * kN;
-    if (out.input != nullptr) frames_ = zeros(frame_buffer_, sources_ * kept_ * frame_pitch_);
-    if (out.weight != nullptr) products_ = zeros(product_buffer_, slots_ * part_products());
+    if (out.input != nullptr) frames_ = zeros(frame_buffer_, element_count(sources_, kept_, frame_pitch_));
+    if (out.weight != nullptr) {
+      products_ =
+          zeros(product_buffer_, element_count(slots_, planes, g.kernel_h, spread.taps_w, vectors_, int64_t{kN}));
+    }
     taps_ = tap_buffer_.reserve(strip_ * spread.taps_w);
   }
 

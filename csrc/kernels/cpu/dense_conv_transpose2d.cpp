@@ -64,7 +64,7 @@ class DenseRows {
   // Copies the input rows that the band from row `first` on reads to one plane per channel, converted to Sum. Margins
   // are zero.
   void copy_rows(int64_t sample, int64_t first) {
-    Sum* planes = planes_.reserve(g_.channels * plane_);
+    Sum* planes = planes_.reserve(element_count(g_.channels, plane_));
     std::memset(planes, 0, g_.channels * plane_ * sizeof(Sum));
     const Raw* input = static_cast<const Raw*>(p_.input) + sample * g_.channels * g_.height * g_.width;
     const int64_t begin = larger(first - bands_.margin_h, 0), end = smaller(first + bands_.rows, g_.height);

@@ -56,7 +56,7 @@ class SpreadRows {
     pitch_ = (ceil_div(spread.columns * spread.period, kN) + 2) * kN;
     // Two vectors of slack after the columns, because half types are computed two vectors at a time. The shift aligns
     // what the first output element reads.
-    data_ = buffer_.reserve(planes * kept_ * pitch_ + kN) + (kN - spread.offset % kN) % kN;
+    data_ = buffer_.reserve(element_count(planes, kept_, pitch_) + kN) + (kN - spread.offset % kN) % kN;
     held_ = rows_.reserve(planes * kept_);
     for (int64_t k = 0; k < planes * kept_; ++k) held_[k] = nullptr;
   }
@@ -153,7 +153,7 @@ class PhaseWeights {
   PhaseWeights(const Upsampling& g, const Spread& spread, int64_t planes)
       : g_(g), spread_(spread), length_(ceil_div(kLanes<Sum>, spread.period) * spread.period) {
     pitch_ = length_ + kLanes<Sum>;
-    data_ = buffer_.reserve(planes * count() * pitch_);
+    data_ = buffer_.reserve(element_count(planes, count(), pitch_));
     if (g.kernel_w != spread.taps_w * g.stride_w) mark_present();
   }
 
