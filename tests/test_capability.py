@@ -56,7 +56,24 @@ def test_level(level, agreement):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_a_level_that_does_not_exist_is_refused_or_ignored():
-    """It must not crash, and the level in use stays one that exists."""
-    done = run("-c", "import segext, segext._C; print(segext._C.cpu_capability())", level="abacus")
-    assert done.stdout.strip() in LEVELS or "abacus" in done.stderr
+USES = {
+    "question": "import segext, segext._C; print(segext._C.cpu_capability())",
+    "op": "import torch, segext.functional as F; print(F.max_pool2d(torch.ones(1, 1, 4, 4), 2).shape)",
+    "op on threads": "import torch, segext.functional as F; F.max_pool2d(torch.ones(8, 64, 64, 64), 2)",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_level_that_does_not_exist_is_refused(use):
+    """Whoever measures a level must not measure another."""
+    done = run("-c", USES[use], level="abacus")
+    assert done.returncode == 1
+    error = "RuntimeError: SEGEXT_CPU_CAPABILITY should be baseline, avx2 or avx512, but is abacus"
+    assert done.stderr.splitlines()[-1] == error
+
+
+@pytest.mark.parametrize("level", ["", "BASELINE", "Avx2", "AVX512"])
+def test_a_level_in_capitals(level):
+    done = run("-c", USES["question"], level=level)
+    here = LEVELS.index(segext._C.cpu_capability())
+    assert done.stdout.strip() == LEVELS[min(here, LEVELS.index(level.lower()) if level else here)]

@@ -1,16 +1,19 @@
 // Determines the instruction set to use, from the processor and the environment.
 #include "capability.h"
 
+#include <strings.h>
+
 #include <cstdlib>
-#include <cstring>
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 
 namespace segext {
 namespace {
 
 constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 
-CpuCapability detect() {
+CpuCapability best_supported() {
   CpuCapability best = CpuCapability::kBaseline;
 #if defined(SEGEXT_X86_LEVELS)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
@@ -21,13 +24,18 @@ CpuCapability detect() {
       best = CpuCapability::kAvx512;
     }
   }
-  if (const char* wanted = std::getenv("SEGEXT_CPU_CAPABILITY")) {
-    for (CpuCapability level : {CpuCapability::kBaseline, CpuCapability::kAvx2}) {
-      if (level < best && std::strcmp(wanted, kNames[static_cast<int>(level)]) == 0) return level;
-    }
-  }
 #endif
   return best;
+}
+
+CpuCapability detect() {
+  const CpuCapability best = best_supported();
+  const char* wanted = std::getenv("SEGEXT_CPU_CAPABILITY");
+  if (wanted == nullptr || *wanted == '\0') return best;
+  for (CpuCapability level : {CpuCapability::kBaseline, CpuCapability::kAvx2, CpuCapability::kAvx512}) {
+    if (strcasecmp(wanted, kNames[static_cast<int>(level)]) == 0) return level < best ? level : best;
+  }
+  throw std::runtime_error(std::string("SEGEXT_CPU_CAPABILITY should be baseline, avx2 or avx512, but is ") + wanted);
 }
 
 }  // namespace
