@@ -17,7 +17,9 @@ struct UpsamplingGradients {
   void* bias;    // Sum [parts, channels]
 };
 
-// The number of parts of each gradient.
+// The number of parts of each gradient. The functions that tell it, for the CPU and for CUDA, may look at nothing but
+// their arguments: callers size buffers by them before they select a device, and the order of sums must not depend on
+// which device it is.
 struct GradientParts {
   int64_t weight, bias;
 };

@@ -78,6 +78,7 @@ struct DepthwiseCrossEntropyBackwardParams {
 Work depthwise_cross_entropy_work(const DepthwiseCrossEntropyParams& params);
 void depthwise_cross_entropy_cpu(const DepthwiseCrossEntropyParams& params, int64_t begin, int64_t end);
 CudaStatus depthwise_cross_entropy_cuda(const DepthwiseCrossEntropyParams& params, CudaStream stream);
+// Looks at nothing but its arguments, as the functions do that return GradientParts.
 int64_t depthwise_cross_entropy_cuda_parts(const Upsampling& geometry, ElementType type);
 
 Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardParams& params);

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "switches.h"
+#include "inline.h"
 
 namespace segext {
 

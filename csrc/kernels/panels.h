@@ -1,7 +1,9 @@
 // Panels: groups of a convolution's outputs, a few vectors wide, that kernels compute together.
 #pragma once
 
-#include "switches.h"
+#include <cstdint>
+
+#include "inline.h"
 
 namespace segext {
 

@@ -6,17 +6,12 @@
 // little-endian at `code_bits` bits each: element e of a sample starts at bit e * bits of the sample's row of bytes.
 // Eight codes fill exactly `bits` bytes, so every element number divisible by 8 starts on a byte.
 //
-// Shared by host and device; everything here is inlined, so that translation units built for different instruction
-// sets never share a compiled copy.
+// Shared by host and device, and by all instruction sets (inline.h).
 #pragma once
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define SEGEXT_INLINE __host__ __device__ __forceinline__
-#else
-#define SEGEXT_INLINE inline __attribute__((always_inline))
-#endif
+#include "inline.h"
 
 namespace segext {
 

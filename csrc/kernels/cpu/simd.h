@@ -13,7 +13,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "../switches.h"
+#include "../inline.h"
 
 // The build compiles every file that includes this one once per instruction set, each into a namespace of its own.
 #ifndef SEGEXT_CPU_CAPABILITY
