@@ -100,13 +100,11 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Ten
   return {grad_input, weights.total(op), biases.total(op)};
 }
 
-void register_kernels(torch::stable::detail::StableLibrary& library) {
+SEGEXT_REGISTER(library) {
   library.impl("depthwise_conv_transpose2d", TORCH_BOX(&depthwise_conv_transpose2d));
   library.impl("depthwise_conv_transpose2d_backward", TORCH_BOX(&depthwise_conv_transpose2d_backward));
   library.impl("depthwise_conv_transpose2d_argmax", TORCH_BOX(&depthwise_conv_transpose2d_argmax));
 }
-
-SEGEXT_REGISTER(register_kernels)
 
 }  // namespace
 }  // namespace segext::ops

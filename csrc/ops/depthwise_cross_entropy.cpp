@@ -194,13 +194,11 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
   return {grad_input, weights.total(op), biases.total(op)};
 }
 
-void register_kernels(torch::stable::detail::StableLibrary& library) {
+SEGEXT_REGISTER(library) {
   library.impl("depthwise_conv_transpose2d_cross_entropy", TORCH_BOX(&depthwise_conv_transpose2d_cross_entropy));
   library.impl("depthwise_conv_transpose2d_cross_entropy_backward",
                TORCH_BOX(&depthwise_conv_transpose2d_cross_entropy_backward));
 }
-
-SEGEXT_REGISTER(register_kernels)
 
 }  // namespace
 }  // namespace segext::ops

@@ -24,9 +24,7 @@ Tensor extremes(const Tensor& values, int64_t ignored) {
   return parts;
 }
 
-void register_kernels(torch::stable::detail::StableLibrary& library) { library.impl("extremes", TORCH_BOX(&extremes)); }
-
-SEGEXT_REGISTER(register_kernels)
+SEGEXT_REGISTER(library) { library.impl("extremes", TORCH_BOX(&extremes)); }
 
 }  // namespace
 }  // namespace segext::ops

@@ -53,11 +53,16 @@ void run(const Tensor& tensor, const Kernel<Params>& kernel, const Params& param
 #if defined(SEGEXT_WITH_CUDA)
 #define SEGEXT_KERNEL(Params, stem) \
   segext::ops::Kernel<Params> { stem##_work, stem##_cpu, stem##_cuda }
-#define SEGEXT_REGISTER(function)                                        \
-  STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) { function(library); } \
+#define SEGEXT_REGISTER_CUDA(function) \
   STABLE_TORCH_LIBRARY_IMPL(segext, CUDA, library) { function(library); }
 #else
 #define SEGEXT_KERNEL(Params, stem) SEGEXT_CPU_KERNEL(Params, stem)
-#define SEGEXT_REGISTER(function) \
-  STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) { function(library); }
+#define SEGEXT_REGISTER_CUDA(function)
 #endif
+
+// Opens the function that registers a file's ops, for every device that this build has kernels for.
+#define SEGEXT_REGISTER(library)                                                     \
+  void register_ops(torch::stable::detail::StableLibrary& library);                  \
+  STABLE_TORCH_LIBRARY_IMPL(segext, CPU, cpu_library) { register_ops(cpu_library); } \
+  SEGEXT_REGISTER_CUDA(register_ops)                                                 \
+  void register_ops(torch::stable::detail::StableLibrary& library)

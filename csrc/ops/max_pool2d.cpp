@@ -134,15 +134,13 @@ Tensor max_pool2d_double_backward(const Tensor& grad_grad_input, const Tensor& c
   return values;
 }
 
-void register_kernels(torch::stable::detail::StableLibrary& library) {
+SEGEXT_REGISTER(library) {
   library.impl("max_pool2d", TORCH_BOX(&max_pool2d));
   library.impl("relu_max_pool2d", TORCH_BOX(&relu_max_pool2d));
   library.impl("max_pool2d_backward", TORCH_BOX(&max_pool2d_backward));
   library.impl("max_pool2d_backward_out", TORCH_BOX(&max_pool2d_backward_out));
   library.impl("max_pool2d_double_backward", TORCH_BOX(&max_pool2d_double_backward));
 }
-
-SEGEXT_REGISTER(register_kernels)
 
 }  // namespace
 }  // namespace segext::ops

@@ -153,15 +153,13 @@ Tensor max_unpool2d_indices_backward(const Tensor& grad_output, const Tensor& in
   return grad_input;
 }
 
-void register_kernels(torch::stable::detail::StableLibrary& library) {
+SEGEXT_REGISTER(library) {
   library.impl("max_unpool2d", TORCH_BOX(&max_unpool2d));
   library.impl("max_unpool2d_out", TORCH_BOX(&max_unpool2d_out));
   library.impl("max_unpool2d_backward", TORCH_BOX(&max_unpool2d_backward));
   library.impl("max_unpool2d_indices", TORCH_BOX(&max_unpool2d_indices));
   library.impl("max_unpool2d_indices_backward", TORCH_BOX(&max_unpool2d_indices_backward));
 }
-
-SEGEXT_REGISTER(register_kernels)
 
 }  // namespace
 }  // namespace segext::ops

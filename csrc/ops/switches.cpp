@@ -72,13 +72,11 @@ Tensor switches_repack(const Tensor& codes, const Ints size, const Ints kernel_s
   return repacked;
 }
 
-void register_kernels(torch::stable::detail::StableLibrary& library) {
+SEGEXT_REGISTER(library) {
   library.impl("switches_to_indices", TORCH_BOX(&switches_to_indices));
   library.impl("switches_from_indices", TORCH_BOX(&switches_from_indices));
   library.impl("switches_repack", TORCH_BOX(&switches_repack));
 }
-
-SEGEXT_REGISTER(register_kernels)
 
 }  // namespace
 }  // namespace segext::ops

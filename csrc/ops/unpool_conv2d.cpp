@@ -219,11 +219,7 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
   return {grad_input, grad_weight};
 }
 
-void register_kernels(torch::stable::detail::StableLibrary& library) {
-  library.impl("unpool_conv2d", TORCH_BOX(&unpool_conv2d));
-}
-
-SEGEXT_REGISTER(register_kernels)
+SEGEXT_REGISTER(library) { library.impl("unpool_conv2d", TORCH_BOX(&unpool_conv2d)); }
 
 STABLE_TORCH_LIBRARY_IMPL(segext, CPU, library) {
   library.impl("unpool_conv2d_pack", TORCH_BOX(&unpool_conv2d_pack));

@@ -15,33 +15,39 @@
 #include "rows.h"
 #include "unpool_bands.h"
 
-// Declares the kernels that are compiled for one instruction set.
-#define SEGEXT_DECLARE_KERNELS(level)                                                                                  \
-  namespace segext::level {                                                                                            \
-  void max_pool2d(const MaxPool2dParams&, int64_t begin, int64_t end);                                                 \
-  void scatter(const ScatterParams&, int64_t begin, int64_t end);                                                      \
-  void gather(const GatherParams&, int64_t begin, int64_t end);                                                        \
-  void repack_codes(const RepackCodesParams&, int64_t begin, int64_t end);                                             \
-  void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams&, int64_t begin, int64_t end);                  \
-  void depthwise_argmax(const DepthwiseArgmaxParams&, int64_t begin, int64_t end);                                     \
-  void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardParams&, int64_t begin, int64_t end); \
-  void sum_parts(const SumPartsParams&, int64_t begin, int64_t end);                                                   \
-  void pack_tap_panels(const TapPanelParams&, int64_t begin, int64_t end);                                             \
-  void dense_conv_transpose2d(const DenseConvTranspose2dParams&, int64_t begin, int64_t end);                          \
-  void pack_weight_panels(const PackWeightPanelsParams&, int64_t begin, int64_t end);                                  \
-  void unpack_weight_panels(const UnpackWeightPanelsParams&, int64_t begin, int64_t end);                              \
-  void unpool_conv2d(const UnpoolConv2dParams&, int64_t begin, int64_t end);                                           \
-  void pack_grad_panels(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                                \
-  void unpool_conv2d_backward(const UnpoolConv2dBackwardParams&, int64_t begin, int64_t end);                          \
-  void depthwise_cross_entropy(const DepthwiseCrossEntropyParams&, int64_t begin, int64_t end);                        \
-  void depthwise_cross_entropy_backward(const DepthwiseCrossEntropyBackwardParams&, int64_t begin, int64_t end);       \
-  void extremes(const ExtremesParams&, int64_t begin, int64_t end);                                                    \
-  }
+// Every kernel and its parameters. Each is compiled once per instruction set, in a namespace of that name.
+#define SEGEXT_KERNELS(X)                                                        \
+  X(max_pool2d, MaxPool2dParams)                                                 \
+  X(scatter, ScatterParams)                                                      \
+  X(gather, GatherParams)                                                        \
+  X(repack_codes, RepackCodesParams)                                             \
+  X(depthwise_conv_transpose2d, DepthwiseConvTranspose2dParams)                  \
+  X(depthwise_argmax, DepthwiseArgmaxParams)                                     \
+  X(depthwise_conv_transpose2d_backward, DepthwiseConvTranspose2dBackwardParams) \
+  X(sum_parts, SumPartsParams)                                                   \
+  X(pack_tap_panels, TapPanelParams)                                             \
+  X(dense_conv_transpose2d, DenseConvTranspose2dParams)                          \
+  X(pack_weight_panels, PackWeightPanelsParams)                                  \
+  X(unpack_weight_panels, UnpackWeightPanelsParams)                              \
+  X(unpool_conv2d, UnpoolConv2dParams)                                           \
+  X(pack_grad_panels, UnpoolConv2dBackwardParams)                                \
+  X(unpool_conv2d_backward, UnpoolConv2dBackwardParams)                          \
+  X(depthwise_cross_entropy, DepthwiseCrossEntropyParams)                        \
+  X(depthwise_cross_entropy_backward, DepthwiseCrossEntropyBackwardParams)       \
+  X(extremes, ExtremesParams)
 
-SEGEXT_DECLARE_KERNELS(baseline)
+#define SEGEXT_DECLARE(kernel, Params) void kernel(const Params&, int64_t begin, int64_t end);
+
+namespace segext::baseline {
+SEGEXT_KERNELS(SEGEXT_DECLARE)
+}
 #if defined(SEGEXT_X86_LEVELS)
-SEGEXT_DECLARE_KERNELS(avx2)
-SEGEXT_DECLARE_KERNELS(avx512)
+namespace segext::avx2 {
+SEGEXT_KERNELS(SEGEXT_DECLARE)
+}
+namespace segext::avx512 {
+SEGEXT_KERNELS(SEGEXT_DECLARE)
+}
 #endif
 
 namespace segext {
@@ -66,6 +72,13 @@ Kernel* pick([[maybe_unused]] Kernel* baseline, [[maybe_unused]] Kernel* avx2, [
 #define SEGEXT_PICK(kernel) pick(baseline::kernel, baseline::kernel, baseline::kernel)
 #endif
 
+// The entry point of a kernel: runs it at the level in use.
+#define SEGEXT_DISPATCH(kernel, Params)                                 \
+  void kernel##_cpu(const Params& params, int64_t begin, int64_t end) { \
+    static const auto at_level = SEGEXT_PICK(kernel);                   \
+    at_level(params, begin, end);                                       \
+  }
+
 // Work that takes roughly as long as moving one element, the unit of Work::elements: kProducts products in a transposed
 // convolution that mixes channels; the nine products of a pooled value for kUnpooledOutputs outputs of unpool_conv2d,
 // or for kUnpooledGradients in its backward pass.
@@ -87,6 +100,8 @@ GradientParts gradient_parts(const Upsampling& g, bool all_channels) {
 
 }  // namespace
 
+SEGEXT_KERNELS(SEGEXT_DISPATCH)
+
 Work max_pool2d_work(const MaxPool2dParams& params) {
   const PoolGeometry& g = params.geometry;
   const int64_t rows = Rows(g).planes * g.pooled_height;
@@ -94,19 +109,9 @@ Work max_pool2d_work(const MaxPool2dParams& params) {
   return {g.samples * ceil_div(rows, group), group * Rows(g).row * smaller(g.window.stride_h, g.height)};
 }
 
-void max_pool2d_cpu(const MaxPool2dParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(max_pool2d);
-  kernel(params, begin, end);
-}
-
 Work scatter_work(const ScatterParams& params) {
   const PoolGeometry& g = params.geometry;
   return {g.samples * Rows(g).planes * g.height, Rows(g).row};
-}
-
-void scatter_cpu(const ScatterParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(scatter);
-  kernel(params, begin, end);
 }
 
 Work gather_work(const GatherParams& params) {
@@ -114,19 +119,9 @@ Work gather_work(const GatherParams& params) {
   return {g.samples * Rows(g).planes * g.pooled_height, Rows(g).row * smaller(g.window.stride_h, g.height)};
 }
 
-void gather_cpu(const GatherParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(gather);
-  kernel(params, begin, end);
-}
-
 Work repack_codes_work(const RepackCodesParams& params) {
   const CodeStrips strips(params.geometry);
   return {params.geometry.samples * strips.count, strips.rows * strips.sources};
-}
-
-void repack_codes_cpu(const RepackCodesParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(repack_codes);
-  kernel(params, begin, end);
 }
 
 Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& params) {
@@ -135,29 +130,13 @@ Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& param
   return {g.samples * planes * g.output_height, g.output_width * depth};
 }
 
-void depthwise_conv_transpose2d_cpu(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(depthwise_conv_transpose2d);
-  kernel(params, begin, end);
-}
-
 Work depthwise_argmax_work(const DepthwiseArgmaxParams& params) {
   const Upsampling& g = params.scores.geometry;
   return {g.samples * g.output_height, g.output_width * g.channels};
 }
 
-void depthwise_argmax_cpu(const DepthwiseArgmaxParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(depthwise_argmax);
-  kernel(params, begin, end);
-}
-
 Work depthwise_conv_transpose2d_backward_work(const DepthwiseConvTranspose2dBackwardParams& params) {
   return gradient_work(params.call.geometry, params.call.geometry.channels_last);
-}
-
-void depthwise_conv_transpose2d_backward_cpu(const DepthwiseConvTranspose2dBackwardParams& params, int64_t begin,
-                                             int64_t end) {
-  static const auto kernel = SEGEXT_PICK(depthwise_conv_transpose2d_backward);
-  kernel(params, begin, end);
 }
 
 GradientParts depthwise_conv_transpose2d_backward_cpu_parts(const Upsampling& geometry) {
@@ -168,18 +147,8 @@ Work sum_parts_work(const SumPartsParams& params) {
   return {ceil_div(params.size, kSumsTogether), kSumsTogether * params.count};
 }
 
-void sum_parts_cpu(const SumPartsParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(sum_parts);
-  kernel(params, begin, end);
-}
-
 Work pack_tap_panels_work(const TapPanelParams& params) {
   return {params.channels, panels_of(params.outputs) * kPanel * params.taps};
-}
-
-void pack_tap_panels_cpu(const TapPanelParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(pack_tap_panels);
-  kernel(params, begin, end);
 }
 
 Work dense_conv_transpose2d_work(const DenseConvTranspose2dParams& params) {
@@ -190,27 +159,12 @@ Work dense_conv_transpose2d_work(const DenseConvTranspose2dParams& params) {
           bands.rows * bands.columns * g.channels * outputs * g.kernel_h * g.kernel_w / kProducts};
 }
 
-void dense_conv_transpose2d_cpu(const DenseConvTranspose2dParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(dense_conv_transpose2d);
-  kernel(params, begin, end);
-}
-
 Work pack_weight_panels_work(const PackWeightPanelsParams& params) {
   return weight_panels_work(params.channels, params.outputs);
 }
 
-void pack_weight_panels_cpu(const PackWeightPanelsParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(pack_weight_panels);
-  kernel(params, begin, end);
-}
-
 Work unpack_weight_panels_work(const UnpackWeightPanelsParams& params) {
   return weight_panels_work(params.channels, params.outputs);
-}
-
-void unpack_weight_panels_cpu(const UnpackWeightPanelsParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(unpack_weight_panels);
-  kernel(params, begin, end);
 }
 
 Work unpool_conv2d_work(const UnpoolConv2dParams& params) {
@@ -221,19 +175,9 @@ Work unpool_conv2d_work(const UnpoolConv2dParams& params) {
           bands.rows * g.pool.pooled_width * g.pool.channels * outputs / kUnpooledOutputs};
 }
 
-void unpool_conv2d_cpu(const UnpoolConv2dParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(unpool_conv2d);
-  kernel(params, begin, end);
-}
-
 Work pack_grad_panels_work(const UnpoolConv2dBackwardParams& params) {
   const UnpoolConv& g = params.geometry;
   return {panels_of(g.outputs) * grad_panel_rows(g), grad_panel_columns(g) * kPanel};
-}
-
-void pack_grad_panels_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(pack_grad_panels);
-  kernel(params, begin, end);
 }
 
 Work unpool_conv2d_backward_work(const UnpoolConv2dBackwardParams& params) {
@@ -242,29 +186,13 @@ Work unpool_conv2d_backward_work(const UnpoolConv2dBackwardParams& params) {
           g.pool.pooled_height * g.pool.pooled_width * panels_of(g.outputs) * kPanel / kUnpooledGradients};
 }
 
-void unpool_conv2d_backward_cpu(const UnpoolConv2dBackwardParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(unpool_conv2d_backward);
-  kernel(params, begin, end);
-}
-
 Work depthwise_cross_entropy_work(const DepthwiseCrossEntropyParams& params) {
   const Upsampling& g = params.scores.geometry;
   return {g.samples * g.output_height, g.output_width * g.channels};
 }
 
-void depthwise_cross_entropy_cpu(const DepthwiseCrossEntropyParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(depthwise_cross_entropy);
-  kernel(params, begin, end);
-}
-
 Work depthwise_cross_entropy_backward_work(const DepthwiseCrossEntropyBackwardParams& params) {
   return gradient_work(params.scores.geometry, true);
-}
-
-void depthwise_cross_entropy_backward_cpu(const DepthwiseCrossEntropyBackwardParams& params, int64_t begin,
-                                          int64_t end) {
-  static const auto kernel = SEGEXT_PICK(depthwise_cross_entropy_backward);
-  kernel(params, begin, end);
 }
 
 GradientParts depthwise_cross_entropy_backward_cpu_parts(const Upsampling& geometry) {
@@ -272,10 +200,5 @@ GradientParts depthwise_cross_entropy_backward_cpu_parts(const Upsampling& geome
 }
 
 Work extremes_work(const ExtremesParams& params) { return {extremes_parts(params.count), kExtremesPart}; }
-
-void extremes_cpu(const ExtremesParams& params, int64_t begin, int64_t end) {
-  static const auto kernel = SEGEXT_PICK(extremes);
-  kernel(params, begin, end);
-}
 
 }  // namespace segext
