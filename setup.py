@@ -197,8 +197,7 @@ def add_host_rules(ninja_file: NinjaFile, settings: Settings) -> None:
     includes = [f"-isystem {quote(str(place))}" for place in places]
     defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}"]
     if settings.nvcc:
-        # USE_CUDA makes torch's header declare its CUDA entry points, which stay weak: a CPU-only torch lacks them.
-        defines += ["-DSEGEXT_WITH_CUDA", "-DUSE_CUDA", f"-include {quote(str(ROOT / 'csrc/ops/weak_cuda.h'))}"]
+        defines += ["-DSEGEXT_WITH_CUDA", "-DUSE_CUDA"]  # USE_CUDA makes torch's header declare its CUDA entry points
     facts = {
         "TORCH": torch.__version__,
         "CUDA": nvcc_release(settings.nvcc) if settings.nvcc else "",

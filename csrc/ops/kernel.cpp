@@ -10,6 +10,9 @@
 
 #include "checks.h"
 
+// Weak, so that the library also loads under a CPU-only torch, which lacks it. launch() checks for it before each use.
+#pragma weak aoti_torch_get_current_cuda_stream
+
 namespace segext::ops {
 namespace {
 
