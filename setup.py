@@ -45,6 +45,7 @@ PER_LEVEL = [
         "depthwise_cross_entropy",
         "extremes",
         "gather",
+        "indices",
         "max_pool2d",
         "repack_codes",
         "scatter",
@@ -53,7 +54,7 @@ PER_LEVEL = [
         "weight_panels",
     )
 ]
-ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch", "indices")]
+ONCE = [f"{KERNELS}/cpu/{stem}.cpp" for stem in ("capability", "dispatch")]
 OPS = (
     "checks",
     "dense_conv_transpose2d",

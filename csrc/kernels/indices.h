@@ -3,8 +3,7 @@
 // This covers conversions between indices and packed codes, and unpooling by indices. If several elements have the same
 // index, the last one wins, as in scatter's kKeepLast.
 //
-// Ops: max_unpool2d_indices, max_unpool2d_indices_backward, switches_from_indices, switches_to_indices,
-// switches_repack.
+// Ops: max_unpool2d_indices, max_unpool2d_indices_backward, switches_from_indices, switches_to_indices.
 #pragma once
 
 #include "element_type.h"
@@ -25,14 +24,6 @@ struct CodesFromIndicesParams {
   const int64_t* indices;
   uint8_t* codes;
   int64_t* invalid;  // one counter, zeroed by the caller; on the device for CUDA
-  PoolGeometry geometry;
-};
-
-// Codes in one memory order to codes in the other. `geometry` describes the source; the code width and the sizes stay
-// the same.
-struct RepackCodesParams {
-  const uint8_t* codes;
-  uint8_t* repacked;
   PoolGeometry geometry;
 };
 
@@ -59,10 +50,6 @@ CudaStatus indices_from_codes_cuda(const IndicesFromCodesParams& params, CudaStr
 Work codes_from_indices_work(const CodesFromIndicesParams& params);
 void codes_from_indices_cpu(const CodesFromIndicesParams& params, int64_t begin, int64_t end);
 CudaStatus codes_from_indices_cuda(const CodesFromIndicesParams& params, CudaStream stream);
-
-Work repack_codes_work(const RepackCodesParams& params);
-void repack_codes_cpu(const RepackCodesParams& params, int64_t begin, int64_t end);
-CudaStatus repack_codes_cuda(const RepackCodesParams& params, CudaStream stream);
 
 Work index_unpool_work(const IndexUnpoolParams& params);
 void index_unpool_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end);

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "../kernels/indices.h"
+#include "../kernels/repack_codes.h"
 #include "pooling.h"
 
 namespace segext::ops {

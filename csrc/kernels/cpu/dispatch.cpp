@@ -6,12 +6,14 @@
 #include "../gather.h"
 #include "../indices.h"
 #include "../max_pool2d.h"
+#include "../repack_codes.h"
 #include "../scatter.h"
 #include "../unpool_conv2d.h"
 #include "capability.h"
 #include "code_strips.h"
 #include "dense_bands.h"
 #include "gradient_bands.h"
+#include "index_units.h"
 #include "rows.h"
 #include "unpool_bands.h"
 
@@ -21,6 +23,10 @@
   X(scatter, ScatterParams)                                                      \
   X(gather, GatherParams)                                                        \
   X(repack_codes, RepackCodesParams)                                             \
+  X(indices_from_codes, IndicesFromCodesParams)                                  \
+  X(codes_from_indices, CodesFromIndicesParams)                                  \
+  X(index_unpool, IndexUnpoolParams)                                             \
+  X(index_unpool_backward, IndexUnpoolParams)                                    \
   X(depthwise_conv_transpose2d, DepthwiseConvTranspose2dParams)                  \
   X(depthwise_argmax, DepthwiseArgmaxParams)                                     \
   X(depthwise_conv_transpose2d_backward, DepthwiseConvTranspose2dBackwardParams) \
@@ -123,6 +129,20 @@ Work repack_codes_work(const RepackCodesParams& params) {
   const CodeStrips strips(params.geometry);
   return {params.geometry.samples * strips.count, strips.rows * strips.sources};
 }
+
+Work indices_from_codes_work(const IndicesFromCodesParams& params) {
+  return {params.geometry.samples * index_blocks(params.geometry), kIndexBlock};
+}
+
+Work codes_from_indices_work(const CodesFromIndicesParams& params) {
+  return {params.geometry.samples * index_blocks(params.geometry), kIndexBlock};
+}
+
+Work index_unpool_work(const IndexUnpoolParams& params) {
+  return {params.samples * index_channel_groups(params), params.pixels * (params.channels_last ? kIndexChannels : 1)};
+}
+
+Work index_unpool_backward_work(const IndexUnpoolParams& params) { return index_unpool_work(params); }
 
 Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& params) {
   const Upsampling& g = params.geometry;

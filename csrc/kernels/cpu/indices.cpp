@@ -2,14 +2,10 @@
 // time, are enough: they run where stock's format meets segext's, not in the inner loop of a network.
 #include "../indices.h"
 
-#include <algorithm>
-#include <atomic>
-#include <cstring>
-#include <vector>
+#include "codes.h"
+#include "index_units.h"
 
-#include "rows.h"
-
-namespace segext {
+namespace segext::SEGEXT_CPU_CAPABILITY {
 namespace {
 
 // The pooled pixel of an element, given its number in the sample in the geometry's memory order.
@@ -18,35 +14,13 @@ Pixel pooled_pixel(const PoolGeometry& g, int64_t element) {
   return {pixel / g.pooled_width, pixel % g.pooled_width};
 }
 
-// Conversions work on blocks of this many elements of one sample: a multiple of 8, so that no blocks share a byte.
-constexpr int64_t kBlock = 4096;
-
-Work blocks_of(const PoolGeometry& g) { return {g.samples * ceil_div(pooled_elements(g), kBlock), kBlock}; }
-
 // Calls f(sample, first element, end element) for every block in [begin, end).
 template <class F>
 void for_each_block(const PoolGeometry& g, int64_t begin, int64_t end, F&& f) {
-  const int64_t elements = pooled_elements(g), blocks = ceil_div(elements, kBlock);
+  const int64_t elements = pooled_elements(g), blocks = index_blocks(g);
   for (int64_t b = begin; b < end; ++b) {
-    const int64_t first = b % blocks * kBlock;
-    f(b / blocks, first, first + kBlock < elements ? first + kBlock : elements);
-  }
-}
-
-// Packs the codes of elements [first, end), the first of which starts on a byte. Calls code(element) in ascending
-// order.
-template <class F>
-void store_codes(uint8_t* codes, int64_t first, int64_t end, int bits, F&& code) {
-  if (bits > 8) {
-    for (int64_t e = first; e < end; ++e) store_wide_code(codes, e, bits, code(e));
-    return;
-  }
-  for (int64_t e = first; e < end; e += 8) {
-    const int64_t count = end - e < 8 ? end - e : 8;
-    uint64_t eight = 0;
-    for (int64_t k = 0; k < count; ++k) eight |= static_cast<uint64_t>(code(e + k)) << (8 * k);
-    const uint64_t folded = fold_codes(eight, bits);
-    std::memcpy(codes + code_bytes(e, bits), &folded, code_bytes(count, bits));
+    const int64_t first = b % blocks * kIndexBlock;
+    f(b / blocks, first, smaller(first + kIndexBlock, elements));
   }
 }
 
@@ -61,23 +35,16 @@ int64_t code_of(const PoolGeometry& g, Pixel at, int64_t index) {
   return i < w.kernel_h && j < w.kernel_w ? i * w.kernel_w + j : -1;
 }
 
-// The channels of one unit of unpooling: one channel in NCHW; in channels_last, up to kChannels neighbouring channels,
-// a cache line of float32, so that units share few cache lines. Strides and offsets are in elements.
+// The channels of one unit of unpooling. Strides and offsets are in elements.
 struct Lanes {
-  static constexpr int64_t kChannels = 16;
   int64_t count;  // neighbouring elements that belong to one pixel
   int64_t pixel_stride;
   int64_t pooled_offset, full_offset;
 
-  static int64_t per_sample(const IndexUnpoolParams& p) {
-    return p.channels_last ? ceil_div(p.channels, kChannels) : p.channels;
-  }
-
   Lanes(const IndexUnpoolParams& p, int64_t unit) {
-    const int64_t sample = unit / per_sample(p), part = unit % per_sample(p);
     if (p.channels_last) {
-      const int64_t first = part * kChannels;
-      count = p.channels - first < kChannels ? p.channels - first : kChannels;
+      const int64_t groups = index_channel_groups(p), sample = unit / groups, first = unit % groups * kIndexChannels;
+      count = smaller(p.channels - first, kIndexChannels);
       pixel_stride = p.channels;
       pooled_offset = sample * p.channels * p.pooled_pixels + first;
       full_offset = sample * p.channels * p.pixels + first;
@@ -104,7 +71,7 @@ struct Lanes {
 
 // A set of a unit's channels, one bit each.
 using LaneSet = uint16_t;
-static_assert(8 * sizeof(LaneSet) == Lanes::kChannels);
+static_assert(8 * sizeof(LaneSet) == kIndexChannels);
 
 // Calls f with an integer as wide as the element, since unpooling only moves values.
 template <class F>
@@ -121,9 +88,7 @@ void with_width(ElementType type, F&& f) {
 
 }  // namespace
 
-Work indices_from_codes_work(const IndicesFromCodesParams& params) { return blocks_of(params.geometry); }
-
-void indices_from_codes_cpu(const IndicesFromCodesParams& params, int64_t begin, int64_t end) {
+void indices_from_codes(const IndicesFromCodesParams& params, int64_t begin, int64_t end) {
   const PoolGeometry& g = params.geometry;
   for_each_block(g, begin, end, [&](int64_t sample, int64_t first, int64_t last) {
     const uint8_t* codes = params.codes + sample * g.sample_bytes;
@@ -136,30 +101,22 @@ void indices_from_codes_cpu(const IndicesFromCodesParams& params, int64_t begin,
   });
 }
 
-Work codes_from_indices_work(const CodesFromIndicesParams& params) { return blocks_of(params.geometry); }
-
-void codes_from_indices_cpu(const CodesFromIndicesParams& params, int64_t begin, int64_t end) {
+void codes_from_indices(const CodesFromIndicesParams& params, int64_t begin, int64_t end) {
   const PoolGeometry& g = params.geometry;
   int64_t invalid = 0;
   for_each_block(g, begin, end, [&](int64_t sample, int64_t first, int64_t last) {
     const int64_t* indices = params.indices + sample * pooled_elements(g);
-    store_codes(params.codes + sample * g.sample_bytes, first, last, g.bits, [&](int64_t e) {
+    CodeWriter writer(params.codes + sample * g.sample_bytes, first, g.bits);
+    for (int64_t e = first; e < last; ++e) {
       const int64_t code = code_of(g, pooled_pixel(g, e), indices[e]);
       invalid += code < 0;
-      return static_cast<uint32_t>(code < 0 ? 0 : code);
-    });
+      writer.put(static_cast<uint32_t>(larger(code, 0)));
+    }
   });
-  if (invalid > 0) std::atomic_ref(*params.invalid).fetch_add(invalid);
+  if (invalid > 0) __atomic_fetch_add(params.invalid, invalid, __ATOMIC_RELAXED);
 }
 
-Work index_unpool_work(const IndexUnpoolParams& params) {
-  return {params.samples * Lanes::per_sample(params),
-          params.pixels * (params.channels_last ? Lanes::kChannels : int64_t{1})};
-}
-
-Work index_unpool_backward_work(const IndexUnpoolParams& params) { return index_unpool_work(params); }
-
-void index_unpool_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
+void index_unpool(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
   with_width(params.type, [&](auto zero) {
     using T = decltype(zero);
     const T* values = static_cast<const T*>(params.values);
@@ -179,17 +136,18 @@ void index_unpool_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t en
   });
 }
 
-void index_unpool_backward_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
+void index_unpool_backward(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
   with_width(params.type, [&](auto zero) {
     using T = decltype(zero);
     T* grad_values = static_cast<T*>(params.grad_values);
     // Traverses elements from last to first: of several that name a pixel, only the first one visited gets the
     // gradient.
-    std::vector<LaneSet> taken(params.pixels);
+    Buffer<LaneSet> buffer;
+    LaneSet* taken = buffer.reserve(params.pixels);
     for (int64_t unit = begin; unit < end; ++unit) {
       const Lanes lanes(params, unit);
       const T* grad_map = static_cast<const T*>(params.grad_map) + lanes.full_offset;
-      std::fill(taken.begin(), taken.end(), LaneSet{0});
+      std::memset(taken, 0, params.pixels * sizeof(LaneSet));
       for (int64_t k = params.pooled_pixels; k-- > 0;) {
         for (int64_t c = 0; c < lanes.count; ++c) {
           const int64_t element = lanes.pooled_offset + k * lanes.pixel_stride + c, index = params.indices[element];
@@ -204,4 +162,4 @@ void index_unpool_backward_cpu(const IndexUnpoolParams& params, int64_t begin, i
   });
 }
 
-}  // namespace segext
+}  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -1,5 +1,6 @@
 // Converts codes from one memory order to the other: transposes a matrix whose elements have a few bits each.
-#include "../indices.h"
+#include "../repack_codes.h"
+
 #include "code_strips.h"
 #include "codes.h"
 #include "transpose.h"

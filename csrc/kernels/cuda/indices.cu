@@ -1,5 +1,6 @@
 // Launches the kernels for stock's int64 indices.
 #include "../indices.h"
+#include "../repack_codes.h"
 #include "indices.cuh"
 
 namespace segext {
