@@ -54,7 +54,7 @@ SEGEXT_INLINE int64_t cuda_panel_elements(int64_t channels, int64_t outputs) {
 
 // Bytes of scratch in which the CUDA kernels that use tensor cores convert pooled values and codes to channels_last; 0
 // for sizes and types that these kernels do not convert. Devices without them leave the scratch unused.
-SEGEXT_INLINE int64_t cuda_turned_bytes(const UnpoolConv& g, ElementType type) {
+SEGEXT_INLINE int64_t cuda_channels_last_bytes(const UnpoolConv& g, ElementType type) {
   constexpr int64_t kLanes = 8;
   const bool by_vectors = element_size(type) == 2 && !g.pool.channels_last && g.pool.channels % kLanes == 0;
   const int64_t elements = g.pool.channels * g.pool.pooled_height * g.pool.pooled_width;
@@ -87,13 +87,13 @@ void unpack_weight_panels_cpu(const UnpackWeightPanelsParams& params, int64_t be
 // The order of every sum is the same for any number of threads. On CUDA, the order without tensor cores depends on the
 // sizes of the batch and the maps.
 struct UnpoolConv2dParams {
-  const void* input;     // pooled values, [N, C, pooled_height, pooled_width]
-  const uint8_t* codes;  // [N, sample_bytes]
-  WeightView weight;     // without panels, each CPU thread packs those it needs from this
-  const void* panels;    // the weight packed for the device; null only on the CPU
-  const void* bias;      // [outputs], or null
-  void* output;          // [N, outputs, output_height, output_width]
-  void* turned;          // scratch of cuda_turned_bytes, or null
+  const void* input;            // pooled values, [N, C, pooled_height, pooled_width]
+  const uint8_t* codes;         // [N, sample_bytes]
+  WeightView weight;            // without panels, each CPU thread packs those it needs from this
+  const void* panels;           // the weight packed for the device; null only on the CPU
+  const void* bias;             // [outputs], or null
+  void* output;                 // [N, outputs, output_height, output_width]
+  void* channels_last_scratch;  // scratch of cuda_channels_last_bytes, or null
   UnpoolConv geometry;
   ElementType type;  // float32, float64, float16 or bfloat16
 };

@@ -156,11 +156,11 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
   Tensor output = empty(input, call.output_sizes(), input.scalar_type(), channels_last);
   if (output.numel() > 0) {
     std::optional<Tensor> panels = packed_weight;
-    std::optional<Tensor> turned;
+    std::optional<Tensor> channels_last_scratch;
     if (!input.is_cpu()) {
       panels = call.kernels.packed();
-      const int64_t bytes = cuda_turned_bytes(call.geometry, call.kernels.type);
-      if (bytes > 0) turned = empty(input, {bytes}, ScalarType::Byte);
+      const int64_t bytes = cuda_channels_last_bytes(call.geometry, call.kernels.type);
+      if (bytes > 0) channels_last_scratch = empty(input, {bytes}, ScalarType::Byte);
     }
     const UnpoolConv2dParams params{
         .input = call.input.const_data_ptr(),
@@ -169,7 +169,8 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
         .panels = panels.has_value() ? panels->const_data_ptr() : nullptr,
         .bias = added.has_value() ? added->const_data_ptr() : nullptr,
         .output = output.mutable_data_ptr(),
-        .turned = turned.has_value() ? turned->mutable_data_ptr() : nullptr,
+        .channels_last_scratch =
+            channels_last_scratch.has_value() ? channels_last_scratch->mutable_data_ptr() : nullptr,
         .geometry = call.geometry,
         .type = call.kernels.type,
     };

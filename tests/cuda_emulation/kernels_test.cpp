@@ -428,7 +428,7 @@ class Tester {
                              (mirrored ? ", mirrored" : "") + (special ? ", special" : "");
     const PackWeightPanelsParams packing{view, g.pool.channels, g.outputs, panels.data(), type};
     expect_success(pack_weight_panels_cuda(packing, nullptr), "pack_weight_panels", what);
-    const int64_t turned_bytes = cuda_turned_bytes(g, type);
+    const int64_t turned_bytes = cuda_channels_last_bytes(g, type);
     Array turned(turned_bytes, 1, false);
     const UnpoolConv2dParams params{input.data(),
                                     codes.bytes(),

@@ -41,7 +41,7 @@ class PanelKernels {
     }
     // Transposes squares, a vector at a time, although only nine of their columns or rows are used.
     if constexpr (kLanes<Sum> == kPanel) {
-      if (adjacent_) return turn(panel);
+      if (adjacent_) return pack_adjacent(panel);
     }
     Sum kernels[kPanel * kPanel] = {}, taps[kPanel * kPanel];
     for (int64_t k = 0; k < outputs_; ++k) load(k, kernels + k * kPanel);
@@ -62,7 +62,7 @@ class PanelKernels {
 
  private:
   // Packs adjacent kernels where a vector holds a whole one: transposes in registers rather than through memory.
-  SEGEXT_INLINE void turn(Sum* panel) const {
+  SEGEXT_INLINE void pack_adjacent(Sum* panel) const {
     Vec<Sum> square[kPanel];
 #pragma GCC unroll 16
     for (int64_t k = 0; k < kPanel; ++k) {

@@ -46,16 +46,16 @@ class PanelRowWriter {
     if constexpr (std::is_same_v<Raw, Sum>) {
       if (count == kN) return transpose<kN>(pixels, step, width_, kN, out, plane);
     }
-    Sum* turned = turned_.reserve(kN * width_);
-    transpose<kN>(pixels, step, width_, kN, turned, width_);
-    for (int64_t k = 0; k < count; ++k) narrow_run<E>(turned + k * width_, width_, out + k * plane);
+    Sum* transposed = transposed_.reserve(kN * width_);
+    transpose<kN>(pixels, step, width_, kN, transposed, width_);
+    for (int64_t k = 0; k < count; ++k) narrow_run<E>(transposed + k * width_, width_, out + k * plane);
   }
 
  private:
   Raw* output_;
   const int64_t outputs_, height_, width_;
   const bool channels_last_;
-  Buffer<Sum> turned_;
+  Buffer<Sum> transposed_;
 };
 
 }  // namespace segext::SEGEXT_CPU_CAPABILITY

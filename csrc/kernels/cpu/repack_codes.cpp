@@ -28,7 +28,7 @@ class Repacker {
   // Writes rows [first, first + rows) of the target: columns of the source. Codes are unpacked to bytes in between.
   void repack(const uint8_t* codes, int64_t first, int64_t rows, uint8_t* repacked) {
     const int64_t sources = strips_.sources;
-    uint8_t* turned = turned_.reserve(rows * sources);
+    uint8_t* transposed = transposed_.reserve(rows * sources);
     uint8_t* tile = tile_.reserve(kTile * rows);
     for (int64_t s = 0; s < sources; s += kTile) {
       const int64_t count = smaller(kTile, sources - s);
@@ -36,12 +36,12 @@ class Repacker {
         const int64_t element = (s + k) * strips_.targets + first;
         std::memcpy(tile + k * rows, unpack_codes(g_, codes, element, rows, run_), rows);
       }
-      transpose<kSide>(tile, rows, count, rows, turned + s, sources);
+      transpose<kSide>(tile, rows, count, rows, transposed + s, sources);
     }
     CodeWriter writer(repacked, first * sources, g_.bits);
     for (int64_t k = 0; k < rows * sources; k += kCodeSlack) {
       const int64_t count = smaller(kCodeSlack, rows * sources - k);
-      std::memcpy(writer.tail(), turned + k, count);
+      std::memcpy(writer.tail(), transposed + k, count);
       writer.commit(count);
     }
   }
@@ -57,7 +57,7 @@ class Repacker {
   const RepackCodesParams& p_;
   const PoolGeometry& g_;
   const CodeStrips strips_;
-  Buffer<uint8_t> tile_, turned_, run_;
+  Buffer<uint8_t> tile_, transposed_, run_;
 };
 
 }  // namespace

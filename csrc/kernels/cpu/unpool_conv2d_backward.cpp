@@ -52,7 +52,7 @@ class Sweep {
     codes_ = code_buffer_.reserve(channels * kTileCells);
     grads_ = grad_buffer_.reserve(channels * kTileCells);
     vectors_ = vector_buffer_.reserve((kTileCells + kN) * kN);
-    turned_ = turned_buffer_.reserve(channels * kTileCells);
+    transposed_ = transposed_buffer_.reserve(channels * kTileCells);
   }
 
   void run() {
@@ -173,10 +173,10 @@ class Sweep {
     uint8_t* codes = pixel_codes_.reserve(channels_ * kTileCells);
     for (int64_t k = 0; k < tile.count; ++k) {
       const int64_t at = (tile.first + k) * pool_.channels + first_;
-      widen_run<E>(input + at, channels_, turned_ + k * channels_);
+      widen_run<E>(input + at, channels_, transposed_ + k * channels_);
       std::memcpy(codes + k * channels_, unpack_codes(pool_, sample_codes(), at, channels_, run_), channels_);
     }
-    transpose<kN>(turned_, channels_, tile.count, channels_, values_, kTileCells);
+    transpose<kN>(transposed_, channels_, tile.count, channels_, values_, kTileCells);
     transpose<16>(codes, channels_, tile.count, channels_, codes_, kTileCells);
   }
 
@@ -221,9 +221,9 @@ class Sweep {
       }
       return;
     }
-    transpose<kN>(grads_, kTileCells, channels_, tile.count, turned_, channels_);
+    transpose<kN>(grads_, kTileCells, channels_, tile.count, transposed_, channels_);
     for (int64_t k = 0; k < tile.count; ++k) {
-      narrow_run<E>(turned_ + k * channels_, channels_, out + (tile.first + k) * pool_.channels + first_);
+      narrow_run<E>(transposed_ + k * channels_, channels_, out + (tile.first + k) * pool_.channels + first_);
     }
   }
 
@@ -236,9 +236,9 @@ class Sweep {
   Sum *values_, *grads_;
   int64_t* places_;
   uint8_t* codes_;
-  Sum* vectors_;  // a vector per cell: gradients still to be summed over lanes
-  Sum* turned_;   // [cells, channels]
-  Buffer<Sum> value_buffer_, grad_buffer_, vector_buffer_, turned_buffer_;
+  Sum* vectors_;     // a vector per cell: gradients still to be summed over lanes
+  Sum* transposed_;  // [cells, channels]
+  Buffer<Sum> value_buffer_, grad_buffer_, vector_buffer_, transposed_buffer_;
   Buffer<int64_t> place_buffer_;
   Buffer<uint8_t> code_buffer_, pixel_codes_, run_;
 };

@@ -79,7 +79,7 @@ CudaStatus to_channels_last(const Params& params, CudaStream stream, Params* con
   const int64_t cells = pool.pooled_height * pool.pooled_width;
   const int64_t cell_tiles = ceil_divide(cells, Tile::kCells);
   const int64_t channel_tiles = ceil_divide(pool.channels, Tile::kChannels);
-  auto* values = static_cast<Bits*>(params.turned);
+  auto* values = static_cast<Bits*>(params.channels_last_scratch);
   auto* codes = reinterpret_cast<uint8_t*>(values + pool.samples * pool.channels * cells);
   *converted = params;
   converted->input = values;
@@ -116,7 +116,7 @@ CudaStatus unpool_conv2d_cuda(const Params& params, CudaStream stream) {
   return for_products(params.type, [&](auto type, auto by_tiles) {
     using T = typename decltype(type)::Type;
     if constexpr (decltype(by_tiles)::value) {
-      if (params.turned == nullptr) return launch_products<T>(params, g.pool.channels_last, stream);
+      if (params.channels_last_scratch == nullptr) return launch_products<T>(params, g.pool.channels_last, stream);
       Params converted;
       const CudaStatus status = to_channels_last(params, stream, &converted);
       return status == cudaSuccess ? launch_products<T>(converted, g.pool.channels_last, stream) : status;
