@@ -85,7 +85,7 @@ def unpooling(what: str, channels: int, size: int, dtype: torch.dtype, *, device
         values,
         differentiated(fused),
         {"stock": differentiated(in_sequence)},
-        lambda x: segext.explain(x, weight, padding=1, switches=switches[_is_last(x)]),
+        lambda x: segext.explain(own.unpool_conv_transpose2d, x, switches[_is_last(x)], weight, padding=1),
         switches[0].nbytes + weight.nbytes,
         # Operations are not counted for a training step, which moves other bytes.
         0 if trains else 2 * 9 * channels * values.numel(),
@@ -109,7 +109,7 @@ def _dense(channels: int, outputs: int, kernel: int, stride: int, padding: int, 
         _normal(batch, channels, size, size, dtype=dtype),
         lambda x: own.conv_transpose2d(x, weight, None, stride, padding),
         {"stock": lambda x: stock.conv_transpose2d(x, weight, None, stride, padding)},
-        lambda x: segext.explain(x, weight, None, stride, padding),
+        lambda x: segext.explain(own.conv_transpose2d, x, weight, None, stride, padding),
         weight.nbytes,
         2 * weight.numel() * batch * size**2,
     )

@@ -182,7 +182,7 @@ def _deconvolution(channels: int, outputs: int, kernel: int, stride: int, paddin
         x,
         lambda x: own.conv_transpose2d(x, weight, *window),
         {"stock": lambda x: stock.conv_transpose2d(x, weight, *window)},
-        lambda x: segext.explain(x, weight, *window),
+        lambda x: segext.explain(own.conv_transpose2d, x, weight, *window),
         peer=deconvolution(x, weight, stride, padding, groups),
     )
 

@@ -93,7 +93,7 @@ def _upsampling(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> 
         _scores(size, dtype, setting),
         lambda x: own.conv_transpose2d(x, filters, *arguments),
         {"stock": lambda x: stock.conv_transpose2d(x, filters, *arguments)},
-        lambda x: segext.explain(x, filters, *arguments),
+        lambda x: segext.explain(own.conv_transpose2d, x, filters, *arguments),
         operations=setting.batch * CLASSES * (size * 2 * scale) ** 2 * 2,
     )
 
@@ -117,7 +117,7 @@ def _trained(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> Cas
         op=f"{case.op}, fwd+bwd",
         segext=gradients(own.conv_transpose2d),
         stock={"stock": gradients(stock.conv_transpose2d)},
-        kernels=lambda x: segext.explain(x, filters, *arguments),
+        kernels=lambda x: segext.explain(own.conv_transpose2d, x, filters, *arguments),
         added_bytes=2 * grad.nbytes,  # the output's gradient is read, the output written
         operations=0,
         trains=True,
@@ -232,7 +232,7 @@ def _fully_connected(setting: Setting) -> Case:
         x,
         lambda x: own.conv_transpose2d(x, weight),
         {"stock": lambda x: stock.conv_transpose2d(x, weight)},
-        lambda x: segext.explain(x, weight),
+        lambda x: segext.explain(own.conv_transpose2d, x, weight),
         weight.nbytes,
         operations=2 * weight.numel(),
     )

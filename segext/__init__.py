@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from . import batching, fakes, functional, nn  # noqa: F401 (the first two register themselves)
-from .convert import Change, Report, convert
-from .explain import explain
+from ._convert import Change, Report, convert
+from ._explain import explain
 from .switches import Switches
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import IntPair, checked_pair
-from .conv_routes import Depthwise, fastest_call, supported_call
+from .conv_routes import Call, Depthwise, fastest_call, supported_call
 from .criterion import Criterion
 from .overriding import overridable
 
@@ -97,7 +97,7 @@ def conv_transpose2d_add(
     crop, addend_crop = checked_pair("crop", crop), checked_pair("addend_crop", addend_crop)
     output_size = _size_or_none(output_size)
     call = supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if isinstance(call, Depthwise) and call.takes_addend(input, weight, addend):
+    if fuses_sum(call, input, weight, addend):
         size = _common_size(call.output_size, crop, addend.shape[-2:], addend_crop, output_size)
         return call.run(input, weight, bias, addend, crop=crop, size=size, addend_crop=addend_crop)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -172,7 +172,7 @@ def conv_transpose2d_argmax(
     crop, output_size = checked_pair("crop", crop), _size_or_none(output_size)
     with torch.no_grad():
         call = supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        if isinstance(call, Depthwise) and weight.shape[0] * weight.shape[1] <= _MOST_LABELS:
+        if fuses_argmax(call, weight):
             size = _checked_size(call.output_size, crop, output_size)
             labels, scores = call.argmax(input, weight, bias, crop, size, return_scores)
         else:
@@ -230,7 +230,7 @@ def conv_transpose2d_cross_entropy(
     call = supported_call(input, weight, bias, stride, padding, output_padding, groups, dilation)
     criterion = Criterion(class_weight, ignore_index, reduction, label_smoothing)
     of_target = "crop and target"
-    if isinstance(call, Depthwise) and criterion.fits(call.dtype, input, weight, target):
+    if fuses_cross_entropy(call, criterion, input, weight, target):
         _checked_size(call.output_size, crop, target.shape[-2:], of_target)
         return call.cross_entropy(input, weight, bias, target, crop, criterion)
     result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -241,6 +241,21 @@ def conv_transpose2d_cross_entropy(
         return criterion.of_scores(result, target)
     loss = criterion.of_scores(result[None], target[None])
     return loss[0] if reduction == "none" else loss
+
+
+def fuses_sum(call: Call | None, input: Tensor, weight: Tensor, addend: Tensor) -> bool:
+    """Whether the sum with ``addend`` runs as one kernel; ``call`` is the supported one, likewise below."""
+    return isinstance(call, Depthwise) and call.takes_addend(input, weight, addend)
+
+
+def fuses_argmax(call: Call | None, weight: Tensor) -> bool:
+    """Whether the label map is made without stored scores."""
+    return isinstance(call, Depthwise) and weight.shape[0] * weight.shape[1] <= _MOST_LABELS
+
+
+def fuses_cross_entropy(call: Call | None, criterion: Criterion, input: Tensor, weight: Tensor, target: Tensor) -> bool:
+    """Whether the loss is computed without stored scores."""
+    return isinstance(call, Depthwise) and criterion.fits(call.dtype, input, weight, target)
 
 
 def _size_or_none(output_size: IntPair | None) -> tuple[int, int] | None:

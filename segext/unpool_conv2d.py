@@ -273,18 +273,24 @@ def _convolution(weight, stride, padding, dilation, transposed, output_padding, 
     return stride, padding, dilation, transposed, output_padding, groups
 
 
+def check_switches(name: str, switches) -> None:
+    """Raises the TypeError of function ``name`` for what are not switches."""
+    if isinstance(switches, Switches):
+        return
+    hint = ""
+    if isinstance(switches, Tensor) and switches.device.type in ops.DEVICES:
+        hint = "; Switches.from_indices converts stock's indices"
+    elif isinstance(switches, Tensor):
+        hint = f"; pools return Switches on {', '.join(sorted(ops.DEVICES))}"
+    raise TypeError(f"{name}(): argument 'switches' must be segext.Switches, not {type(switches).__name__}{hint}")
+
+
 def _compose(name, input, switches, weight, bias, output_size, convolve: Callable[..., Tensor], convolution) -> Tensor:
     """The two operations in sequence, the second as ``convolve(unpooled, weight, bias)``.
 
     ``name``: the function that was called. ``convolution``: what :func:`_convolution` returns for the second operation.
     """
-    if not isinstance(switches, Switches):
-        hint = ""
-        if isinstance(switches, Tensor) and switches.device.type in ops.DEVICES:
-            hint = "; Switches.from_indices converts stock's indices"
-        elif isinstance(switches, Tensor):
-            hint = f"; pools return Switches on {', '.join(sorted(ops.DEVICES))}"
-        raise TypeError(f"{name}(): argument 'switches' must be segext.Switches, not {type(switches).__name__}{hint}")
+    check_switches(name, switches)
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
     # Without a gradient there is nothing to keep, and compilers decide for themselves what to keep.

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import segext
-from segext.convert import swaps
+from segext._convert import swaps
 
 
 def conv_bn(cin, cout, inplace=False):

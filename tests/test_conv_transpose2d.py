@@ -153,7 +153,7 @@ def test_values_that_are_no_numbers(dtype, kernel, layout):
 @pytest.mark.parametrize("shape", [(1, 8, 1, 1), (3, 8, 1, 1), (8, 1, 1)])
 def test_one_pixel_is_a_matrix_product(shape, with_bias, padding, weight_layout, layout):
     x, weight, bias = normal(shape), weight_layout(normal((8, 6, 7, 5))), normal((6,)) if with_bias else None
-    assert explain(x, weight, bias, 2, padding).startswith("matrix product")
+    assert explain(own.conv_transpose2d, x, weight, bias, 2, padding).startswith("matrix product")
     actual = own.conv_transpose2d(layout(x), weight, bias, 2, padding)
     torch.testing.assert_close(actual, stock.conv_transpose2d(x, weight, bias, 2, padding), rtol=1e-5, atol=1e-5)
     assert actual.untyped_storage().nbytes() == actual.nbytes
@@ -161,8 +161,8 @@ def test_one_pixel_is_a_matrix_product(shape, with_bias, padding, weight_layout,
 
 def test_a_product_of_float16_is_slow_on_a_cpu():
     x, weight = normal((2, 512, 1, 1), torch.float16), normal((512, 8, 4, 4), torch.float16)
-    assert explain(x, weight).startswith("torch: ")
-    assert explain(x.bfloat16(), weight.bfloat16()).startswith("matrix product")
+    assert explain(own.conv_transpose2d, x, weight).startswith("torch: ")
+    assert explain(own.conv_transpose2d, x.bfloat16(), weight.bfloat16()).startswith("matrix product")
 
 
 @pytest.mark.parametrize(
@@ -199,18 +199,20 @@ def test_explains_where_stock_is_fast(kernel, channels, size, whose):
 
 def test_dilated_kernels_are_not_bilinear():
     x, weight = channels_last(normal((1, 64, 56, 56), torch.float32)), normal((64, 1, 4, 4), torch.float32)
-    assert explain(x, weight, stride=2, groups=64).startswith("segext: ")
-    assert explain(x, weight, stride=2, dilation=2, groups=64).startswith("torch: ")
-    assert explain(x, weight, stride=(2, 1), groups=64).startswith("torch: ")
+    assert explain(own.conv_transpose2d, x, weight, stride=2, groups=64).startswith("segext: ")
+    assert explain(own.conv_transpose2d, x, weight, stride=2, dilation=2, groups=64).startswith("torch: ")
+    assert explain(own.conv_transpose2d, x, weight, stride=(2, 1), groups=64).startswith("torch: ")
 
 
 def check_choice(x, kernel, stride, whose):
     weight, groups = normal((x.shape[1], 1, kernel, kernel), x.dtype), x.shape[1]
-    assert explain(x, weight, stride=stride, groups=groups).startswith(f"{whose}: ")
+    assert explain(own.conv_transpose2d, x, weight, stride=stride, groups=groups).startswith(f"{whose}: ")
     trained = weight.requires_grad_()
-    assert explain(x, trained, stride=stride, groups=groups).startswith("segext: " if stride > 1 else "torch: ")
+    assert explain(own.conv_transpose2d, x, trained, stride=stride, groups=groups).startswith(
+        "segext: " if stride > 1 else "torch: "
+    )
     with torch.no_grad():
-        assert explain(x, trained, stride=stride, groups=groups).startswith(f"{whose}: ")
+        assert explain(own.conv_transpose2d, x, trained, stride=stride, groups=groups).startswith(f"{whose}: ")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def check_choice(x, kernel, stride, whose):
 )
 def test_all_else_is_stock_s(shape, weight, arguments):
     x, weight = normal(shape), normal(weight)
-    assert explain(x, weight, **arguments).startswith("torch")
+    assert explain(own.conv_transpose2d, x, weight, **arguments).startswith("torch")
     assert torch.equal(own.conv_transpose2d(x, weight, **arguments), stock.conv_transpose2d(x, weight, **arguments))
 
 
@@ -283,7 +285,7 @@ def test_errors_are_stock_s(change):
 def test_strides_far_larger_than_the_kernel(stride):
     """Take no memory for what lies between the taps."""
     x, weight, _ = inputs(3, 1, (1, 1), (2,), torch.float32)
-    assert explain(x, weight, None, stride, groups=3).startswith("torch")
+    assert explain(own.conv_transpose2d, x, weight, None, stride, groups=3).startswith("torch")
     expected = stock.conv_transpose2d(x, weight, None, stride, groups=3)
     assert torch.equal(own.conv_transpose2d(x, weight, None, stride, groups=3), expected)
     labels = own.conv_transpose2d_argmax(x, weight, None, stride, groups=3)

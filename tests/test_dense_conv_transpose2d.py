@@ -130,7 +130,7 @@ def test_derivatives():
 )
 def test_explains_its_choice(dtype, channels, stride, size, layout, whose):
     x, weight = layout(normal((1, channels, size, size), dtype)), normal((channels, channels, 4, 4), dtype)
-    assert explain(x, weight, stride=stride).startswith(f"{whose}: ")
+    assert explain(own.conv_transpose2d, x, weight, stride=stride).startswith(f"{whose}: ")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_explains_its_choice(dtype, channels, stride, size, layout, whose):
 )
 def test_small_maps_that_stock_multiplies_directly(shape, kernel, layout, whose):
     x, weight = layout(normal(shape, torch.float32)), normal((shape[-3], 21, kernel, kernel), torch.float32)
-    assert explain(x, weight, stride=2).startswith(f"{whose}: ")
+    assert explain(own.conv_transpose2d, x, weight, stride=2).startswith(f"{whose}: ")
 
 
 def test_matrix_instructions_are_left_to_stock(monkeypatch):
@@ -158,7 +158,7 @@ def test_matrix_instructions_are_left_to_stock(monkeypatch):
     x, weight = normal((1, 8, 40, 40), torch.bfloat16), normal((8, 32, 2, 2), torch.bfloat16)
     for has_them, whose in ((True, "torch"), (False, "segext")):
         monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", has_them)
-        assert explain(x, weight, stride=2).startswith(whose)
+        assert explain(own.conv_transpose2d, x, weight, stride=2).startswith(whose)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_dot_products_of_bfloat16_are_left_to_stock(channels, kernel, stride, si
     monkeypatch.setattr(conv_routes, "_DOTS_BFLOAT16", True)
     x = layout(normal((1, channels, size, size), torch.bfloat16))
     weight = normal((channels, channels, kernel, kernel), torch.bfloat16)
-    assert explain(x, weight, stride=stride).startswith(f"{whose}: ")
+    assert explain(own.conv_transpose2d, x, weight, stride=stride).startswith(f"{whose}: ")
 
 
 @pytest.mark.parametrize("groups", [1, 64], ids=["dense", "depthwise"])
@@ -195,7 +195,7 @@ def test_half_types_that_stock_convolves_slowly(dtype, layout, stride, groups, m
     weight, bias = normal((64, 64 // groups, 3, 3), dtype, seed=1), normal((64,), dtype, seed=2)
     arguments = {"stride": stride, "padding": 1, "groups": groups}
     monkeypatch.setattr(conv_routes, "_HALF_CONVOLVED", {dtype: False})
-    assert explain(x, weight, bias, **arguments).startswith("segext: ")
+    assert explain(own.conv_transpose2d, x, weight, bias, **arguments).startswith("segext: ")
     expected = stock.conv_transpose2d(x.double(), weight.double(), bias.double(), **arguments)
     actual = own.conv_transpose2d(x, weight, bias, **arguments)
     torch.testing.assert_close(actual.double(), expected, rtol=2e-2, atol=2e-1)
@@ -259,7 +259,7 @@ def test_exports_for_any_size():
 def test_kernels_that_reach_far_are_stock_s():
     x, weight = normal((1, 3, 4, 4)), normal((3, 5, 3, 3), seed=1)
     for arguments in ({"dilation": 600, "padding": 600}, {"dilation": 2, "padding": 5}):
-        assert explain(x, weight, stride=2, **arguments).startswith("torch")
+        assert explain(own.conv_transpose2d, x, weight, stride=2, **arguments).startswith("torch")
     torch.testing.assert_close(
         own.conv_transpose2d(x, weight, None, 2, 600, 0, 1, 600),
         stock.conv_transpose2d(x, weight, None, 2, 600, 0, 1, 600),

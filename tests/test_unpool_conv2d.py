@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import segext.functional as own
-from segext import Switches, conv_routes, explain, nn, reference, unpool_conv2d
+from segext import Switches, _explain, conv_routes, explain, nn, reference, unpool_conv2d
 from segext import ops as differentiable
 
 ops = torch.ops.segext
@@ -177,7 +176,7 @@ def test_all_else_is_composed(pool, arguments):
         torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
     ):
         torch.testing.assert_close(one, other)
-    assert "then" in explain(values, weight, **arguments, switches=switches)
+    assert "then" in explain(own.unpool_conv_transpose2d, values, switches, weight, **arguments)
 
 
 # What the plain convolution's kernels are not for, and whether its padding is one that the gradient has.
@@ -194,15 +193,13 @@ def test_explains_the_plain_convolution():
     """Whose weight has its channels the other way round."""
     values, switches = own.max_pool2d(normal((2, 4, 12, 10)), 2, return_indices=True)
     for padding in (1, (0, 2), "same", "valid"):
-        why = explain(values, normal((6, 4, 3, 3)), padding=padding, switches=switches, transposed=False)
+        why = explain(own.unpool_conv2d, values, switches, normal((6, 4, 3, 3)), padding=padding)
         assert "quarter" in why
     for weight, more in (((4, 6, 3, 3), {}), ((6, 4, 5, 5), {"padding": "same"}), ((6, 2, 3, 3), {"groups": 2})):
-        why = explain(values, normal(weight), switches=switches, transposed=False, **more)
-        assert why.startswith("segext's unpooling, then conv2d: the two in one have kernels for 2x2 windows")
-    assert "quarter" in explain(values, normal((4, 6, 3, 3)), switches=switches)
-    assert "then conv_transpose2d" in explain(values, normal((6, 4, 3, 3)), switches=switches)
-    with pytest.raises(ValueError, match="transposed=False"):
-        explain(values, normal((6, 4, 3, 3)), transposed=False)
+        why = explain(own.unpool_conv2d, values, switches, normal(weight), **more)
+        assert why.startswith("segext's unpooling, then conv2d: fused kernels exist for 2x2 windows")
+    assert "quarter" in explain(own.unpool_conv_transpose2d, values, switches, normal((4, 6, 3, 3)))
+    assert "then conv_transpose2d" in explain(own.unpool_conv_transpose2d, values, switches, normal((6, 4, 3, 3)))
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -365,7 +362,7 @@ def test_keeps_the_pooled_map_alone():
     assert sorted(t.numel() * t.element_size() for t in kept) == sorted(
         t.numel() * t.element_size() for t in (values, switches.codes, weight)
     )
-    assert "quarter" in explain(values, weight, padding=1, switches=switches)
+    assert "quarter" in explain(own.unpool_conv_transpose2d, values, switches, weight, padding=1)
 
 
 @pytest.mark.parametrize("transposed", [True, False], ids=["transposed", "plain"])
@@ -476,7 +473,7 @@ def test_matrix_instructions_are_left_to_stock(monkeypatch):
     results = []
     for has_them in (True, False):
         monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", has_them)
-        assert ("matrix instructions" in explain(values, weight, switches=switches)) == has_them
+        assert ("matrix instructions" in explain(own.unpool_conv_transpose2d, values, switches, weight)) == has_them
         results.append(own.unpool_conv_transpose2d(values, switches, weight))
     torch.testing.assert_close(*results, rtol=3e-2, atol=3e-2)
 
@@ -502,20 +499,20 @@ def test_explains_its_choice_on_cuda(dtype, channels, has_tiles, allows_tf32, mo
     where torch's is not rounded for them."""
     monkeypatch.setattr(differentiable, "DEVICES", {"cpu", "cuda"})
     monkeypatch.setattr(conv_routes, "_MULTIPLIES_BFLOAT16", True)  # whatever this CPU has
-    for module in (unpool_conv2d, sys.modules["segext.explain"]):
+    for module in (unpool_conv2d, _explain):
         monkeypatch.setattr(module, "multiplies_tiles", lambda device: has_tiles)
     _, switches = own.max_pool2d(normal((1, channels, 8, 8)), 2, return_indices=True)
     with FakeTensorMode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=allows_tf32):
         values, weight = (
             torch.empty(size, dtype=dtype, device="cuda") for size in (switches.shape, (channels, 3, 3, 3))
         )
-        why = explain(values, weight, padding=1, switches=switches)
-        other = explain(values, weight, padding=1, stride=2, switches=switches)
+        why = explain(own.unpool_conv_transpose2d, values, switches, weight, padding=1)
+        other = explain(own.unpool_conv_transpose2d, values, switches, weight, padding=1, stride=2)
     of_half = "never stored" if channels == 128 else "more than 128 channels"
     of_single = "TF32" if dtype is torch.float32 and has_tiles and allows_tf32 else "so a quarter"
     reason = of_single if dtype.itemsize > 2 else of_half if has_tiles else "need the tensor cores"
     assert reason in why
-    assert "kernels for 2x2 windows" in other
+    assert "kernels exist for 2x2 windows" in other
 
 
 def test_threads_give_the_same_bits():
