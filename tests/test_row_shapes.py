@@ -92,6 +92,46 @@ def test_large_outputs_of_the_caller(pool, shape, layout, dtype, device):
         assert room[offset + x.numel() :].eq(7).all()
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("shape", [(2, 3, 331, 109), (1, 211, 18, 17), (2, 37, 45, 40)], ids=name)
+@pytest.mark.parametrize(
+    "pool",
+    [
+        Pool(4),
+        Pool((3, 8), padding=(1, 2), ceil_mode=True),
+        Pool(2, 4),
+        Pool(2, 2, 0, 2),
+        Pool(3, 2, 1, (1, 3)),
+        Pool(7, 4, 3),
+        Pool(9, 1, 4),
+        Pool((17, 16), (5, 8), 8),
+    ],
+    ids=name,
+)
+def test_windows_whose_switches_are_followed(pool, shape, layout, dtype, device):
+    """Planes that are written in several bands, and many that are written in one."""
+    check_all(shape, pool, layout, dtype, device)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("shape", [(3, 5, 71, 1), (4, 6, 1), (2, 1, 9, 1)], ids=name)
+@pytest.mark.parametrize(
+    "pool",
+    [
+        Pool((2, 1)),
+        Pool((4, 1), 3, (2, 0), ceil_mode=True),
+        Pool((3, 1), (2, 5), (1, 0), (2, 7)),
+        Pool((5, 1), 1, (2, 0)),
+        Pool((2, 3), 1, 1),
+    ],
+    ids=name,
+)
+def test_maps_of_one_column(pool, shape, layout, dtype, device):
+    check_all(shape, pool, layout, dtype, device)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 24, 41), (1, 2, 151, 73)], ids=str)
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize(

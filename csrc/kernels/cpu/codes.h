@@ -129,13 +129,18 @@ inline const uint8_t* unpack_codes(const PoolGeometry& g, const uint8_t* sample_
 // In place of the code of an element that does not exist. It is the code of a tap only in windows of 256 taps.
 inline constexpr uint8_t kNoTap = 0xff;
 
-// Pooled rows of codes, unpacked to one byte per code. Each time, the next few rows are unpacked too, so that short
-// rows are not unpacked one by one.
+// Pooled rows of codes, unpacked to one byte per code; codes wider than a byte are read where they are. Each time, the
+// next few rows are unpacked too, so that short rows are not unpacked one by one.
 class UnpackedRows {
  public:
   // Before and after each row there will be at least `gap` times kNoTap.
   UnpackedRows(const PoolGeometry& g, const uint8_t* codes, int64_t gap = 0)
-      : g_(g), codes_(codes), gap_(gap), row_(Rows(g).pooled_row), rows_per_sample_(Rows(g).planes * g.pooled_height) {}
+      : g_(g),
+        codes_(codes),
+        gap_(gap),
+        row_(Rows(g).pooled_row),
+        pitch_(g.bits > kMaxByteBits ? code_bytes(row_, g.bits) : row_ + gap),
+        rows_per_sample_(Rows(g).planes * g.pooled_height) {}
 
   // Makes rows [first, last] ready. Rows are numbered over all samples, and these must belong to one sample. Returns
   // true if the rows that were ready before are lost.
@@ -149,8 +154,8 @@ class UnpackedRows {
   int64_t begin() const { return begin_; }
   int64_t end() const { return end_; }
 
-  // The codes of a ready row. Only for codes of at most a byte: wider ones are not unpacked.
-  const uint8_t* operator[](int64_t row) const { return unpacked_ + (row - begin_) * (row_ + gap_); }
+  // The codes of a ready row.
+  const uint8_t* operator[](int64_t row) const { return unpacked_ + (row - begin_) * pitch_; }
 
  private:
   static constexpr int64_t kCodes = 2048;
@@ -161,9 +166,13 @@ class UnpackedRows {
     if (count > left) count = left;
     begin_ = first;
     end_ = first + count;
-    if (g_.bits > kMaxByteBits) return;
-    unpacked_ =
-        unpack_codes(g_, codes_ + sample * g_.sample_bytes, first % rows_per_sample_ * row_, count * row_, buffer_);
+    const uint8_t* sample_codes = codes_ + sample * g_.sample_bytes;
+    const int64_t row = first % rows_per_sample_;
+    if (g_.bits > kMaxByteBits) {
+      unpacked_ = sample_codes + row * pitch_;
+      return;
+    }
+    unpacked_ = unpack_codes(g_, sample_codes, row * row_, count * row_, buffer_);
     if (gap_ > 0) insert_gaps(count);
   }
 
@@ -182,7 +191,7 @@ class UnpackedRows {
 
   const PoolGeometry& g_;
   const uint8_t* codes_;
-  const int64_t gap_, row_, rows_per_sample_;
+  const int64_t gap_, row_, pitch_, rows_per_sample_;
   int64_t begin_ = 0, end_ = 0;
   const uint8_t* unpacked_ = nullptr;
   Buffer<uint8_t> buffer_, apart_;

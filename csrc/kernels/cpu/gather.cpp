@@ -1,7 +1,8 @@
 // Gather: every pooled element reads the pixel that its switch refers to, one pooled row at a time.
 //
 // All pixels of a window are read, and one is selected by its code. This costs no more memory traffic than reading only
-// the selected pixels, because these lie in the same cache lines; and it vectorises, unlike reading by code.
+// the selected pixels, because these lie in the same cache lines; and it vectorises, unlike reading by code. Where
+// vectors do not help, switches are followed one by one (switch_pixels.h).
 #include "../gather.h"
 
 #include <optional>
@@ -10,6 +11,7 @@
 #include "phases.h"
 #include "rows.h"
 #include "strided.h"
+#include "switch_pixels.h"
 #include "values.h"
 #include "winner_rows.h"
 
@@ -19,6 +21,10 @@ namespace {
 // T is an integer as wide as the elements, since values are only moved.
 template <class T>
 class Gather {
+  // Elements whose pixels are marked together, and stay in the second-level cache with them; or so many times the rows
+  // that are visited besides.
+  static constexpr int64_t kElements = 16384, kReaches = 4;
+
  public:
   explicit Gather(const GatherParams& params)
       : p_(params),
@@ -28,17 +34,20 @@ class Gather {
         interior_(interior_columns(params.geometry)),
         unpacked_(params.geometry, params.codes),
         only_winners_(params.overlap == Overlap::kKeepLast && !windows_are_disjoint(params.geometry.window)),
-        vectorises_(g_.bits <= kMaxByteBits && (g_.channels_last || has_strided_path(g_)) &&
-                    (!only_winners_ || WinnerRows::suits(g_))),
-        packs_(vectorises_ && packs_pixels<T>(g_)),
-        tiles_(vectorises_ && tiles_map(g_)),
+        tiles_(tiles_map(g_)),
+        follows_(!tiles_ && (SwitchPixels::suits<T>(g_) || (only_winners_ && !WinnerRows::suits(g_)))),
+        packs_(packs_pixels<T>(g_)),
         merges_(tiles_ && merges_rows_read<T>(g_)),
         block_(smaller((2 * kLanes<T> / rows_.depth - w_.kernel_w) / w_.stride_w + 1, kLanes<T> / rows_.depth)),
-        picks_(kPicksLanes && vectorises_ && has_strided_path(g_) && w_.stride_w > 1 && block_ > 1) {
+        picks_(kPicksLanes && has_strided_path(g_) && w_.stride_w > 1 && block_ > 1) {
+    if (follows_) {
+      pixels_.emplace(g_);
+      return;
+    }
     for (int64_t k = 0; k < kLanes<T>; ++k) {
       numbers_[k] = static_cast<T>(k / rows_.depth * w_.stride_w * rows_.depth + k % rows_.depth);
     }
-    if (vectorises_ && only_winners_) winners_.emplace(g_, p_.codes);
+    if (only_winners_) winners_.emplace(g_, p_.codes);
   }
 
   // Gathers pooled rows [begin, end), counted over all planes of all samples.
@@ -67,6 +76,7 @@ class Gather {
       const int64_t count = smaller(most, whole - oh);
       return w_.kernel_h == 2 ? tiled<2>(lines, r, oh, count, out) : tiled<3>(lines, r, oh, count, out);
     }
+    if (follows_ && only_winners_) return winners(map, r, oh, most, out);
     row(map, r, oh, out);
     return 1;
   }
@@ -81,8 +91,8 @@ class Gather {
   }
 
   void row(const T* map, int64_t r, int64_t oh, T* out) {
-    if (!vectorises_) {
-      scalars(map, r, oh, out);
+    if (follows_) {
+      follow(map, r, oh, out);
       return;
     }
     const uint8_t* codes = codes_of(r, oh);
@@ -252,43 +262,53 @@ class Gather {
     }
   }
 
-  // A row of any windows in either format, one element at a time. Row r, counted over all planes, is row `oh` of its
-  // plane.
-  void scalars(const T* map, int64_t r, int64_t oh, T* out) const {
-    const int64_t sample = r / (rows_.planes * g_.pooled_height), first = r * rows_.pooled_row;
-    const uint8_t* codes = p_.codes + sample * g_.sample_bytes;
-    const int64_t first_in_sample = first - sample * pooled_elements(g_);
-    for (int64_t e = 0; e < rows_.pooled_row; ++e) {
-      const Pixel at{oh, e / rows_.depth};
-      Pixel pixel;
-      const bool reads = switch_pixel(g_, at, load_code(codes, first_in_sample + e, g_.bits), &pixel) &&
-                         !(only_winners_ && loses(codes, first_in_sample, at, e, pixel));
-      out[e] = reads ? map[map_element(pixel, e % rows_.depth)] : T{0};
+  // Row r, counted over all planes, which is row `oh` of its plane, by following the switches.
+  __attribute__((noinline)) void follow(const T* map, int64_t r, int64_t oh, T* out) {
+    const T nowhere{};
+    unpacked_.make_ready(r, r);
+    pixels_->for_each(unpacked_[r], oh, {0, g_.height},
+                      [&](int64_t e, bool named, int64_t offset)
+                          SEGEXT_LAMBDA_INLINE { out[e] = *(named ? map + offset : &nowhere); });
+  }
+
+  // The same for at most `most` rows, in which only the last element that names a pixel reads it. Returns their number.
+  // Visits the elements from last to first, those below that share pixels with these included, and notes which pixels
+  // have been named.
+  __attribute__((noinline)) int64_t winners(const T* map, int64_t r, int64_t oh, int64_t most, T* out) {
+    const int64_t reach = (w_.kernel_h - 1) * w_.dilation_h, below = reach / w_.stride_h;
+    most = smaller(smaller(most, g_.pooled_height - oh), larger(kElements / rows_.pooled_row, kReaches * (below + 1)));
+    const int64_t last = smaller(oh + most - 1 + below, g_.pooled_height - 1), top = oh * w_.stride_h - w_.padding_h;
+    const Range band{clamp(top, 0, g_.height), clamp(top + (most - 1) * w_.stride_h + reach + 1, 0, g_.height)};
+    const int64_t size = (band.end - band.begin) * rows_.row;
+    uint8_t* named_before = named_.reserve(size + 1);
+    std::memset(named_before, 0, size);
+    uint8_t& no_pixel = named_before[size] = 1;
+    const T nowhere{};
+    map += band.begin * rows_.row;
+    unpacked_.make_ready(r, r + last - oh);
+    for (int64_t k = last - oh; k >= 0; --k) {
+      T* row = k < most ? out + k * rows_.pooled_row : nullptr;
+      const auto visit = [&](auto reads) SEGEXT_LAMBDA_INLINE {
+        pixels_->for_each<true>(unpacked_[r + k], oh + k, band,
+                                [&](int64_t e, bool named, int64_t offset) SEGEXT_LAMBDA_INLINE {
+                                  // Integer arithmetic in place of a branch that no processor could predict.
+                                  uint8_t& before = *(named ? named_before + offset : &no_pixel);
+                                  const T pixel = *(named ? map + offset : &nowhere);
+                                  if constexpr (reads()) row[e] = pixel & static_cast<T>(before - 1);
+                                  before = 1;
+                                });
+      };
+      if (k < most) {
+        visit(std::true_type{});
+      } else {
+        visit(std::false_type{});
+      }
     }
+    return most;
   }
 
   // Where in a plane of the full map channel c of a pixel is.
   int64_t map_element(Pixel pixel, int64_t c) const { return pixel.row * rows_.row + pixel.column * rows_.depth + c; }
-
-  // True if the switch of a later window names `pixel` too. `at` is the pooled pixel of the element in question, and
-  // `e` is the element's position in its pooled row, which starts with element `first` of the sample.
-  bool loses(const uint8_t* codes, int64_t first, Pixel at, int64_t e, Pixel pixel) const {
-    const int64_t reach = (w_.kernel_w - 1) * w_.dilation_w;
-    const int64_t leftmost = clamp(ceil_div(pixel.column + w_.padding_w - reach, w_.stride_w), 0, g_.pooled_width);
-    for (int64_t oh = at.row; oh < g_.pooled_height; ++oh) {
-      const int64_t y = pixel.row + w_.padding_h - oh * w_.stride_h, i = quick_div(y, w_.dilation_h);
-      if (y < 0) return false;
-      if (i * w_.dilation_h != y || i >= w_.kernel_h) continue;
-      for (int64_t ow = oh == at.row ? at.column + 1 : leftmost; ow < g_.pooled_width; ++ow) {
-        const int64_t x = pixel.column + w_.padding_w - ow * w_.stride_w, j = quick_div(x, w_.dilation_w);
-        if (x < 0) break;
-        if (j * w_.dilation_w != x) continue;
-        const int64_t element = first + (oh - at.row) * rows_.pooled_row + ow * rows_.depth + e % rows_.depth;
-        if (load_code(codes, element, g_.bits) == i * w_.kernel_w + j) return true;
-      }
-    }
-    return false;
-  }
 
   const GatherParams& p_;
   const PoolGeometry& g_;
@@ -297,16 +317,18 @@ class Gather {
   const Range interior_;
   UnpackedRows unpacked_;
   const bool only_winners_;  // only the last element that names a pixel reads it
-  const bool vectorises_;
-  const bool packs_;      // see packs_pixels
-  const bool tiles_;      // see tiles_map
-  const bool merges_;     // see merges_rows_read
-  const int64_t block_;   // the most columns whose window rows lie within two vectors, and their values within one
-  const bool picks_;      // see picked
-  T numbers_[kLanes<T>];  // where in a window row of a block each lane's first tap is
+  const bool tiles_;         // see tiles_map
+  const bool follows_;       // switches are followed one by one
+  const bool packs_;         // see packs_pixels
+  const bool merges_;        // see merges_rows_read
+  const int64_t block_;      // the most columns whose window rows lie within two vectors, and their values within one
+  const bool picks_;         // see picked
+  T numbers_[kLanes<T>];     // where in a window row of a block each lane's first tap is
   Phases<T> phases_;
   TapRows<T> taps_;
-  std::optional<WinnerRows> winners_;  // of windows that overlap
+  std::optional<WinnerRows> winners_;   // of windows that overlap, unless follows_
+  std::optional<SwitchPixels> pixels_;  // if follows_
+  Buffer<uint8_t> named_;               // whether a pixel has been named
 };
 
 }  // namespace

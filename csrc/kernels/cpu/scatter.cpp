@@ -1,4 +1,5 @@
-// Scatter: writes the full map a row at a time, each row from the few pooled rows whose windows reach it.
+// Scatter: writes the full map a row at a time, each row from the few pooled rows whose windows reach it; or some rows
+// at a time, if the switches are followed one by one (switch_pixels.h).
 //
 // Whatever the windows, a full row is written once, front to back. Rows are therefore independent, results do not
 // depend on how threads divide them, and large maps can bypass the caches (map_writer.h). The pooled rows needed are
@@ -6,7 +7,7 @@
 // cache and is reused for the next row.
 #include "../scatter.h"
 
-#include <algorithm>
+#include <optional>
 
 #include "buffer.h"
 #include "codes.h"
@@ -15,6 +16,7 @@
 #include "row_writer.h"
 #include "rows.h"
 #include "strided.h"
+#include "switch_pixels.h"
 #include "values.h"
 
 namespace segext::SEGEXT_CPU_CAPABILITY {
@@ -27,6 +29,10 @@ class Scatter {
   static constexpr bool kWidens = kSum && !std::is_same_v<Raw, T>;
   using Moved = std::conditional_t<kWidens, Raw, T>;
 
+  // A band of full rows that stays in the second-level cache, and is much higher than a window: the switches of windows
+  // that reach into several bands are decoded for each.
+  static constexpr int64_t kBandBytes = 131072, kWindowsPerBand = 4;
+
  public:
   explicit Scatter(const ScatterParams& params)
       : p_(params),
@@ -34,17 +40,23 @@ class Scatter {
         w_(params.geometry.window),
         rows_(params.geometry),
         tiles_(!kSum && tiles_map(g_)),
+        walks_pixels_(g_.channels_last && g_.bits <= kMaxByteBits && !packs_pixels<T>(g_) && windows_are_disjoint(w_)),
+        follows_(!tiles_ && !walks_pixels_ && (SwitchPixels::suits<T>(g_) || has_short_rows(g_))),
         writer_(g_),
-        gap_(tiles_ ? 0 : writer_.gap()),
+        gap_(tiles_ || follows_ ? 0 : writer_.gap()),
         unpacked_(g_, p_.codes, gap_),
         reach_((w_.kernel_h - 1) * w_.dilation_h),
-        merges_(tiles_ && merges_rows_written<T>(g_)),
-        walks_pixels_(g_.channels_last && g_.bits <= kMaxByteBits && !packs_pixels<T>(g_) && windows_are_disjoint(w_)) {
+        merges_(tiles_ && merges_rows_written<T>(g_)) {
+    if (!follows_) return;
+    pixels_.emplace(g_);
+    band_ = larger(kBandBytes / (rows_.row * kBytesOf<T>), kWindowsPerBand * (reach_ + 1));
   }
 
   // Writes full rows [begin, end), counted over all planes of all samples.
   void run(int64_t begin, int64_t end) {
-    const int64_t longest = tiles_ ? larger(w_.kernel_h * g_.width, kScratchBytes / kBytesOf<T>) : rows_.row;
+    const int64_t longest = tiles_     ? larger(w_.kernel_h * g_.width, kScratchBytes / kBytesOf<T>)
+                            : follows_ ? smaller(band_, end - begin) * rows_.row
+                                       : rows_.row;
     MapWriter<Moved> map(static_cast<Moved*>(p_.map) + begin * rows_.row, longest, p_.bypass_caches);
     int64_t plane = begin / g_.height, y = begin % g_.height;
     for (int64_t r = begin; r < end;) {
@@ -59,6 +71,9 @@ class Scatter {
   }
 
  private:
+  // An NCHW row that few windows reach costs as much as one that fills a vector of float32.
+  static bool has_short_rows(const PoolGeometry& g) { return !g.channels_last && g.pooled_width <= kLanes<float>; }
+
   // Writes at most `most` full rows from row `y` of a plane on. Returns how many were written.
   int64_t rows(int64_t plane, int64_t y, int64_t most, MapWriter<Moved>& map) {
     if constexpr (!kSum) {
@@ -72,15 +87,47 @@ class Scatter {
         return 1;
       }
     }
+    const int64_t count = follows_ ? smaller(band_, most) : 1, elements = count * rows_.row;
+    T* out;
     if constexpr (kWidens) {
-      T* sums = sums_.reserve(rows_.row);
-      write(plane, y, sums);
-      narrow(E{}, sums, rows_.row, map.next());
+      out = sums_.reserve(elements);
     } else {
-      write(plane, y, map.next());
+      out = map.next();
     }
-    map.commit(rows_.row);
-    return 1;
+    if (follows_) {
+      write_band(plane, y, count, out);
+    } else {
+      Source<T> sources[1 << kMaxByteBits];
+      writer_.write(sources, find_sources(plane, y, sources), out);
+    }
+    if constexpr (kWidens) narrow(E{}, out, elements, map.next());
+    map.commit(elements);
+    return count;
+  }
+
+  // Writes `count` full rows from row `y` of a plane on, which may end in another plane, by following the switches.
+  // Values are placed or added in the order of the pooled map. Not inlined, so that the functions that write a single
+  // row are.
+  __attribute__((noinline)) void write_band(int64_t plane, int64_t y, int64_t count, T* out) {
+    std::memset(out, 0, count * rows_.row * sizeof(T));
+    T nowhere{};
+    while (count > 0) {
+      const Range band{y, smaller(y + count, g_.height)}, reaching = pixels_->pooled_rows(band);
+      for (int64_t oh = reaching.begin; oh < reaching.end; ++oh) {
+        const int64_t pooled_row = plane * g_.pooled_height + oh;
+        make_ready(pooled_row, pooled_row);
+        const T* values = values_of(pooled_row);
+        pixels_->for_each(unpacked_[pooled_row], oh, band,
+                          [&](int64_t e, bool named, int64_t offset) SEGEXT_LAMBDA_INLINE {
+                            T& target = *(named ? out + offset : &nowhere);
+                            target = kSum ? target + values[e] : values[e];
+                          });
+      }
+      count -= band.end - band.begin;
+      out += (band.end - band.begin) * rows_.row;
+      ++plane;
+      y = 0;
+    }
   }
 
   // The same for windows that tile the map: values and codes are read once for all Size full rows that they fill. A
@@ -146,17 +193,6 @@ class Scatter {
     });
   }
 
-  void write(int64_t plane, int64_t y, T* out) {
-    if (g_.bits > kMaxByteBits) {
-      std::memset(out, 0, rows_.row * sizeof(T));
-      for_each_window(y, [&](int64_t oh, int64_t i) { add_wide_codes(plane, oh, i, out); });
-      return;
-    }
-    Source<T> sources[1 << kMaxByteBits];
-    const int count = find_sources(plane, y, sources);
-    writer_.write(sources, count, out);
-  }
-
   // Finds the pooled rows whose windows contain full row y of a plane. Returns how many there are.
   int find_sources(int64_t plane, int64_t y, Source<T>* sources) {
     int64_t pooled_rows[1 << kMaxByteBits];
@@ -216,35 +252,21 @@ class Scatter {
     }
   }
 
-  // For codes wider than a byte: writes, or adds, the values of pooled row oh whose switches name a pixel in row i of
-  // their windows.
-  void add_wide_codes(int64_t plane, int64_t oh, int64_t i, T* out) {
-    const int64_t row = plane * g_.pooled_height + oh, rows_per_sample = rows_.planes * g_.pooled_height;
-    make_ready(row, row);
-    const T* v = values_of(row);
-    const uint8_t* codes = p_.codes + row / rows_per_sample * g_.sample_bytes;
-    const int64_t first = row % rows_per_sample * rows_.pooled_row;
-    for (int64_t e = 0; e < rows_.pooled_row; ++e) {
-      const uint32_t code = load_code(codes, first + e, g_.bits);
-      Pixel pixel;
-      if (!switch_pixel(g_, {oh, e / rows_.depth}, code, &pixel) || code / w_.kernel_w != i) continue;
-      T& target = out[pixel.column * rows_.depth + e % rows_.depth];
-      target = kSum ? target + v[e] : v[e];
-    }
-  }
-
   const ScatterParams& p_;
   const PoolGeometry& g_;
   const Window& w_;
   const Rows rows_;
   const bool tiles_;           // see tiles_map
-  RowWriter<T, kSum> writer_;  // of the rows that are not tiled
+  const bool walks_pixels_;    // channels_last windows that share no pixel, and whose pixels are not packed
+  const bool follows_;         // switches are followed one by one
+  RowWriter<T, kSum> writer_;  // of all other rows
   const int64_t gap_;          // elements between rows of codes, which `writer_` needs
   UnpackedRows unpacked_;
-  const int64_t reach_;        // pixels from the first to the last row of a window
-  const bool merges_;          // see merges_rows_written
-  const bool walks_pixels_;    // channels_last windows that share no pixel, and whose pixels are not packed
-  const T* values_ = nullptr;  // of the pooled rows that are unpacked
+  const int64_t reach_;                 // pixels from the first to the last row of a window
+  const bool merges_;                   // see merges_rows_written
+  std::optional<SwitchPixels> pixels_;  // if follows_
+  int64_t band_ = 0;                    // full rows that are then written at a time, at most
+  const T* values_ = nullptr;           // of the pooled rows that are unpacked
   Buffer<Moved> moved_;
   Buffer<T> wide_;
   Buffer<T> sums_;  // the current full row, before it is narrowed
