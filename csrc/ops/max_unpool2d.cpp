@@ -21,7 +21,7 @@ void unpool_into(const char* op, const Tensor& out, bool bypass_caches, const Te
       .relu_output = nullptr,
       .codes = code_data(rows),
       .map = out.mutable_data_ptr(),
-      .geometry = geometry,
+      .geometry = as_row(geometry),
       .type = type,
       .overlap = Overlap::kKeepLast,
       .bypass_caches = bypass_caches,
@@ -69,7 +69,7 @@ Tensor max_unpool2d_backward(const Tensor& grad_output, const Tensor& codes, con
         .relu_output = nullptr,
         .codes = code_data(rows),
         .values = grad_input.mutable_data_ptr(),
-        .geometry = geometry,
+        .geometry = as_row(geometry),
         .type = type,
         .overlap = Overlap::kKeepLast,
     };

@@ -2,6 +2,7 @@
 #include "pooling.h"
 
 #include <limits>
+#include <utility>
 
 namespace segext::ops {
 namespace {
@@ -98,6 +99,19 @@ PoolGeometry make_geometry(const char* op, const Window& window, const Ints& siz
   check_elements(op, sizes, pooled_size);
   g.bits = code_bits(window.kernel_h * window.kernel_w);
   g.sample_bytes = code_bytes(pooled_elements(g), g.bits);
+  return g;
+}
+
+PoolGeometry as_row(const PoolGeometry& geometry) {
+  PoolGeometry g = geometry;
+  Window& w = g.window;
+  if (g.width != 1 || g.pooled_width != 1 || w.kernel_w != 1) return g;
+  std::swap(g.height, g.width);
+  std::swap(g.pooled_height, g.pooled_width);
+  std::swap(w.kernel_h, w.kernel_w);
+  std::swap(w.stride_h, w.stride_w);
+  std::swap(w.padding_h, w.padding_w);
+  std::swap(w.dilation_h, w.dilation_w);
   return g;
 }
 

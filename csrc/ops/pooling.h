@@ -31,6 +31,10 @@ bool bypasses_caches(const Tensor& out);
 PoolGeometry make_geometry(const char* op, const Window& window, const Ints& sizes, const Ints& size,
                            const Ints& pooled_size, bool channels_last);
 
+// The geometry to give to pooling kernels: maps of a single column lie in memory as if they were a single row, and few
+// long rows take less time than many short ones. The codes are the same. Any other geometry is returned as it is.
+PoolGeometry as_row(const PoolGeometry& geometry);
+
 // The spatial size of the pooled map, by stock's rule.
 Ints pooled_size(const char* op, const Window& window, const Tensor& input, bool ceil_mode);
 
