@@ -275,3 +275,16 @@ def test_result_is_the_same_every_time(device):
         for indices in (switches, switches.indices()):
             first = own.max_unpool2d(values, indices, 3, 1, 1)
             assert all(torch.equal(own.max_unpool2d(values, indices, 3, 1, 1), first) for _ in range(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name)
+@pytest.mark.parametrize("size", [(16, 24), (17, 16), (25, 24), (25, 16)])
+def test_gradient_where_the_map_is_larger_than_the_windows(size, dtype, device):
+    """The switches read nothing below the last row of windows: also where rows of several planes are read at once."""
+    numbers = torch.arange(1, 769, dtype=torch.float32, device=device).view(2, 8, 6, 8)
+    codes = torch.randint(0, 256, (2, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    window = [2, 2], [2, 2], [0, 0], [1, 1], False
+    places = ops.max_unpool2d(numbers, codes, list(size), *window).long().flatten()
+    grad = normal((2, 8, *size), dtype).to(device)
+    expected = torch.zeros(769, dtype=dtype, device=device).index_put((places,), grad.flatten())[1:].view(2, 8, 6, 8)
+    assert_same(ops.max_unpool2d_backward(grad, codes, [6, 8], *window), expected)

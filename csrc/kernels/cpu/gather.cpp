@@ -67,7 +67,8 @@ class Gather {
   // Gathers at most `most` pooled rows from row `oh` of a plane on, which is row r counted over all planes. Returns
   // their number.
   int64_t rows(const T* map, int64_t r, int64_t oh, int64_t most, T* out) {
-    if (const int64_t whole = tiles_ ? g_.height / w_.kernel_h : 0; oh < whole) {  // rows of windows inside the map
+    // Rows of windows inside the map. It may be larger than all the windows of a plane.
+    if (const int64_t whole = tiles_ ? smaller(g_.pooled_height, g_.height / w_.kernel_h) : 0; oh < whole) {
       unpacked_.make_ready(r, r);
       const T* lines = map + oh * w_.kernel_h * rows_.row;
       most = smaller(most, unpacked_.end() - r);
