@@ -1,4 +1,4 @@
-"""Compiles the CUDA kernels and programs of tests/cuda_emulation for the CPU."""
+"""Compiles programs that test kernels on the CPU: the CUDA ones, by tests/cuda_emulation, and the CPU ones."""
 
 import os
 import shutil
@@ -10,10 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATION = ROOT / "tests" / "cuda_emulation"
+KERNEL_CASES = ROOT / "tests" / "kernel_cases"
 KERNELS = ROOT / "csrc" / "kernels"
 LAUNCHERS = sorted(
     path.with_suffix(".cu") for path in (KERNELS / "cuda").glob("*.cuh") if path.with_suffix(".cu").exists()
 )
+CASES = sorted(KERNEL_CASES.glob("*.cpp"))
 CXX = os.environ.get("CXX", "g++")
 FLAGS = [
     "-std=c++17",
@@ -26,6 +28,7 @@ FLAGS = [
     "-Wno-unknown-pragmas",
     "-DSEGEXT_CUDA_EMULATION",
     f"-I{EMULATION}",
+    f"-I{KERNEL_CASES}",
     f"-I{KERNELS}",
 ]
 
@@ -44,7 +47,7 @@ def compile_object(source, target, flags):
 
 def build(folder, name, sources, flags, core=("cuda_emulation.cpp",), core_flags=(), link_flags=()):
     """A program of ``sources``, compiled with ``flags``, and files of the emulation, compiled with ``core_flags``."""
-    jobs = [(source, folder / f"{source.stem}.o", flags) for source in sources]
+    jobs = [(source, folder / f"{source.parent.name}_{source.stem}.o", flags) for source in sources]
     jobs += [(EMULATION / file, folder / Path(file).with_suffix(".o"), core_flags) for file in core]
     with ThreadPoolExecutor(max_workers=2) as pool:
         objects = list(pool.map(lambda job: compile_object(*job), jobs))

@@ -5,13 +5,14 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from emulation import EMULATION, KERNELS, LAUNCHERS, build, needs_compiler, run
+from emulation import CASES, EMULATION, KERNELS, LAUNCHERS, build, needs_compiler, run
 
 MEMORY_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 MEMORY_SANITIZERS = {"flags": MEMORY_FLAGS, "core_flags": MEMORY_FLAGS, "link_flags": MEMORY_FLAGS}
 # ThreadSanitizer must not instrument the emulation's core.
 RACE_FLAGS = ["-fsanitize=thread"]
 RACE_SANITIZER = {"flags": RACE_FLAGS, "core_flags": ["-DSEGEXT_EMULATION_TSAN"], "link_flags": RACE_FLAGS}
+KERNELS_TEST = [*LAUNCHERS, *CASES, EMULATION / "cuda_backend.cpp", EMULATION / "kernels_test.cpp"]
 ORDERS = ["ascending", "descending", "random"]
 
 # What the message says of each bug that planted_bugs.cpp plants.
@@ -46,8 +47,7 @@ def run_sanitized(program, *arguments):
 
 @pytest.fixture(scope="module")
 def kernels_test(tmp_path_factory):
-    sources = [*LAUNCHERS, EMULATION / "kernels_test.cpp"]
-    return build(tmp_path_factory.mktemp("kernels"), "kernels_test", sources, **MEMORY_SANITIZERS)
+    return build(tmp_path_factory.mktemp("kernels"), "kernels_test", KERNELS_TEST, **MEMORY_SANITIZERS)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,6 @@ def test_planted_race_is_caught(planted_races, race):
 
 @pytest.mark.skipif(os.environ.get("SEGEXT_TSAN") != "1", reason="takes minutes; SEGEXT_TSAN=1 asks for it")
 def test_kernels_have_no_races(tmp_path):
-    program = build(tmp_path, "kernels_test", [*LAUNCHERS, EMULATION / "kernels_test.cpp"], **RACE_SANITIZER)
+    program = build(tmp_path, "kernels_test", KERNELS_TEST, **RACE_SANITIZER)
     share = "17"  # others keep step with the loops over types and formats, and leave out kernels
     assert_every_kernel_ran_right(run_sanitized(program, "random", share))

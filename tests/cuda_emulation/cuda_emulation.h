@@ -18,6 +18,8 @@
 #include <limits>
 #include <vector>
 
+#include "half_types.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -121,9 +123,9 @@ T shuffle(unsigned mask, T value, unsigned source_lane, const char* operation, i
   return bit_cast<T>(exchange(mask, bit_cast<uint64_t>(value), source_lane, operation, line));
 }
 
-float half_to_float(uint16_t half);
-uint16_t float_to_half(float value);
-uint16_t float_to_bfloat16(float value);
+using half_types::float_to_bfloat16;
+using half_types::float_to_half;
+using half_types::half_to_float;
 
 }  // namespace cuda_emulation
 

@@ -1,6 +1,6 @@
 // The reference results of all kernels, written from the text of the contracts and independent of the kernels: one
 // element at a time, codes one bit at a time, as simple and slow as can be. Shares with the kernels only the contract
-// headers and the emulation's conversions of half types, which conversions_test.cpp tests.
+// headers and the conversions of half types, which conversions_test.cpp tests.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,11 @@
 #include <tuple>
 #include <vector>
 
-#include "cuda_emulation.h"
+#include "dense_conv_transpose2d.h"
 #include "depthwise_cross_entropy.h"
 #include "extremes.h"
 #include "gather.h"
+#include "half_types.h"
 #include "indices.h"
 #include "max_pool2d.h"
 #include "repack_codes.h"
@@ -35,9 +36,9 @@ inline double load(const void* data, ElementType type, int64_t k) {
     case ElementType::kFloat64:
       return static_cast<const double*>(data)[k];
     case ElementType::kFloat16:
-      return cuda_emulation::half_to_float(static_cast<const uint16_t*>(data)[k]);
+      return half_types::half_to_float(static_cast<const uint16_t*>(data)[k]);
     case ElementType::kBFloat16:
-      return __bfloat162float({static_cast<const uint16_t*>(data)[k]});
+      return half_types::bfloat16_to_float(static_cast<const uint16_t*>(data)[k]);
     case ElementType::kInt8:
       return static_cast<const int8_t*>(data)[k];
     case ElementType::kUInt8:
@@ -61,10 +62,10 @@ inline void store(void* data, ElementType type, int64_t k, double value) {
       static_cast<double*>(data)[k] = value;
       break;
     case ElementType::kFloat16:
-      static_cast<uint16_t*>(data)[k] = cuda_emulation::float_to_half(static_cast<float>(value));
+      static_cast<uint16_t*>(data)[k] = half_types::float_to_half(static_cast<float>(value));
       break;
     case ElementType::kBFloat16:
-      static_cast<uint16_t*>(data)[k] = cuda_emulation::float_to_bfloat16(static_cast<float>(value));
+      static_cast<uint16_t*>(data)[k] = half_types::float_to_bfloat16(static_cast<float>(value));
       break;
     case ElementType::kInt8:
       static_cast<int8_t*>(data)[k] = static_cast<int8_t>(value);
@@ -508,6 +509,66 @@ inline void unpool_conv2d(const UnpoolConv2dParams& p, const WeightView& view, c
       }
     }
   });
+}
+
+// The gradients of the same by the pooled values, and by the weight in the order [channels, outputs, 9]; both must be
+// zero at first. A value that lies on no pixel of the map has none.
+inline void unpool_conv2d_backward(const UnpoolConv2dBackwardParams& p, const WeightView& view,
+                                   const std::vector<uint8_t>& codes, std::vector<double>* by_input,
+                                   std::vector<double>* by_weight) {
+  const UnpoolConv& g = p.geometry;
+  for_each_pooled(g.pool, [&](int64_t n, int64_t c, int64_t r, int64_t col, int64_t e) {
+    const int64_t code = code_at(codes, g.pool, n, e);
+    int64_t u, v;
+    if (!tap_pixel(g.pool, r, col, code / 2, code % 2, &u, &v)) return;
+    const int64_t from = pooled_element(g.pool, n, c, r, col);
+    const double value = load(p.input, p.type, from);
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      const int64_t i = tap / 3, j = tap % 3, y = u + i - g.padding_h, x = v + j - g.padding_w;
+      if (y < 0 || y >= g.output_height || x < 0 || x >= g.output_width) continue;
+      for (int64_t k = 0; k < g.outputs; ++k) {
+        const double grad = load(p.grad_output, p.type,
+                                 element(g.pool.channels_last, g.outputs, g.output_height, g.output_width, n, k, y, x));
+        (*by_input)[from] += grad * load(view.data, p.type,
+                                         c * view.channel_stride + k * view.output_stride + i * view.row_stride +
+                                             j * view.column_stride);
+        (*by_weight)[(c * g.outputs + k) * 9 + tap] += grad * value;
+      }
+    }
+  });
+}
+
+// Adds each input element's products wherever they fall inside the output. `weight` is [channels, outputs, taps].
+inline void dense_conv_transpose2d(const DenseConvTranspose2dParams& p, const void* weight,
+                                   std::vector<double>* output) {
+  const ConvTranspose& g = p.geometry;
+  for (int64_t n = 0; n < g.samples; ++n) {
+    for (int64_t k = 0; k < g.outputs; ++k) {
+      for (int64_t y = 0; y < g.output_height; ++y) {
+        for (int64_t x = 0; x < g.output_width; ++x) {
+          (*output)[element(g.channels_last, g.outputs, g.output_height, g.output_width, n, k, y, x)] =
+              p.bias == nullptr ? 0 : load(p.bias, p.type, k);
+        }
+      }
+    }
+    for (int64_t c = 0; c < g.channels; ++c) {
+      for (int64_t h = 0; h < g.height; ++h) {
+        for (int64_t w = 0; w < g.width; ++w) {
+          const double value =
+              load(p.input, p.type, element(g.channels_last, g.channels, g.height, g.width, n, c, h, w));
+          for (int64_t tap = 0; tap < g.kernel_h * g.kernel_w; ++tap) {
+            const int64_t y = h * g.stride_h + tap / g.kernel_w * g.dilation_h - g.padding_h;
+            const int64_t x = w * g.stride_w + tap % g.kernel_w * g.dilation_w - g.padding_w;
+            if (y < 0 || y >= g.output_height || x < 0 || x >= g.output_width) continue;
+            for (int64_t k = 0; k < g.outputs; ++k) {
+              (*output)[element(g.channels_last, g.outputs, g.output_height, g.output_width, n, k, y, x)] +=
+                  value * load(weight, p.type, (c * g.outputs + k) * g.kernel_h * g.kernel_w + tap);
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 }  // namespace segext::host_model

@@ -1,0 +1,21 @@
+// The emulated CUDA kernels as a backend, and what its program may ask it beyond that.
+#pragma once
+
+#include <cstdint>
+#include <map>
+
+#include "backend.h"
+
+namespace backend {
+
+// From here on, records launches.
+void observe_launches();
+
+// The number of launches of each kernel, and the kernel of the last one.
+const std::map<const void*, int64_t>& launches();
+const void* launched_kernel();
+
+// Whether upsampling runs on one multiprocessor and has so much work that its threads take several batches of cells.
+void expect_long_threads(bool expected);
+
+}  // namespace backend

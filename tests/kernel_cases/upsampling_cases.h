@@ -1,0 +1,31 @@
+// What the cases of upsampling, of its gradients and of the losses made from it have in common.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tester.h"
+
+namespace kernel_cases {
+
+std::vector<Upsample> upsamplings();
+std::vector<Upsample> deep_upsamplings();
+std::vector<Upsample> upsamplings_with_gradients();
+
+// Kernels so large that their gradients take long: the emulation has one block per weight.
+inline bool is_slow(const Upsampling& g) { return g.channels * g.kernel_h * g.kernel_w > 8192; }
+
+// `special`: NaN and infinities in the input. `addend_origin`: where the addend is read from; negative for no addend.
+void upsample(Tester* tester, const Upsampling& g, ElementType type, bool has_bias, int64_t addend_origin, bool special,
+              bool shifted, bool may_shift_weight = true);
+
+// `special`: infinities here and there in the output's gradient, the weights or the input.
+void upsample_backward(Tester* tester, const Upsampling& g, ElementType type, bool special, bool input_only);
+
+// Allocates some of the gradients of an upsampling. `run` computes them, and their expected values.
+void test_gradients_of(Tester* tester, const Upsampling& g, ElementType type, bool input_only,
+                       const GradientParts& parts, UpsamplingGradients* out, const std::string& what,
+                       const std::function<void(double* input, double* weight, double* bias)>& run);
+
+}  // namespace kernel_cases
