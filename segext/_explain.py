@@ -88,9 +88,7 @@ def _tell_cross_entropy(call: dict[str, Any]) -> str:
 
 def _tell_fusion(call: dict[str, Any], fuses: bool, after: str) -> str:
     if fuses:
-        return (
-            "segext: channels do not mix, so each pixel of the result takes a few rows of input, and no map is stored"
-        )
+        return f"{Depthwise.why}; fused with {after}"
     return f"conv_transpose2d, then {after}: the convolution is {_tell_convolution(call)}"
 
 
