@@ -11,7 +11,7 @@ from torch import Tensor
 from . import ops
 from .arguments import pair_or_none
 from .conv_arguments import compute_dtype
-from .conv_routes import Call, fastest_call, supported_call
+from .conv_routes import Call, Depthwise, fastest_call, supported_call
 from .conv_transpose2d import (
     conv_transpose2d,
     conv_transpose2d_add,
