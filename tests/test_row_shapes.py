@@ -4,6 +4,7 @@ import pytest
 import torch
 from samples import (
     FORMATS,
+    INTEGERS,
     Pool,
     assert_same,
     channels_last,
@@ -58,6 +59,15 @@ def test_short_lines_that_windows_tile(pool, columns, rest, dtype, device):
 def test_pixels_of_few_channels(pool, channels, dtype, device):
     """Lines of more pixels than are taken apart at a time."""
     check_all((1, channels, 11, 1999), pool, channels_last, dtype, device)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("channels", [1, 3, 8, 40])
+@pytest.mark.parametrize("pool", [Pool(2), Pool(3), Pool(3, 2, 1), Pool(3, 1, 1, 2), Pool((9, 28), 3)], ids=name)
+def test_integers(pool, channels, layout, dtype, device):
+    check_pool(hard_values((2, channels, 21, 199), dtype), pool, layout, device)
+    check_pool(hard_values((3, channels, 36, 30), dtype), pool, layout, device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name)

@@ -21,8 +21,10 @@ struct Number {
   using VectorRank = Vec<T>;
   static constexpr T kLowest =
       std::is_floating_point_v<T> ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
-  // Integers take the scalar path: no network pools integers where its speed matters.
-  static constexpr int64_t kMaxVectorTaps = std::is_floating_point_v<T> ? std::numeric_limits<int32_t>::max() : 0;
+  // The most taps that a lane can number; those of a byte are read as unsigned.
+  static constexpr int64_t kMaxVectorTaps = sizeof(T) == 1   ? 256
+                                            : sizeof(T) == 2 ? 32768
+                                                             : std::numeric_limits<int32_t>::max();
 
   static SEGEXT_INLINE T widen(T v) { return v; }
   static SEGEXT_INLINE Vec<T> rank(Vec<T> v, int64_t) { return v; }

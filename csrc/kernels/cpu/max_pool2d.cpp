@@ -73,6 +73,10 @@ template <class E, bool kRelu>
 class Pool {
   using Raw = typename E::Raw;
   using Best = VectorBest<E, kRelu>;
+  // Loops for windows of constant size, rows joined end to end, and many taps at a time are compiled for floats only.
+  // Networks pool few integers: for these, the general loops are fast enough, and a ReLU takes scalars.
+  static constexpr bool kFloats = !std::is_integral_v<typename E::Wide>;
+  static constexpr bool kVectors = kFloats || !kRelu;
   static constexpr int kN = kLanes<Raw>;
   static constexpr int64_t kFewTaps = 16;  // up to which a vector at a time is fast
 
@@ -83,12 +87,12 @@ class Pool {
         w_(params.geometry.window),
         rows_(params.geometry),
         interior_(interior_columns(params.geometry)),
-        has_many_taps_(g_.channels_last && w_.kernel_h * w_.kernel_w > kFewTaps &&
+        has_many_taps_(kFloats && g_.channels_last && w_.kernel_h * w_.kernel_w > kFewTaps &&
                        w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps),
-        vectorises_(g_.bits <= kMaxByteBits && w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps &&
+        vectorises_(kVectors && g_.bits <= kMaxByteBits && w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps &&
                     (g_.channels_last || has_strided_path(g_))),
         packs_(vectorises_ && packs_pixels<Raw>(g_)),
-        tiles_(vectorises_ && tiles_map(g_)),
+        tiles_(kFloats && vectorises_ && tiles_map(g_)),
         merges_(tiles_ && merges_rows_read<Raw>(g_)),
         prefetches_(has_long_pixels<Raw>(g_)) {}
 
@@ -110,7 +114,7 @@ class Pool {
   // Computes at most `most` pooled rows from row `oh` of a plane on, which is row r of the sample. Returns their
   // number.
   int64_t rows(const Raw* plane, int64_t r, int64_t oh, int64_t most, Raw* out, CodeWriter& codes) {
-    if constexpr (E::kMaxVectorTaps > 0) {
+    if constexpr (kFloats) {
       if (const int64_t whole = tiles_ ? g_.height / w_.kernel_h : 0; oh < whole) {  // rows of windows inside the map
         const Raw* lines = plane + oh * w_.kernel_h * rows_.row;
         const int64_t merging = merges_ ? rows_to_merge<Raw>(g_, r, oh, r + most) : 0;
@@ -126,30 +130,37 @@ class Pool {
   void row(const Raw* plane, int64_t oh, Raw* out, CodeWriter& codes) {
     const int64_t top = oh * w_.stride_h - w_.padding_h;
     const Range inside = taps_inside(top, w_.kernel_h, w_.dilation_h, g_.height);
-    if constexpr (E::kMaxVectorTaps > 0) {
+    if constexpr (kVectors) {
       if (packs_ || (vectorises_ && !g_.channels_last)) {
         scalars(plane, top, inside, {0, interior_.begin}, out, codes);
         if (packs_) {
           packed(plane, top, inside, out, codes);
         } else {
           const Raw* corner = plane + (top + inside.begin * w_.dilation_h) * rows_.row - w_.padding_w;
-          with_strided_window(w_, inside, [&](auto stride, auto kernel) {
+          const auto run = [&](auto stride, auto kernel) {
             columns<stride(), kernel(), true>(corner, w_.dilation_h * rows_.row, interior_, inside, out, codes);
-          });
+          };
+          if constexpr (kFloats) {
+            with_strided_window(w_, inside, run);
+          } else {
+            with_stride(w_.stride_w, [&](auto stride) { run(stride, std::integral_constant<int, kAnyKernel>{}); });
+          }
         }
         scalars(plane, top, inside, {interior_.end, g_.pooled_width}, out, codes);
         return;
       }
-      if (has_many_taps_) {
-        for_each_pixel(g_, plane, top, inside, [&](auto, int64_t j, const Raw* corner, Range rows, Range across) {
-          many_taps(corner, rows, across, out + j * rows_.depth, codes);
-        });
-        return;
+      if constexpr (kFloats) {
+        if (has_many_taps_) {
+          for_each_pixel(g_, plane, top, inside, [&](auto, int64_t j, const Raw* corner, Range rows, Range across) {
+            many_taps(corner, rows, across, out + j * rows_.depth, codes);
+          });
+          return;
+        }
       }
       if (vectorises_) {
         for_each_pixel(g_, plane, top, inside,
                        [&](auto kernel, int64_t j, const Raw* corner, Range rows, Range across) {
-                         pixel<kernel()>(corner, rows, across, out + j * rows_.depth, codes);
+                         pixel<kFloats ? kernel() : kAnyKernel>(corner, rows, across, out + j * rows_.depth, codes);
                        });
         return;
       }

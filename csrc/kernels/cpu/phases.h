@@ -69,7 +69,7 @@ class Phases {
   //   row     two vectors     a0 a1 a2 b0 b1 b2 a3 a4 a5 b3 b4 ..     groups of three elements
   //   phases  a vector each   a0 a1 a2 a3 a4 a5 ..   b0 b1 b2 b3 ..
   bool picks(int64_t size, int64_t stride) {
-    if (!kPicksLanes || stride != 2 || 2 * size > kN) return false;
+    if (!kPicksLanes || sizeof(T) == 1 || stride != 2 || 2 * size > kN) return false;
     if (size == numbered_) return true;
     numbered_ = size;
     for (int64_t k = 0; k < kN; ++k) split_numbers_[k] = static_cast<Int<T>>(k / size * 2 * size + k % size);
