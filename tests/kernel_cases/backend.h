@@ -10,6 +10,7 @@
 #include "gather.h"
 #include "indices.h"
 #include "max_pool2d.h"
+#include "repack_codes.h"
 #include "scatter.h"
 #include "unpool_conv2d.h"
 
