@@ -54,6 +54,16 @@ def test_codes_of_8_to_32_bits(pool, shape, layout, dtype, device):
         check_pool_backward(hard_values(shape, dtype), pool, layout, device)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("pool", [Pool(13, 1, 6), Pool(14), Pool((3, 126), 2), Pool((3, 127), 2)], ids=name)
+def test_more_taps_than_a_half_type_has_nans(pool, layout, dtype, device):
+    """NaNs in several rows of a window, of which the last wins."""
+    x = hard_values((2, 70, 15, 131), dtype)
+    check_pool(x, pool, layout, device)
+    check_pool(x, pool, layout, device, relu=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int8], ids=name)
 @pytest.mark.parametrize("width", VECTOR_SIZES)
 @pytest.mark.parametrize("pool", NETWORK_POOLS, ids=name)

@@ -27,7 +27,9 @@ struct Number {
                                                              : std::numeric_limits<int32_t>::max();
 
   static SEGEXT_INLINE T widen(T v) { return v; }
+  static SEGEXT_INLINE T rank(T v) { return v; }
   static SEGEXT_INLINE Vec<T> rank(Vec<T> v, int64_t) { return v; }
+  static SEGEXT_INLINE Vec<T> restart(Vec<T> rank) { return rank; }
 
   // Whether a later tap of rank `later` replaces the best so far. V is T or a vector of it.
   template <class V>
@@ -60,7 +62,18 @@ struct Half {
     return magnitude > kInfinity ? broadcast(static_cast<int16_t>(kInfinity + 1 + tap)) : (magnitude ^ sign) - sign;
   }
 
-  static SEGEXT_INLINE bool beats(float later, float best) { return later > best || later != later; }
+  // The rank after which taps may be numbered from 1 again: a NaN among them still ranks higher.
+  static SEGEXT_INLINE Vec<int16_t> restart(Vec<int16_t> rank) {
+    return rank > kInfinity ? broadcast(static_cast<int16_t>(kInfinity + 1)) : rank;
+  }
+
+  // The rank of one element, for which all NaNs rank alike.
+  static SEGEXT_INLINE int rank(int16_t v) {
+    const int magnitude = v & 0x7fff;
+    return magnitude > kInfinity ? kInfinity + 1 : v < 0 ? -magnitude : magnitude;
+  }
+
+  static SEGEXT_INLINE bool beats(int later, int best) { return (later > best) | (later > kInfinity); }
   static SEGEXT_INLINE auto beats(Vec<int16_t> later, Vec<int16_t> best) { return later > best; }
 };
 

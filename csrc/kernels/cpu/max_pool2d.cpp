@@ -26,8 +26,13 @@ struct VectorBest {
   Codes code{};
 
   // `first`: whether this is the first tap. A constant in unrolled loops.
-  SEGEXT_INLINE void take(Vec<Raw> v, int64_t tap, bool first) {
-    auto later = E::rank(v, tap);
+  SEGEXT_INLINE void take(Vec<Raw> v, int64_t tap, bool first) { take(v, tap, first, tap); }
+
+  SEGEXT_INLINE void restart() { rank = E::restart(rank); }
+
+  // `order`: of the tap among those since the last restart of ranks.
+  SEGEXT_INLINE void take(Vec<Raw> v, int64_t tap, bool first, int64_t order) {
+    auto later = E::rank(v, order);
     if constexpr (kRelu) {
       const auto negative = later < 0;
       v = negative ? Vec<Raw>{} : v;
@@ -50,12 +55,12 @@ struct VectorBest {
 template <class E, bool kRelu>
 struct ScalarBest {
   typename E::Raw value = E::kLowest;
-  typename E::Wide rank{};
+  decltype(E::rank(E::kLowest)) rank{};
   uint32_t code = 0;
   bool empty = true;
 
   SEGEXT_INLINE void take(typename E::Raw v, int64_t tap) {
-    auto later = E::widen(v);
+    auto later = E::rank(v);
     if (kRelu && later < 0) {
       v = 0;
       later = 0;
@@ -78,7 +83,8 @@ class Pool {
   static constexpr bool kFloats = !std::is_integral_v<typename E::Wide>;
   static constexpr bool kVectors = kFloats || !kRelu;
   static constexpr int kN = kLanes<Raw>;
-  static constexpr int64_t kFewTaps = 16;  // up to which a vector at a time is fast
+  static constexpr int64_t kMaxCodes = std::numeric_limits<Int<Raw>>::max();  // taps that a lane can tell apart
+  static constexpr int64_t kFewTaps = 16;                                     // up to which a vector at a time is fast
 
  public:
   explicit Pool(const MaxPool2dParams& params)
@@ -88,7 +94,7 @@ class Pool {
         rows_(params.geometry),
         interior_(interior_columns(params.geometry)),
         has_many_taps_(kFloats && g_.channels_last && w_.kernel_h * w_.kernel_w > kFewTaps &&
-                       w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps),
+                       w_.kernel_h * w_.kernel_w <= kMaxCodes && w_.kernel_w < E::kMaxVectorTaps),
         vectorises_(kVectors && g_.bits <= kMaxByteBits && w_.kernel_h * w_.kernel_w <= E::kMaxVectorTaps &&
                     (g_.channels_last || has_strided_path(g_))),
         packs_(vectorises_ && packs_pixels<Raw>(g_)),
@@ -253,8 +259,8 @@ class Pool {
     });
   }
 
-  // The same for windows of many taps, as far as vectors can number them, and codes of any size. Each tap waits for the
-  // one before it, so several vectors of channels take turns.
+  // The same for windows of many taps, as far as vectors can number those of a row, and codes of any size. Each tap
+  // waits for the one before it, so several vectors of channels take turns.
   __attribute__((noinline)) void many_taps(const Raw* corner, Range inside, Range across, Raw* out,
                                            CodeWriter& codes) const {
     constexpr int kTogether = 4;
@@ -266,8 +272,9 @@ class Pool {
         const Raw* tap = line;
         for (int64_t t = across.begin; t < across.end; ++t, tap += step_w) {
           const bool first = i == inside.begin && t == across.begin;
-          (..., best[K].take(lanes.load_lanes(tap + K * kN, 0, 1), i * w_.kernel_w + t, first));
+          (..., best[K].take(lanes.load_lanes(tap + K * kN, 0, 1), i * w_.kernel_w + t, first, t + 1));
         }
+        (..., best[K].restart());
       }
       if (g_.bits > kMaxByteBits) {
         (..., put_wide(best[K], lanes, out + c + K * kN, rows_.depth - c - K * kN, codes));
