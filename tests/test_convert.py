@@ -205,3 +205,8 @@ def test_layers_of_segext_are_no_subclasses_to_be_left():
 def test_refuses_what_is_not_a_module(model):
     with pytest.raises(TypeError, match=f"must be a torch.nn.Module, but got {type(model).__name__}"):
         segext.convert(model)
+
+
+def test_an_example_is_a_tensor_or_a_tuple_of_arguments():
+    with pytest.raises(TypeError, match=r"^segext\.convert: example must be a tensor, or a tuple of .*, but got list$"):
+        segext.convert(torch.nn.Conv2d(3, 3, 3), example=[image()])

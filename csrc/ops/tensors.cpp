@@ -47,7 +47,8 @@ Ints dense_strides(const Ints& sizes, bool channels_last) {
 // Names what frameworks look for in the message of an error to tell whether memory ran out, as torch does.
 [[noreturn]] void fail_to_allocate(const Tensor& like, const Ints& sizes, ScalarType type) {
   std::string cause = torch_error();
-  if (cause.empty()) cause = like.is_cpu() ? "DefaultCPUAllocator: can't allocate memory" : "CUDA out of memory.";
+  if (cause.empty())
+    cause = like.is_cpu() ? "DefaultCPUAllocator: can't allocate memory" : "CUDA out of memory, most likely";
   fail("segext: cannot allocate ", text(sizes), " of ", torch::headeronly::toString(type), " on ", text(like.device()),
        ": ", cause);
 }
