@@ -67,12 +67,18 @@ struct Half {
     return rank > kInfinity ? broadcast(static_cast<int16_t>(kInfinity + 1)) : rank;
   }
 
-  // The rank of one element, for which all NaNs rank alike.
-  static SEGEXT_INLINE int rank(int16_t v) {
-    const int magnitude = v & 0x7fff;
-    return magnitude > kInfinity ? kInfinity + 1 : v < 0 ? -magnitude : magnitude;
+  // The rank of one element, for which all NaNs rank alike: of bfloat16, the float that it is the upper half of; of
+  // float16, an integer, which takes less time than a conversion.
+  static SEGEXT_INLINE auto rank(int16_t v) {
+    if constexpr (kInfinity == 0x7f80) {
+      return widen(v);
+    } else {
+      const int magnitude = v & 0x7fff;
+      return magnitude > kInfinity ? kInfinity + 1 : v < 0 ? -magnitude : magnitude;
+    }
   }
 
+  static SEGEXT_INLINE bool beats(float later, float best) { return later > best || later != later; }
   static SEGEXT_INLINE bool beats(int later, int best) { return (later > best) | (later > kInfinity); }
   static SEGEXT_INLINE auto beats(Vec<int16_t> later, Vec<int16_t> best) { return later > best; }
 };
