@@ -86,28 +86,31 @@ def convert(
         model, report = segext.convert(model)
         print(report)
 
-    ``nn.MaxPool2d``, ``nn.MaxUnpool2d`` and ``nn.ConvTranspose2d`` become the layers of the same name in ``segext.nn``.
-    The same goes for ``F.max_pool2d``, ``torch.max_pool2d``, ``F.max_unpool2d`` and ``F.conv_transpose2d`` where a
-    method of a module's class calls them by name. A ReLU, as a layer or a call, is fused into a pool that is the only
-    reader of its output. An unpooling is fused into an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` that is the only reader
-    of its map. Fusion requires that the forwards involved run the same way every time: without conditions, contexts
-    and the like.
+    **Swapped.** ``nn.MaxPool2d``, ``nn.MaxUnpool2d`` and ``nn.ConvTranspose2d`` become the layers of the same name in
+    ``segext.nn``. The same goes for ``F.max_pool2d``, ``torch.max_pool2d``, ``F.max_unpool2d`` and
+    ``F.conv_transpose2d`` where a method of a module's class calls them by name.
 
-    State dict, parameters, hooks, modes, shared layers and the classes of your own modules are preserved, and your code
-    runs as written. A converted model can be converted again, copied, pickled, trained and compiled. Subclasses of the
-    stock layers are left alone, as are layers whose indices may reach anything but an unpooling of the same windows: a
-    model that returns indices returns stock's. Unpooling returns the same sizes as stock's.
+    **Fused.** A ReLU, as a layer or a call, is fused into a pool that is the only reader of its output. An unpooling is
+    fused into an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` that is the only reader of its map. Fusion requires that the
+    forwards involved run the same way every time: without conditions, contexts and the like.
 
-    The conversion is exact: as long as the model runs its current layers, its ``forward`` returns the same values and
-    gradients, except for the order of the sums in the convolutions that change, and for maps that stock's autocast on
-    the CPU unpools in float32. The output of a fused ReLU and pool must not be modified in place before the backward
-    pass, which reads it; stock's may be. Autograd raises an error if it was. A pair whose map the model itself may
-    modify in place, as far as its forwards, what they call by name and hooks show, is not fused; nor is a pair of which
-    a public method other than ``forward`` runs only one. Nothing remains between two fused layers: a hook or layer
-    added there later, and a block or a method named with a leading underscore that ends there and is called on its own,
-    receives the values from before the first layer, or values and switches in place of an unpooled map. A method that
-    returned indices may return switches. What ``type(model)(...)`` constructs is not converted: give it a state dict
-    rather than layers of a converted model.
+    **Left alone.** Subclasses of the stock layers; layers whose indices may reach anything but an unpooling of the same
+    windows, so that a model that returns indices returns stock's; pairs whose map the model itself may modify in place,
+    as far as its forwards, what they call by name and hooks show; pairs of which a public method other than ``forward``
+    runs only one.
+
+    **Preserved.** State dict, parameters, hooks, modes, shared layers and the classes of your own modules; your code
+    runs as written, and unpooling returns the same sizes as stock's. As long as the model runs its current layers, its
+    ``forward`` returns the same values and gradients, except for the order of the sums in the convolutions that change,
+    and for maps that stock's autocast on the CPU unpools in float32. A converted model can be converted again, copied,
+    pickled, trained and compiled.
+
+    **After conversion.** The output of a fused ReLU and pool must not be modified in place before the backward pass,
+    which reads it; stock's may be. Autograd raises an error if it was. Do not hook into the middle of a fused pair: a
+    hook, a layer or the end of a block between a ReLU and its pool sees the map before the ReLU; between an unpooling
+    and its convolution, the pooled values and switches. So does a method named with a leading underscore that ends
+    there and is called on its own. A method that returned indices may return switches. A new instance, made by
+    ``type(model)(...)``, is not converted: initialise it from a state dict, not from layers of a converted model.
 
     Args:
         model: any module that can be deep-copied; forwards run once, on a copy, with stand-ins for tensors.
