@@ -13,8 +13,8 @@ MEMORY_SANITIZERS = {"flags": MEMORY_FLAGS, "core_flags": MEMORY_FLAGS, "link_fl
 RACE_FLAGS = ["-fsanitize=thread"]
 RACE_SANITIZER = {"flags": RACE_FLAGS, "core_flags": ["-DSEGEXT_EMULATION_TSAN"], "link_flags": RACE_FLAGS}
 KERNELS_TEST = [*LAUNCHERS, *CASES, EMULATION / "cuda_backend.cpp", EMULATION / "kernels_test.cpp"]
-# The orders of threads, and which cases run in each: all, or every second one, from the first or from the next on.
-ORDERS = {"ascending": (), "descending": ("2", "0"), "random": ("2", "1")}
+# The orders of threads, and which cases run in each: all, or every fourth one, from the first or from the third on.
+ORDERS = {"ascending": (), "descending": ("4", "0"), "random": ("4", "2")}
 
 # What the message says of each bug that planted_bugs.cpp plants.
 BUGS = {
