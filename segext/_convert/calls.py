@@ -21,23 +21,30 @@ from .trace import IN_PLACE
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 STOCK_LAYERS = (nn.MaxPool2d, nn.MaxUnpool2d, nn.ConvTranspose2d)
 
-# What a layer, function or method is, and the name of its replacement in segext (none: nothing to swap).
-KINDS = {
-    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"), ("relu", None)),
-    **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), ("pool", "max_pool2d")),
-    **dict.fromkeys((layers.MaxPool2d, functional.max_pool2d), ("pool", None)),
-    **dict.fromkeys((layers.ReLUMaxPool2d, functional.relu_max_pool2d), ("relu_pool", None)),
-    **dict.fromkeys((swaps.max_pool2d_with_indices,), ("pool", None)),
-    **dict.fromkeys((swaps.relu_max_pool2d_with_indices,), ("relu_pool", None)),
-    **dict.fromkeys((layers.MaxUnpool2d, swaps.MaxUnpool2d, swaps.DeferredMaxUnpool2d), ("unpool", None)),
-    **dict.fromkeys((functional.max_unpool2d, swaps.max_unpool2d, swaps.deferred_max_unpool2d), ("unpool", None)),
-    **dict.fromkeys((nn.Conv2d, layers.ConvTranspose2d), ("convolution", None)),
-    nn.ConvTranspose2d: ("convolution", "ConvTranspose2d"),
-    nn.MaxPool2d: ("pool", "MaxPool2d"),
-    nn.MaxUnpool2d: ("unpool", "MaxUnpool2d"),
-    F.max_unpool2d: ("unpool", "max_unpool2d"),
-    F.conv_transpose2d: ("convolution", "conv_transpose2d"),
-    functional.conv_transpose2d: ("convolution", None),
+_OF_KIND = {
+    "relu": (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"),
+    "pool": (
+        *(nn.MaxPool2d, F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d),
+        *(layers.MaxPool2d, functional.max_pool2d, swaps.max_pool2d_with_indices),
+    ),
+    "relu_pool": (layers.ReLUMaxPool2d, functional.relu_max_pool2d, swaps.relu_max_pool2d_with_indices),
+    "unpool": (
+        *(nn.MaxUnpool2d, F.max_unpool2d, layers.MaxUnpool2d, functional.max_unpool2d),
+        *(swaps.MaxUnpool2d, swaps.max_unpool2d, swaps.DeferredMaxUnpool2d, swaps.deferred_max_unpool2d),
+    ),
+    "convolution": (
+        *(nn.Conv2d, nn.ConvTranspose2d, F.conv_transpose2d),
+        *(layers.ConvTranspose2d, functional.conv_transpose2d),
+    ),
+}
+# What a layer, function or method computes.
+KINDS = {key: kind for kind, keys in _OF_KIND.items() for key in keys}
+# The name in segext of what replaces a layer or function of stock's by itself.
+SUCCESSORS = {
+    **{layer: layer.__name__ for layer in STOCK_LAYERS},
+    **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), "max_pool2d"),
+    F.max_unpool2d: "max_unpool2d",
+    F.conv_transpose2d: "conv_transpose2d",
 }
 _POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _UNPOOL = ("input", "indices", "kernel_size", "stride", "padding", "output_size")
@@ -57,7 +64,7 @@ def target(node: fx.Node):
 
 
 def kind(node: fx.Node) -> str | None:
-    return KINDS.get(target(node), (None, None))[0] if node.op.startswith("call") else None
+    return KINDS.get(target(node)) if node.op.startswith("call") else None
 
 
 def title(key) -> str:

@@ -48,7 +48,7 @@ class Plan:
         verdicts = {"pool": self._why_leave_pool, "unpool": self._why_leave_unpool, "convolution": lambda _: ""}
         for kind, verdict in verdicts.items():
             for unit in units:
-                if calls.KINDS[_key(unit)][0] == kind and (reason := self._why_leave(unit) or verdict(unit)):
+                if calls.KINDS[_key(unit)] == kind and (reason := self._why_leave(unit) or verdict(unit)):
                     self.left[unit] = reason
         self.swaps = [unit for unit in units if unit not in self.left]
         self.unfused: dict[fx.Node, str] = {}
@@ -144,7 +144,7 @@ class Plan:
         pairs: dict[fx.Node, fx.Node] = {}
         for unit in self.swaps:
             found = self.flow.calls[unit]
-            if calls.KINDS[_key(unit)][0] == "unpool" and all(map(self._may_wait, found)):
+            if calls.KINDS[_key(unit)] == "unpool" and all(map(self._may_wait, found)):
                 pairs |= {unpool: value_uses(unpool)[0] for unpool in found}
         return pairs
 
@@ -152,7 +152,7 @@ class Plan:
         """Whether an unpooling can be deferred to the only layer that reads it."""
         uses, unit = value_uses(unpool), unpool.meta["unit"]
         reader = uses[0].meta.get("module") if len(uses) == 1 else None
-        if calls.KINDS.get(type(reader), (None, None))[0] != "convolution" or calls.operand(uses[0]) is not unpool:
+        if calls.KINDS.get(type(reader)) != "convolution" or calls.operand(uses[0]) is not unpool:
             return False
         if "forward" in vars(reader) or len(unpool.users) > 1 or self._why_unknown(unit, self.flow.exposed):
             return False
@@ -238,7 +238,7 @@ class Plan:
                 map(_successor, self.flow.sites[module].values())
             )
             called = [site for m in held for site in self.flow.sites.get(m, {}).values()]
-            if pools and any(calls.KINDS.get(_key(unit), ("",))[0] == "relu" for unit in (*held, *called)):
+            if pools and any(calls.KINDS.get(_key(unit)) == "relu" for unit in (*held, *called)):
                 leave(module, type(module).__name__, f"ReLUs that it may call stay: {reason}")
         return Report(tuple(dict.fromkeys(changes)))
 
@@ -269,4 +269,4 @@ def _key(unit: Unit):
 
 def _successor(unit: Unit) -> str | None:
     """The name of a unit's replacement in segext."""
-    return calls.KINDS.get(_key(unit), (None, None))[1]
+    return calls.SUCCESSORS.get(_key(unit))

@@ -45,11 +45,12 @@ class Site:
 
     def successor(self, fused: bool) -> object:
         """The replacement function."""
-        if calls.KINDS[self.target][0] == "relu":
+        kind = calls.KINDS[self.target]
+        if kind == "relu":
             return swaps.rectified_later
-        if calls.KINDS[self.target][0] == "unpool":
+        if kind == "unpool":
             return swaps.deferred_max_unpool2d if fused else swaps.max_unpool2d
-        if calls.KINDS[self.target][0] == "convolution":
+        if kind == "convolution":
             return functional.conv_transpose2d
         if self.target is F.max_pool2d_with_indices:
             return swaps.relu_max_pool2d_with_indices if fused else swaps.max_pool2d_with_indices
