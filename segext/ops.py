@@ -480,7 +480,8 @@ def unpooled_convolution_gradients(
 
 def _embed(x: Tensor, size: Sequence[int], origin: Sequence[int]) -> Tensor:
     """A map of ``size`` that contains ``x`` from ``origin`` on, as far as it fits, surrounded by zeros."""
-    (top, left), (height, width) = origin, x.shape[-2:]
+    top, left = map(min, origin, size)  # a part may begin in the output padding, behind the map
+    height, width = x.shape[-2:]
     return torch.nn.functional.pad(x, (left, size[1] - left - width, top, size[0] - top - height))
 
 

@@ -466,6 +466,21 @@ def _leaves(layout=contiguous, multiplier=1):
     return [layout(x).requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), addend.requires_grad_()]
 
 
+@pytest.mark.parametrize(("crop", "size"), [((0, 12), None), ((9, 0), (1, 5)), ((9, 12), (1, 1))])
+def test_derivatives_of_a_part_that_begins_in_the_output_padding(crop, size):
+    """There only the bias and the addend count."""
+    x, weight, bias = inputs(2, 1, (2, 3), (2, 3))
+    addend = normal((2, 2, 10, 14), torch.float64, seed=3)
+    leaves = [t.requires_grad_() for t in (x, weight, bias, addend)]
+
+    def call(x, weight, bias, addend):
+        window = {"stride": (7, 4), "output_padding": (1, 3), "groups": 2}
+        return own.conv_transpose2d_add(x, weight, addend, bias, **window, crop=crop, output_size=size)
+
+    assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, leaves)
+
+
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
 @pytest.mark.parametrize("multiplier", [1, 2])
 def test_gradients(multiplier, layout):
