@@ -232,7 +232,7 @@ class Product(Call):
             weight = weight[..., rows, columns]
         pixels = input.reshape(-1, weight.shape[0])
         # In the memory order of the weights, which make up nearly all of what is read.
-        if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
+        if prefers_channels_last(weight):
             _, outputs, height, width = weight.shape
             by_pixel = (pixels @ weight.permute(0, 2, 3, 1).flatten(1)).view(-1, height, width, outputs)
             result = by_pixel.permute(0, 3, 1, 2)

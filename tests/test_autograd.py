@@ -184,6 +184,7 @@ CONVOLUTIONS = {
     "depthwise": (lambda x, w: own.conv_transpose2d(x, w, None, 2, 1, 0, 4), (4, 2, 4, 4)),
     "argmax": (lambda x, w: own.conv_transpose2d_argmax(x, w, None, 2, 1, 0, 4), (4, 2, 4, 4)),
     "dense": (lambda x, w: own.conv_transpose2d(x, w, None, 2, 1), (4, 3, 4, 4)),
+    "one pixel": (lambda x, w: own.conv_transpose2d(x[..., :1, :1], w), (4, 3, 4, 4)),
     "unpool": (
         lambda x, w: own.unpool_conv_transpose2d(*own.max_pool2d(x, 2, return_indices=True), w, padding=1),
         (4, 3, 3, 3),
