@@ -47,6 +47,14 @@ def test_fuses_and_replaces_calls():
     assert {c.before for c in report.swapped} == {"F.max_unpool2d"}
 
 
+def test_fuses_a_pool_that_is_segexts_already():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), segext.nn.MaxPool2d(2))
+    converted, report = segext.convert(model)
+    assert type(converted[2]) is segext.nn.ReLUMaxPool2d
+    assert [c.name for c in report.fused] == ["1 + 2"]
+    assert_same(model, converted, image())
+
+
 def test_the_output_of_a_fused_pool_must_not_change_in_place():
     """Not before the backward pass, and nobody gets a wrong gradient."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))

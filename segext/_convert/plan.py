@@ -16,7 +16,7 @@ _SWAPPED = {
 }
 _FUSED = {
     nn.ReLU: nn.Identity,
-    nn.MaxPool2d: layers.ReLUMaxPool2d,
+    **dict.fromkeys((nn.MaxPool2d, layers.MaxPool2d), layers.ReLUMaxPool2d),
     nn.MaxUnpool2d: swaps.DeferredMaxUnpool2d,
     nn.Conv2d: swaps.UnpoolingConv2d,
     **dict.fromkeys((nn.ConvTranspose2d, layers.ConvTranspose2d), swaps.UnpoolingConvTranspose2d),
