@@ -99,6 +99,9 @@ UPSAMPLING_WINDOWS = {
 
 # This map is so high that one thread writes several groups of rows.
 HIGH = ("upsampling 2x2/1", (1, 2, 21, 5), 1, (2, 1, 0, 1))
+# So many samples and channels that blocks use their two buffers of input again and again, on a GPU with the 132
+# multiprocessors of an H200 and on most others. test_buffers_are_reused of tests/cuda_emulation checks this shape.
+MANY = ("upsampling 2x2/1, many strips", (16, 200, 2, 255), 1, (2, 1, 1, 1))
 
 # Channels, outputs and pixels that fill whole tiles and steps; then some that do not, with windows that the map's edge
 # cuts and with outputs for more than one block.
@@ -131,6 +134,7 @@ def upsampling_cases() -> Iterator[UpsamplingCase]:
                         yield UpsamplingCase(name, shape, multiplier, window, dtype, format)
         for dtype in COMMON:
             yield UpsamplingCase(*HIGH, dtype, format)
+            yield UpsamplingCase(*MANY, dtype, format)
 
 
 def pooling_cases() -> Iterator[Case]:
