@@ -5,6 +5,7 @@
 // Index is int32_t unless a sample of either map, or the reach of a window, is too large for it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>
@@ -251,11 +252,20 @@ inline bool windows_are_3x3_overlaps(const PoolGeometry& g) {
          w.padding_w <= 1 && w.dilation_h == 1 && w.dilation_w == 1 && g.bits == code_bits(9);
 }
 
+// Whether int32_t can hold the distance between the taps of a small window in the memory of a map that fits_int32, even
+// if so few of them lie inside the map that others lie far outside.
+inline bool taps_fit_int32(const PoolGeometry& g) {
+  constexpr int64_t kLimit = int64_t{1} << 30;
+  const Window& w = g.window;
+  const int64_t column_step = g.channels_last ? g.channels : 1, row_step = std::max(column_step * g.width, int64_t{1});
+  return (w.kernel_h - 1) * w.dilation_h < kLimit / row_step && (w.kernel_w - 1) * w.dilation_w < kLimit / column_step;
+}
+
 inline Windows windows_of(const PoolGeometry& g) {
   const Window& w = g.window;
   if (w.kernel_h != w.kernel_w || g.bits != code_bits(w.kernel_h * w.kernel_w)) return Windows::kAny;
+  if (w.kernel_h > 3 || w.kernel_h < 2 || !taps_fit_int32(g)) return Windows::kAny;
   if (w.kernel_h == 3) return Windows::k3x3;
-  if (w.kernel_h != 2) return Windows::kAny;
   const bool tiles = windows_are_2x2_tiles(g) && 2 * g.pooled_height <= g.height && 2 * g.pooled_width <= g.width;
   return tiles ? Windows::kTiles : Windows::k2x2;
 }
