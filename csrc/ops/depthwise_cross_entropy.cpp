@@ -170,7 +170,9 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
   const bool any = labels.numel() > 0;
   const GradientParts counts =
       any ? gradient_parts(labels, g, SEGEXT_PART_COUNTS(depthwise_cross_entropy_backward)) : GradientParts{0, 0};
-  const Tensor grad = dense(grad_loss, false), dense_normalizers = dense(normalizers, false);
+  const Tensor grad = dense(grad_loss, false);
+  // Kernels read both numbers of a Normalizer at once.
+  const Tensor pairs = aligned(dense(normalizers, false), 2 * static_cast<int64_t>(normalizers.element_size()));
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
   const Parts weights(needs_weight, input, sizes_of(weight), counts.weight);
@@ -183,7 +185,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
     const DepthwiseCrossEntropyBackwardParams params{
         .scores = call.scores(op),
         .criterion = call.criterion(),
-        .normalizers = dense_normalizers.const_data_ptr(),
+        .normalizers = pairs.const_data_ptr(),
         .labels = call.pixels.const_data_ptr(),
         .grad_loss = grad.const_data_ptr(),
         .one_value = one_value,

@@ -98,6 +98,13 @@ Tensor dense(const Tensor& tensor, bool channels_last) {
   return copy;
 }
 
+Tensor aligned(const Tensor& tensor, int64_t bytes) {
+  if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes == 0) return tensor;
+  Tensor copy = empty(tensor, sizes_of(tensor), tensor.scalar_type());
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
 Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type, bool channels_last) {
   const Ints strides = dense_strides(sizes, channels_last);
   int32_t device_type, device_index;

@@ -30,6 +30,9 @@ std::string text(const torch::stable::Device& device);
 Tensor dense(const Tensor& tensor, bool channels_last);
 bool is_dense(const Tensor& tensor, bool channels_last);
 
+// The tensor itself, which is dense in NCHW order, if its data is aligned to so many bytes; otherwise a copy.
+Tensor aligned(const Tensor& tensor, int64_t bytes);
+
 // An uninitialised dense tensor on `like`'s device. Large CPU tensors ask for huge pages: page faults on small pages
 // would cost several times what a kernel takes to fill the memory.
 Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type, bool channels_last = false);
