@@ -85,6 +85,15 @@ def test_kernels_compute_what_the_model_says(kernel_runs, order):
     assert_every_kernel_ran_right(kernel_runs[order].result())
 
 
+def test_every_instance_of_a_kernel_runs(kernels_test, kernel_runs):
+    """Those for each type of elements, indices and labels that launchers can choose, in the run of all cases."""
+    symbols = run(["nm", "-C", str(kernels_test)]).stdout
+    compiled = set(re.findall(r" [TW] (?:void )?(segext::\w+_kernel(?:<.*?>)?)\(", symbols))
+    launched = re.findall(r"^(segext::.*): \d+ launches$", kernel_runs["ascending"].result().stdout, re.MULTILINE)
+    assert len(compiled) > 300
+    assert not compiled - set(launched)
+
+
 def test_conversions_of_half_types(tmp_path):
     program = build(tmp_path, "conversions_test", [EMULATION / "conversions_test.cpp"], **MEMORY_SANITIZERS)
     result = run_sanitized(program)

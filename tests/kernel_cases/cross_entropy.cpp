@@ -10,8 +10,8 @@ namespace {
 
 // `weighted`: class weights, one of which is zero. `special`: NaN and infinities here and there in the input, or an
 // infinite gradient where no pixel counts. What the gradients need comes from the loss kernel.
-void cross_entropy(Tester* tester, const Upsampling& g, ElementType type, double smoothing, bool weighted,
-                   bool special) {
+void cross_entropy(Tester* tester, const Upsampling& g, ElementType type, double smoothing, bool weighted, bool special,
+                   Wanted wanted = Wanted::kSome) {
   const int64_t pixels = g.samples * g.output_height * g.output_width;
   if (pixels == 0 || !backend::takes(g) || !tester->takes_next()) return;  // ops do not call kernels for empty outputs
   const bool has_bias = tester->random() % 2 == 0, reduces = tester->random() % 2 == 0;
@@ -90,13 +90,20 @@ void cross_entropy(Tester* tester, const Upsampling& g, ElementType type, double
     backend::depthwise_cross_entropy_backward(backward, what);
     host_model::depthwise_cross_entropy_backward(params, backward, by_input, by_weight, by_bias);
   };
-  test_gradients_of(tester, g, type, false, counts, &backward.gradients, what, run);
+  test_gradients_of(tester, g, type, wanted, counts, &backward.gradients, what, run);
 }
 
 }  // namespace
 
 void test_cross_entropy(Tester* tester) {
   constexpr double kSmoothings[] = {0, 0.25, 1};
+  for (const int64_t classes : {2, 256}) {  // whose labels are of one byte and of four
+    for (const Upsample& shape : upsamplings_of_each_kind(classes)) {
+      for (const ElementType type : kFloatTypes) {
+        cross_entropy(tester, geometry_of(shape, false), type, 0.25, true, false, Wanted::kAll);
+      }
+    }
+  }
   const std::vector<Upsample> shapes = upsamplings_with_gradients();
   for (const bool channels_last : {false, true}) {
     for (size_t k = 0; k < shapes.size(); ++k) {

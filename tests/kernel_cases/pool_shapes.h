@@ -90,6 +90,7 @@ inline std::vector<Shape> shapes_of_any_windows() {
   shapes.push_back({1, 1, 260, 258, {257, 257, 2, 1, 0, 0, 1, 1}});  // 32-bit codes
   shapes.push_back({1, 8, 1, 1, square(2, 2, 1, 4)});                // windows wholly in the padding
   shapes.push_back({2, 3, 1, 2, square(2, 1, 2, 4)});
+  shapes.push_back({1, 3, 9, 11, {2, 3, 3000000000, 1, 0, 1, 1, 1}});    // overlaps that need 64-bit numbers
   shapes.push_back({1, 8, 3, 5, square(2, 1 << 29, 0, 1 << 28), true});  // from tap to tap beyond int32_t, times 8
   shapes.push_back({0, 8, 8, 8, square(2, 2)});
   return shapes;

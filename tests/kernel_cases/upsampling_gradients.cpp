@@ -7,15 +7,14 @@
 
 namespace kernel_cases {
 
-void test_gradients_of(Tester* tester, const Upsampling& g, ElementType type, bool input_only,
-                       const GradientParts& parts, UpsamplingGradients* out, const std::string& what,
+void test_gradients_of(Tester* tester, const Upsampling& g, ElementType type, Wanted wanted, const GradientParts& parts,
+                       UpsamplingGradients* out, const std::string& what,
                        const std::function<void(double*, double*, double*)>& run) {
   const int size = element_size(type), sum_size = type == ElementType::kFloat64 ? 8 : 4;
   const int64_t inputs = g.samples * g.channels / g.multiplier * g.height * g.width;
   const int64_t weights = g.channels * g.kernel_h * g.kernel_w;
-  const bool wants_input = input_only || tester->random() % 4 != 0;
-  const bool wants_weight = !input_only && tester->random() % 4 != 0,
-             wants_bias = !input_only && tester->random() % 4 != 0;
+  const auto draw = [&] { return wanted == Wanted::kAll || (wanted == Wanted::kSome && tester->random() % 4 != 0); };
+  const bool wants_input = wanted == Wanted::kInput || draw(), wants_weight = draw(), wants_bias = draw();
   Array grad_input(inputs, size, false), grad_weight(weights, size, false), grad_bias(g.channels, size, false),
       weight_parts(parts.weight * weights, sum_size, false), bias_parts(parts.bias * g.channels, sum_size, false);
   if (wants_input) out->input = grad_input.data();
@@ -32,7 +31,7 @@ void test_gradients_of(Tester* tester, const Upsampling& g, ElementType type, bo
   if (wants_bias) expect_close(grad_bias, by_bias, type, tolerance, "gradient of the bias", what);
 }
 
-void upsample_backward(Tester* tester, const Upsampling& g, ElementType type, bool special, bool input_only) {
+void upsample_backward(Tester* tester, const Upsampling& g, ElementType type, bool special, Wanted wanted) {
   const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
   if (outputs == 0 || !backend::takes(g) || !tester->takes_next()) return;  // ops do not call kernels for empty outputs
   const int size = element_size(type);
@@ -55,7 +54,7 @@ void upsample_backward(Tester* tester, const Upsampling& g, ElementType type, bo
     backend::depthwise_conv_transpose2d_backward(params, what);
     host_model::depthwise_conv_transpose2d_backward(params, by_input, by_weight, by_bias);
   };
-  test_gradients_of(tester, g, type, input_only, counts, &params.gradients, what, run);
+  test_gradients_of(tester, g, type, wanted, counts, &params.gradients, what, run);
 }
 
 void test_upsampling_gradients(Tester* tester) {
@@ -63,7 +62,12 @@ void test_upsampling_gradients(Tester* tester) {
     const Upsampling g = geometry_of(shape, true);
     const uint32_t chance = tester->random();
     for (int k = 0; k < (shape.samples < 64 ? 4 : 1); ++k) {
-      upsample_backward(tester, g, kFloatTypes[(k + chance) % 4], (k + chance / 4) % 2 == 0, false);
+      upsample_backward(tester, g, kFloatTypes[(k + chance) % 4], (k + chance / 4) % 2 == 0, Wanted::kSome);
+    }
+  }
+  for (const Upsample& shape : upsamplings_of_each_kind(2)) {
+    for (const ElementType type : kFloatTypes) {
+      upsample_backward(tester, geometry_of(shape, false), type, false, Wanted::kAll);
     }
   }
   const std::vector<Upsample> shapes = upsamplings_with_gradients();
@@ -71,8 +75,8 @@ void test_upsampling_gradients(Tester* tester) {
     for (size_t k = 0; k < shapes.size(); ++k) {
       const Upsampling g = geometry_of(shapes[k], channels_last);
       if (is_slow(g)) continue;
-      upsample_backward(tester, g, kFloatTypes[(k + channels_last) % 4], false, false);
-      upsample_backward(tester, g, kFloatTypes[(k + channels_last + 2) % 4], true, false);
+      upsample_backward(tester, g, kFloatTypes[(k + channels_last) % 4], false, Wanted::kSome);
+      upsample_backward(tester, g, kFloatTypes[(k + channels_last + 2) % 4], true, Wanted::kSome);
     }
   }
 }

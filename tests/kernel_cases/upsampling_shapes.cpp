@@ -140,4 +140,12 @@ std::vector<Upsample> upsamplings_with_gradients() {
   return shapes;
 }
 
+// As few pixels and taps as possible: for the kernels for up to two strides, for those for any geometry, which take
+// larger strides, and for the latter with 64-bit numbers.
+std::vector<Upsample> upsamplings_of_each_kind(int64_t channels) {
+  std::vector<Upsample> shapes;
+  for (const int64_t stride : {1, 257, 2000000000}) shapes.push_back({1, channels, 1, 1, 2, {1, 1}, {stride, 1}});
+  return shapes;
+}
+
 }  // namespace kernel_cases
