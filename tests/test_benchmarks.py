@@ -1,6 +1,7 @@
 """The benchmarks themselves: what they count, how they reckon, that they stop at a wrong result, and that they run."""
 
 import dataclasses
+import gc
 import json
 import time
 
@@ -32,6 +33,14 @@ from benchmarks.progress import Progress
 from benchmarks.results import Results
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """Every measurement collects garbage first: not among the objects of all modules and tests, which takes longest."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 # ---- Reckoning -----------------------------------------------------------------------------------------------------
