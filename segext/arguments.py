@@ -77,7 +77,9 @@ def _traced_int(value) -> int:
 def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
     """The four arguments of a pool's window as pairs of plain ints; an omitted stride is the kernel size."""
     kernel_size = plain_pair("kernel_size", kernel_size)
-    left_out = stride is None or (type(stride) is not int and isinstance(stride, Sequence) and len(stride) == 0)
+    # A tuple is named although it is a sequence: to ask the abstract class takes longer.
+    is_sequence = type(stride) is not int and isinstance(stride, (tuple, Sequence))
+    left_out = stride is None or (is_sequence and len(stride) == 0)
     stride = kernel_size if left_out else plain_pair("stride", stride)
     return kernel_size, stride, plain_pair("padding", padding), plain_pair("dilation", dilation)
 

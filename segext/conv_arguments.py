@@ -43,12 +43,12 @@ def fit_together(input, weight, bias, devices: Collection[str]) -> bool:
 
 
 def autocasts(input: Tensor) -> bool:
-    return not input.is_meta and torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64
+    return not input.is_meta and torch.is_autocast_enabled(ops.device_type(input)) and input.dtype != torch.float64
 
 
 def compute_dtype(input: Tensor) -> torch.dtype:
     """Stock casts transposed convolutions to the lower precision under autocast."""
-    return torch.get_autocast_dtype(input.device.type) if autocasts(input) else input.dtype
+    return torch.get_autocast_dtype(ops.device_type(input)) if autocasts(input) else input.dtype
 
 
 def cast(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -181,10 +181,10 @@ class Dense(Call):
             return True
         if max(stride) == 1:
             return False  # a plain convolution, for which stock's kernels reach the machine's limit
-        channels, outputs = weight.shape[:2]
-        pixels = input.shape[-2] * input.shape[-1]
+        channels, outputs, *_ = weight.shape
         if outputs < _FEWEST_OUTPUTS:
             return False
+        pixels = input.shape[-2] * input.shape[-1]
         fills_tiles = outputs > _TILE_OUTPUTS // 2
         # Class scores, for example: stock's kernels are made for multiples of 16.
         few = max(channels, outputs) < _FEW_CHANNELS and outputs % 16 != 0
@@ -289,14 +289,14 @@ def _kind_by_shape(input, weight, groups) -> type[Call] | None:
     """Which kernels other than stock's may run a call, judging by shapes."""
     if not isinstance(input, Tensor) or not isinstance(weight, Tensor) or input.dim() < 3 or weight.dim() != 4:
         return None
-    if input.device.type not in ops.DEVICES:
+    if ops.device_type(input) not in ops.DEVICES:
         return None
-    channels = weight.shape[0]
-    if input.shape[-3] != channels or groups not in (1, channels):
+    channels, sizes = weight.shape[0], input.shape
+    if sizes[-3] != channels or groups not in (1, channels):
         return None
     if groups == channels:
         return Depthwise
-    return Product if input.shape[-2:] == (1, 1) else Dense
+    return Product if sizes[-2] == 1 and sizes[-1] == 1 else Dense
 
 
 def _stock_is_direct(input: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:

@@ -131,7 +131,7 @@ def relu_max_pool2d(
 def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
     if not isinstance(input, Tensor):
         raise TypeError(f"{op.__name__}(): argument 'input' must be Tensor, not {type(input).__name__}")
-    if input.device.type not in ops.DEVICES:
+    if ops.device_type(input) not in ops.DEVICES:
         return _stock_pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     if input.dtype not in _POOLABLE:
         if input.is_quantized:

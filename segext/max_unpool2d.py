@@ -58,7 +58,7 @@ def max_unpool2d(
         )
     if kernel_size is None and not isinstance(indices, Switches):
         raise TypeError("max_unpool2d(): int64 indices need a kernel_size; Switches carry their own")
-    if input.device.type not in ops.DEVICES:
+    if ops.device_type(input) not in ops.DEVICES:
         unpooled = _stock_max_unpool2d(input, indices, kernel_size, stride, padding, output_size)
         return unpooled if out is None else _copy_out(out, input, unpooled)
     if input.dtype not in ops.FLOATS:

@@ -295,7 +295,7 @@ def _compose(name, input, switches, weight, bias, output_size, convolve: Callabl
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
     # Without a gradient there is nothing to keep, and compilers decide for themselves what to keep.
     plain = convolution is None or transformed or not trains or forward_ad._current_level >= 0
-    if not isinstance(input, Tensor) or input.device.type not in ops.DEVICES or plain or input.is_inference():
+    if not isinstance(input, Tensor) or ops.device_type(input) not in ops.DEVICES or plain or input.is_inference():
         if isinstance(input, Tensor):
             (input,) = cast(compute_dtype(input), input)
         return convolve(max_unpool2d(input, switches, output_size=output_size), weight, bias)
