@@ -45,6 +45,7 @@ PER_LEVEL = [
         "depthwise_cross_entropy",
         "extremes",
         "gather",
+        "index_unpool",
         "indices",
         "max_pool2d",
         "repack_codes",

@@ -190,6 +190,49 @@ def test_many_indices_name_one_pixel(layout, device):
     assert_same(output, expected)
 
 
+def any_indices(order, shape, pixels):
+    """Indices of every plane: the same pixel many times, within a block of the kernels and in blocks far apart."""
+    generator = torch.Generator().manual_seed(5)
+    if order == "random":
+        return torch.randint(0, pixels, shape, generator=generator)
+    if order == "out of range":
+        wild = torch.randint(-pixels, 2 * pixels, shape, generator=generator)
+        wild.flatten()[:2] = torch.tensor([torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max])
+        return wild
+    ascending = torch.arange(shape[-2] * shape[-1]).view(shape[-2:]) * 3 % pixels
+    shifts = torch.randint(0, 9, shape, generator=generator)
+    indices = (ascending + shifts) % pixels
+    return indices.flip((-2, -1)) if order == "descending" else indices
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=name)
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("order", ["ascending", "descending", "random", "out of range"])
+@pytest.mark.parametrize("channels", [1, 7, 16, 17, 40, 67])
+def test_indices_in_any_order_on_any_number_of_threads(channels, order, layout, dtype, device):
+    """Also where threads divide the channels of one sample, at any of them."""
+    shape, size = (2, channels, 37, 41), (73, 81)
+    indices = any_indices(order, shape, size[0] * size[1])
+    values, grad = normal(shape, dtype), normal((*shape[:2], *size), dtype, seed=2)
+    expected = reference.max_unpool2d_indices(values, indices, size)
+    expected_grad = reference.max_unpool2d_indices_backward(grad, indices)
+    values, grad, indices = (layout(x.to(device)) for x in (values, grad, indices))
+    last = layout is channels_last
+    for count in (1, 2, 3, 5):
+        with threads(count):
+            assert_same(ops.max_unpool2d_indices(values, indices, size, last), expected)
+            assert_same(ops.max_unpool2d_indices_backward(grad, indices, shape[-2:], last), expected_grad)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_indices_of_an_empty_batch(last, device):
+    shape = (0, 17, 4, 4)
+    indices = torch.zeros(shape, dtype=torch.int64, device=device)
+    assert ops.max_unpool2d_indices(normal(shape).to(device), indices, (8, 8), last).shape == (0, 17, 8, 8)
+    grad = normal((0, 17, 8, 8)).to(device)
+    assert ops.max_unpool2d_indices_backward(grad, indices, (4, 4), last).shape == shape
+
+
 @pytest.mark.parametrize("output_size", [None, (4, 6), (5, 7), (2, 3, 5, 7), [3, 5], torch.Size((5, 5))])
 def test_output_size_of_indices(output_size, device):
     """Stock's rule: by default the smallest map, else any less than one stride away."""
