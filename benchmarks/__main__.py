@@ -97,27 +97,27 @@ def run(options: argparse.Namespace, progress: Progress) -> Results:
     named = f"{len(images)} images of {options.images}" if options.images else "matplotlib's grace_hopper.jpg"
     results = Results({**environment(named), "options": given(options)})
     compile = not (options.no_compile or options.quick)
+
+    def left() -> float:
+        """Seconds until it is time to finish."""
+        return max(options.seconds - progress.elapsed - FINISH, 0.0)
+
     if options.part in ("report", "switches"):
         results.switches += memory.switch_rows(progress, quick=options.quick)
         results.saved += memory.saved_rows(progress, compile=compile, notes=results.notes)
         results.footprint += footprint.run(progress, quick=options.quick)
     if options.part in ("report", "ops"):
-        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
-        results.limits += limits.run(left / 50, progress)
-        results.calls += calls.run(left / 6, progress, compile=compile, notes=results.notes)
-        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
+        some = left()
+        results.limits += limits.run(some / 50, progress)
+        results.calls += calls.run(some / 6, progress, compile=compile, notes=results.notes)
         results.stream += stream.run(progress, quick=options.quick)
-        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
-        results.upsampling += contest.run(upsampling.cases(quick=options.quick), left / 9, progress)
-        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
-        results.decoding += contest.run(decoding.cases(quick=options.quick), left / 7, progress)
-        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
-        results.scaling += scaling.run(scaling.cases(quick=options.quick), left / 9, progress)
-        left = max(options.seconds - progress.elapsed - FINISH, 0.0)
+        results.upsampling += contest.run(upsampling.cases(quick=options.quick), left() / 9, progress)
+        results.decoding += contest.run(decoding.cases(quick=options.quick), left() / 7, progress)
+        results.scaling += scaling.run(scaling.cases(quick=options.quick), left() / 9, progress)
         more = {"compile": compile, "notes": results.notes}
         if options.quick:
             more["late"] = math.inf
-        results.throughput += throughput.run(throughput.plan(options.quick), images, left, progress, **more)
+        results.throughput += throughput.run(throughput.plan(options.quick), images, left(), progress, **more)
     return results
 
 

@@ -97,22 +97,23 @@ def rows(case: Case, seconds: float, clock: Clock = harness.cpu_clock) -> Iterat
     best = min(ways, key=lambda way: Summary.of(samples[way]).median)
     for format, x in inputs.items():
         ours = samples[f"segext {format}"]
-        product = case.trains or case.kernels(x).startswith("matrix")
+        bound_by_memory = not (case.trains or case.kernels(x).startswith("matrix"))
         yield Row(
-            case.op,
-            case.map,
-            str(case.input.dtype).removeprefix("torch."),
-            format,
-            bytes_moved,
-            {name: Summary.of(values) for name, values in samples.items()},
-            harness.ratio(samples[f"stock {format}"], ours),
-            harness.ratio(samples[best], ours),
-            best,
-            *(None if product else harness.ratio(ours, samples[name]) for name in ("write", "copy")),
-            case.kernels(x).partition(":")[0],
-            peaks,
-            case.operations,
-            harness.ratio(samples["peer NCHW"], ours) if case.peer is not None else None,
+            op=case.op,
+            map=case.map,
+            dtype=str(case.input.dtype).removeprefix("torch."),
+            format=format,
+            bytes_moved=bytes_moved,
+            times={name: Summary.of(values) for name, values in samples.items()},
+            to_stock=harness.ratio(samples[f"stock {format}"], ours),
+            to_best=harness.ratio(samples[best], ours),
+            best=best,
+            to_write=harness.ratio(ours, samples["write"]) if bound_by_memory else None,
+            to_copy=harness.ratio(ours, samples["copy"]) if bound_by_memory else None,
+            kernels=case.kernels(x).partition(":")[0],
+            peaks=peaks,
+            operations=case.operations,
+            to_peer=harness.ratio(samples["peer NCHW"], ours) if case.peer is not None else None,
         )
 
 

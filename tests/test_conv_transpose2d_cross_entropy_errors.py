@@ -166,11 +166,8 @@ def test_calls_on_cuda_are_checked(steps):
         (target[:0], True, ["launch"]),
     ):
         steps.clear()
-        own.set_index_check(enabled)
-        try:
+        with own.set_index_check(enabled):
             actual = own.conv_transpose2d_cross_entropy(x[: len(values)], weight, values, **options)
-        finally:
-            own.set_index_check(True)
         assert steps == done
         if len(values) > 0:
             assert torch.equal(actual, expected)

@@ -242,12 +242,9 @@ def test_targets_out_of_range(cuda):
         target[ignored] = invalid
         with pytest.raises(IndexError, match=rf"^Target {invalid} is out of bounds\.$"):
             step()
-        own.set_index_check(False)
-        try:
+        with own.set_index_check(False):
             assert_all_same(step(), expected)
             graph, result = captured(step)
-        finally:
-            own.set_index_check(True)
         graph.replay()
         assert_all_same(result, expected)
 
@@ -430,10 +427,9 @@ def test_only_the_check_of_indices_waits(cuda):
     try:
         with pytest.raises(RuntimeError, match="synchroniz"):
             own.max_unpool2d(pooled, indices, 2)
-        own.set_index_check(False)
-        unpooled = own.max_unpool2d(pooled, indices, 2)
+        with own.set_index_check(False):
+            unpooled = own.max_unpool2d(pooled, indices, 2)
     finally:
-        own.set_index_check(True)
         torch.cuda.set_sync_debug_mode("default")
     assert_same(unpooled, own.max_unpool2d(pooled, switches))
 

@@ -32,31 +32,6 @@ enum class Bug {
   kTooMuchSharedMemory,
 };
 
-struct NamedBug {
-  const char* name;
-  Bug bug;
-};
-
-constexpr NamedBug kBugs[] = {
-    {"none", Bug::kNone},
-    {"static-shared-overrun", Bug::kStaticSharedOverrun},
-    {"dynamic-shared-overrun", Bug::kDynamicSharedOverrun},
-    {"global-overrun", Bug::kGlobalOverrun},
-    {"misaligned-vector", Bug::kMisalignedVector},
-    {"divergent-barrier", Bug::kDivergentBarrier},
-    {"exit-before-barrier", Bug::kExitBeforeBarrier},
-    {"lane-missing", Bug::kLaneMissing},
-    {"shuffle-outside-mask", Bug::kShuffleOutsideMask},
-    {"missing-barrier", Bug::kMissingBarrier},
-    {"shuffle-as-fence", Bug::kShuffleAsFence},
-    {"vote-as-fence", Bug::kVoteAsFence},
-    {"missing-wait", Bug::kMissingWait},
-    {"misaligned-copy", Bug::kMisalignedCopy},
-    {"copy-elsewhere", Bug::kCopyElsewhere},
-    {"matrix-elsewhere", Bug::kMatrixElsewhere},
-    {"too-much-shared-memory", Bug::kTooMuchSharedMemory},
-};
-
 // Sums a block's numbers by way of both static and dynamic shared memory.
 template <Bug kBug>
 __global__ void block_sum(const float* numbers, float* sum) {
@@ -152,45 +127,30 @@ bool runs_right(const float* numbers, float* copy) {
   return block_result == kSum && warp_result == kSum && is_copied;
 }
 
-bool run_bug(Bug bug, const float* numbers, float* copy) {
-  switch (bug) {
-    case Bug::kNone:
-      return runs_right<Bug::kNone>(numbers, copy);
-    case Bug::kStaticSharedOverrun:
-      return runs_right<Bug::kStaticSharedOverrun>(numbers, copy);
-    case Bug::kDynamicSharedOverrun:
-      return runs_right<Bug::kDynamicSharedOverrun>(numbers, copy);
-    case Bug::kGlobalOverrun:
-      return runs_right<Bug::kGlobalOverrun>(numbers, copy);
-    case Bug::kMisalignedVector:
-      return runs_right<Bug::kMisalignedVector>(numbers, copy);
-    case Bug::kDivergentBarrier:
-      return runs_right<Bug::kDivergentBarrier>(numbers, copy);
-    case Bug::kExitBeforeBarrier:
-      return runs_right<Bug::kExitBeforeBarrier>(numbers, copy);
-    case Bug::kLaneMissing:
-      return runs_right<Bug::kLaneMissing>(numbers, copy);
-    case Bug::kShuffleOutsideMask:
-      return runs_right<Bug::kShuffleOutsideMask>(numbers, copy);
-    case Bug::kMissingBarrier:
-      return runs_right<Bug::kMissingBarrier>(numbers, copy);
-    case Bug::kShuffleAsFence:
-      return runs_right<Bug::kShuffleAsFence>(numbers, copy);
-    case Bug::kVoteAsFence:
-      return runs_right<Bug::kVoteAsFence>(numbers, copy);
-    case Bug::kMissingWait:
-      return runs_right<Bug::kMissingWait>(numbers, copy);
-    case Bug::kMisalignedCopy:
-      return runs_right<Bug::kMisalignedCopy>(numbers, copy);
-    case Bug::kCopyElsewhere:
-      return runs_right<Bug::kCopyElsewhere>(numbers, copy);
-    case Bug::kMatrixElsewhere:
-      return runs_right<Bug::kMatrixElsewhere>(numbers, copy);
-    case Bug::kTooMuchSharedMemory:
-      return runs_right<Bug::kTooMuchSharedMemory>(numbers, copy);
-  }
-  return false;
-}
+struct NamedBug {
+  const char* name;
+  bool (*runs_right)(const float* numbers, float* copy);
+};
+
+constexpr NamedBug kBugs[] = {
+    {"none", runs_right<Bug::kNone>},
+    {"static-shared-overrun", runs_right<Bug::kStaticSharedOverrun>},
+    {"dynamic-shared-overrun", runs_right<Bug::kDynamicSharedOverrun>},
+    {"global-overrun", runs_right<Bug::kGlobalOverrun>},
+    {"misaligned-vector", runs_right<Bug::kMisalignedVector>},
+    {"divergent-barrier", runs_right<Bug::kDivergentBarrier>},
+    {"exit-before-barrier", runs_right<Bug::kExitBeforeBarrier>},
+    {"lane-missing", runs_right<Bug::kLaneMissing>},
+    {"shuffle-outside-mask", runs_right<Bug::kShuffleOutsideMask>},
+    {"missing-barrier", runs_right<Bug::kMissingBarrier>},
+    {"shuffle-as-fence", runs_right<Bug::kShuffleAsFence>},
+    {"vote-as-fence", runs_right<Bug::kVoteAsFence>},
+    {"missing-wait", runs_right<Bug::kMissingWait>},
+    {"misaligned-copy", runs_right<Bug::kMisalignedCopy>},
+    {"copy-elsewhere", runs_right<Bug::kCopyElsewhere>},
+    {"matrix-elsewhere", runs_right<Bug::kMatrixElsewhere>},
+    {"too-much-shared-memory", runs_right<Bug::kTooMuchSharedMemory>},
+};
 
 }  // namespace
 
@@ -206,7 +166,7 @@ int main(int argc, char** argv) {
     for (const auto order : {cuda_emulation::ThreadOrder::kAscending, cuda_emulation::ThreadOrder::kDescending,
                              cuda_emulation::ThreadOrder::kRandom}) {
       cuda_emulation::set_thread_order(order, 7);
-      std::printf("%s: %s\n", name, run_bug(named.bug, numbers.get(), copy.get()) ? "right" : "wrong");
+      std::printf("%s: %s\n", name, named.runs_right(numbers.get(), copy.get()) ? "right" : "wrong");
     }
     return 0;
   }
