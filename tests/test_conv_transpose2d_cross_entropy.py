@@ -11,7 +11,7 @@ import torch.utils.checkpoint
 from cross_entropy_samples import IGNORED, REDUCTIONS, composition, problem
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from samples import FLOATS, FORMATS, LAYOUTS, channels_last, contiguous, hard_values, name, normal, threads
+from samples import FLOATS, FORMATS, LAYOUTS, channels_last, contiguous, hard_values, name, normal, threads, unaligned
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -710,3 +710,27 @@ def test_class_weights_move_with_the_module_and_stay_out_of_its_state():
         module.load_state_dict(layer.state_dict())
     assert module.double().class_weight.dtype == torch.float64
     assert module.to("meta").class_weight.is_meta
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+def test_saved_tensors_may_lie_anywhere(dtype, device):
+    """Hooks may return saved tensors that are aligned for an element alone; kernels read pairs of them."""
+    x, weight, bias, target, _ = (t.to(device) for t in problem(8, 1, (9, 12), 16, 8, dtype=dtype))
+    leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    pairs = []
+
+    def moved(tensor):
+        tensor = unaligned(tensor)
+        if tensor.shape == (*target.shape, 2):
+            pairs.append(tensor)
+        return tensor
+
+    def gradients():
+        loss = own.conv_transpose2d_cross_entropy(x, weight, target, bias, 8, groups=8, crop=(1, 2), ignore_index=255)
+        return torch.autograd.grad(loss, leaves)
+
+    with torch.autograd.graph.saved_tensors_hooks(moved, lambda tensor: tensor):
+        found = gradients()
+    assert [pair.data_ptr() % (2 * pair.element_size()) for pair in pairs] == [x.element_size()]
+    for actual, expected in zip(found, gradients(), strict=True):
+        assert torch.equal(actual, expected)
