@@ -13,22 +13,20 @@ namespace {
 // Consecutive elements of a sample: of one pooled row of a plane (NCHW) or of one pooled pixel (channels_last).
 struct Run {
   int64_t begin, end;
-  int64_t top, left;  // of the first element's window, in pixels of the full map; negative in the padding
-  int64_t step;       // pixels from the window of an element to that of the next
+  Pixel at;      // the first element's pixel in the pooled map
+  int64_t step;  // columns from an element to the next
 };
 
 // Calls f(run) for the runs of elements [first, last) of a sample.
 template <class F>
 void for_each_run(const PoolGeometry& g, int64_t first, int64_t last, F&& f) {
-  const Window& w = g.window;
   const int64_t length = g.channels_last ? g.channels : g.pooled_width, number = first / length;
   Pixel at = g.channels_last ? Pixel{number / g.pooled_width, number % g.pooled_width}
                              : Pixel{number % g.pooled_height, first % length};
   int64_t left_over = first % length;
   for (int64_t begin = first; begin < last;) {
     const int64_t end = smaller(begin + length - left_over, last);
-    f(Run{begin, end, at.row * w.stride_h - w.padding_h, at.column * w.stride_w - w.padding_w,
-          g.channels_last ? 0 : w.stride_w});
+    f(Run{begin, end, at, g.channels_last ? 0 : 1});
     begin = end;
     left_over = 0;
     at.column = g.channels_last ? at.column + 1 : g.pooled_width;
@@ -48,22 +46,12 @@ void for_each_block(const PoolGeometry& g, int64_t begin, int64_t end, F&& f) {
   }
 }
 
-bool is_below(int64_t value, int64_t end) { return static_cast<uint64_t>(value) < static_cast<uint64_t>(end); }
-
-// The flat index of the pixel that `code` names in the window at (top, left); -1 if it names none.
-SEGEXT_INLINE int64_t index_of(const PoolGeometry& g, int64_t top, int64_t left, uint32_t code) {
+// The code of the tap that lies on flat index `index`, in the window of pooled pixel `at`; -1 if no tap does.
+SEGEXT_INLINE int64_t code_of(const PoolGeometry& g, Pixel at, int64_t index) {
   const Window& w = g.window;
-  const int64_t i = code / static_cast<uint32_t>(w.kernel_w), j = code - i * w.kernel_w;
-  if (i >= w.kernel_h) return -1;
-  const int64_t y = top + i * w.dilation_h, x = left + j * w.dilation_w;
-  return is_below(y, g.height) & is_below(x, g.width) ? y * g.width + x : -1;
-}
-
-// The code of the tap that lies on flat index `index` in the window at (top, left); -1 if no tap does.
-SEGEXT_INLINE int64_t code_of(const PoolGeometry& g, int64_t top, int64_t left, int64_t index) {
-  const Window& w = g.window;
-  if (!is_below(index, g.height * g.width)) return -1;
-  const int64_t row = index / g.width, y = row - top, x = index - row * g.width - left;
+  if (index < 0 || index >= g.height * g.width) return -1;
+  const int64_t row = index / g.width, column = index - row * g.width;
+  const int64_t y = row - (at.row * w.stride_h - w.padding_h), x = column - (at.column * w.stride_w - w.padding_w);
   if (y < 0 || x < 0) return -1;
   const int64_t i = quick_div(y, w.dilation_h), j = quick_div(x, w.dilation_w);
   const bool is_tap = (i < w.kernel_h) & (j < w.kernel_w) & (i * w.dilation_h == y) & (j * w.dilation_w == x);
@@ -80,9 +68,9 @@ void indices_from_codes(const IndicesFromCodesParams& params, int64_t begin, int
     int64_t* indices = params.indices + sample * pooled_elements(g);
     const auto convert = [&](auto&& code_at) SEGEXT_LAMBDA_INLINE {
       for_each_run(g, first, last, [&](const Run& run) SEGEXT_LAMBDA_INLINE {
-        int64_t left = run.left;
-        for (int64_t e = run.begin; e < run.end; ++e, left += run.step) {
-          indices[e] = index_of(g, run.top, left, code_at(e));
+        Pixel at = run.at, pixel;
+        for (int64_t e = run.begin; e < run.end; ++e, at.column += run.step) {
+          indices[e] = switch_pixel(g, at, code_at(e), &pixel) ? pixel.row * g.width + pixel.column : -1;
         }
       });
     };
@@ -102,9 +90,9 @@ void codes_from_indices(const CodesFromIndicesParams& params, int64_t begin, int
     const int64_t* indices = params.indices + sample * pooled_elements(g);
     CodeWriter writer(params.codes + sample * g.sample_bytes, first, g.bits);
     for_each_run(g, first, last, [&](const Run& run) SEGEXT_LAMBDA_INLINE {
-      int64_t left = run.left;
-      for (int64_t e = run.begin; e < run.end; ++e, left += run.step) {
-        const int64_t code = code_of(g, run.top, left, indices[e]);
+      Pixel at = run.at;
+      for (int64_t e = run.begin; e < run.end; ++e, at.column += run.step) {
+        const int64_t code = code_of(g, at, indices[e]);
         invalid += code < 0;
         writer.put(static_cast<uint32_t>(larger(code, 0)));
       }
