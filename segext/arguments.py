@@ -1,4 +1,4 @@
-"""How functions read their arguments: an int or a pair of ints, a pool's window, and the memory format of a map.
+"""How functions read their arguments: an int or a pair of ints, a pool's window, and a map's format and size.
 
 On small maps call overhead dominates, so pairs of plain ints take a path of their own through each function.
 """
@@ -97,3 +97,8 @@ def prefers_channels_last(x: Tensor) -> bool:
             return False
         least = strides[dim] * max(sizes[dim], 1)
     return True
+
+
+def spatial_size(x: Tensor) -> tuple[int, int]:
+    """Height and width of a map, as a plain tuple, which the dispatcher reads faster than a torch.Size."""
+    return tuple(x.shape[-2:])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .derivatives import registrations
 
 
 def _fold(info, in_dim, x, has_samples: bool):
@@ -89,7 +90,7 @@ _RULES = {
 
 
 def _register(op, call) -> None:
-    torch.library.register_vmap(op, lambda info, in_dims, *args: call(op, info, in_dims, args), lib=ops.registrations)
+    torch.library.register_vmap(op, lambda info, in_dims, *args: call(op, info, in_dims, args), lib=registrations)
 
 
 for _call, _names in _RULES.items():

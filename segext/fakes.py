@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .derivatives import registrations
 from .geometry import code_bits, code_bytes, pooled_extent
 
 
@@ -344,4 +345,4 @@ _FAKES = {
     "switches_repack": lambda codes, *_: torch.empty_like(codes),
 }
 for _name, _fake in _FAKES.items():
-    torch.library.register_fake(ops.overload(_name), _fake, lib=ops.registrations)
+    torch.library.register_fake(ops.overload(_name), _fake, lib=registrations)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .arguments import IntPair, plain_int, prefers_channels_last, window_of
+from .arguments import IntPair, plain_int, prefers_channels_last, spatial_size, window_of
 from .overriding import overridable
 from .switches import Switches
 
@@ -156,7 +156,7 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     if not return_indices:
         return output
     window = window_of(kernel_size, stride, padding, dilation)
-    return output, Switches(codes, output.shape, ops.spatial_size(input), *window, channels_last)
+    return output, Switches(codes, output.shape, spatial_size(input), *window, channels_last)
 
 
 def _stock_pool(op, input, *arguments):

@@ -1,29 +1,23 @@
-"""The registered ops in Python: autograd and forward mode. ``batching`` and ``fakes`` have the rest.
+"""The registered ops in Python, with their derivatives. ``batching`` and ``fakes`` have the rest.
 
 The only module that names ``torch.ops.segext``. Its ops are those of ``csrc/library.cpp``, with all their arguments
 explicit. Each can be differentiated to any order, but for those listed at the end.
-
-An op reaches autograd by one of two paths to the same ``torch.autograd.Function``. In eager mode the functions here
-apply it directly, which has the least call overhead. Under ``torch.compile``, ``torch.export`` and ``torch.jit.trace``
-the op itself must appear in the graph, so the call goes through the dispatcher, whose Autograd key applies the
-``Function`` when the graph is differentiated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from . import _library
+from .arguments import spatial_size
+from .derivatives import Static, adjoint_pair, differentiable, split_arguments, undifferentiated
 
 _ops = torch.ops.segext
-registrations = torch.library.Library("segext", "IMPL")
 
 # The types that ops on gradients and sums accept.
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
@@ -44,20 +38,10 @@ POOLS = (_ops.max_pool2d.default, _ops.relu_max_pool2d.default)
 DEVICES = frozenset(("cpu", "meta", "cuda") if _library.build_info()["cuda"] else ("cpu", "meta"))
 
 
-def _ran_out_of_memory(error: RuntimeError) -> bool:
-    """Whether stock would raise an OutOfMemoryError. An op itself can raise only its base class."""
-    return type(error) is RuntimeError and "CUDA out of memory" in str(error)
-
-
 def has_values(x: Tensor) -> bool:
     """Whether values can be read now: not during tracing or transforms, nor from tensors that have only a shape."""
     unreadable = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return not (unreadable or x.is_meta or isinstance(x, FakeTensor))
-
-
-def spatial_size(x: Tensor) -> tuple[int, int]:
-    """Height and width of a map, as a plain tuple, which the dispatcher reads faster than a torch.Size."""
-    return tuple(x.shape[-2:])
 
 
 def device_type(x: Tensor) -> str:
@@ -68,15 +52,6 @@ def device_type(x: Tensor) -> str:
 def overload(name: str) -> torch._ops.OpOverload:
     """The op itself, as it appears in graphs."""
     return getattr(_ops, name).default
-
-
-class _Static:
-    """An op's non-tensor arguments as one leaf: transforms would take a tuple apart."""
-
-    __slots__ = ("values",)
-
-    def __init__(self, *values: Any) -> None:
-        self.values = values
 
 
 class _MaxPool2d(torch.autograd.Function):
@@ -121,164 +96,9 @@ class _MaxPool2d(torch.autograd.Function):
         return pooled, None
 
 
-def _linear_function(name: str, adjoint: str, tensors: int, calls: dict[str, Callable]) -> type:
-    """The autograd Function of op ``name``, which is linear in its first argument.
-
-    The op's arguments are (x, `tensors` selecting tensors, spatial size of the result, the rest). ``adjoint`` names the
-    op with the same arguments that maps gradients of the result back; its size argument is that of x. Derivatives call
-    the two as ``calls`` has them by then.
-    """
-    op = overload(name)
-
-    class Linear(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*args):
-            *selected, static = args
-            with torch._C._AutoDispatchBelowAutograd():
-                return op(*selected, *static.values)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            x, *selecting, static = inputs
-            ctx.set_materialize_grads(False)
-            ctx.input_size = spatial_size(x)
-            ctx.output_size, *ctx.rest = static.values
-            ctx.save_for_backward(*selecting)
-            ctx.save_for_forward(*selecting)
-
-        @staticmethod
-        def backward(ctx, grad_output):
-            nones = (None,) * (tensors + 1)
-            if grad_output is None:
-                return None, *nones
-            return calls[adjoint](grad_output, *ctx.saved_tensors, ctx.input_size, *ctx.rest), *nones
-
-        @staticmethod
-        def jvp(ctx, tangent, *_):
-            if tangent is None:  # only the ReLU's output has one, and selecting by it is constant almost everywhere
-                relu_output = ctx.saved_tensors[-1]
-                return relu_output.new_zeros(*relu_output.shape[:-2], *ctx.output_size)
-            return calls[name](tangent, *ctx.saved_tensors, ctx.output_size, *ctx.rest)
-
-    Linear.__name__ = Linear.__qualname__ = f"_{name}"
-    return Linear
-
-
-def _first_requires_grad(args) -> bool:
-    return args[0].requires_grad
-
-
-def _any_requires_grad(args) -> bool:
-    return any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
-
-
-def _refuse_nested_forward_mode(name: str) -> None:
-    """An autograd Function saves its tensors for forward mode without the tangents of the enclosing levels."""
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
-        raise NotImplementedError(
-            f"{name}: forward-mode derivatives of forward-mode derivatives, as jacfwd(jacfwd(f)) takes them, would be "
-            "wrong. Use jacfwd(jacrev(f)) or torch.func.hessian(f)."
-        )
-
-
-def _single_level(function: type[torch.autograd.Function]) -> type:
-    """The Function for tensors below transforms, as torch.func derives one; later than 2.13, ``Function`` itself calls
-    transforms again."""
-    methods = ("forward", "setup_context", "backward", "jvp")
-    base = torch.autograd.function._SingleLevelFunction
-    return type(function.__name__, (base,), {name: staticmethod(getattr(function, name)) for name in methods})
-
-
-def _differentiable(
-    op,
-    function: type[torch.autograd.Function],
-    arguments: Callable[..., tuple],
-    *,
-    is_linear: bool = False,
-) -> Callable[..., Any]:
-    """A function that calls ``op`` with the least overhead that still gives derivatives.
-
-    Args:
-        op: the op without autograd.
-        function: its autograd Function.
-        arguments: converts the op's arguments to those of ``function``.
-        is_linear: whether the op is linear in its first argument and not differentiable in any other.
-    """
-    requires_grad = _first_requires_grad if is_linear else _any_requires_grad
-    # Function.apply binds defaults through inspect.signature, which costs several times as much as a pool itself.
-    apply_to_plain_tensors = super(torch.autograd.Function, function).apply
-    apply_to_one_level = _single_level(function).apply
-
-    def call_eagerly(*args):
-        try:
-            if torch._C._are_functorch_transforms_active():
-                if not is_linear:
-                    _refuse_nested_forward_mode(name)
-                return function.apply(*arguments(*args))
-            if (torch.is_grad_enabled() and requires_grad(args)) or forward_ad._current_level >= 0:
-                # torch.jit must see the op when it traces. Below it always does, so calls without gradients skip this
-                # test.
-                return op(*args) if torch._C._is_tracing() else apply_to_plain_tensors(*arguments(*args))
-            with torch._C._AutoDispatchBelowAutograd():
-                return op(*args)
-        except RuntimeError as error:
-            if _ran_out_of_memory(error):
-                raise torch.OutOfMemoryError(str(error)) from None
-            raise
-
-    def call(*args):
-        return op(*args) if torch.compiler.is_compiling() else call_eagerly(*args)
-
-    def call_below_transforms(*args):
-        # The dispatcher has taken transforms off by now, down to the one level that this key stands for.
-        if torch._C._are_functorch_transforms_active():
-            with enable_single_level_autograd_function():
-                return apply_to_one_level(*arguments(*args))
-        return call_eagerly(*args)
-
-    name = op._schema.name.split("::")[1]
-    registrations.impl(name, call_below_transforms, "Autograd")
-    call.__name__ = call.__qualname__ = name
-    return call
-
-
-def _undifferentiated(op) -> Callable[..., Any]:
-    """A function that calls an op without derivatives."""
-
-    def call(*args):
-        if torch.compiler.is_compiling():
-            return op(*args)
-        try:
-            return op(*args)
-        except RuntimeError as error:
-            if _ran_out_of_memory(error):
-                raise torch.OutOfMemoryError(str(error)) from None
-            raise
-
-    call.__name__ = call.__qualname__ = op._schema.name.split("::")[1]
-    return call
-
-
 def _pool(relu: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     op = _ops.relu_max_pool2d.default if relu else _ops.max_pool2d.default
-    return _differentiable(op, _MaxPool2d, lambda input, *rest: (input, _Static(relu, *rest)), is_linear=True)
-
-
-def _split(tensors: int) -> Callable[..., tuple]:
-    """The arguments of an autograd Function for those of its op, which has so many tensors first."""
-    return lambda *args: (*args[:tensors], _Static(*args[tensors:]))
-
-
-def _adjoint_pair(name: str, adjoint: str, tensors: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """The functions of two linear ops that are each other's derivative, so that they have derivatives of any order."""
-    calls: dict[str, Callable] = {}
-    for own, other in ((name, adjoint), (adjoint, name)):
-        function = _linear_function(own, other, tensors, calls)
-        calls[own] = _differentiable(overload(own), function, _split(tensors + 1), is_linear=True)
-    return calls[name], calls[adjoint]
+    return differentiable(op, _MaxPool2d, lambda input, *rest: (input, Static(relu, *rest)), is_linear=True)
 
 
 def _is_differentiated() -> bool:
@@ -611,35 +431,37 @@ def _score_gradient(scores, labels, class_weight, label_smoothing) -> Tensor:
 max_pool2d = _pool(relu=False)
 relu_max_pool2d = _pool(relu=True)
 
-max_pool2d_backward, max_pool2d_double_backward = _adjoint_pair(
-    "max_pool2d_backward", "max_pool2d_double_backward", tensors=2
+max_pool2d_backward, max_pool2d_double_backward = adjoint_pair(
+    _ops.max_pool2d_backward.default, _ops.max_pool2d_double_backward.default, tensors=2
 )
-max_unpool2d, max_unpool2d_backward = _adjoint_pair("max_unpool2d", "max_unpool2d_backward", tensors=1)
-max_unpool2d_indices, max_unpool2d_indices_backward = _adjoint_pair(
-    "max_unpool2d_indices", "max_unpool2d_indices_backward", tensors=1
+max_unpool2d, max_unpool2d_backward = adjoint_pair(
+    _ops.max_unpool2d.default, _ops.max_unpool2d_backward.default, tensors=1
+)
+max_unpool2d_indices, max_unpool2d_indices_backward = adjoint_pair(
+    _ops.max_unpool2d_indices.default, _ops.max_unpool2d_indices_backward.default, tensors=1
 )
 
-depthwise_conv_transpose2d = _differentiable(
-    _ops.depthwise_conv_transpose2d.default, _DepthwiseConvTranspose2d, _split(4)
+depthwise_conv_transpose2d = differentiable(
+    _ops.depthwise_conv_transpose2d.default, _DepthwiseConvTranspose2d, split_arguments(4)
 )
-depthwise_conv_transpose2d_cross_entropy = _differentiable(
-    _ops.depthwise_conv_transpose2d_cross_entropy.default, _CrossEntropy, _split(5)
+depthwise_conv_transpose2d_cross_entropy = differentiable(
+    _ops.depthwise_conv_transpose2d_cross_entropy.default, _CrossEntropy, split_arguments(5)
 )
-depthwise_conv_transpose2d_cross_entropy_backward = _differentiable(
-    _ops.depthwise_conv_transpose2d_cross_entropy_backward.default, _CrossEntropyBackward, _split(7)
+depthwise_conv_transpose2d_cross_entropy_backward = differentiable(
+    _ops.depthwise_conv_transpose2d_cross_entropy_backward.default, _CrossEntropyBackward, split_arguments(7)
 )
-dense_conv_transpose2d = _differentiable(_ops.dense_conv_transpose2d.default, _DenseConvTranspose2d, _split(3))
-unpool_conv2d = _differentiable(_ops.unpool_conv2d.default, _UnpoolConv2d, _split(5))
+dense_conv_transpose2d = differentiable(_ops.dense_conv_transpose2d.default, _DenseConvTranspose2d, split_arguments(3))
+unpool_conv2d = differentiable(_ops.unpool_conv2d.default, _UnpoolConv2d, split_arguments(5))
 
 # Not differentiable: conversions of codes, checks, variants that write into a caller's tensor, and backward ops that
 # are replaced by compositions of other ops where they are differentiated.
-max_pool2d_backward_out = _undifferentiated(_ops.max_pool2d_backward_out.default)
-max_unpool2d_out = _undifferentiated(_ops.max_unpool2d_out.default)
-switches_to_indices = _undifferentiated(_ops.switches_to_indices.default)
-switches_from_indices = _undifferentiated(_ops.switches_from_indices.default)
-switches_repack = _undifferentiated(_ops.switches_repack.default)
-extremes = _undifferentiated(_ops.extremes.default)
-depthwise_conv_transpose2d_argmax = _undifferentiated(_ops.depthwise_conv_transpose2d_argmax.default)
-depthwise_conv_transpose2d_backward = _undifferentiated(_ops.depthwise_conv_transpose2d_backward.default)
-unpool_conv2d_backward = _undifferentiated(_ops.unpool_conv2d_backward.default)
-unpool_conv2d_pack = _undifferentiated(_ops.unpool_conv2d_pack.default)
+max_pool2d_backward_out = undifferentiated(_ops.max_pool2d_backward_out.default)
+max_unpool2d_out = undifferentiated(_ops.max_unpool2d_out.default)
+switches_to_indices = undifferentiated(_ops.switches_to_indices.default)
+switches_from_indices = undifferentiated(_ops.switches_from_indices.default)
+switches_repack = undifferentiated(_ops.switches_repack.default)
+extremes = undifferentiated(_ops.extremes.default)
+depthwise_conv_transpose2d_argmax = undifferentiated(_ops.depthwise_conv_transpose2d_argmax.default)
+depthwise_conv_transpose2d_backward = undifferentiated(_ops.depthwise_conv_transpose2d_backward.default)
+unpool_conv2d_backward = undifferentiated(_ops.unpool_conv2d_backward.default)
+unpool_conv2d_pack = undifferentiated(_ops.unpool_conv2d_pack.default)

@@ -46,6 +46,7 @@ LAYERS = (
     "fakes",
     "batching",
     "ops",
+    "derivatives",
     "geometry",
     "overriding",
     "arguments",
