@@ -20,8 +20,8 @@ constexpr int64_t kFewestChannels = 4;
 // more at once. If hardly more than that are launched, no blocks are left to start when the first ones end.
 constexpr int64_t kEnoughThreads = int64_t{3} << 15;
 
-// Whether the kernels of upsampling_gradients_channels_last.cuh can be used. By the last condition, int32_t can hold
-// the number of elements from a pixel's first tap to its last, with a margin.
+// Whether the kernels for gradients in channels_last can be used. By the last condition, int32_t can hold the number of
+// elements from a pixel's first tap to its last, with a margin.
 bool channels_last_fits(const Upsampling& g) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   return g.channels_last && g.multiplier == 1 && g.channels >= kFewestChannels && fits_int32(g, Addend{}) &&

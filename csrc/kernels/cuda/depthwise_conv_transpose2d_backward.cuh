@@ -1,11 +1,14 @@
 // Kernels for the gradients of upsampling from output gradients in memory: those of upsampling_gradients.cuh,
-// upsampling_gradients_channels_last.cuh and depthwise_input_gradient_x2.cuh, and
+// depthwise_input_gradient_x2.cuh, depthwise_input_gradient_channels_last.cuh and
+// depthwise_weight_gradient_channels_last.cuh, and
 //
 //   sum_parts_kernel   sums the blocks' parts of the gradients of weights and bias
 #pragma once
 
+#include "depthwise_input_gradient_channels_last.cuh"
 #include "depthwise_input_gradient_x2.cuh"
-#include "upsampling_gradients_channels_last.cuh"
+#include "depthwise_weight_gradient_channels_last.cuh"
+#include "upsampling_gradients.cuh"
 
 namespace segext {
 

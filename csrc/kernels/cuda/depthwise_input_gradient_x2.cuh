@@ -3,13 +3,13 @@
 //
 //   depthwise_input_gradient_x2_kernel
 //
-// In the kernel for any stride (see upsampling_gradients.cuh), threads have columns of the output and add up what they
-// have in shared memory. With a stride of two, a thread would do so for every four gradients. Here it has a column of
-// the input and reads the four columns of gradients that this contributes to; its neighbours read two of them at the
+// In the kernel for any stride (depthwise_input_gradient_cells.cuh), threads have columns of the output and add up what
+// they have in shared memory. With a stride of two, a thread would do so for every four gradients. Here it has a column
+// of the input and reads the four columns of gradients that this contributes to; its neighbours read two of them at the
 // same time, so that the L1 cache has them.
 #pragma once
 
-#include "upsampling_gradients.cuh"
+#include "gradient_cells.cuh"
 
 namespace segext {
 
