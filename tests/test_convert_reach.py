@@ -10,7 +10,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Pooling, block
+from networks import Pooling, block, reason
 from torch import nn
 
 import segext
@@ -661,3 +661,30 @@ def test_a_block_called_directly_and_in_parallel():
             return self.branch(self.relu(x)) + self.parallel(x)
 
     assert_converts_exactly(Twice(), fused=0)
+
+
+def test_a_layer_that_another_forward_makes():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = block(), None
+
+        def forward(self, x):
+            x = self.first(x)
+            return x if self.second is None else self.second(x)
+
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x):
+            y = self.block(x)
+            self.block.second = nn.AvgPool2d(2)
+            return y
+
+    model, x = Lazy(), torch.randn(2, 4, 16, 16)
+    converted, report = segext.convert(model)
+    assert reason(report, "block").endswith("its forward calls a layer that another forward makes")
+    for size in (8, 4):
+        assert converted(x).shape[2:] == (size, size)

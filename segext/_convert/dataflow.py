@@ -75,7 +75,11 @@ class Dataflow:
 
     def _read(self, module: nn.Module, twin: nn.Module) -> None:
         try:
-            self.forwards[module], doubt = read(twin)
+            graph, doubt = read(twin)
+            layers = dict(module.named_modules(remove_duplicate=False))
+            if any(node.op == "call_module" and node.target not in layers for node in graph.nodes):
+                raise Untraceable("its forward calls a layer that another forward makes")
+            self.forwards[module] = graph
         except Untraceable as reason:
             doubt = str(reason)
         if doubt:
