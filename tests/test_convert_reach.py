@@ -557,6 +557,21 @@ class Residual(nn.Module):
         return self.relu(y)
 
 
+class Shortcut(Residual):
+    """A basic block of which some have a layer in their shortcut."""
+
+    def __init__(self, shortcut=None):
+        super().__init__()
+        self.shortcut = shortcut
+
+    def forward(self, x):
+        y, identity = self.conv(x), x
+        if self.shortcut is not None:
+            identity = self.shortcut(x)
+        y += identity
+        return self.relu(y)
+
+
 class Staged(nn.Module):
     """Named stages, run on a condition."""
 
@@ -638,12 +653,14 @@ def test_maps_that_a_caller_changes_in_place_are_not_fused(make):
         lambda: nn.Sequential(Branching(block()), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)),
         lambda: Branching(hooked(lambda module, inputs, output: None)),
         lambda: nn.Sequential(block(), Residual()),
+        lambda: nn.Sequential(block(), Shortcut()),
+        lambda: nn.Sequential(block(), Shortcut(nn.Conv2d(4, 4, 1))),
         lambda: DictOfResults(block()),
         Staged,
     ],
     ids=[
-        *("branch", "DataParallel", "in place elsewhere", "elsewhere past a branch", "hook", "residual", "dict"),
-        "residual stages past a check",
+        *("branch", "DataParallel", "in place elsewhere", "elsewhere past a branch", "hook", "residual", "shortcut"),
+        *("layer in a shortcut", "dict", "residual stages past a check"),
     ],
 )
 def test_callers_that_change_nothing_do_not_prevent_fusion(make):
@@ -688,3 +705,159 @@ def test_a_layer_that_another_forward_makes():
     assert reason(report, "block").endswith("its forward calls a layer that another forward makes")
     for size in (8, 4):
         assert converted(x).shape[2:] == (size, size)
+
+
+# --- Optional layers --------------------------------------------------------------------------------------------------
+
+
+class WithOption(Pooling):
+    """Reads its ReLU's output once more if it has another layer."""
+
+    def __init__(self, other=None):
+        super().__init__()
+        self.pool, self.other = nn.MaxPool2d(2), other
+
+    def forward(self, x):
+        y = self.relu(self.conv(x))
+        z = self.pool(y)
+        return z if self.other is None else z + self.other(y)
+
+
+class InAnotherMethod(WithOption):
+    def _finish(self, x):
+        if self.other is not None:
+            x = self.other(x)
+        return x
+
+    def forward(self, x):
+        return self._finish(self.pool(self.relu(self.conv(x))))
+
+
+@pytest.mark.parametrize(
+    ("make", "fused"),
+    [
+        (WithOption, 1),
+        (lambda: WithOption(nn.AvgPool2d(2)), 0),
+        (InAnotherMethod, 1),
+        (lambda: InAnotherMethod(nn.Conv2d(4, 4, 1)), 1),
+    ],
+)
+def test_forwards_that_ask_for_an_optional_layer_are_read(make, fused):
+    _, report = assert_converts_exactly(make(), fused=fused)
+    assert not [change for change in report.left if "branches" in change.reason]
+
+
+class OptionalValue(WithOption):
+    def forward(self, x):
+        y = self.relu(self.conv(x))
+        return self.pool(y) if self.other is None else self.pool(y) + y.mean() * self.other
+
+
+class OptionAndMore(WithOption):
+    pools = True
+
+    def forward(self, x):
+        y = self.relu(self.conv(x))
+        return self.pool(y) if self.other is None and self.pools else y
+
+
+class Growing(WithOption):
+    def grow(self):
+        self.other = nn.AvgPool2d(2)
+
+
+class GrowingByName(WithOption):
+    def grow(self):
+        setattr(self, "".join(["ot", "her"]), nn.AvgPool2d(2))
+
+
+class GrowingBySetter(WithOption):
+    @property
+    def grown(self):
+        return False
+
+    @grown.setter
+    def grown(self, value):
+        self.other = nn.AvgPool2d(2)
+
+    def grow(self):
+        self.grown = True
+
+
+class GrowingOnceCalled(WithOption):
+    def forward(self, x):
+        y = super().forward(x)
+        self.other = nn.AvgPool2d(2)
+        return y
+
+    def grow(self):
+        """Which it does in its forward."""
+
+
+class GrowingInABase(GrowingOnceCalled):
+    def forward(self, x):
+        return super().forward(x) * 1
+
+
+class GrowingItsChild(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.child = WithOption()
+
+    def forward(self, x):
+        return self.child(x)
+
+    def grow(self):
+        self.child.other = nn.AvgPool2d(2)
+
+
+class OptionalProperty(WithOption):
+    grown = False
+
+    def __init__(self):
+        Pooling.__init__(self)
+        self.pool = nn.MaxPool2d(2)
+        vars(self)["other"] = None
+
+    @property
+    def other(self):
+        return [None, nn.AvgPool2d(2)][self.grown]
+
+
+class SelfIsAnother(WithOption):
+    def forward(self, x):
+        y = self.relu(self.conv(x))
+        z, self = self.pool(y), self.peer[0]
+        return z if self.other is None else z + self.other(y)
+
+    def __init__(self):
+        super().__init__()
+        self.peer = [WithOption()]
+
+
+@pytest.mark.parametrize(
+    ("make", "later"),
+    [
+        (OptionalValue, lambda model: setattr(model, "other", 2.0)),
+        (OptionAndMore, lambda model: setattr(model, "pools", False)),
+        (Growing, lambda model: model.grow()),
+        (GrowingByName, lambda model: model.grow()),
+        (GrowingBySetter, lambda model: model.grow()),
+        (GrowingOnceCalled, lambda model: model.grow()),
+        (GrowingInABase, lambda model: model.grow()),
+        (GrowingItsChild, lambda model: model.grow()),
+        (OptionalProperty, lambda model: setattr(model, "grown", True)),
+        (SelfIsAnother, lambda model: setattr(model.peer[0], "other", nn.AvgPool2d(2))),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_no_optional_layer_may_change_later(make, later):
+    torch.manual_seed(0)
+    model = make()
+    converted, report = segext.convert(model)
+    assert not report.fused, str(report)
+    x = torch.randn(2, 4, 16, 16)
+    for _ in range(2):
+        torch.testing.assert_close(results(converted, x), results(model, x), rtol=0, atol=0)
+        later(model)
+        later(converted)

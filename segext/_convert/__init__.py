@@ -92,7 +92,8 @@ def convert(
 
     **Fused.** A ReLU, as a layer or a call, is fused into a pool that is the only reader of its output. An unpooling is
     fused into an ``nn.Conv2d`` or ``nn.ConvTranspose2d`` that is the only reader of its map. Fusion requires that the
-    forwards involved run the same way every time: without conditions, contexts and the like.
+    forwards involved run the same way every time: without contexts and the like, and without conditions, except for
+    whether the module has an optional layer: ``self.layer is None``.
 
     **Left alone.** Subclasses of the stock layers; layers whose indices may reach anything but an unpooling of the same
     windows, so that a model that returns indices returns stock's; pairs whose map the model itself may modify in place,
@@ -100,10 +101,10 @@ def convert(
     runs only one.
 
     **Preserved.** State dict, parameters, hooks, modes, shared layers and the classes of your own modules; your code
-    runs as written, and unpooling returns the same sizes as stock's. As long as the model runs its current layers, its
-    ``forward`` returns the same values and gradients, except for the order of the sums in the convolutions that change,
-    and for maps that stock's autocast on the CPU unpools in float32. A converted model can be converted again, copied,
-    pickled, trained and compiled.
+    runs as written, and unpooling returns the same sizes as stock's. As long as the model runs its current layers, and
+    no optional layer is added or removed, its ``forward`` returns the same values and gradients, except for the order
+    of the sums in the convolutions that change, and for maps that stock's autocast on the CPU unpools in float32. A
+    converted model can be converted again, copied, pickled, trained and compiled.
 
     **After conversion.** The output of a fused ReLU and pool must not be modified in place before the backward pass,
     which reads it; stock's may be. Autograd raises an error if it was. Do not hook into the middle of a fused pair: a

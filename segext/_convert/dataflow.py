@@ -59,8 +59,9 @@ class Dataflow:
             self.sites[module] = sites.find(module)
             if self.sites[module]:
                 sites.mark(twin, self.sites[module].values(), self._marked, self.strays)
+        changing = reach.changing(set(map(type, self.names)))
         for module, twin in read.items():
-            self._read(module, twin)
+            self._read(module, twin, changing)
         keys = {site.key for found in self.sites.values() for site in found.values()}
         kept = set(sites.kept(self.names))
         self.strays |= {key for key in keys if key[:2] in kept}
@@ -73,9 +74,9 @@ class Dataflow:
         leaf = calls.is_layer(module) or isinstance(module, calls.STOCK_LAYERS)
         return not (leaf or calls.is_container(module) or calls.inside(module) is not module)
 
-    def _read(self, module: nn.Module, twin: nn.Module) -> None:
+    def _read(self, module: nn.Module, twin: nn.Module, changing: set[str]) -> None:
         try:
-            graph, doubt = read(twin)
+            graph, doubt = read(twin, changing)
             layers = dict(module.named_modules(remove_duplicate=False))
             if any(node.op == "call_module" and node.target not in layers for node in graph.nodes):
                 raise Untraceable("its forward calls a layer that another forward makes")

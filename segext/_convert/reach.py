@@ -1,9 +1,10 @@
 """What a forward may do with its layers on paths that no trace took, judging by the syntax of its methods."""
 
 import ast
+import dis
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -13,6 +14,11 @@ from . import source
 # Types of values that cannot contain a module.
 _PLAIN = (bool, int, float, str, type(None), type, torch.dtype, torch.device, torch.Tensor, types.BuiltinFunctionType)
 _OWN = vars(nn.Module())
+# What sets attributes whose names are not in the code, or layers.
+_SETTERS = {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}
+_SETTERS |= {"add_module", "register_module", "_modules"}
+# Syntax that decides what runs next.
+_DECIDING = {"If", "IfExp", "While", "Assert", "Try", "TryStar", "With", "Match", "BoolOp"}
 
 
 def held(module: nn.Module) -> list[nn.Module] | None:
@@ -73,6 +79,71 @@ def unpoolings(module: nn.Module, pool: str) -> set[str]:
     return found
 
 
+def asks_only_for_layers(code: types.CodeType, module: nn.Module | None, changing: set[str]) -> bool:
+    """Whether all that a method of ``module`` decides is decided by ``self.layer is None``, for optional layers.
+
+    These are attributes that have a layer or None, and that all methods only ask for or call. ``changing`` is what
+    :func:`changing` found in the model.
+    """
+    definition = None if module is None else source.defining(type(module), code)
+    if definition is None or not definition.args.args or any(n.id == _me(definition) for n in _bound(definition)):
+        return False
+    asked = {id(node): node.left.attr for node in _asking(definition)}
+    deciding = (node for node in ast.walk(definition) if _decides(node) and id(node) not in asked)
+    if not all(id(getattr(node, "test", None)) in asked and not isinstance(node, ast.While) for node in deciding):
+        return False
+    names = set(asked.values())
+    return changing.isdisjoint(names | _SETTERS) and all(_is_optional(module, name) for name in names)
+
+
+def changing(kinds: Iterable[type]) -> set[str]:
+    """The attributes that methods of classes, or what these call by name, set or delete, and the setters that they use.
+
+    What ``__init__`` does was done before.
+    """
+    found: set[str] = set()
+    for kind in kinds:
+        later = {function for name, function in source.functions(kind) if name != "__init__"}
+        for code in {code for function in later for code in source.run_by(function, source.methods(kind))}:
+            found |= _SETTERS.intersection(code.co_names)
+            found |= {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_ATTR", "DELETE_ATTR")}
+    return found
+
+
+def _asking(definition: ast.FunctionDef) -> Iterator[ast.Compare]:
+    """The comparisons ``self.name is None`` and ``self.name is not None`` in a method."""
+    own = set(map(id, _own(definition)))
+    for node in _of(ast.Compare, definition):
+        match node:
+            case ast.Compare(left, [ast.Is() | ast.IsNot()], [ast.Constant(None)]) if id(left) in own:
+                yield node
+
+
+def _decides(node: ast.AST) -> bool:
+    if isinstance(node, ast.Compare):
+        return len(node.ops) > 1 or isinstance(node.ops[0], ast.Is | ast.IsNot | ast.In | ast.NotIn)
+    return type(node).__name__ in _DECIDING or bool(isinstance(node, ast.comprehension) and node.ifs)
+
+
+def _is_optional(module: nn.Module, name: str) -> bool:
+    """Whether an attribute has a layer or None, and all methods of its module only ask for it or call it."""
+    kind = type(module)
+    value = {**vars(module), **module._modules}.get(name, name)
+    if hasattr(kind, name) or not isinstance(value, nn.Module | None):
+        return False
+    for method, function in source.functions(kind):
+        if method == "__init__" or not any(name in code.co_names for code in source.nested(function.__code__)):
+            continue
+        definition = source.definition(function) or source.defining(kind, function.__code__)
+        if definition is None:
+            return False
+        plain = {id(node.left) for node in _asking(definition)} | {id(call.func) for call in _of(ast.Call, definition)}
+        named = (node for node in _of(ast.Attribute, definition) if node.attr == name)
+        if not all(id(node) in plain for node in named):
+            return False
+    return True
+
+
 def named_by_methods(kind: type) -> dict[str, set[str]]:
     """For each public method of a module's class but ``forward``: all names in it and in what it calls by name."""
     found = {name: function for name, function in source.methods(kind).items() if name != "__init__"}
@@ -109,8 +180,8 @@ def _run(module: nn.Module) -> list[ast.FunctionDef]:
         ):
             return []
         own = list(_own(definition))
-        direct, me = {id(node.value) for node in own}, definition.args.args[0].arg
-        if any(n.id in (me, "super", "locals") and id(n) not in direct for n in _of(ast.Name, definition)):
+        direct = {id(node.value) for node in own}
+        if any(n.id in (_me(definition), "super", "locals") and id(n) not in direct for n in _of(ast.Name, definition)):
             return []
         names.extend({node.attr for node in own if node.attr in methods} - set(names))
         others = {n.attr for n in own} - {*methods, *module._modules, *module._parameters, *module._buffers}
@@ -120,12 +191,20 @@ def _run(module: nn.Module) -> list[ast.FunctionDef]:
     return definitions
 
 
+def _me(definition: ast.FunctionDef) -> str:
+    return definition.args.args[0].arg
+
+
 def _own(definition: ast.FunctionDef) -> Iterator[ast.Attribute]:
     """The attributes of ``self`` that a method names."""
-    me = definition.args.args[0].arg
     for node in _of(ast.Attribute, definition):
-        if isinstance(node.value, ast.Name) and node.value.id == me:
+        if isinstance(node.value, ast.Name) and node.value.id == _me(definition):
             yield node
+
+
+def _bound(definition: ast.FunctionDef) -> Iterator[ast.Name]:
+    """The names that a method assigns or deletes."""
+    return (node for node in _of(ast.Name, definition) if not isinstance(node.ctx, ast.Load))
 
 
 def _of(kind: type, definition: ast.FunctionDef) -> Iterator:

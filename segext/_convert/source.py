@@ -45,6 +45,17 @@ def methods(kind: type) -> dict[str, types.FunctionType]:
     return {name: f for name, f in found.items() if inspect.isfunction(f) and is_users(f.__code__)}
 
 
+def functions(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
+    """All user-written functions in a class and its bases, by name: also overridden, decorated and of properties."""
+    for base in kind.__mro__:
+        for name, value in vars(base).items():
+            parts = (value.fget, value.fset, value.fdel) if isinstance(value, property) else (value,)
+            for part in parts:
+                function = inspect.unwrap(getattr(part, "__func__", part))
+                if inspect.isfunction(function) and is_users(function.__code__):
+                    yield name, function
+
+
 def reached(kind: type) -> Iterator[types.CodeType]:
     """The user-written code of a class's forward and of what it calls by name, with all code nested in it."""
     found = methods(kind)
@@ -99,6 +110,17 @@ def _takes_inplace() -> frozenset[str]:
 def definition(function: types.FunctionType) -> ast.FunctionDef | None:
     """A method's definition, if that is what runs: not if it was decorated, or edited since."""
     return _definition(function)[0]
+
+
+def defining(kind: type, code: types.CodeType) -> ast.FunctionDef | None:
+    """The definition of a method of a class or its bases that has this code, or has had it before it was rewritten."""
+    place = code.co_filename, code.co_name, code.co_firstlineno
+    for base in kind.__mro__:
+        for function in filter(inspect.isfunction, vars(base).values()):
+            own = function.__code__
+            if (own.co_filename, own.co_name, own.co_firstlineno) == place and (found := definition(function)):
+                return found
+    return None
 
 
 def calls(definition: ast.FunctionDef) -> list[ast.Call]:

@@ -1,7 +1,8 @@
 """Reads one module's own forward as a torch.fx graph, children as leaves, and says what such a graph may hide.
 
 A trace runs the forward once with stand-ins for tensors. It is complete only if that code runs the same way every
-time: without branches, contexts, type tests, its own hooks, and tensors kept beyond the call.
+time: without branches, contexts, type tests, its own hooks, and tensors kept beyond the call. Whether a module has an
+optional layer is the same every time.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import sys
 import threading
 import types
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import torch
@@ -23,7 +25,7 @@ from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
 from .. import functional
-from . import source
+from . import reach, source
 
 IN_PLACE = tuple(getattr(operator, name) for name in source.IN_PLACE)
 # What asks for a type: a stand-in answers it wrongly for a tensor.
@@ -98,10 +100,11 @@ class Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def read(module: nn.Module) -> tuple[fx.Graph, str]:
+def read(module: nn.Module, changing: set[str]) -> tuple[fx.Graph, str]:
     """The graph of a module's own forward, for training and evaluation alike, and what it may hide, or "".
 
-    ``module`` must be a copy made for this: its mode is lost.
+    ``module`` must be a copy made for this: its mode is lost. ``changing`` is what ``reach.changing`` found in the
+    model.
     """
     if "forward" in vars(module):
         raise Untraceable("its forward was replaced on the instance")
@@ -110,10 +113,10 @@ def read(module: nn.Module) -> tuple[fx.Graph, str]:
     if parametrize.is_parametrized(module):
         raise Untraceable("it is parametrized")
     with _LOCK:
-        return _read(module)
+        return _read(module, changing)
 
 
-def _read(module: nn.Module) -> tuple[fx.Graph, str]:
+def _read(module: nn.Module, changing: set[str]) -> tuple[fx.Graph, str]:
     _hide_mode(module)
     tracer = Tracer()
     states = [(torch.get_rng_state, torch.set_rng_state), (random.getstate, random.setstate)]
@@ -138,18 +141,18 @@ def _read(module: nn.Module) -> tuple[fx.Graph, str]:
     for generation in range(3):  # unpacking a stand-in leaves a cycle
         if tracer.proxies:
             gc.collect(generation)
-    return graph, "its forward keeps tensors" if tracer.proxies else _doubt(ran)
+    return graph, "its forward keeps tensors" if tracer.proxies else _doubt(ran, changing)
 
 
 @contextlib.contextmanager
-def _watching() -> Iterator[set[types.CodeType]]:
-    """Collects the code that this thread runs.
+def _watching() -> Iterator[dict[types.CodeType, set[nn.Module | None]]]:
+    """Collects the code that this thread runs, with the modules of which users' code that branches is a method.
 
     Python has two hooks, one for profilers and one for debuggers. A hook in use is left alone as long as the other is
     free, since one set from C, such as by cProfile or ``torch.profiler``, can be removed but not restored. If both are
     in use, one that Python can restore is suspended meanwhile.
     """
-    ran: set[types.CodeType] = set()
+    ran: dict[types.CodeType, set[nn.Module | None]] = defaultdict(set)
     hooks = ((sys.getprofile(), sys.setprofile), (sys.gettrace(), sys.settrace))
     holder, set_hook = min(hooks, key=lambda hook: (hook[0] is not None, not callable(hook[0])))
     if holder is not None and not callable(holder):
@@ -157,7 +160,10 @@ def _watching() -> Iterator[set[types.CodeType]]:
 
     def note(frame: types.FrameType, event: str, _) -> None:
         if event == "call":
-            ran.add(frame.f_code)
+            code, owners = frame.f_code, ran[frame.f_code]
+            if source.is_users(code) and _branches(code):
+                owner = frame.f_locals.get(next(iter(code.co_varnames), None))
+                owners.add(owner if isinstance(owner, nn.Module) else None)
 
     set_hook(note)
     try:
@@ -166,13 +172,13 @@ def _watching() -> Iterator[set[types.CodeType]]:
         set_hook(holder)
 
 
-def _doubt(ran: set[types.CodeType]) -> str:
+def _doubt(ran: dict[types.CodeType, set[nn.Module | None]], changing: set[str]) -> str:
     """Why code that ran once may run differently another time."""
     if any(code.co_filename in _CONTEXTS for code in ran):
         return "its forward enters a context such as no_grad or autocast"
     if any(code.co_name.startswith("register_") and "hook" in code.co_name for code in ran):
         return "its forward registers hooks"
-    if any(_branches(code) for code in ran if source.is_users(code)):
+    if not all(reach.asks_only_for_layers(code, owner, changing) for code, owners in ran.items() for owner in owners):
         return "its forward branches"
     if any(_asks(code, _TYPE_TESTS) or "is_tensor" in code.co_names for code in ran if source.is_users(code)):
         return "its forward looks at types"
