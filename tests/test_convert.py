@@ -210,3 +210,17 @@ def test_refuses_what_is_not_a_module(model):
 def test_an_example_is_a_tensor_or_a_tuple_of_arguments():
     with pytest.raises(TypeError, match=r"^segext\.convert: example must be a tensor, or a tuple of .*, but got list$"):
         segext.convert(torch.nn.Conv2d(3, 3, 3), example=[image()])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("how", [{}, {"example": image()}, {"inplace": True, "example": image()}])
+def test_a_model_that_cannot_be_copied_is_converted_in_place(how):
+    """As those with ``nn.utils.weight_norm``, whose weights autograd made."""
+    model = nn.Sequential(nn.utils.weight_norm(nn.ConvTranspose2d(3, 4, 2, 2)), nn.ReLU(), nn.MaxPool2d(2))
+    expected = model(image())
+    with pytest.raises(RuntimeError, match=r"^segext\.convert: the model cannot be copied; .* inplace=True .* Only "):
+        segext.convert(model, **how)
+    assert torch.equal(model(image()), expected)
+    _, report = segext.convert(model, inplace=True)
+    assert len(report.fused) == len(report.swapped) == 1
+    torch.testing.assert_close(model(image()), expected)

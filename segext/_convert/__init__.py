@@ -114,7 +114,7 @@ def convert(
     ``type(model)(...)``, is not converted: initialise it from a state dict, not from layers of a converted model.
 
     Args:
-        model: any module that can be deep-copied; forwards run once, on a copy, with stand-ins for tensors.
+        model: any module; forwards run once, on a copy, with stand-ins for tensors.
         inplace: change ``model`` itself rather than a deep copy, for example if an optimizer holds its parameters.
         example: an input, or a tuple of all arguments of one call. The report then gives the bytes that autograd keeps
             for the backward pass of that call, and the bytes of all pools' switches, before and after. The forward runs
@@ -127,6 +127,7 @@ def convert(
 
     Raises:
         TypeError: if ``model`` is not an ``nn.Module``, or ``example`` neither a tensor nor a tuple.
+        RuntimeError: if ``model`` cannot be deep-copied, but ``inplace`` is False or there is an example.
     """
     from .apply import apply
     from .dataflow import Dataflow
@@ -139,7 +140,10 @@ def convert(
             f"segext.convert: example must be a tensor, or a tuple of all arguments of a call, but got "
             f"{type(example).__name__}"
         )
-    model = model if inplace else copy.deepcopy(model)
+    if not inplace:
+        model = _copy(model)
+    elif example is not None:
+        _copy(model)  # an error that measuring would meet
     arguments = example if isinstance(example, tuple) else (example,)
     before = measure(model, arguments) if example is not None else None
     plan = Plan(Dataflow(model))
@@ -152,3 +156,12 @@ def convert(
     if example is not None:
         report = replace(report, before=before, after=measure(model, arguments))
     return model, report
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise RuntimeError(
+            f"segext.convert: the model cannot be copied; convert it with inplace=True and without an example. {error}"
+        ) from error
