@@ -1,5 +1,8 @@
 """``segext.convert``: layers and forwards that are left as they are, and the reasons that the report gives."""
 
+import inspect
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,7 @@ from networks import (
     DataDependent,
     DownByDevice,
     ENet,
+    Pooling,
     assert_same,
     described,
     image,
@@ -158,7 +162,9 @@ def test_layers_whose_type_a_forward_reads_keep_it(kind):
     model = kind()
     converted, report = segext.convert(model)
     assert types(converted) == types(model)
-    assert "may call it (its forward branches)" in reason(report, "features.2") or kind is StrictAboutPools
+    branch = f"{Path(inspect.getfile(kind)).name}:{kind.forward.__code__.co_firstlineno + 2}"
+    expected = f"may call it (its forward branches at {branch})"
+    assert expected in reason(report, "features.2") or kind is StrictAboutPools
     assert_same(model, converted, image())
 
 
@@ -173,6 +179,41 @@ def test_forwards_that_a_trace_would_misrepresent_run_as_written(kind):
     assert reason(report, "(model)").startswith("ReLUs that it may call stay: its forward")
     assert model.seen == converted.seen == []
     assert_same(model, converted, image())
+
+
+class Conditions(Pooling):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.doubled = None, False
+
+    def forward(self, x):
+        x = self.relu(self.conv(x))
+        x = x if self.layer is None else self.layer(x)  # which never changes
+        y = [self.pool(part) for part in (x, x) if self.doubled]
+        return y or self.pool(x)
+
+    def pool(self, x):
+        return F.max_pool2d(x, 2)
+
+
+class InAFunction(Conditions):
+    def forward(self, x):
+        return doubled(self.pool(self.relu(self.conv(x))), self.doubled)
+
+
+def doubled(x, is_doubled):
+    return x * 2 if is_doubled else x
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "line"),
+    [(Conditions, Conditions.forward, 3), (InAFunction, doubled, 0)],
+    ids=["method", "function"],
+)
+def test_the_report_says_where_a_forward_branches(kind, place, line):
+    _, report = segext.convert(kind())
+    where = f"test_convert_left.py:{place.__code__.co_firstlineno + line}"
+    assert reason(report, "relu") == f"not fused: the model may call it (its forward branches at {where})"
 
 
 class AddsInPlace(nn.Module):

@@ -79,21 +79,24 @@ def unpoolings(module: nn.Module, pool: str) -> set[str]:
     return found
 
 
-def asks_only_for_layers(code: types.CodeType, module: nn.Module | None, changing: set[str]) -> bool:
-    """Whether all that a method of ``module`` decides is decided by ``self.layer is None``, for optional layers.
+def undecided(code: types.CodeType, module: nn.Module | None, changing: set[str]) -> int:
+    """The line of the first condition in a method of ``module`` that may hold at one time only, or 0.
 
-    These are attributes that have a layer or None, and that all methods only ask for or call. ``changing`` is what
-    :func:`changing` found in the model.
+    ``self.layer is None`` holds always or never for an optional layer: an attribute that has a layer or None, and that
+    all methods only ask for or call. ``changing`` is what :func:`changing` found in the model. For code that is no
+    method, the line is its first.
     """
     definition = None if module is None else source.defining(type(module), code)
     if definition is None or not definition.args.args or any(n.id == _me(definition) for n in _bound(definition)):
-        return False
-    asked = {id(node): node.left.attr for node in _asking(definition)}
-    deciding = (node for node in ast.walk(definition) if _decides(node) and id(node) not in asked)
-    if not all(id(getattr(node, "test", None)) in asked and not isinstance(node, ast.While) for node in deciding):
-        return False
-    names = set(asked.values())
-    return changing.isdisjoint(names | _SETTERS) and all(_is_optional(module, name) for name in names)
+        return code.co_firstlineno
+    asked = {
+        id(node)
+        for node in _asking(definition)
+        if changing.isdisjoint({node.left.attr, *_SETTERS}) and _is_optional(module, node.left.attr)
+    }
+    deciding = filter(_decides, ast.walk(definition))
+    others = (n for n in deciding if id(getattr(n, "test", n)) not in asked or isinstance(n, ast.While))
+    return min((n.ifs[0].lineno if isinstance(n, ast.comprehension) else n.lineno for n in others), default=0)
 
 
 def changing(kinds: Iterable[type]) -> set[str]:

@@ -18,6 +18,7 @@ import types
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import fx, nn
@@ -178,8 +179,9 @@ def _doubt(ran: dict[types.CodeType, set[nn.Module | None]], changing: set[str])
         return "its forward enters a context such as no_grad or autocast"
     if any(code.co_name.startswith("register_") and "hook" in code.co_name for code in ran):
         return "its forward registers hooks"
-    if not all(reach.asks_only_for_layers(code, owner, changing) for code, owners in ran.items() for owner in owners):
-        return "its forward branches"
+    for code, owners in ran.items():
+        for line in filter(None, (reach.undecided(code, owner, changing) for owner in owners)):
+            return f"its forward branches at {Path(code.co_filename).name}:{line}"
     if any(_asks(code, _TYPE_TESTS) or "is_tensor" in code.co_names for code in ran if source.is_users(code)):
         return "its forward looks at types"
     return ""
