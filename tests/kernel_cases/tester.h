@@ -28,13 +28,16 @@ inline constexpr ElementType kFloatTypes[] = {ElementType::kFloat32, ElementType
                                               ElementType::kBFloat16};
 inline constexpr ElementType kVectorTypes[] = {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBFloat16};
 
+// What arrays are filled with: numbers so large, or NaN, that no tolerance takes one for a result, nor a sum with one.
+inline constexpr int kUnwritten = 0xfe;
+
 // A heap block of exactly this size, aligned as tensors are or, if `shifted`, only for an element.
 class Array {
  public:
   Array(int64_t count, int64_t element_bytes, bool shifted)
       : bytes_(count * element_bytes), shift_(shifted ? element_bytes : 0) {
     if (posix_memalign(&block_, 64, bytes_ + shift_) != 0) std::abort();
-    std::memset(data(), 0xa5, bytes_);
+    std::memset(data(), kUnwritten, bytes_);
   }
   ~Array() { std::free(block_); }
   Array(const Array&) = delete;
