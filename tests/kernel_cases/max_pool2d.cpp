@@ -7,18 +7,19 @@ namespace kernel_cases {
 
 namespace {
 
-void max_pool2d(Tester* tester, const PoolGeometry& g, ElementType type, bool relu, bool special, bool shifted,
+void max_pool2d(Tester* tester, const PoolGeometry& g, ElementType type, bool relu, bool special, bool shifts,
                 bool all_lowest = false) {
   if (!tester->takes_next()) return;
-  Array input(map_count(g), element_size(type), shifted), output(pooled_count(g), element_size(type), shifted),
-      expected(pooled_count(g), element_size(type), false), codes(g.samples * g.sample_bytes, 1, shifted);
+  const Shifted shifted = tester->next_shifted(shifts, 3);
+  Array input(map_count(g), element_size(type), shifted[0]), output(pooled_count(g), element_size(type), shifted[1]),
+      expected(pooled_count(g), element_size(type), false), codes(g.samples * g.sample_bytes, 1, shifted[2]);
   if (all_lowest) {
     tester->fill_lowest(&input, type);
   } else {
     tester->fill(&input, type, special);
   }
   const MaxPool2dParams params{input.data(), output.data(), codes.bytes(), g, type, relu};
-  const std::string what = describe(g, type) + (relu ? ", relu" : "") + (shifted ? ", shifted" : "");
+  const std::string what = describe(g, type) + (relu ? ", relu" : "") + shifted.text();
   backend::max_pool2d(params, what);
   std::vector<uint8_t> expected_codes(codes.size());
   host_model::max_pool2d(params, expected.data(), &expected_codes);

@@ -10,17 +10,18 @@ namespace kernel_cases {
 namespace {
 
 void scatter_and_gather(Tester* tester, const PoolGeometry& g, ElementType type, Overlap overlap, bool relu,
-                        bool shifted) {
+                        bool shifts) {
   if (pooled_elements(g) == 0 && !backend::takes_empty_pooled_maps()) return;
   if (!tester->takes_next()) return;
   const int size = element_size(type);
-  Array values(pooled_count(g), size, shifted), relu_output(pooled_count(g), size, shifted),
-      map(map_count(g), size, shifted), codes(g.samples * g.sample_bytes, 1, shifted);
+  const Shifted shifted = tester->next_shifted(shifts, 4);
+  Array values(pooled_count(g), size, shifted[0]), relu_output(pooled_count(g), size, shifted[1]),
+      map(map_count(g), size, shifted[2]), codes(g.samples * g.sample_bytes, 1, shifted[3]);
   tester->fill(&values, type, false);
   tester->fill(&relu_output, type, true);
   tester->fill_random_bytes(&codes);
   const std::string what = describe(g, type) + (overlap == Overlap::kAdd ? ", add" : ", keep last") +
-                           (relu ? ", relu" : "") + (shifted ? ", shifted" : "");
+                           (relu ? ", relu" : "") + shifted.text();
   const void* mask = relu ? relu_output.data() : nullptr;
   {
     Array expected(map_count(g), size, false);
@@ -31,7 +32,7 @@ void scatter_and_gather(Tester* tester, const PoolGeometry& g, ElementType type,
   }
   tester->fill(&map, type, false);
   {
-    Array gathered(pooled_count(g), size, shifted), expected(pooled_count(g), size, false);
+    Array gathered(pooled_count(g), size, shifted[0]), expected(pooled_count(g), size, false);
     const GatherParams params{map.data(), mask, codes.bytes(), gathered.data(), g, type, overlap};
     backend::gather(params, what);
     host_model::gather(params, codes.copy(), expected.data());

@@ -54,6 +54,13 @@ class Array {
   void* block_ = nullptr;
 };
 
+// Which arrays of a case are aligned only for an element: bit k says it of the k-th one.
+struct Shifted {
+  uint32_t arrays = 0;
+  bool operator[](int k) const { return (arrays >> k & 1) != 0; }
+  std::string text() const { return arrays == 0 ? "" : ", shifted " + std::to_string(arrays); }
+};
+
 // Prints a message about an op, what it was given and how it ran, and ends the program.
 template <typename... Details>
 [[noreturn]] void fail(const char* op, const std::string& what, const char* format, Details... details) {
@@ -128,8 +135,17 @@ class Tester {
 
   uint32_t random() { return static_cast<uint32_t>(random_()); }
 
+  // Of a case with so many arrays, if any are to be shifted: by turns all of them, and each one alone, because a kernel
+  // that needs more than an element's alignment of several arrays must not run if one of them lacks it.
+  Shifted next_shifted(bool any, uint32_t arrays) {
+    if (!any) return {};
+    const uint32_t turn = turns_++ % (arrays + 1);
+    return {turn == 0 ? (1u << arrays) - 1 : 1u << (turn - 1)};
+  }
+
  private:
   int64_t share_, part_, counter_ = 0, cases_ = 0;
+  uint32_t turns_ = 0;
   std::mt19937 random_{12345};
 };
 

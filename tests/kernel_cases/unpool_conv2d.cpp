@@ -9,19 +9,20 @@ namespace {
 // `mirrored`: the weight of a plain convolution. `strided`: the taps of a weight are not adjacent in memory.
 // `special`: NaN and infinities among the values; pixels without a value take no part.
 void unpool_conv2d(Tester* tester, const UnpoolConv& g, ElementType type, bool mirrored, bool strided, bool has_bias,
-                   bool special, bool shifted) {
+                   bool special, bool shifts) {
   if (!tester->takes_next()) return;
   const int size = element_size(type);
   const int64_t results = g.pool.samples * g.outputs * g.output_height * g.output_width;
   const int64_t weights = 9 * g.pool.channels * g.outputs;
-  Array input(pooled_count(g.pool), size, shifted), codes(g.pool.samples * g.pool.sample_bytes, 1, shifted),
-      weight(weights, size, false), bias(g.outputs, size, false), output(results, size, shifted);
+  const Shifted shifted = tester->next_shifted(shifts, 3);
+  Array input(pooled_count(g.pool), size, shifted[0]), codes(g.pool.samples * g.pool.sample_bytes, 1, shifted[1]),
+      weight(weights, size, false), bias(g.outputs, size, false), output(results, size, shifted[2]);
   tester->fill(&input, type, special);
   tester->fill_random_bytes(&codes);
   for (Array* array : {&weight, &bias}) tester->fill(array, type, false);
   const auto view = weight_view<const void>(weight.bytes(), g, size, mirrored, strided);
   const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (mirrored ? ", mirrored" : "") +
-                           (strided ? ", strided" : "") + (special ? ", special" : "");
+                           (strided ? ", strided" : "") + (special ? ", special" : "") + shifted.text();
   const UnpoolConv2dParams params{input.data(),  codes.bytes(), view, nullptr, has_bias ? bias.data() : nullptr,
                                   output.data(), nullptr,       g,    type};
   backend::unpool_conv2d(params, what);

@@ -5,16 +5,17 @@
 namespace kernel_cases {
 
 void upsample(Tester* tester, const Upsampling& g, ElementType type, bool has_bias, int64_t addend_origin, bool special,
-              bool shifted, bool may_shift_weight) {
+              bool shifts, bool may_shift_weight) {
   if (!backend::takes(g) || !tester->takes_next()) return;
   const int size = element_size(type);
   const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
   const int64_t margin = addend_origin < 0 ? 0 : 2 * addend_origin, extra = tester->random() % 2;
-  const bool shifts_weight = shifted || (may_shift_weight && tester->random() % 4 == 0);
-  Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, shifted),
-      weight(g.channels * g.kernel_h * g.kernel_w, size, shifts_weight), bias(g.channels, size, shifted),
-      addend(g.samples * g.channels * (g.output_height + margin) * (g.output_width + margin + extra), size, shifted),
-      output(outputs, size, shifted), expected(outputs, size, false);
+  Shifted shifted = tester->next_shifted(shifts, 4);
+  if (!shifts && may_shift_weight && tester->random() % 4 == 0) shifted = {1};
+  Array weight(g.channels * g.kernel_h * g.kernel_w, size, shifted[0]), bias(g.channels, size, shifted[0]),
+      input(g.samples * g.channels / g.multiplier * g.height * g.width, size, shifted[1]),
+      addend(g.samples * g.channels * (g.output_height + margin) * (g.output_width + margin + extra), size, shifted[2]),
+      output(outputs, size, shifted[3]), expected(outputs, size, false);
   tester->fill(&input, type, special);
   for (Array* array : {&weight, &bias, &addend}) tester->fill(array, type, false);
   DepthwiseConvTranspose2dParams params{};
@@ -29,10 +30,7 @@ void upsample(Tester* tester, const Upsampling& g, ElementType type, bool has_bi
                      addend_origin};
   }
   const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + ", addend from " +
-                           std::to_string(addend_origin) +
-                           (shifted         ? ", shifted"
-                            : shifts_weight ? ", shifted weight"
-                                            : "");
+                           std::to_string(addend_origin) + shifted.text();
   backend::depthwise_conv_transpose2d(params, what);
   host_model::depthwise_conv_transpose2d(params, expected.data());
   expect_equal(output, expected, type, "depthwise_conv_transpose2d", what);

@@ -22,8 +22,9 @@ enum class Wanted : uint8_t { kInput, kSome, kAll };
 inline bool is_slow(const Upsampling& g) { return g.channels * g.kernel_h * g.kernel_w > 8192; }
 
 // `special`: NaN and infinities in the input. `addend_origin`: where the addend is read from; negative for no addend.
+// `shifts`: some arrays are aligned only for an element; those of weights may be so in other cases too.
 void upsample(Tester* tester, const Upsampling& g, ElementType type, bool has_bias, int64_t addend_origin, bool special,
-              bool shifted, bool may_shift_weight = true);
+              bool shifts, bool may_shift_weight = true);
 
 // `special`: infinities here and there in the output's gradient, the weights or the input.
 void upsample_backward(Tester* tester, const Upsampling& g, ElementType type, bool special, Wanted wanted);
