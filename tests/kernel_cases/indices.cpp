@@ -69,9 +69,11 @@ void index_unpool(Tester* tester, int64_t samples, int64_t channels, int64_t pix
       winners(map_count, 4, false);
   tester->fill(&values, type, false);
   for (int64_t k = 0; k < pooled_count; ++k) {
-    const bool wild = tester->random() % 8 == 0;
-    indices.int64s()[k] = wild ? static_cast<int64_t>(tester->random()) - (int64_t{1} << 31)
-                               : static_cast<int64_t>(tester->random() % static_cast<uint64_t>(pixels));
+    // Here and there, an index that names nothing: far away, or a pixel of the plane before or behind.
+    const int64_t inside = static_cast<int64_t>(tester->random() % static_cast<uint64_t>(pixels));
+    const int64_t far_away = static_cast<int64_t>(tester->random()) - (int64_t{1} << 31);
+    const int64_t wild[] = {far_away, inside - pixels, inside + pixels};
+    indices.int64s()[k] = tester->random() % 8 == 0 ? wild[tester->random() % 3] : inside;
   }
   char what[128];
   std::snprintf(what, sizeof(what), "(%ld, %ld, %ld from %ld), %s, %s", samples, channels, pixels, pooled_pixels,

@@ -22,6 +22,9 @@ inline std::vector<Shape> shapes_of_tiles() {
   }
   shapes.push_back({1, 1, 2, 2, square(2, 2)});
   shapes.push_back({1, 5, 1, 2, square(2, 2), true});
+  shapes.push_back({2, 3, 5, 16, square(2, 2), true});  // whole vectors, but the last tiles overhang the map
+  shapes.push_back({2, 8, 4, 7, square(2, 2), true});   // the last tiles overhang along one axis
+  shapes.push_back({2, 8, 7, 4, square(2, 2), true});
   shapes.push_back({5, 1, 14, 14, square(2, 2)});
   shapes.push_back({2, 4, 45, 60, square(2, 2)});
   shapes.push_back({1, 2, 113, 113, square(2, 2)});
@@ -42,6 +45,7 @@ inline std::vector<Shape> shapes_of_3x3_overlaps() {
     shapes.push_back({2, channels, 4, 6, square(3, 2, 1)});
     shapes.push_back({2, channels, 5, 7, square(3, 2), true});
     shapes.push_back({1, channels, 8, 8, square(3, 2), true});
+    shapes.push_back({1, channels, 6, 8, {3, 3, 2, 2, channels / 4 % 2, 1 - channels / 4 % 2, 1, 1}});
   }
   shapes.push_back({1, 2, 57, 64, square(3, 2, 1)});
   return shapes;
@@ -77,6 +81,9 @@ inline std::vector<Shape> shapes_of_any_windows() {
       {3, 2, 2, 3, 1, 1, 1, 2},
       {2, 3, 3, 1, 1, 1, 2, 1},
       {2, 4, 2, 4, 1, 2, 1, 1},
+      {2, 2, 2, 2, 1, 0, 1, 1},
+      {2, 2, 3, 3, 0, 0, 2, 1},  // dilated, but disjoint
+      {2, 2, 3, 3, 0, 0, 1, 2},
   };
   for (const Window& window : windows) {
     for (const bool ceil_mode : {false, true}) {
@@ -90,6 +97,8 @@ inline std::vector<Shape> shapes_of_any_windows() {
   shapes.push_back({1, 1, 260, 258, {257, 257, 2, 1, 0, 0, 1, 1}});  // 32-bit codes
   shapes.push_back({1, 8, 1, 1, square(2, 2, 1, 4)});                // windows wholly in the padding
   shapes.push_back({2, 3, 1, 2, square(2, 1, 2, 4)});
+  shapes.push_back({1, 8, 1, 5, {2, 3, 2, 1, 2, 1, 4, 1}});  // likewise, along one axis
+  shapes.push_back({1, 8, 5, 1, {3, 2, 1, 2, 1, 2, 1, 4}});
   shapes.push_back({1, 3, 9, 11, {2, 3, 3000000000, 1, 0, 1, 1, 1}});    // overlaps that need 64-bit numbers
   shapes.push_back({1, 8, 3, 5, square(2, 1 << 29, 0, 1 << 28), true});  // from tap to tap beyond int32_t, times 8
   shapes.push_back({0, 8, 8, 8, square(2, 2)});

@@ -70,6 +70,8 @@ std::vector<Upsample> upsamplings() {
       {2, 3, 1, 4, 5, {3, 3}, {1, 1}, {1, 1}},
       {1, 2, 2, 4, 3, {5, 5}, {2, 2}, {2, 2}},
       {1, 3, 1, 5, 4, {3, 4}, {2, 1}, {1, 3}, {3, 2}},
+      {1, 4, 1, 4, 3, {3, 3}, {2, 2}, {1, 1}, {2, 1}},  // along one axis, two strides are enough
+      {1, 4, 1, 3, 4, {3, 3}, {2, 2}, {1, 1}, {1, 2}},
       {1, 9, 1, 3, 3, {40, 40}, {2, 2}, {20, 20}, {1, 1}, {4, 5}},
       {1, 2, 1, 2, 3, {2, 2}, {2000000000, 1}, {0, 0}, {1, 1}, {5, 4}},  // needs 64-bit numbers
       {2, 3, 1, 3, 2, {4, 4}, {2, 2}, {3000000000, 0}, {1, 1}, {3, 4}},
@@ -132,6 +134,7 @@ std::vector<Upsample> upsamplings_with_gradients() {
       {1, 2, 1, 5, 5, {10, 24}, {5, 12}, {2, 5}},
       {1, 2, 1, 7, 3, {12, 8}, {6, 4}, {3, 2}},
       {2, 2, 2, 17, 5, {3, 3}, {2, 2}, {1, 1}},
+      {1, 2, 1, 3, 4, {4, 4}, {3, 2}, {1, 1}},  // rows without a second tap, by twice the other stride
   };
   shapes.insert(shapes.end(), std::begin(around_tiles), std::end(around_tiles));
   // The most classes whose labels are bytes, and one more.
