@@ -12,7 +12,8 @@ MEMORY_SANITIZERS = {"flags": MEMORY_FLAGS, "core_flags": MEMORY_FLAGS, "link_fl
 # ThreadSanitizer must not instrument the emulation's core.
 RACE_FLAGS = ["-fsanitize=thread"]
 RACE_SANITIZER = {"flags": RACE_FLAGS, "core_flags": ["-DSEGEXT_EMULATION_TSAN"], "link_flags": RACE_FLAGS}
-KERNELS_TEST = [*LAUNCHERS, *CASES, EMULATION / "cuda_backend.cpp", EMULATION / "kernels_test.cpp"]
+PROGRAM = [EMULATION / f"{name}.cpp" for name in ("cuda_backend", "kernel_choices", "kernels_test")]
+KERNELS_TEST = [*LAUNCHERS, *CASES, *PROGRAM]
 # The orders of threads, and which cases run in each: all, or every fourth one, from the first or from the third on.
 ORDERS = {"ascending": (), "descending": ("4", "0"), "random": ("4", "2")}
 

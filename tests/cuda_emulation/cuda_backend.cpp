@@ -48,7 +48,7 @@ int64_t output_elements(const Upsampling& g) { return g.samples * g.channels * g
 }  // namespace
 
 void observe_launches() {
-  cuda_emulation::set_launch_observer([](const void* kernel, int64_t threads) {
+  cuda_emulation::set_launch_observer([](const void* kernel, int64_t threads, int64_t) {
     ++launch_counts[kernel];
     ++launches_in_all;
     last_kernel = kernel;

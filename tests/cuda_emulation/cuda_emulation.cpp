@@ -96,9 +96,10 @@ struct Scheduler {
   uint32_t seed = 0;
   cudaError_t error = cudaSuccess;
   int compute_capability = 9, multiprocessors = 1;
-  void (*observer)(const void*, int64_t) = nullptr;
+  void (*observer)(const void*, int64_t, int64_t) = nullptr;
   void (*block_observer)() = nullptr;
   unsigned sample = 0;
+  bool runs = true;
   Meeting barrier;
   char edge = 0;  // orders the beginning and end of blocks for ThreadSanitizer
 };
@@ -351,10 +352,13 @@ int compute_capability() { return scheduler.compute_capability; }
 void set_multiprocessors(int count) { scheduler.multiprocessors = count; }
 int multiprocessors() { return scheduler.multiprocessors; }
 
-void set_launch_observer(void (*observer)(const void* kernel, int64_t threads)) { scheduler.observer = observer; }
+void set_launch_observer(void (*observer)(const void* kernel, int64_t threads, int64_t shared_bytes)) {
+  scheduler.observer = observer;
+}
 
 void set_block_observer(void (*observer)()) { scheduler.block_observer = observer; }
 void set_block_sample(unsigned count) { scheduler.sample = count; }
+void set_runs(bool runs) { scheduler.runs = runs; }
 
 bool in_thread() { return scheduler.current != nullptr; }
 unsigned thread_number() { return scheduler.current->number; }
@@ -429,8 +433,11 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, 
     return scheduler.error = cudaErrorInvalidConfiguration;
   }
   if (shared_bytes > kMaxSharedBytes) return scheduler.error = cudaErrorInvalidValue;
-  if (scheduler.observer != nullptr)
-    scheduler.observer(kernel, static_cast<int64_t>(threads * grid.x * grid.y * grid.z));
+  if (scheduler.observer != nullptr) {
+    scheduler.observer(kernel, static_cast<int64_t>(threads * grid.x * grid.y * grid.z),
+                       static_cast<int64_t>(shared_bytes));
+  }
+  if (!scheduler.runs) return cudaSuccess;
   scheduler.threads = static_cast<unsigned>(threads);
   gridDim = grid;
   blockDim = block;

@@ -67,14 +67,18 @@ int compute_capability();
 void set_multiprocessors(int count);
 int multiprocessors();
 
-// Sets a function that is called with each kernel that is launched, and with the number of its threads.
-void set_launch_observer(void (*observer)(const void* kernel, int64_t threads));
+// Sets a function that is called with each kernel that is launched, with the number of its threads, and with the bytes
+// of dynamic shared memory of a block.
+void set_launch_observer(void (*observer)(const void* kernel, int64_t threads, int64_t shared_bytes));
 
 // Sets a function that is called after each block that has run.
 void set_block_observer(void (*observer)());
 
 // Runs only `count` blocks of each launch, evenly spread; 0 runs all. For those who watch kernels, not their results.
 void set_block_sample(unsigned count);
+
+// Whether launches run at all, which they do unless told otherwise. Without running, arrays may be of any size.
+void set_runs(bool runs);
 
 bool in_thread();          // whether a thread of a kernel is running
 unsigned thread_number();  // of the running thread in its block

@@ -165,7 +165,7 @@ Upsample bilinear(int64_t factor, int64_t size) {
 int main() {
   cuda_emulation::set_block_sample(kBlocks);
   cuda_emulation::set_multiprocessors(kMultiprocessors);
-  cuda_emulation::set_launch_observer([](const void* kernel, int64_t) {
+  cuda_emulation::set_launch_observer([](const void* kernel, int64_t, int64_t) {
     if (!kernels.empty()) kernels += ", ";
     kernels += kernel_name(kernel);
   });

@@ -19,6 +19,7 @@
 #include "cases.h"
 #include "cuda/cell_division.cuh"
 #include "cuda_backend.h"
+#include "kernel_choices.h"
 #include "upsampling_cases.h"
 
 namespace {
@@ -203,6 +204,7 @@ int main(int argc, char** argv) {
   test_strips_are_numbered();
   test_buffers_are_reused();
   test_choice_of_kernels();
+  test_kernel_choices();
   test_order_of_sums();
   test_long_threads(&tester);
   for (const auto& [kernel, count] : backend::launches())
