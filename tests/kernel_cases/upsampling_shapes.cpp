@@ -66,6 +66,9 @@ std::vector<Upsample> upsamplings() {
       {1, 256, 1, 6, 5, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {24, 20}},
       {1, 264, 2, 3, 4, {6, 6}, {3, 3}, {0, 1}, {1, 1}, {10, 12}},
       {2, 192, 1, 4, 3, {3, 3}, {2, 2}, {1, 1}, {1, 1}, {8, 6}},
+      // Along one axis, not every tap exists, though the kernel is as large as twice the other axis' stride.
+      {1, 2, 1, 3, 4, {4, 4}, {3, 2}, {1, 1}},
+      {1, 2, 1, 4, 3, {4, 4}, {2, 3}, {1, 1}},
       // Kernels of any span.
       {2, 3, 1, 4, 5, {3, 3}, {1, 1}, {1, 1}},
       {1, 2, 2, 4, 3, {5, 5}, {2, 2}, {2, 2}},
@@ -107,7 +110,7 @@ std::vector<Upsample> deep_upsamplings() {
       {1, 300, 1, 3, 2, {2, 2}, {1, 1}},  // more channels than one block takes
       {1, 70, 1, 3, 3, {8, 8}, {4, 4}, {2, 2}},
       {2, 4, 1, 2, 1, {64, 64}, {32, 32}, {16, 16}},
-      {8, 21, 1, 1, 1, {64, 64}, {32, 32}, {16, 16}},                // walks of several rows
+      {5, 21, 1, 2, 1, {64, 64}, {32, 32}, {16, 16}},                // walks of two rows; the last has one
       {128, 64, 1, 8, 12, {2, 2}, {1, 1}, {1, 0}, {1, 1}, {7, 12}},  // eight cells per thread
   };
 }
@@ -134,7 +137,6 @@ std::vector<Upsample> upsamplings_with_gradients() {
       {1, 2, 1, 5, 5, {10, 24}, {5, 12}, {2, 5}},
       {1, 2, 1, 7, 3, {12, 8}, {6, 4}, {3, 2}},
       {2, 2, 2, 17, 5, {3, 3}, {2, 2}, {1, 1}},
-      {1, 2, 1, 3, 4, {4, 4}, {3, 2}, {1, 1}},  // rows without a second tap, by twice the other stride
   };
   shapes.insert(shapes.end(), std::begin(around_tiles), std::end(around_tiles));
   // The most classes whose labels are bytes, and one more.
