@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Literal, overload
 
 import torch
@@ -142,6 +143,8 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     if kernel_size is True or stride is True or padding is True or dilation is True:  # the dispatcher takes it for 1
         _plain_window(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
     channels_last = prefers_channels_last(input)
+    if torch.compiler.is_compiling():
+        kernel_size, stride, padding, dilation = map(_constants, (kernel_size, stride, padding, dilation))
     try:
         output, codes = op(
             input, kernel_size, () if stride is None else stride, padding, dilation, ceil_mode, channels_last
@@ -161,6 +164,13 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
 
 def _stock_pool(op, input, *arguments):
     return F.max_pool2d(input if op is ops.max_pool2d else F.relu(input), *arguments)
+
+
+def _constants(value):
+    """Ints in place of the symbols that a compiler makes of them: a graph has one window."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_constants, value))
+    return operator.index(value) if isinstance(value, (int, torch.SymInt)) else value
 
 
 def _is_plain(value) -> bool:

@@ -105,6 +105,21 @@ def test_compile_with_dynamic_shapes(layout, device):
             assert_same(one, other)
 
 
+def test_compile_with_windows_that_vary(device):
+    """After two calls with different ints, a compiler passes symbols in their place."""
+    x = tie_free((2, 3, 13, 18), torch.float32).to(device)
+
+    def pooled(x, size, dilation):
+        return own.relu_max_pool2d(x, size, size - 1, size // 2, dilation, return_indices=True)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(pooled, fullgraph=True, backend="aot_eager")
+    for window in ((2, 1), (3, 2), (4, 3), (3, 2)):
+        (actual, switches), (expected, eager_switches) = compiled(x, *window), pooled(x, *window)
+        assert_same(actual, expected)
+        assert switches == eager_switches
+
+
 def test_compile_of_unpooling_by_indices(device):
     torch._dynamo.reset()
 
@@ -190,6 +205,24 @@ def test_export_with_dynamic_shapes(strict, device):
             assert_same(output, expected)
             assert switches.input_size == eager_switches.input_size
             assert_same(switches.indices(), eager_switches.indices())
+
+
+class PoolOfRows(torch.nn.Module):
+    """A pool whose window has as many rows and columns as the map has rows."""
+
+    def forward(self, x):
+        return own.max_pool2d(x, x.shape[-2], return_indices=True)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_with_a_window_of_the_input_s_size(strict, device):
+    x = tie_free((2, 3, 5, 18), torch.float32).to(device)
+    sizes = ({2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
+    program = reloaded(torch.export.export(PoolOfRows(), (x,), dynamic_shapes=sizes, strict=strict))
+    x = tie_free((2, 3, 5, 23), torch.float32).to(device)
+    (output, switches), (expected, eager_switches) = program.module()(x), PoolOfRows()(x)
+    assert_same(output, expected)
+    assert switches == eager_switches
 
 
 def test_export_of_encoder_and_decoder(device):
