@@ -7,6 +7,7 @@ MaxPool, which its MaxUnpool takes: int64 indices into the whole map, (N, C, H, 
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import os
@@ -73,11 +74,19 @@ def export(
             args = (args,) if isinstance(args, Tensor) else args
             sizes = pytree.tree_map_only(str, lambda _name: torch.export.Dim.DYNAMIC, dynamic_shapes)
             program = torch.export.export(model, args, kwargs, dynamic_shapes=sizes)
-        program = program.run_decompositions(_FORMS)
+        program = _without_guards(_without_guards(program).run_decompositions(_FORMS))
         _check_operators(program)
         _pass_indices_on(program)
         _return_indices(program)
         return torch.onnx.export(program, f=f, dynamic_shapes=dynamic_shapes, dynamo=True, **options)
+
+
+def _without_guards(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without checks of what its graph relies on, which ONNX has no form for. To trace it again with them
+    would fix sizes that have their smallest value in the example, and fails for some strides of the example."""
+    program = copy.copy(program)
+    program._guards_code = []
+    return program
 
 
 def _check_operators(program: torch.export.ExportedProgram) -> None:
@@ -195,8 +204,10 @@ def _unpool(input, indices, output_size):
     shape = (*input.shape[:2], *output_size)
     size = torch.stack([*map(_tensor, shape)])
     # Indices and size say it all. To runtimes a window tells the least size, below which pools that round up stay.
-    surplus = [_constant(have - extent) or 0 for have, extent in zip(input.shape[-2:], output_size, strict=True)]
-    attributes = {"kernel_shape": (1, 1), "strides": (1, 1), "pads": (0, 0, *(max(s, 0) for s in surplus))}
+    lost = [_constant(have - extent) or 0 for have, extent in zip(input.shape[-2:], output_size, strict=True)]
+    lost = [max(rows, 0) for rows in lost]
+    # Such a window and padding take off just that; padding has to be less than the window.
+    attributes = {"kernel_shape": [rows + 1 for rows in lost], "strides": (1, 1), "pads": (*lost, *lost)}
     return torch.onnx.ops.symbolic("MaxUnpool", (input, indices, size), attributes, dtype=input.dtype, shape=shape)
 
 
@@ -260,10 +271,11 @@ def _conv_transpose2d(input, weight, bias, output_size, stride, origin, dilation
     behind = [extent - start - size for extent, start, size in zip(whole, origin, output_size, strict=True)]
     # As padding and output_padding where these can say it: then nothing is made to be cut off.
     more = [_constant(start - rest) for start, rest in zip(origin, behind, strict=True)]
-    limits = map(max, stride, dilation)
+    limits = [*map(max, stride, dilation)]
     if all(m is not None and 0 <= m < limit for m, limit in zip(more, limits, strict=True)):
         return torch.ops.aten.convolution(input, weight, bias, stride, origin, dilation, True, more, groups)
-    more = [max(-(_constant(rest) or 0), 0) for rest in behind]
+    reach = [(_constant(-rest), limit - 1) for rest, limit in zip(behind, limits, strict=True)]
+    more = [most if rows is None else max(rows, 0) for rows, most in reach]
     result = torch.ops.aten.convolution(input, weight, bias, stride, [0, 0], dilation, True, more, groups)
     return _part(result, origin, output_size)
 
@@ -293,4 +305,9 @@ def _constant(size: int | torch.SymInt) -> int | None:
 
 
 def _part(x: Tensor, origin: Sequence[int], size: Sequence[int]) -> Tensor:
-    return x[..., origin[0] : origin[0] + size[0], origin[1] : origin[1] + size[1]]
+    if None not in map(_constant, (*x.shape[-2:], *size)):
+        return x[..., origin[0] : origin[0] + size[0], origin[1] : origin[1] + size[1]]
+    # Not slices of tensors, whose size may be the same in a form that torch does not recognise as such.
+    ends = torch.stack([_tensor(start + extent) for start, extent in zip(origin, size, strict=True)])
+    bounds = torch.stack([*map(_tensor, origin)]), ends, torch.stack([*map(_tensor, (-2, -1))])
+    return torch.onnx.ops.symbolic("Slice", (x, *bounds), dtype=x.dtype, shape=(*x.shape[:-2], *size))

@@ -147,6 +147,8 @@ class Switches:
         """
         if not isinstance(device, (torch.device, str, int)):
             raise TypeError(f"Switches.to: device should be a torch.device, str or int, but got {device!r}")
+        if torch.device(device) == self.device:
+            return self  # without a conversion that exported graphs would hold
         return self._with_codes(self.codes.to(device, non_blocking=non_blocking))
 
     def to_memory_format(self, memory_format: torch.memory_format) -> Switches:

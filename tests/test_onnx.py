@@ -137,6 +137,16 @@ class Autoencoder(nn.Module):
         return own.max_unpool2d(*own.max_pool2d(x, *self.pool, return_indices=True))
 
 
+@pytest.mark.parametrize("varies", [False, True])
+def test_pools_larger_than_their_input(varies):
+    """Padding may leave more elements than there were pixels."""
+    model = ThereAndBack([Pool(2, 1, 1), Pool((1, 4), 1, (0, 2))])
+    exported = Exported(model, with_ties(2, 3, 6, 7), **({"dynamic_shapes": (VARIES,)} if varies else {}))
+    x = with_ties(1, 3, 5, 9) if varies else with_ties(2, 3, 6, 7)
+    for actual, expected in zip(exported(x), model(x), strict=True):
+        assert_same(actual, expected)
+
+
 def test_one_map_without_a_batch():
     x = with_ties(3, 7, 9)
     for actual, expected in zip(Exported(ThereAndBack(POOLS[:2]), x)(x), ThereAndBack(POOLS[:2])(x), strict=True):
@@ -194,6 +204,23 @@ def test_indices_into_a_map_of_another_size():
     assert_same(Exported(ElsewhereByIndices(), x)(x)[0], ElsewhereByIndices()(x))
 
 
+class Moving(nn.Module):
+    """Switches moved to the device of the map that they unpool, as code for several devices does."""
+
+    def forward(self, x):
+        values, switches = own.max_pool2d(x, 2, return_indices=True)
+        switches = switches.to(values.device)
+        return own.max_unpool2d(values, switches), switches
+
+
+def test_switches_moved_to_their_own_device():
+    x = with_ties(2, 3, 8, 9)
+    unpooled, indices = Exported(Moving(), x)(x)
+    expected, switches = Moving()(x)
+    assert_same(unpooled, expected)
+    assert_same(indices, switches.indices())
+
+
 class FromIndices(nn.Module):
     """Stock's indices as switches, which unpool a map and are returned."""
 
@@ -226,6 +253,24 @@ def test_memory_formats():
     x = with_ties(2, 3, 6, 9)
     for actual, expected in zip(Exported(TwoFormats(), x)(x), TwoFormats()(x), strict=True):
         assert_same(actual, expected)
+
+
+EXAMPLES = {
+    "a slice": with_ties(2, 4, 12, 13).contiguous(memory_format=torch.channels_last)[:, :3, 1:-1, 1:-1],
+    "one window": with_ties(2, 3, 8, 3),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("from_program", [False, True])
+def test_of_an_example_only_sizes_matter_that_do_not_vary(name, from_program):
+    model, x = Autoencoder(Pool(3, 1)), EXAMPLES[name]
+    axes = dict.fromkeys(VARIES, torch.export.Dim.DYNAMIC)
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        program = torch.export.export(model, (x,), dynamic_shapes=(axes,)) if from_program else None
+    exported = Exported(program) if from_program else Exported(model, x, dynamic_shapes=(VARIES,))
+    for x in (EXAMPLES[name].contiguous(), with_ties(1, 3, 7, 9)):
+        assert_same(exported(x)[0], model(x))
 
 
 class Encoder(nn.Module):
@@ -340,6 +385,30 @@ def test_labels_of_upsampled_scores():
             (labels, past, grouped), (expected, expected_past, expected_grouped), scores, strict=True
         ):
             labels_agree(one, other, of)
+
+
+class Skip(nn.Module):
+    """A sum of all that an upsampled map and another both cover, whose sizes vary and take part in further sums."""
+
+    def __init__(self, output_padding):
+        super().__init__()
+        self.register_buffer("each", normal((3, 1, 4, 4)))
+        self.output_padding = output_padding
+
+    def forward(self, x, skip):
+        total = own.conv_transpose2d_add(
+            x, self.each, skip, None, 2, (1, 0), self.output_padding, 3, crop=(2, 1), addend_crop=(1, 0)
+        )
+        return total + own.conv_transpose2d_add(x, self.each, total, stride=2, groups=3, output_size=total.shape[-2:])
+
+
+@pytest.mark.parametrize("output_padding", [0, 1])
+def test_sums_of_maps_whose_sizes_vary(output_padding):
+    model, varies = Skip(output_padding), {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    exported = Exported(model, normal((2, 3, 17, 18)), normal((2, 3, 40, 44)), dynamic_shapes=(varies, varies))
+    for size, skip_size in (((17, 18), (40, 44)), ((12, 20), (23, 23)), ((9, 10), (60, 52))):
+        x, skip = normal((2, 3, *size)), normal((2, 3, *skip_size))
+        agree(exported(x, skip)[0], model(x, skip))
 
 
 def test_a_transposed_convolution_is_one_node():
