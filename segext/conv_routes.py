@@ -260,7 +260,7 @@ def _checked_call(kind, input, weight, bias, stride, padding, output_padding, gr
     stride, padding, output_padding, dilation = window
     size = transposed_size(input, weight, stride, padding, output_padding, dilation)
     outputs = weight.shape[1] * groups
-    if min(size) <= 0 or max(stride) > _LARGEST_STRIDE or (bias is not None and bias.shape != (outputs,)):
+    if size[0] <= 0 or size[1] <= 0 or max(stride) > _LARGEST_STRIDE or (bias is not None and bias.shape != (outputs,)):
         return None
     call = compute_dtype(input), size, stride, padding, dilation
     if kind is Product and output_padding == (0, 0) and dilation == (1, 1):

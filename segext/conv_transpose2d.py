@@ -275,7 +275,8 @@ def _checked_size(
     """
     left = (have[0] - crop[0], have[1] - crop[1])
     size = left if output_size is None else tuple(output_size)
-    if min(crop) < 0 or min(size) < 1 or size[0] > left[0] or size[1] > left[1]:
+    # Not by min: an exported graph would accept only maps of which the same side is the smaller.
+    if not all(start >= 0 and 1 <= kept <= most for start, kept, most in zip(crop, size, left, strict=True)):
         wanted = "something" if output_size is None else f"{size[0]}x{size[1]}"
         raise ValueError(f"cannot keep {wanted} from {tuple(crop)} on of a map of {have[0]}x{have[1]}; see {names}")
     return size

@@ -163,7 +163,7 @@ def kernel_padding(input, switches, weight, bias, stride, padding, dilation, tra
     ):
         return None
     margin = [2 - 2 * p if transposed else 2 * p - 2 for p in padding]
-    if min(size + more for size, more in zip(switches.input_size, margin, strict=True)) <= 0:
+    if any(size + more <= 0 for size, more in zip(switches.input_size, margin, strict=True)):
         return None
     return padding
 

@@ -207,6 +207,37 @@ def test_export_with_dynamic_shapes(strict, device):
             assert_same(switches.indices(), eager_switches.indices())
 
 
+class Upsampling(torch.nn.Module):
+    """Calls that check the size of their result: unpooling with a convolution, transposed convolutions, fusions."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.register_buffer("mixing", normal((3, 3, 3, 3)).to(device))
+        self.register_buffer("each", normal((3, 1, 4, 4)).to(device))
+
+    def forward(self, x):
+        values, switches = own.max_pool2d(x, 2, return_indices=True)
+        each = {"stride": 2, "groups": 3}
+        return (
+            own.unpool_conv2d(values, switches, self.mixing),
+            own.conv_transpose2d(x, self.each, padding=5, **each),
+            own.conv_transpose2d_add(x, self.each, x, crop=13, addend_crop=1, **each),
+            own.conv_transpose2d_argmax(x, self.each, crop=13, **each),
+        )
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports_take_maps_upright_and_across(strict, device):
+    """A program does not depend on which of height and width is the larger in its example."""
+    axes = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    x = normal((2, 3, 12, 18)).to(device)
+    program = torch.export.export(Upsampling(device), (x,), dynamic_shapes=(axes,), strict=strict)
+    x = normal((2, 3, 20, 10)).to(device)
+    run = program.run_decompositions().module()
+    for actual, expected in zip(run(x), Upsampling(device)(x), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 class PoolOfRows(torch.nn.Module):
     """A pool whose window has as many rows and columns as the map has rows."""
 

@@ -60,7 +60,7 @@ class DeconvNet(EncoderDecoder):
 
     def _check(self, image: Tensor) -> None:
         super()._check(image)
-        if min(image.shape[-2:]) < _SMALLEST:
+        if image.shape[-2] < _SMALLEST or image.shape[-1] < _SMALLEST:
             raise ValueError(
                 f"DeconvNet takes images from {_SMALLEST}x{_SMALLEST} on, of which the pools leave {_FC6}x{_FC6} for "
                 f"fc6, but got {image.shape[-2]}x{image.shape[-1]}"
