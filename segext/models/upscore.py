@@ -42,8 +42,8 @@ class Upscore(nn.Module):
 
         There must be ``crop`` more rows and columns below and to the right of that part, as in all FCNs.
         """
-        whole = F.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop, groups=self.groups)
-        return whole[..., : size[0], : size[1]]
+        whole = F.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop - 1, groups=self.groups)
+        return _inside(whole, size)
 
     def add(self, score: Tensor, skip: Tensor, crop: int) -> Tensor:
         """The upsampled score plus the part of ``skip`` of its size from row and column ``crop`` on."""
@@ -100,8 +100,8 @@ class TorchUpscore(Upscore):
     """:class:`Upscore` on stock's operations."""
 
     def forward(self, score: Tensor, crop: int, size: Sequence[int]) -> Tensor:
-        whole = stock.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop, groups=self.groups)
-        return whole[..., : size[0], : size[1]]
+        whole = stock.conv_transpose2d(score, self.weight, stride=self.stride, padding=crop - 1, groups=self.groups)
+        return _inside(whole, size)
 
     def add(self, score: Tensor, skip: Tensor, crop: int) -> Tensor:
         upsampled = stock.conv_transpose2d(score, self.weight, stride=self.stride, groups=self.groups)
@@ -113,6 +113,12 @@ class TorchUpscore(Upscore):
 
     def loss(self, score: Tensor, target: Tensor, crop: int, *, class_weight: Tensor | None, **criterion) -> Tensor:
         return stock.cross_entropy(self.forward(score, crop, target.shape[1:]), target, class_weight, **criterion)
+
+
+def _inside(whole: Tensor, size: Sequence[int]) -> Tensor:
+    """The part of ``size`` inside a border of one pixel: always less than the whole, so that an exported program, which
+    keeps whether a slice is the whole map, takes images of all sizes."""
+    return whole[..., 1 : size[0] + 1, 1 : size[1] + 1]
 
 
 def is_diagonal(weight: Tensor) -> bool:
