@@ -9,7 +9,7 @@ applies the ``Function`` when the graph is differentiated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -35,9 +35,11 @@ def _name_of(op: OpOverload) -> str:
     return op._schema.name.split("::")[1]
 
 
-def _ran_out_of_memory(error: RuntimeError) -> bool:
-    """Whether stock would raise an OutOfMemoryError. An op itself can raise only its base class."""
-    return type(error) is RuntimeError and "CUDA out of memory" in str(error)
+def _raise_as_stock(error: RuntimeError) -> NoReturn:
+    """Raises ``error``, or the OutOfMemoryError that stock would: an op itself can raise only its base class."""
+    if type(error) is RuntimeError and "CUDA out of memory" in str(error):
+        raise torch.OutOfMemoryError(str(error)) from None
+    raise error
 
 
 def _first_requires_grad(args) -> bool:
@@ -99,9 +101,7 @@ def differentiable(
             with torch._C._AutoDispatchBelowAutograd():
                 return op(*args)
         except RuntimeError as error:
-            if _ran_out_of_memory(error):
-                raise torch.OutOfMemoryError(str(error)) from None
-            raise
+            _raise_as_stock(error)
 
     def call(*args):
         return op(*args) if torch.compiler.is_compiling() else call_eagerly(*args)
@@ -128,9 +128,7 @@ def undifferentiated(op: OpOverload) -> Callable[..., Any]:
         try:
             return op(*args)
         except RuntimeError as error:
-            if _ran_out_of_memory(error):
-                raise torch.OutOfMemoryError(str(error)) from None
-            raise
+            _raise_as_stock(error)
 
     call.__name__ = call.__qualname__ = _name_of(op)
     return call

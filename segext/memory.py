@@ -61,13 +61,13 @@ class Memory:
 
 
 @torch.inference_mode(False)
-def measure(model: nn.Module, arguments: tuple) -> Memory:
+def measure(model: nn.Module, arguments: tuple, copied: Callable = copy.deepcopy) -> Memory:
     """Call a copy of ``model`` once, in its current mode, and count bytes; parameters and ``arguments`` do not count.
 
-    Neither the model's buffers nor the random state change. Autograd is enabled, even inside
+    ``copied`` makes the copy. Neither the model's buffers nor the random state change. Autograd is enabled, even inside
     ``torch.inference_mode()`` and for tensors created there, which are copied.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     arguments = pytree.tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, arguments)
     tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}

@@ -140,7 +140,7 @@ class Switches:
         return placed.to(torch.uint8)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Switches:
-        """The same switches on ``device``.
+        """The same switches on ``device``: these themselves if they are there.
 
         Raises:
             TypeError: for anything but a device; codes have no other dtype.

@@ -140,12 +140,9 @@ def convert(
             f"segext.convert: example must be a tensor, or a tuple of all arguments of a call, but got "
             f"{type(example).__name__}"
         )
-    if not inplace:
-        model = _copy(model)
-    elif example is not None:
-        _copy(model)  # an error that measuring would meet
+    model = model if inplace else _copy(model)
     arguments = example if isinstance(example, tuple) else (example,)
-    before = measure(model, arguments) if example is not None else None
+    before = measure(model, arguments, _copy) if example is not None else None
     plan = Plan(Dataflow(model))
     report = plan.report()
     apply(plan)
@@ -154,7 +151,7 @@ def convert(
             if isinstance(module, Prepackable):
                 module.prepack()
     if example is not None:
-        report = replace(report, before=before, after=measure(model, arguments))
+        report = replace(report, before=before, after=measure(model, arguments, _copy))
     return model, report
 
 

@@ -14,7 +14,6 @@ using kernel_cases::fail;
 
 std::map<const void*, int64_t> launch_counts;
 int64_t launches_in_all = 0;
-const void* last_kernel = nullptr;
 int64_t last_threads = 0;
 bool expects_long_threads = false;
 
@@ -51,13 +50,11 @@ void observe_launches() {
   cuda_emulation::set_launch_observer([](const void* kernel, int64_t threads, int64_t) {
     ++launch_counts[kernel];
     ++launches_in_all;
-    last_kernel = kernel;
     last_threads = threads;
   });
 }
 
 const std::map<const void*, int64_t>& launches() { return launch_counts; }
-const void* launched_kernel() { return last_kernel; }
 void expect_long_threads(bool expected) { expects_long_threads = expected; }
 
 std::string manner() { return ", " + std::to_string(cuda_emulation::multiprocessors()) + " multiprocessors"; }

@@ -11,9 +11,8 @@ namespace backend {
 // From here on, records launches.
 void observe_launches();
 
-// The number of launches of each kernel, and the kernel of the last one.
+// The number of launches of each kernel.
 const std::map<const void*, int64_t>& launches();
-const void* launched_kernel();
 
 // Whether upsampling runs on one multiprocessor and has so much work that its threads take several batches of cells.
 void expect_long_threads(bool expected);

@@ -241,6 +241,13 @@ void test_upsampling() {
        true,
        "_x2_kernel<float, 2, true, true>",
        true},
+      // Channels so many that no strip with four lanes fits in shared memory take fewer lanes. Where those do not fit
+      // either, upsampling by two has another kernel.
+      {{1, 218, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, true, "_cells_kernel<float, 4, false>"},
+      {{1, 330, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, true, "_cells_kernel<float, 2, false>"},
+      {{1, 365, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, true, "_cells_kernel<float, 1, false>"},
+      {{1, 219, 1, 80, 64, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {160, 128}}, true, "_cells_kernel<float, 2, false>"},
+      {{1, 383, 1, 48, 64, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {96, 128}}, true, "_x2_kernel<float, 2, true, false>"},
       // By others, with and without strips; and one that int32_t does not number.
       {{1, 3, 1, 9, 8, {16, 16}, {8, 8}, {4, 4}, {1, 1}, {72, 64}}, false, "_cells_kernel<float, 4, false>"},
       {{1, 3, 1, 9, 8, {16, 16}, {8, 8}, {4, 4}, {1, 1}, {72, 62}}, false, "_cells_kernel<float, 2, false>"},
@@ -339,6 +346,7 @@ void test_room_for_sums() {
 
 void test_kernel_choices() {
   cuda_emulation::set_runs(false);
+  cuda_emulation::set_multiprocessors(1);
   cuda_emulation::set_launch_observer([](const void* kernel, int64_t, int64_t shared_bytes) {
     launched = kernel;
     most_shared = std::max(most_shared, shared_bytes);

@@ -93,41 +93,6 @@ void test_buffers_are_reused() {
   cuda_emulation::set_multiprocessors(1);
 }
 
-// Channels so many that no strip with four lanes fits in shared memory take fewer lanes. Where those do not fit either,
-// upsampling by two has another kernel.
-void test_choice_of_kernels() {
-  struct Choice {
-    Upsample shape;
-    const char* kernel;
-  };
-  const Choice choices[] = {
-      {{1, 218, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, "_cells_kernel<float, 4, false>"},
-      {{1, 330, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, "_cells_kernel<float, 2, false>"},
-      {{1, 365, 1, 8, 4, {8, 8}, {4, 4}, {2, 2}, {1, 1}, {32, 16}}, "_cells_kernel<float, 1, false>"},
-      {{1, 219, 1, 80, 64, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {160, 128}}, "_cells_kernel<float, 2, false>"},
-      {{1, 383, 1, 48, 64, {4, 4}, {2, 2}, {1, 1}, {1, 1}, {96, 128}}, "_x2_kernel<float, 2, true, false>"},
-  };
-  cuda_emulation::set_block_sample(1);  // one block shows which kernel it is
-  for (const auto& [shape, kernel] : choices) {
-    const Upsampling g = geometry_of(shape, true);
-    const Array input(g.samples * g.channels * g.height * g.width, sizeof(float), false),
-        weight(g.channels * g.kernel_h * g.kernel_w, sizeof(float), false),
-        output(g.samples * g.channels * g.output_height * g.output_width, sizeof(float), false);
-    DepthwiseConvTranspose2dParams params{};
-    params.input = input.data();
-    params.weight = weight.data();
-    params.output = output.data();
-    params.geometry = g;
-    params.type = ElementType::kFloat32;
-    const CudaStatus status = depthwise_conv_transpose2d_cuda(params, nullptr);
-    const std::string name = kernel_name(backend::launched_kernel());
-    if (status == cudaSuccess && name.find(kernel) != std::string::npos) continue;
-    std::fprintf(stderr, "upsampling of %ld channels runs %s\n", g.channels, name.c_str());
-    std::exit(1);
-  }
-  cuda_emulation::set_block_sample(0);
-}
-
 // Output element k in float32, of a kernel that spans two strides: the products of the last row of input first, and
 // from left to right within a row.
 float ordered_sum(const Upsampling& g, const float* input, const float* weight, int64_t k) {
@@ -203,7 +168,6 @@ int main(int argc, char** argv) {
   if (order == "random") test_large_upsampling(&tester);  // takes seconds
   test_strips_are_numbered();
   test_buffers_are_reused();
-  test_choice_of_kernels();
   test_kernel_choices();
   test_order_of_sums();
   test_long_threads(&tester);
