@@ -66,6 +66,7 @@ OPS = (
     "max_pool2d",
     "max_unpool2d",
     "pooling",
+    "switch_moves",
     "switches",
     "tensors",
     "unpool_conv2d",

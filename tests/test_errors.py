@@ -477,6 +477,20 @@ def test_messages_open_with_the_op():
         torch.ops.segext.max_unpool2d(ones(1, 2, 2), ones(1).byte(), (4, 4), 2, 2, 0, 1, True)
 
 
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("name", ["max_unpool2d", "max_pool2d_backward"])
+def test_only_floating_types_move_by_switches(name, batch):
+    """Forwards and backwards, also where there is nothing to move."""
+    values, codes = torch.ones(batch, 3, 2, 3, dtype=torch.int32), torch.zeros(batch, 5, dtype=torch.uint8)
+    full, window, ops = torch.ones(batch, 3, 4, 6, dtype=torch.int32), (2, 2, 0, 1, False), torch.ops.segext
+    is_pool = name == "max_pool2d_backward"
+    adjoint = "max_pool2d_double_backward" if is_pool else "max_unpool2d_backward"
+    relu_output = (None,) * is_pool
+    for op, source, size in ((name, values, (4, 6)), (adjoint, full, (2, 3))):
+        with pytest.raises(RuntimeError, match=f"^\"{op}\" not implemented for 'Int'$"):
+            getattr(ops, op)(source, codes, *relu_output, size, *window)
+
+
 def test_sizes_whose_product_wraps_around():
     """A file may say anything of its codes: their number must fit all the same."""
     height = (2**64 + 8) // 3

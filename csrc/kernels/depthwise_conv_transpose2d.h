@@ -27,6 +27,18 @@ struct Upsampling {
   bool channels_last;  // memory order of input and output
 };
 
+SEGEXT_INLINE int64_t input_channels(const Upsampling& g) { return g.channels / g.multiplier; }
+
+// What an op multiplies and adds up. Half types accumulate in float32. The order of every sum is the same for any
+// number of threads.
+struct UpsamplingOperands {
+  const void* input;   // [N, input_channels, height, width]
+  const void* weight;  // [channels, kernel_h, kernel_w]
+  const void* bias;    // [channels], or null
+  Upsampling geometry;
+  ElementType type;  // float32, float64, float16 or bfloat16
+};
+
 // A map that is added to the output, read from `origin` on. It has the output's memory order; `data` may be null.
 struct Addend {
   const void* data;  // [N, channels, height, width]
@@ -34,23 +46,18 @@ struct Addend {
   int64_t origin_h, origin_w;
 };
 
-// Half types accumulate in float32. The order of every sum is the same for any number of threads.
 struct DepthwiseConvTranspose2dParams {
-  const void* input;   // [N, channels / multiplier, height, width]
-  const void* weight;  // [channels, kernel_h, kernel_w]
-  const void* bias;    // [channels], or null
+  UpsamplingOperands operands;
   Addend addend;
   void* output;  // [N, channels, output_height, output_width]
-  Upsampling geometry;
-  ElementType type;  // float32, float64, float16 or bfloat16
 };
 
 // The channel with the largest value at each pixel. As in torch.argmax, the lowest such channel wins, and the first NaN
 // beats every number. Values are compared before they are rounded to the element type.
 struct DepthwiseArgmaxParams {
-  DepthwiseConvTranspose2dParams scores;  // without `output` and `addend`
-  uint8_t* labels;                        // [N, output_height, output_width]; channels <= 256
-  void* best;                             // the largest values, of the same shape, or null
+  UpsamplingOperands scores;
+  uint8_t* labels;  // [N, output_height, output_width]; channels <= 256
+  void* best;       // the largest values, of the same shape, or null
 };
 
 Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& params);

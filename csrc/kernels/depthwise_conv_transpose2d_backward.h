@@ -12,7 +12,7 @@ namespace segext {
 // The gradients of weight and bias are written as partial sums, which sum_parts adds up. Their values therefore do not
 // depend on the number of threads. Each pointer may be null.
 struct UpsamplingGradients {
-  void* input;   // [N, channels / multiplier, height, width], in the memory order of the input
+  void* input;   // [N, input_channels, height, width], in the memory order of the input
   void* weight;  // Sum [parts, channels, kernel_h, kernel_w]
   void* bias;    // Sum [parts, channels]
 };
@@ -27,8 +27,8 @@ struct GradientParts {
 // Pixels outside either map are skipped, not read as zeros: no product is formed with them, so they cannot turn an
 // infinite factor into NaN.
 struct DepthwiseConvTranspose2dBackwardParams {
-  const void* grad_output;              // [N, channels, output_height, output_width]
-  DepthwiseConvTranspose2dParams call;  // without `bias`, `addend` and `output`
+  const void* grad_output;      // [N, channels, output_height, output_width]
+  UpsamplingOperands operands;  // of which the bias is not read
   UpsamplingGradients gradients;
 };
 

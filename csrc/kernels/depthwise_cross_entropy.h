@@ -54,7 +54,7 @@ struct LossTotals {
 };
 
 struct DepthwiseCrossEntropyParams {
-  DepthwiseConvTranspose2dParams scores;  // without `output` and `addend`
+  UpsamplingOperands scores;
   CrossEntropy criterion;
   const int64_t* target;  // [N, output_height, output_width]
   int64_t ignored;
@@ -66,7 +66,7 @@ struct DepthwiseCrossEntropyParams {
 };
 
 struct DepthwiseCrossEntropyBackwardParams {
-  DepthwiseConvTranspose2dParams scores;  // as above
+  UpsamplingOperands scores;
   CrossEntropy criterion;
   const void* normalizers;  // as stored by the forward op
   const void* labels;

@@ -30,17 +30,27 @@ struct CodesFromIndicesParams {
 // A plane's pooled pixels are numbered from 1 in 32 bits, so it must have fewer pooled pixels than this.
 inline constexpr int64_t kMaxNumbered = int64_t{1} << 32;
 
-// Unpooling by indices and its adjoint. Out-of-range indices place and gather nothing.
-struct IndexUnpoolParams {
-  const void* values;      // forward: pooled map, read. Backward: null
-  void* grad_values;       // backward: pooled map, written. Forward: null
-  const int64_t* indices;  // pooled map
-  void* map;               // forward: full map, every element written
-  const void* grad_map;    // backward: full map, read
-  uint32_t* winners;       // CUDA: scratch: which pooled element wins each element of the full map. CPU: null
+// A full map and a pooled map whose elements name pixels of it. Out-of-range indices place and gather nothing.
+struct IndexedMaps {
+  const int64_t* indices;                            // pooled map
   int64_t samples, channels, pixels, pooled_pixels;  // on CUDA, pooled_pixels < kMaxNumbered
   bool channels_last;
   ElementType type;  // float32, float64, float16 or bfloat16
+};
+
+struct IndexUnpoolParams {
+  IndexedMaps maps;
+  const void* values;  // pooled map
+  void* map;           // full map; every element is written
+  uint32_t* winners;   // CUDA only: scratch: which pooled element wins each element of the full map
+};
+
+// The adjoint.
+struct IndexUnpoolBackwardParams {
+  IndexedMaps maps;
+  const void* grad_map;  // full map
+  void* grad_values;     // pooled map
+  uint32_t* winners;     // as above
 };
 
 Work indices_from_codes_work(const IndicesFromCodesParams& params);
@@ -53,9 +63,9 @@ CudaStatus codes_from_indices_cuda(const CodesFromIndicesParams& params, CudaStr
 
 Work index_unpool_work(const IndexUnpoolParams& params);
 void index_unpool_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end);
-Work index_unpool_backward_work(const IndexUnpoolParams& params);
-void index_unpool_backward_cpu(const IndexUnpoolParams& params, int64_t begin, int64_t end);
+Work index_unpool_backward_work(const IndexUnpoolBackwardParams& params);
+void index_unpool_backward_cpu(const IndexUnpoolBackwardParams& params, int64_t begin, int64_t end);
 CudaStatus index_unpool_cuda(const IndexUnpoolParams& params, CudaStream stream);
-CudaStatus index_unpool_backward_cuda(const IndexUnpoolParams& params, CudaStream stream);
+CudaStatus index_unpool_backward_cuda(const IndexUnpoolBackwardParams& params, CudaStream stream);
 
 }  // namespace segext

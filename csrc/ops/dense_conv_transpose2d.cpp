@@ -21,7 +21,7 @@ Tensor dense_conv_transpose2d(const Tensor& input, const Tensor& weight, const s
   check_bias(op, bias, input, kernel[1]);
   std::optional<Tensor> added;
   if (bias.has_value()) added = dense(*bias, false);
-  const Tensor values = dense(input, channels_last), kernels = dense(weight, false);
+  const Tensor values = dense(input, channels_last), weights = dense(weight, false);
   const ElementType type = floating_element_type(op, input);
   Tensor output =
       empty(input, {sizes[0], kernel[1], output_size[0], output_size[1]}, input.scalar_type(), channels_last);
@@ -29,7 +29,7 @@ Tensor dense_conv_transpose2d(const Tensor& input, const Tensor& weight, const s
   const Tensor panels = empty(input, {panels_of(kernel[1]) * kPanel * kernel[0] * kernel[2] * kernel[3]},
                               type == ElementType::kFloat64 ? ScalarType::Double : ScalarType::Float);
   const TapPanelParams packing{
-      .weight = kernels.const_data_ptr(),
+      .weight = weights.const_data_ptr(),
       .channels = kernel[0],
       .outputs = kernel[1],
       .taps = kernel[2] * kernel[3],

@@ -11,14 +11,14 @@ namespace segext::ops {
 namespace {
 
 // A checked call, with dense tensors. `pixels` is the target or, in the backward op, the labels that stand for it.
-struct Call {
+struct CheckedCall {
   Upsampling geometry;
-  Operands operands;
+  DenseOperands operands;
   Tensor pixels;
   std::optional<Tensor> class_weight;
   double label_smoothing;
 
-  DepthwiseConvTranspose2dParams scores(const char* op) const { return operands.params(op, geometry); }
+  UpsamplingOperands scores(const char* op) const { return operands.data(op, geometry); }
   CrossEntropy criterion() const {
     return {class_weight.has_value() ? class_weight->const_data_ptr() : nullptr, label_smoothing};
   }
@@ -33,9 +33,10 @@ void check_tensor(const char* op, const char* name, const Tensor& tensor, Scalar
                torch::headeronly::toString(tensor.scalar_type()), " of ", text(sizes_of(tensor)));
 }
 
-Call make_call(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-               const char* name, const Tensor& pixels, const std::optional<Tensor>& class_weight, const Ints& stride,
-               const Ints& origin, const Ints& dilation, double label_smoothing, bool channels_last) {
+CheckedCall checked_call(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                         const char* name, const Tensor& pixels, const std::optional<Tensor>& class_weight,
+                         const Ints& stride, const Ints& origin, const Ints& dilation, double label_smoothing,
+                         bool channels_last) {
   check_device(op, name, pixels, "input", input);
   SEGEXT_CHECK(pixels.dim() == 3 && input.dim() == 4 && pixels.size(0) == input.size(0), op, ": ", name, " of size ",
                text(sizes_of(pixels)), " does not fit input of size ", text(sizes_of(input)));
@@ -45,8 +46,8 @@ Call make_call(const char* op, const Tensor& input, const Tensor& weight, const 
     check_tensor(op, "class_weight", *class_weight, sum_type(input), {geometry.channels}, input);
   }
   SEGEXT_CHECK(label_smoothing <= 1, op, ": label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
-  Call call{geometry, Operands(input, weight, bias, channels_last), dense(pixels, false), std::nullopt,
-            label_smoothing};
+  CheckedCall call{geometry, DenseOperands(input, weight, bias, channels_last), dense(pixels, false), std::nullopt,
+                   label_smoothing};
   if (class_weight.has_value()) call.class_weight = dense(*class_weight, false);
   return call;
 }
@@ -70,11 +71,11 @@ Ints normalizer_sizes(const Tensor& pixels) {
 
 // What the op returns: the loss of each pixel or the sum of all, the total weight of the pixels that count, and what
 // the backward op needs.
-struct Losses {
+struct LossTensors {
   Tensor loss, weight, normalizers, labels;
   bool reduce, keeps;
 
-  Losses(const Tensor& input, const Tensor& target, int64_t classes, bool reduce, bool keeps)
+  LossTensors(const Tensor& input, const Tensor& target, int64_t classes, bool reduce, bool keeps)
       : loss(empty(input, reduce ? Ints{} : sizes_of(target), sum_type(input))),
         weight(empty(input, {}, sum_type(input))),
         normalizers(empty(input, keeps ? normalizer_sizes(target) : Ints{0}, sum_type(input))),
@@ -83,7 +84,7 @@ struct Losses {
         keeps(keeps) {}
 
   // `rows` is for the CPU, `totals` for CUDA.
-  DepthwiseCrossEntropyParams params(const char* op, const Call& call, int64_t ignore_index, LossRow* rows,
+  DepthwiseCrossEntropyParams params(const char* op, const CheckedCall& call, int64_t ignore_index, LossRow* rows,
                                      const LossTotals& totals) const {
     return {
         .scores = call.scores(op),
@@ -105,7 +106,7 @@ struct Losses {
 };
 
 // Adds up the rows on the host, where an invalid target is an error.
-void run_on_cpu(const char* op, const Call& call, int64_t ignore_index, Losses* out) {
+void run_on_cpu(const char* op, const CheckedCall& call, int64_t ignore_index, LossTensors* out) {
   const Upsampling& g = call.geometry;
   std::vector<LossRow> rows(g.samples * g.output_height);
   const DepthwiseCrossEntropyParams params = out->params(op, call, ignore_index, rows.data(), {});
@@ -121,7 +122,7 @@ void run_on_cpu(const char* op, const Call& call, int64_t ignore_index, Losses* 
 }
 
 // Does not wait for the device, so an invalid target cannot be reported: it counts as ignored.
-void run_on_cuda(const char* op, const Call& call, int64_t ignore_index, Losses* out) {
+void run_on_cuda(const char* op, const CheckedCall& call, int64_t ignore_index, LossTensors* out) {
   const int64_t blocks = cuda_parts(call.geometry, floating_element_type(op, call.operands.input));
   const Tensor parts = empty(call.operands.input, {blocks, 2}, ScalarType::Double);
   const LossTotals totals{out->reduce ? out->loss.mutable_data_ptr() : nullptr, out->weight.mutable_data_ptr(),
@@ -137,9 +138,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entr
   constexpr const char* op = "depthwise_conv_transpose2d_cross_entropy";
   SEGEXT_CHECK(target.scalar_type() == ScalarType::Long, op, ": target should be int64, but is ",
                torch::headeronly::toString(target.scalar_type()));
-  const Call call = make_call(op, input, weight, bias, "target", target, class_weight, stride, origin, dilation,
-                              label_smoothing, channels_last);
-  Losses losses(input, target, call.geometry.channels, reduce, return_normalizers);
+  const CheckedCall call = checked_call(op, input, weight, bias, "target", target, class_weight, stride, origin,
+                                        dilation, label_smoothing, channels_last);
+  LossTensors losses(input, target, call.geometry.channels, reduce, return_normalizers);
   if (target.numel() == 0) {
     losses.fill(0, 0);
   } else if (target.is_cpu()) {
@@ -156,8 +157,8 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
     const Ints origin, const Ints dilation, double label_smoothing, bool channels_last, bool needs_input,
     bool needs_weight, bool needs_bias) {
   constexpr const char* op = "depthwise_conv_transpose2d_cross_entropy_backward";
-  const Call call = make_call(op, input, weight, bias, "labels", labels, class_weight, stride, origin, dilation,
-                              label_smoothing, channels_last);
+  const CheckedCall call = checked_call(op, input, weight, bias, "labels", labels, class_weight, stride, origin,
+                                        dilation, label_smoothing, channels_last);
   const Upsampling& g = call.geometry;
   check_tensor(op, "labels", labels, label_type(g.channels), sizes_of(labels), input);
   check_tensor(op, "normalizers", normalizers, sum_type(input), normalizer_sizes(labels), input);

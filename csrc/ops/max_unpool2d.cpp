@@ -1,98 +1,51 @@
 // max_unpool2d and its backward, by switches and by stock's int64 indices, for every device that has kernels.
-#include "../kernels/gather.h"
 #include "../kernels/indices.h"
-#include "../kernels/scatter.h"
-#include "pooling.h"
+#include "switch_moves.h"
 
 namespace segext::ops {
 namespace {
 
-void unpool_into(const char* op, const Tensor& out, bool bypass_caches, const Tensor& input, const Tensor& codes,
-                 const Ints& output_size, const Window& window, bool channels_last) {
-  check_device(op, "codes", codes, "input", input);
-  const Tensor values = dense(input, channels_last);
-  const PoolGeometry geometry =
-      make_geometry(op, window, sizes_of(values), output_size, spatial_size(values), channels_last);
-  const Tensor rows = checked_codes(op, codes, values.dim() == 4, geometry);
-  const ElementType type = floating_element_type(op, values);
-  if (out.numel() == 0) return;
-  const ScatterParams params{
-      .values = values.const_data_ptr(),
-      .relu_output = nullptr,
-      .codes = code_data(rows),
-      .map = out.mutable_data_ptr(),
-      .geometry = as_row(geometry),
-      .type = type,
-      .overlap = Overlap::kKeepLast,
-      .bypass_caches = bypass_caches,
-  };
-  run(values, SEGEXT_KERNEL(ScatterParams, scatter), params);
-}
+constexpr Move kUnpool{"max_unpool2d", "input", "output_size", Overlap::kKeepLast};
+constexpr Move kUnpoolOut{"max_unpool2d_out", "input", "output_size", Overlap::kKeepLast};
+constexpr Move kUnpoolBackward{"max_unpool2d_backward", "grad_output", "input_size", Overlap::kKeepLast};
 
 Tensor max_unpool2d(const Tensor& input, const Tensor& codes, const Ints output_size, const Ints kernel_size,
                     const Ints stride, const Ints padding, const Ints dilation, bool channels_last) {
-  constexpr const char* op = "max_unpool2d";
-  const Window window = make_window(op, kernel_size, stride, padding, dilation);
-  check_map(op, "input", input);
-  check_spatial_size(op, "output_size", output_size);
-  Tensor output = empty(input, with_spatial_size(input, output_size), input.scalar_type(), channels_last);
-  unpool_into(op, output, false, input, codes, output_size, window, channels_last);
-  return output;
+  const Window window = make_window(kUnpool.op, kernel_size, stride, padding, dilation);
+  return scattered(kUnpool, input, codes, std::nullopt, output_size, window, channels_last);
 }
 
 void max_unpool2d_out(const Tensor& input, const Tensor& codes, const Ints output_size, const Ints kernel_size,
                       const Ints stride, const Ints padding, const Ints dilation, bool channels_last, Tensor out) {
-  constexpr const char* op = "max_unpool2d_out";
-  const Window window = make_window(op, kernel_size, stride, padding, dilation);
-  check_map(op, "input", input);
-  check_spatial_size(op, "output_size", output_size);
-  check_out(op, out, input, with_spatial_size(input, output_size), channels_last);
-  unpool_into(op, out, bypasses_caches(out), input, codes, output_size, window, channels_last);
+  const Window window = make_window(kUnpoolOut.op, kernel_size, stride, padding, dilation);
+  scatter_to(out, kUnpoolOut, input, codes, std::nullopt, output_size, window, channels_last);
 }
 
 Tensor max_unpool2d_backward(const Tensor& grad_output, const Tensor& codes, const Ints input_size,
                              const Ints kernel_size, const Ints stride, const Ints padding, const Ints dilation,
                              bool channels_last) {
-  constexpr const char* op = "max_unpool2d_backward";
-  const Window window = make_window(op, kernel_size, stride, padding, dilation);
-  check_map(op, "grad_output", grad_output);
-  check_spatial_size(op, "input_size", input_size);
-  check_device(op, "codes", codes, "grad_output", grad_output);
-  const Tensor map = dense(grad_output, channels_last);
-  const PoolGeometry geometry = make_geometry(op, window, sizes_of(map), spatial_size(map), input_size, channels_last);
-  const Tensor rows = checked_codes(op, codes, map.dim() == 4, geometry);
-  const ElementType type = floating_element_type(op, map);
-  Tensor grad_input = empty(map, with_spatial_size(map, input_size), map.scalar_type(), channels_last);
-  if (grad_input.numel() > 0) {
-    const GatherParams params{
-        .map = map.const_data_ptr(),
-        .relu_output = nullptr,
-        .codes = code_data(rows),
-        .values = grad_input.mutable_data_ptr(),
-        .geometry = as_row(geometry),
-        .type = type,
-        .overlap = Overlap::kKeepLast,
-    };
-    run(map, SEGEXT_KERNEL(GatherParams, gather), params);
-  }
-  return grad_input;
+  const Window window = make_window(kUnpoolBackward.op, kernel_size, stride, padding, dilation);
+  return gathered(kUnpoolBackward, grad_output, codes, std::nullopt, input_size, window, channels_last);
 }
 
-// Shared by both directions of unpooling by indices; the maps' data pointers are filled in by the caller.
-IndexUnpoolParams index_params(const char* op, const Tensor& tensor, const Tensor& indices, int64_t pixels,
-                               bool channels_last) {
+int64_t pixels_of(const Ints& spatial_size) { return spatial_size[0] * spatial_size[1]; }
+
+// `values` are those of either map.
+IndexedMaps indexed_maps(const char* op, const Tensor& values, const Tensor& indices, const Ints& full_size,
+                         bool channels_last) {
   const bool batched = indices.dim() == 4;
-  IndexUnpoolParams params{};
-  params.indices = static_cast<const int64_t*>(indices.const_data_ptr());
-  params.samples = batched ? indices.size(0) : 1;
-  params.channels = indices.size(batched ? 1 : 0);
-  params.pixels = pixels;
-  params.pooled_pixels = indices.size(indices.dim() - 2) * indices.size(indices.dim() - 1);
-  SEGEXT_CHECK(tensor.is_cpu() || params.pooled_pixels < kMaxNumbered, op, ": an image of ", params.pooled_pixels,
+  const int64_t pooled_pixels = pixels_of(spatial_size(indices));
+  SEGEXT_CHECK(values.is_cpu() || pooled_pixels < kMaxNumbered, op, ": an image of ", pooled_pixels,
                " pooled pixels is too large for indices");
-  params.channels_last = channels_last;
-  params.type = floating_element_type(op, tensor);
-  return params;
+  return {
+      .indices = static_cast<const int64_t*>(indices.const_data_ptr()),
+      .samples = batched ? indices.size(0) : 1,
+      .channels = indices.size(batched ? 1 : 0),
+      .pixels = pixels_of(full_size),
+      .pooled_pixels = pooled_pixels,
+      .channels_last = channels_last,
+      .type = floating_element_type(op, values),
+  };
 }
 
 void check_indices(const char* op, const Tensor& indices, const Tensor& tensor) {
@@ -118,12 +71,11 @@ Tensor max_unpool2d_indices(const Tensor& input, const Tensor& indices, const In
   const Tensor places = dense(indices, channels_last);
   const Ints sizes = with_spatial_size(input, output_size);
   Tensor output = empty(input, sizes, input.scalar_type(), channels_last);
-  IndexUnpoolParams params = index_params(op, values, places, output_size[0] * output_size[1], channels_last);
+  const IndexedMaps maps = indexed_maps(op, values, places, output_size, channels_last);
   if (output.numel() > 0) {
     const Tensor winners = winners_for(output, sizes);
-    params.values = values.const_data_ptr();
-    params.map = output.mutable_data_ptr();
-    params.winners = static_cast<uint32_t*>(winners.mutable_data_ptr());
+    const IndexUnpoolParams params{maps, values.const_data_ptr(), output.mutable_data_ptr(),
+                                   static_cast<uint32_t*>(winners.mutable_data_ptr())};
     run(values, SEGEXT_KERNEL(IndexUnpoolParams, index_unpool), params);
   }
   return output;
@@ -141,14 +93,12 @@ Tensor max_unpool2d_indices_backward(const Tensor& grad_output, const Tensor& in
   SEGEXT_CHECK(sizes_of(map) == with_spatial_size(places, spatial_size(map)), op, ": grad_output of shape ",
                text(sizes_of(map)), " does not belong to indices of shape ", text(sizes_of(places)));
   Tensor grad_input = empty(map, sizes_of(places), map.scalar_type(), channels_last);
-  IndexUnpoolParams params =
-      index_params(op, map, places, map.size(map.dim() - 2) * map.size(map.dim() - 1), channels_last);
+  const IndexedMaps maps = indexed_maps(op, map, places, spatial_size(map), channels_last);
   if (grad_input.numel() > 0) {
     const Tensor winners = winners_for(map, sizes_of(map));
-    params.grad_map = map.const_data_ptr();
-    params.grad_values = grad_input.mutable_data_ptr();
-    params.winners = static_cast<uint32_t*>(winners.mutable_data_ptr());
-    run(map, SEGEXT_KERNEL(IndexUnpoolParams, index_unpool_backward), params);
+    const IndexUnpoolBackwardParams params{maps, map.const_data_ptr(), grad_input.mutable_data_ptr(),
+                                           static_cast<uint32_t*>(winners.mutable_data_ptr())};
+    run(map, SEGEXT_KERNEL(IndexUnpoolBackwardParams, index_unpool_backward), params);
   }
   return grad_input;
 }

@@ -15,13 +15,13 @@ namespace segext::ops {
 namespace {
 
 // A 3x3 weight, seen as the weight of a transposed convolution.
-struct Kernels {
+struct Weight3x3 {
   Tensor weight;
   ElementType type;
   int64_t channels, outputs;
   bool transposed;
 
-  Kernels(const char* op, const Tensor& weight, bool transposed)
+  Weight3x3(const char* op, const Tensor& weight, bool transposed)
       : weight(weight), type(floating_element_type(op, weight)), transposed(transposed) {
     const Ints sizes = sizes_of(weight);
     SEGEXT_CHECK(sizes.size() == 4 && sizes[2] == 3 && sizes[3] == 3 && sizes[0] > 0 && sizes[1] > 0, op,
@@ -106,14 +106,14 @@ struct Kernels {
 };
 
 // The checks that forward and backward share, and the tensors in the form that their kernels read.
-struct Call {
-  Kernels kernels;
+struct CheckedCall {
+  Weight3x3 kernel;
   Tensor input, codes;
   UnpoolConv geometry;
 
-  Call(const char* op, const Tensor& input, const Tensor& codes, const Tensor& weight, const Ints& unpooled_size,
-       const Ints& padding, bool transposed, bool channels_last)
-      : kernels(op, weight, transposed), input(dense(input, channels_last)) {
+  CheckedCall(const char* op, const Tensor& input, const Tensor& codes, const Tensor& weight, const Ints& unpooled_size,
+              const Ints& padding, bool transposed, bool channels_last)
+      : kernel(op, weight, transposed), input(dense(input, channels_last)) {
     SEGEXT_CHECK(input.dim() == 4, op, ": expected a 4D input, but got ", text(sizes_of(input)));
     check_map(op, "input", input);
     check_spatial_size(op, "unpooled_size", unpooled_size);
@@ -121,11 +121,11 @@ struct Call {
     check_like(op, "weight", weight, "input", input);
     SEGEXT_CHECK(padding.size() == 2 && padding[0] >= 0 && padding[0] <= 2 && padding[1] >= 0 && padding[1] <= 2, op,
                  ": padding should be two values from 0 to 2, but got ", text(padding));
-    SEGEXT_CHECK(kernels.channels == input.size(1), op, ": weight of size ", text(sizes_of(weight)),
+    SEGEXT_CHECK(kernel.channels == input.size(1), op, ": weight of size ", text(sizes_of(weight)),
                  " is no 3x3 kernel for input of size ", text(sizes_of(input)));
     const Window window{2, 2, 2, 2, 0, 0, 1, 1};
     geometry.pool = make_geometry(op, window, sizes_of(input), unpooled_size, spatial_size(input), channels_last);
-    geometry.outputs = kernels.outputs;
+    geometry.outputs = kernel.outputs;
     geometry.padding_h = transposed ? padding[0] : 2 - padding[0];
     geometry.padding_w = transposed ? padding[1] : 2 - padding[1];
     geometry.output_height = unpooled_size[0] + 2 - 2 * geometry.padding_h;
@@ -141,16 +141,16 @@ struct Call {
 };
 
 Tensor unpool_conv2d_pack(const Tensor& weight, bool transposed) {
-  return Kernels("unpool_conv2d_pack", weight, transposed).packed_to_stay();
+  return Weight3x3("unpool_conv2d_pack", weight, transposed).packed_to_stay();
 }
 
 Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& weight,
                      const std::optional<Tensor> packed_weight, const std::optional<Tensor> bias,
                      const Ints unpooled_size, const Ints padding, bool transposed, bool channels_last) {
   constexpr const char* op = "unpool_conv2d";
-  const Call call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
+  const CheckedCall call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   check_bias(op, bias, input, call.geometry.outputs);
-  if (packed_weight.has_value()) call.kernels.check_packed(op, *packed_weight);
+  if (packed_weight.has_value()) call.kernel.check_packed(op, *packed_weight);
   std::optional<Tensor> added;
   if (bias.has_value()) added = dense(*bias, false);
   Tensor output = empty(input, call.output_sizes(), input.scalar_type(), channels_last);
@@ -158,21 +158,21 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
     std::optional<Tensor> panels = packed_weight;
     std::optional<Tensor> channels_last_scratch;
     if (!input.is_cpu()) {
-      panels = call.kernels.packed();
-      const int64_t bytes = cuda_channels_last_bytes(call.geometry, call.kernels.type);
+      panels = call.kernel.packed();
+      const int64_t bytes = cuda_channels_last_bytes(call.geometry, call.kernel.type);
       if (bytes > 0) channels_last_scratch = empty(input, {bytes}, ScalarType::Byte);
     }
     const UnpoolConv2dParams params{
         .input = call.input.const_data_ptr(),
         .codes = code_data(call.codes),
-        .weight = call.kernels.view(),
+        .weight = call.kernel.view(),
         .panels = panels.has_value() ? panels->const_data_ptr() : nullptr,
         .bias = added.has_value() ? added->const_data_ptr() : nullptr,
         .output = output.mutable_data_ptr(),
         .channels_last_scratch =
             channels_last_scratch.has_value() ? channels_last_scratch->mutable_data_ptr() : nullptr,
         .geometry = call.geometry,
-        .type = call.kernels.type,
+        .type = call.kernel.type,
     };
     run(output, SEGEXT_KERNEL(UnpoolConv2dParams, unpool_conv2d), params);
   }
@@ -184,21 +184,21 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
                                                   bool transposed, bool channels_last, bool needs_input,
                                                   bool needs_weight) {
   constexpr const char* op = "unpool_conv2d_backward";
-  const Call call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
+  const CheckedCall call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   check_like(op, "grad_output", grad_output, "input", input);
   SEGEXT_CHECK(sizes_of(grad_output) == call.output_sizes(), op, ": grad_output of shape ", text(sizes_of(grad_output)),
                " should have shape ", text(call.output_sizes()));
   const UnpoolConv& geometry = call.geometry;
-  const Kernels& kernels = call.kernels;
+  const Weight3x3& kernel = call.kernel;
   const Tensor grad = dense(grad_output, channels_last);
   Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), channels_last && needs_input);
   Tensor grad_weight = empty(input, needs_weight ? sizes_of(weight) : Ints{0}, input.scalar_type());
-  Tensor weight_sums = kernels.sums(needs_weight ? panel_elements(kernels.channels, kernels.outputs) : 0);
+  Tensor weight_sums = kernel.sums(needs_weight ? panel_elements(kernel.channels, kernel.outputs) : 0);
   if (needs_weight) torch::stable::zero_(weight_sums);
   if ((needs_input || needs_weight) && grad.numel() > 0) {
-    const Tensor panels = needs_input ? kernels.packed() : kernels.sums(0);
-    const Tensor grad_panels = kernels.sums(grad_panel_elements(geometry));
+    const Tensor panels = needs_input ? kernel.packed() : kernel.sums(0);
+    const Tensor grad_panels = kernel.sums(grad_panel_elements(geometry));
     UnpoolConv2dBackwardParams params{
         .grad_output = grad.const_data_ptr(),
         .input = call.input.const_data_ptr(),
@@ -209,14 +209,14 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
         .grad_weight_panels = needs_weight ? weight_sums.mutable_data_ptr() : nullptr,
         .geometry = geometry,
         .sample = 0,
-        .type = kernels.type,
+        .type = kernel.type,
     };
     for (; params.sample < geometry.pool.samples; ++params.sample) {
       run(grad, SEGEXT_CPU_KERNEL(UnpoolConv2dBackwardParams, pack_grad_panels), params);
       run(grad, SEGEXT_CPU_KERNEL(UnpoolConv2dBackwardParams, unpool_conv2d_backward), params);
     }
   }
-  if (needs_weight) kernels.unpack(weight_sums, grad_weight);
+  if (needs_weight) kernel.unpack(weight_sums, grad_weight);
   return {grad_input, grad_weight};
 }
 

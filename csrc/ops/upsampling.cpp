@@ -69,18 +69,17 @@ Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& we
   };
 }
 
-Operands::Operands(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last)
+DenseOperands::DenseOperands(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                             bool channels_last)
     : input(dense(input, channels_last)), weight(dense(weight, false)) {
   if (bias.has_value()) this->bias = dense(*bias, false);
 }
 
-DepthwiseConvTranspose2dParams Operands::params(const char* op, const Upsampling& geometry) const {
+UpsamplingOperands DenseOperands::data(const char* op, const Upsampling& geometry) const {
   return {
       .input = input.const_data_ptr(),
       .weight = weight.const_data_ptr(),
       .bias = bias.has_value() ? bias->const_data_ptr() : nullptr,
-      .addend = {},
-      .output = nullptr,
       .geometry = geometry,
       .type = floating_element_type(op, input),
   };

@@ -93,7 +93,7 @@ void index_unpool(const IndexUnpoolParams& params, const std::string&) {
   run(index_unpool_work, index_unpool_cpu, params);
 }
 
-void index_unpool_backward(const IndexUnpoolParams& params, const std::string&) {
+void index_unpool_backward(const IndexUnpoolBackwardParams& params, const std::string&) {
   run(index_unpool_backward_work, index_unpool_backward_cpu, params);
 }
 

@@ -44,6 +44,10 @@ void expect_each(int64_t elements, int64_t each, const char* op, const std::stri
 
 int64_t output_elements(const Upsampling& g) { return g.samples * g.channels * g.output_height * g.output_width; }
 
+Array winners_for(const IndexedMaps& maps) {
+  return Array(maps.samples * maps.channels * maps.pixels, sizeof(uint32_t), false);
+}
+
 }  // namespace
 
 void observe_launches() {
@@ -93,15 +97,15 @@ void repack_codes(const RepackCodesParams& params, const std::string& what) {
 }
 
 void index_unpool(const IndexUnpoolParams& params, const std::string& what) {
-  const Array winners(params.samples * params.channels * params.pixels, sizeof(uint32_t), false);
+  const Array winners = winners_for(params.maps);
   IndexUnpoolParams with_winners = params;
   with_winners.winners = static_cast<uint32_t*>(winners.data());
   launch(index_unpool_cuda, with_winners, kAnyLaunches, "index_unpool", what);
 }
 
-void index_unpool_backward(const IndexUnpoolParams& params, const std::string& what) {
-  const Array winners(params.samples * params.channels * params.pixels, sizeof(uint32_t), false);
-  IndexUnpoolParams with_winners = params;
+void index_unpool_backward(const IndexUnpoolBackwardParams& params, const std::string& what) {
+  const Array winners = winners_for(params.maps);
+  IndexUnpoolBackwardParams with_winners = params;
   with_winners.winners = static_cast<uint32_t*>(winners.data());
   launch(index_unpool_backward_cuda, with_winners, kAnyLaunches, "index_unpool_backward", what);
 }
@@ -109,10 +113,10 @@ void index_unpool_backward(const IndexUnpoolParams& params, const std::string& w
 void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& params, const std::string& what) {
   constexpr const char* op = "depthwise_conv_transpose2d";
   set_multiprocessors();
-  const int64_t outputs = output_elements(params.geometry);
+  const int64_t outputs = output_elements(params.operands.geometry);
   launch(depthwise_conv_transpose2d_cuda, params, one_unless_empty(outputs), op, what);
   // Four lanes in the rows of the four cells of a batch are 16 elements per phase; fewer lanes take more batches.
-  if (expects_long_threads) expect_each(outputs, 16 * params.geometry.stride_h, op, what);
+  if (expects_long_threads) expect_each(outputs, 16 * params.operands.geometry.stride_h, op, what);
 }
 
 void depthwise_argmax(const DepthwiseArgmaxParams& params, const std::string& what) {
@@ -126,7 +130,7 @@ void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardP
   set_multiprocessors();
   launch(depthwise_conv_transpose2d_backward_cuda, params, kAnyLaunches, op, what);
   // Of upsampling by two in NCHW; a batch of cells completes no more than four rows.
-  const Upsampling& g = params.call.geometry;
+  const Upsampling& g = params.operands.geometry;
   if (expects_long_threads) expect_each(g.samples * g.channels * g.height * g.width, 4, op, what);
 }
 
@@ -135,7 +139,7 @@ void sum_parts(const SumPartsParams& params, const std::string& what) {
 }
 
 void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& params, const std::string& what) {
-  const DepthwiseConvTranspose2dParams& scores = params.scores;
+  const UpsamplingOperands& scores = params.scores;
   const Array parts(2 * depthwise_cross_entropy_cuda_parts(scores.geometry, scores.type), sizeof(double), false);
   DepthwiseCrossEntropyParams with_parts = params;
   with_parts.totals.parts = static_cast<double*>(parts.data());

@@ -262,12 +262,11 @@ void test_upsampling() {
   for (const UpsampleChoice& choice : choices) {
     const Upsampling g = geometry_of(choice.shape, choice.channels_last);
     DepthwiseConvTranspose2dParams params{};
-    params.input = params.weight = params.output = nowhere();
-    params.geometry = g;
-    params.type = kFloat;
+    params.operands = {nowhere(), nowhere(), nullptr, g, kFloat};
+    params.output = nowhere();
     if (choice.adds) params.addend = {nowhere(), g.output_height, g.output_width, 0, 0};
     expect_kernel(depthwise_conv_transpose2d_cuda(params, nullptr), choice.kernel, "depthwise_conv_transpose2d",
-                  describe(g, params.type) + (choice.adds ? ", add" : ""));
+                  describe(g, kFloat) + (choice.adds ? ", add" : ""));
   }
 }
 
@@ -314,11 +313,9 @@ void test_upsampling_gradients() {
        "depthwise_weight_gradient_kernel<float, long,"},
   };
   for (const GradientChoice& choice : choices) {
-    DepthwiseConvTranspose2dBackwardParams params{};
-    const Upsampling g = params.call.geometry = geometry_of(choice.shape, choice.channels_last);
-    params.grad_output = params.call.input = params.call.weight = nowhere();
-    params.call.type = kFloat;
-    params.gradients.input = nowhere();
+    const Upsampling g = geometry_of(choice.shape, choice.channels_last);
+    DepthwiseConvTranspose2dBackwardParams params{
+        nowhere(), {nowhere(), nowhere(), nullptr, g, kFloat}, {nowhere(), nullptr, nullptr}};
     constexpr const char* op = "depthwise_conv_transpose2d_backward";
     expect_kernel(depthwise_conv_transpose2d_backward_cuda(params, nullptr), choice.input, op, describe(g, kFloat));
     params.gradients = {nullptr, nowhere(), nullptr};

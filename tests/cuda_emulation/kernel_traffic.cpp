@@ -95,38 +95,29 @@ void show_upsampling(const Upsample& shape, bool channels_last, ElementType type
   const int64_t input_bytes = g.samples * g.channels * g.height * g.width * size;
   const int64_t weight_bytes = g.channels * g.kernel_h * g.kernel_w * size;
   const std::string what = describe_case(g.stride_h, g.height, channels_last, type);
-  const auto call = [&](const Buffer& input, const Buffer& weight) {
-    DepthwiseConvTranspose2dParams params{};
-    params.input = input;
-    params.weight = weight;
-    params.geometry = g;
-    params.type = type;
-    return params;
+  const auto operands = [&](const Buffer& input, const Buffer& weight) {
+    return UpsamplingOperands{input, weight, nullptr, g, type};
   };
   show("upsample", what, [&] {
     const Buffer input("input", input_bytes), weight("weight", weight_bytes), output("output", output_bytes);
-    DepthwiseConvTranspose2dParams params = call(input, weight);
-    params.output = output;
-    return depthwise_conv_transpose2d_cuda(params, nullptr);
+    return depthwise_conv_transpose2d_cuda({operands(input, weight), {}, output}, nullptr);
   });
   show("upsample, add", what, [&] {
     const Buffer input("input", input_bytes), weight("weight", weight_bytes), output("output", output_bytes),
         addend("addend", output_bytes);
-    DepthwiseConvTranspose2dParams params = call(input, weight);
-    params.output = output;
-    params.addend = {addend, g.output_height, g.output_width, 0, 0};
-    return depthwise_conv_transpose2d_cuda(params, nullptr);
+    const Addend added{addend, g.output_height, g.output_width, 0, 0};
+    return depthwise_conv_transpose2d_cuda({operands(input, weight), added, output}, nullptr);
   });
   show("upsample, argmax", what, [&] {
     const Buffer input("input", input_bytes), weight("weight", weight_bytes), labels("labels", pixels * kLabelBytes);
-    return depthwise_argmax_cuda({call(input, weight), static_cast<uint8_t*>(labels.data()), nullptr}, nullptr);
+    return depthwise_argmax_cuda({operands(input, weight), static_cast<uint8_t*>(labels.data()), nullptr}, nullptr);
   });
   show("upsample, loss", what, [&] {
     const Buffer input("input", input_bytes), weight("weight", weight_bytes), labels("labels", pixels * kLabelBytes),
         target("target", pixels * kTargetBytes), normalizers("normalizers", pixels * kNormalizerBytes),
         parts("parts", 2 * depthwise_cross_entropy_cuda_parts(g, type) * sizeof(double)), totals("totals", 16);
     DepthwiseCrossEntropyParams params{};
-    params.scores = call(input, weight);
+    params.scores = operands(input, weight);
     params.target = static_cast<const int64_t*>(target.data());
     params.ignored = g.channels;
     params.normalizers = normalizers;
@@ -137,11 +128,8 @@ void show_upsampling(const Upsample& shape, bool channels_last, ElementType type
   show("upsample, input gradient", what, [&] {
     const Buffer input("input", input_bytes), weight("weight", weight_bytes), grad_output("output", output_bytes),
         grad_input("input gradient", input_bytes);
-    DepthwiseConvTranspose2dBackwardParams params{};
-    params.grad_output = grad_output;
-    params.call = call(input, weight);
-    params.gradients.input = grad_input;
-    return depthwise_conv_transpose2d_backward_cuda(params, nullptr);
+    const UpsamplingGradients gradients{grad_input, nullptr, nullptr};
+    return depthwise_conv_transpose2d_backward_cuda({grad_output, operands(input, weight), gradients}, nullptr);
   });
 }
 

@@ -64,10 +64,10 @@ void test_large_upsampling(Tester* tester) {
 void test_strips_are_numbered() {
   for (const bool channels_last : {false, true}) {
     for (const auto& [samples, fit] : {std::pair(int64_t{1} << 20, true), std::pair(int64_t{1} << 29, false)}) {
-      DepthwiseConvTranspose2dParams params{};
-      params.geometry =
+      UpsamplingOperands operands{};
+      operands.geometry =
           geometry_of({samples, 2, 1, 16, 16, {16, 16}, {8, 8}, {4, 4}, {1, 1}, {128, 128}}, channels_last);
-      if (divide_strips(params, {4, 4, 4, 2}).has_value() == fit) continue;
+      if (divide_strips(operands, {4, 4, 4, 2}).has_value() == fit) continue;
       std::fprintf(stderr, "strips of %ld samples: %s\n", samples, fit ? "none" : "some");
       std::exit(1);
     }
@@ -80,10 +80,10 @@ void test_buffers_are_reused() {
   cuda_emulation::set_multiprocessors(132);
   for (const bool channels_last : {false, true}) {
     for (const bool adds : {false, true}) {
-      DepthwiseConvTranspose2dParams params{};
-      params.geometry = geometry_of({16, 200, 1, 2, 255, {2, 2}, {1, 1}, {1, 1}, {1, 1}, {1, 254}}, channels_last);
+      UpsamplingOperands operands{};
+      operands.geometry = geometry_of({16, 200, 1, 2, 255, {2, 2}, {1, 1}, {1, 1}, {1, 1}, {1, 254}}, channels_last);
       const bool many_lanes = channels_last && !adds;
-      const auto division = divide_strips(params, {many_lanes ? 4 : 2, 4, 4, many_lanes || adds ? 2 : 3});
+      const auto division = divide_strips(operands, {many_lanes ? 4 : 2, 4, 4, many_lanes || adds ? 2 : 3});
       if (division && division->rounds > 2) continue;
       std::fprintf(stderr, "%s%s: no buffer is used twice\n", channels_last ? "channels_last" : "NCHW",
                    adds ? ", add" : "");
@@ -131,12 +131,7 @@ void test_order_of_sums() {
         output(outputs, sizeof(float), false);
     const float *input = fill(inputs), *weight = fill(weights), *addend = fill(addends);
     for (const bool adds : {false, true}) {
-      DepthwiseConvTranspose2dParams params{};
-      params.input = input;
-      params.weight = weight;
-      params.output = output.data();
-      params.geometry = g;
-      params.type = ElementType::kFloat32;
+      DepthwiseConvTranspose2dParams params{{input, weight, nullptr, g, ElementType::kFloat32}, {}, output.data()};
       if (adds) params.addend = {addend, g.output_height, g.output_width, 0, 0};
       bool same = depthwise_conv_transpose2d_cuda(params, nullptr) == cudaSuccess;
       for (int64_t k = 0; k < outputs && same; ++k) {

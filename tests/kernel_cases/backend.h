@@ -28,8 +28,8 @@ void extremes(const ExtremesParams& params, const std::string& what);
 void indices_from_codes(const IndicesFromCodesParams& params, const std::string& what);
 void codes_from_indices(const CodesFromIndicesParams& params, const std::string& what);
 void repack_codes(const RepackCodesParams& params, const std::string& what);
-void index_unpool(const IndexUnpoolParams& params, const std::string& what);           // without `winners`
-void index_unpool_backward(const IndexUnpoolParams& params, const std::string& what);  // likewise
+void index_unpool(const IndexUnpoolParams& params, const std::string& what);                   // without `winners`
+void index_unpool_backward(const IndexUnpoolBackwardParams& params, const std::string& what);  // likewise
 void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& params, const std::string& what);
 void depthwise_argmax(const DepthwiseArgmaxParams& params, const std::string& what);
 void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardParams& params, const std::string& what);

@@ -18,7 +18,7 @@ void cross_entropy(Tester* tester, const Upsampling& g, ElementType type, double
   const int size = element_size(type);
   const ElementType sum_type = type == ElementType::kFloat64 ? type : ElementType::kFloat32;
   const int sum_size = element_size(sum_type);
-  const int64_t inputs = g.samples * g.channels / g.multiplier * g.height * g.width;
+  const int64_t inputs = g.samples * input_channels(g) * g.height * g.width;
   const int64_t weights = g.channels * g.kernel_h * g.kernel_w;
   Array input(inputs, size, false), weight(weights, size, false), bias(g.channels, size, false),
       class_weight(g.channels, sum_size, false), target(pixels, 8, false);
@@ -39,12 +39,7 @@ void cross_entropy(Tester* tester, const Upsampling& g, ElementType type, double
     target.int64s()[k] = counts ? static_cast<int64_t>(tester->random() % static_cast<uint64_t>(g.channels))
                                 : no_class[tester->random() % 4];
   }
-  DepthwiseConvTranspose2dParams scores{};
-  scores.input = input.data();
-  scores.weight = weight.data();
-  scores.bias = has_bias ? bias.data() : nullptr;
-  scores.geometry = g;
-  scores.type = type;
+  const UpsamplingOperands scores{input.data(), weight.data(), has_bias ? bias.data() : nullptr, g, type};
   const CrossEntropy criterion{weighted ? class_weight.data() : nullptr, smoothing};
   const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (weighted ? ", weighted" : "") +
                            (special ? ", special" : "") + ", smoothing " + std::to_string(smoothing);

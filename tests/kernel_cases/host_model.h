@@ -274,7 +274,7 @@ inline void repack_codes(const PoolGeometry& g, const std::vector<uint8_t>& code
 
 // Calls visit(element of the pooled map, element of the full map that it names or -1) in row-major order of each plane.
 template <typename Visit>
-void for_each_index(const IndexUnpoolParams& p, const Visit& visit) {
+void for_each_index(const IndexedMaps& p, const Visit& visit) {
   for (int64_t n = 0; n < p.samples; ++n) {
     for (int64_t c = 0; c < p.channels; ++c) {
       for (int64_t k = 0; k < p.pooled_pixels; ++k) {
@@ -288,18 +288,20 @@ void for_each_index(const IndexUnpoolParams& p, const Visit& visit) {
 }
 
 inline void index_unpool(const IndexUnpoolParams& p, void* map) {
-  for (int64_t k = 0; k < p.samples * p.channels * p.pixels; ++k) store(map, p.type, k, 0);
-  for_each_index(p, [&](int64_t from, int64_t named) {
-    if (named >= 0) store(map, p.type, named, load(p.values, p.type, from));
+  const IndexedMaps& maps = p.maps;
+  for (int64_t k = 0; k < maps.samples * maps.channels * maps.pixels; ++k) store(map, maps.type, k, 0);
+  for_each_index(maps, [&](int64_t from, int64_t named) {
+    if (named >= 0) store(map, maps.type, named, load(p.values, maps.type, from));
   });
 }
 
-inline void index_unpool_backward(const IndexUnpoolParams& p, void* grad_values) {
+inline void index_unpool_backward(const IndexUnpoolBackwardParams& p, void* grad_values) {
+  const IndexedMaps& maps = p.maps;
   std::map<int64_t, int64_t> winners;
-  for_each_index(p, [&](int64_t from, int64_t named) { winners[named] = from; });
-  for_each_index(p, [&](int64_t from, int64_t named) {
+  for_each_index(maps, [&](int64_t from, int64_t named) { winners[named] = from; });
+  for_each_index(maps, [&](int64_t from, int64_t named) {
     const bool won = named >= 0 && winners[named] == from;
-    store(grad_values, p.type, from, won ? load(p.grad_map, p.type, named) : 0);
+    store(grad_values, maps.type, from, won ? load(p.grad_map, maps.type, named) : 0);
   });
 }
 
@@ -316,14 +318,14 @@ void for_each_product(const Upsampling& g, int64_t n, int64_t c, int64_t y, int6
     for (int64_t w = 0; w < g.width; ++w) {
       const int64_t j = tap(x + g.origin_w - w * g.stride_w, g.dilation_w, g.kernel_w);
       if (j < 0) continue;
-      f(element(g.channels_last, g.channels / g.multiplier, g.height, g.width, n, c / g.multiplier, h, w),
+      f(element(g.channels_last, input_channels(g), g.height, g.width, n, c / g.multiplier, h, w),
         (c * g.kernel_h + i) * g.kernel_w + j);
     }
   }
 }
 
 // The value of channel c at an output pixel, without the addend.
-inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x) {
+inline double upsampled(const UpsamplingOperands& p, int64_t n, int64_t c, int64_t y, int64_t x) {
   const Upsampling& g = p.geometry;
   double sum = p.bias == nullptr ? 0 : load(p.bias, p.type, c);
   for_each_product(g, n, c, y, x, [&](int64_t from, int64_t tap) {
@@ -333,8 +335,8 @@ inline double upsampled(const DepthwiseConvTranspose2dParams& p, int64_t n, int6
 }
 
 // Adds the contributions of a gradient of that value to the gradients of input, weight and bias.
-inline void add_gradients(const DepthwiseConvTranspose2dParams& p, int64_t n, int64_t c, int64_t y, int64_t x,
-                          double gradient, double* input, double* weight, double* bias) {
+inline void add_gradients(const UpsamplingOperands& p, int64_t n, int64_t c, int64_t y, int64_t x, double gradient,
+                          double* input, double* weight, double* bias) {
   bias[c] += gradient;
   for_each_product(p.geometry, n, c, y, x, [&](int64_t from, int64_t tap) {
     input[from] += gradient * load(p.weight, p.type, tap);
@@ -343,18 +345,20 @@ inline void add_gradients(const DepthwiseConvTranspose2dParams& p, int64_t n, in
 }
 
 inline void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& p, void* output) {
-  const Upsampling& g = p.geometry;
+  const UpsamplingOperands& operands = p.operands;
+  const Upsampling& g = operands.geometry;
+  const ElementType type = operands.type;
   for (int64_t n = 0; n < g.samples; ++n) {
     for (int64_t c = 0; c < g.channels; ++c) {
       for (int64_t y = 0; y < g.output_height; ++y) {
         for (int64_t x = 0; x < g.output_width; ++x) {
-          double sum = upsampled(p, n, c, y, x);
+          double sum = upsampled(operands, n, c, y, x);
           if (p.addend.data != nullptr) {
-            sum += load(p.addend.data, p.type,
+            sum += load(p.addend.data, type,
                         element(g.channels_last, g.channels, p.addend.height, p.addend.width, n, c,
                                 y + p.addend.origin_h, x + p.addend.origin_w));
           }
-          store(output, p.type, element(g.channels_last, g.channels, g.output_height, g.output_width, n, c, y, x), sum);
+          store(output, type, element(g.channels_last, g.channels, g.output_height, g.output_width, n, c, y, x), sum);
         }
       }
     }
@@ -388,7 +392,7 @@ struct PixelLoss {
 };
 
 inline PixelLoss pixel_loss(const DepthwiseCrossEntropyParams& p, int64_t n, int64_t y, int64_t x) {
-  const DepthwiseConvTranspose2dParams& scores = p.scores;
+  const UpsamplingOperands& scores = p.scores;
   const CrossEntropy& criterion = p.criterion;
   const Upsampling& g = scores.geometry;
   const int64_t t = p.target[(n * g.output_height + y) * g.output_width + x];
@@ -443,13 +447,13 @@ inline void depthwise_cross_entropy(const DepthwiseCrossEntropyParams& p, double
 // Adds to the gradients of input, weight and bias, which must be zero at first.
 inline void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardParams& p, double* input,
                                                 double* weight, double* bias) {
-  const Upsampling& g = p.call.geometry;
+  const Upsampling& g = p.operands.geometry;
   for (int64_t n = 0; n < g.samples; ++n) {
     for (int64_t c = 0; c < g.channels; ++c) {
       for (int64_t y = 0; y < g.output_height; ++y) {
         for (int64_t x = 0; x < g.output_width; ++x) {
           const int64_t at = element(g.channels_last, g.channels, g.output_height, g.output_width, n, c, y, x);
-          add_gradients(p.call, n, c, y, x, load(p.grad_output, p.call.type, at), input, weight, bias);
+          add_gradients(p.operands, n, c, y, x, load(p.grad_output, p.operands.type, at), input, weight, bias);
         }
       }
     }

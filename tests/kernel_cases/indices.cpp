@@ -65,8 +65,7 @@ void index_unpool(Tester* tester, int64_t samples, int64_t channels, int64_t pix
   const int size = element_size(type);
   const int64_t map_count = samples * channels * pixels, pooled_count = samples * channels * pooled_pixels;
   Array values(pooled_count, size, false), map(map_count, size, false), expected_map(map_count, size, false),
-      grad(pooled_count, size, false), expected_grad(pooled_count, size, false), indices(pooled_count, 8, false),
-      winners(map_count, 4, false);
+      grad(pooled_count, size, false), expected_grad(pooled_count, size, false), indices(pooled_count, 8, false);
   tester->fill(&values, type, false);
   for (int64_t k = 0; k < pooled_count; ++k) {
     // Here and there, an index that names nothing: far away, or a pixel of the plane before or behind.
@@ -78,25 +77,15 @@ void index_unpool(Tester* tester, int64_t samples, int64_t channels, int64_t pix
   char what[128];
   std::snprintf(what, sizeof(what), "(%ld, %ld, %ld from %ld), %s, %s", samples, channels, pixels, pooled_pixels,
                 channels_last ? "channels_last" : "NCHW", kTypeNames[static_cast<int>(type)]);
-  IndexUnpoolParams params{};
-  params.indices = indices.int64s();
-  params.winners = static_cast<uint32_t*>(winners.data());
-  params.samples = samples;
-  params.channels = channels;
-  params.pixels = pixels;
-  params.pooled_pixels = pooled_pixels;
-  params.channels_last = channels_last;
-  params.type = type;
-  params.values = values.data();
-  params.map = map.data();
+  const IndexedMaps maps{indices.int64s(), samples, channels, pixels, pooled_pixels, channels_last, type};
+  const IndexUnpoolParams params{maps, values.data(), map.data(), nullptr};
   backend::index_unpool(params, what);
   host_model::index_unpool(params, expected_map.data());
   expect_equal(map, expected_map, type, "index_unpool", what);
   tester->fill(&map, type, false);
-  params.grad_map = map.data();
-  params.grad_values = grad.data();
-  backend::index_unpool_backward(params, what);
-  host_model::index_unpool_backward(params, expected_grad.data());
+  const IndexUnpoolBackwardParams backward{maps, map.data(), grad.data(), nullptr};
+  backend::index_unpool_backward(backward, what);
+  host_model::index_unpool_backward(backward, expected_grad.data());
   expect_equal(grad, expected_grad, type, "index_unpool_backward", what);
 }
 

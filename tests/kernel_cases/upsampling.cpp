@@ -13,18 +13,14 @@ void upsample(Tester* tester, const Upsampling& g, ElementType type, bool has_bi
   Shifted shifted = tester->next_shifted(shifts, 4);
   if (!shifts && may_shift_weight && tester->random() % 4 == 0) shifted = {1};
   Array weight(g.channels * g.kernel_h * g.kernel_w, size, shifted[0]), bias(g.channels, size, shifted[0]),
-      input(g.samples * g.channels / g.multiplier * g.height * g.width, size, shifted[1]),
+      input(g.samples * input_channels(g) * g.height * g.width, size, shifted[1]),
       addend(g.samples * g.channels * (g.output_height + margin) * (g.output_width + margin + extra), size, shifted[2]),
       output(outputs, size, shifted[3]), expected(outputs, size, false);
   tester->fill(&input, type, special);
   for (Array* array : {&weight, &bias, &addend}) tester->fill(array, type, false);
   DepthwiseConvTranspose2dParams params{};
-  params.input = input.data();
-  params.weight = weight.data();
-  params.bias = has_bias ? bias.data() : nullptr;
+  params.operands = {input.data(), weight.data(), has_bias ? bias.data() : nullptr, g, type};
   params.output = output.data();
-  params.geometry = g;
-  params.type = type;
   if (addend_origin >= 0) {
     params.addend = {addend.data(), g.output_height + margin, g.output_width + margin + extra, addend_origin,
                      addend_origin};
@@ -43,19 +39,14 @@ void argmax(Tester* tester, const Upsampling& g, ElementType type, bool has_bias
   if (!backend::takes(g) || !tester->takes_next()) return;
   const int size = element_size(type);
   const int64_t pixels = g.samples * g.output_height * g.output_width;
-  Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, false),
+  Array input(g.samples * input_channels(g) * g.height * g.width, size, false),
       weight(g.channels * g.kernel_h * g.kernel_w, size, false), bias(g.channels, size, false),
       labels(pixels, 1, false), best(pixels, size, false), expected(pixels, size, false);
   tester->fill(&input, type, special);
   for (Array* array : {&weight, &bias}) tester->fill(array, type, false);
-  DepthwiseArgmaxParams params{};
-  params.scores.input = input.data();
-  params.scores.weight = weight.data();
-  params.scores.bias = has_bias ? bias.data() : nullptr;
-  params.scores.geometry = g;
-  params.scores.type = type;
-  params.labels = labels.bytes();
-  params.best = wants_best ? best.data() : nullptr;
+  const DepthwiseArgmaxParams params{{input.data(), weight.data(), has_bias ? bias.data() : nullptr, g, type},
+                                     labels.bytes(),
+                                     wants_best ? best.data() : nullptr};
   const std::string what = describe(g, type) + (has_bias ? ", bias" : "") + (special ? ", special" : "");
   backend::depthwise_argmax(params, what);
   std::vector<uint8_t> expected_labels(pixels);

@@ -11,7 +11,7 @@ void test_gradients_of(Tester* tester, const Upsampling& g, ElementType type, Wa
                        UpsamplingGradients* out, const std::string& what,
                        const std::function<void(double*, double*, double*)>& run) {
   const int size = element_size(type), sum_size = type == ElementType::kFloat64 ? 8 : 4;
-  const int64_t inputs = g.samples * g.channels / g.multiplier * g.height * g.width;
+  const int64_t inputs = g.samples * input_channels(g) * g.height * g.width;
   const int64_t weights = g.channels * g.kernel_h * g.kernel_w;
   const auto draw = [&] { return wanted == Wanted::kAll || (wanted == Wanted::kSome && tester->random() % 4 != 0); };
   const bool wants_input = wanted == Wanted::kInput || draw(), wants_weight = draw(), wants_bias = draw();
@@ -35,19 +35,14 @@ void upsample_backward(Tester* tester, const Upsampling& g, ElementType type, bo
   const int64_t outputs = g.samples * g.channels * g.output_height * g.output_width;
   if (outputs == 0 || !backend::takes(g) || !tester->takes_next()) return;  // ops do not call kernels for empty outputs
   const int size = element_size(type);
-  Array input(g.samples * g.channels / g.multiplier * g.height * g.width, size, false),
+  Array input(g.samples * input_channels(g) * g.height * g.width, size, false),
       weight(g.channels * g.kernel_h * g.kernel_w, size, false), grad(outputs, size, false);
   for (Array* array : {&input, &weight, &grad}) tester->fill(array, type, false);
   const Array& infinite = *std::array<Array*, 4>{&grad, &grad, &weight, &input}[tester->random() % 4];
   for (int64_t k = 0; special && k < infinite.size() / size; k += 1 + static_cast<int64_t>(tester->random() % 64)) {
     host_model::store(infinite.data(), type, k, std::numeric_limits<double>::infinity());
   }
-  DepthwiseConvTranspose2dBackwardParams params{};
-  params.grad_output = grad.data();
-  params.call.input = input.data();
-  params.call.weight = weight.data();
-  params.call.geometry = g;
-  params.call.type = type;
+  DepthwiseConvTranspose2dBackwardParams params{grad.data(), {input.data(), weight.data(), nullptr, g, type}, {}};
   const std::string what = describe(g, type) + (special ? ", special" : "");
   const GradientParts counts = backend::depthwise_conv_transpose2d_backward_parts(g);
   const auto run = [&](double* by_input, double* by_weight, double* by_bias) {

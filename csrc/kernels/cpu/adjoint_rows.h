@@ -220,7 +220,7 @@ class AdjointRows {
 
   // Spread input row h, from the first column of the frame on.
   const Sum* input_row(int64_t plane, int64_t h) {
-    const int64_t inputs = g_.channels / g_.multiplier, pixels = g_.height * g_.width;
+    const int64_t inputs = input_channels(g_), pixels = g_.height * g_.width;
     const int64_t source = (group_ * planes_ + plane) / g_.multiplier, step = g_.channels_last ? inputs : 1;
     const Raw* first = input_ + sample_ * inputs * pixels + source * (g_.channels_last ? 1 : pixels);
     return inputs_.row(plane, h, first + h * g_.width * step, step) + (columns_.begin - spread_.first) * spread_.period;
@@ -351,7 +351,7 @@ class AdjointRows {
   // Input row h is complete: writes its gradients, and clears its frames for another row.
   void finish_input(int64_t h) {
     if (out_.input == nullptr) return;
-    const int64_t inputs = g_.channels / g_.multiplier, depth = ceil_div(spread_.depth, g_.multiplier);
+    const int64_t inputs = input_channels(g_), depth = ceil_div(spread_.depth, g_.multiplier);
     const int64_t step = g_.channels_last ? inputs : 1, count = g_.width * depth;
     Sum* sums = zeros(sum_buffer_, g_.width * spread_.depth);
     Raw* values = value_buffer_.reserve(count);

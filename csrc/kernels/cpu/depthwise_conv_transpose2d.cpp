@@ -82,19 +82,20 @@ class AnyRows {
 template <class E, template <class> class RowsOf>
 void upsample(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
   using Raw = typename E::Raw;
-  const Upsampling& g = params.geometry;
+  const UpsamplingOperands& operands = params.operands;
+  const Upsampling& g = operands.geometry;
   const Spread spread(g, g.channels_last ? g.channels : 1);
-  const int64_t depth = g.channels_last ? g.channels / g.multiplier : 1;  // elements of an input pixel
+  const int64_t depth = g.channels_last ? input_channels(g) : 1;  // elements of an input pixel
   RowsOf<E> rows(g, spread);
   int64_t packed = -1;  // the channel whose weights are packed
   for (int64_t row = begin; row < end;) {
     const int64_t plane = row / g.output_height, channel = g.channels_last ? 0 : plane % g.channels;
     if (packed != channel) {
       packed = channel;
-      rows.pack(static_cast<const Raw*>(params.weight), static_cast<const Raw*>(params.bias), channel);
+      rows.pack(static_cast<const Raw*>(operands.weight), static_cast<const Raw*>(operands.bias), channel);
     }
     const int64_t input_plane = g.channels_last ? plane : plane / g.multiplier;
-    const Raw* input = static_cast<const Raw*>(params.input) + input_plane * g.height * g.width * depth;
+    const Raw* input = static_cast<const Raw*>(operands.input) + input_plane * g.height * g.width * depth;
     const MapRows<E> map(params, spread.depth, plane);
     const int64_t first = plane * g.output_height, last = smaller(g.output_height, end - first);
     int64_t y = row - first;
@@ -141,15 +142,7 @@ class LabelRows {
       std::memcpy(p_.labels + first + x, bytes, left);
       if (best != nullptr) store_partial(best + x, largest, left);
     });
-    if (best != nullptr) put(best, static_cast<Raw*>(p_.best) + first);
-  }
-
-  void put(const Sum* best, Raw* out) const {
-    if constexpr (std::is_same_v<Raw, Sum>) {
-      std::memcpy(out, best, g_.output_width * sizeof(Sum));
-    } else {
-      narrow(E{}, best, g_.output_width, out);
-    }
+    if (best != nullptr) narrow_run<E>(best, g_.output_width, static_cast<Raw*>(p_.best) + first);
   }
 
   const DepthwiseArgmaxParams& p_;
@@ -161,9 +154,9 @@ class LabelRows {
 }  // namespace
 
 void depthwise_conv_transpose2d(const DepthwiseConvTranspose2dParams& params, int64_t begin, int64_t end) {
-  with_floating_element(params.type, [&](auto element) {
+  with_floating_element(params.operands.type, [&](auto element) {
     using E = decltype(element);
-    if (CellRows<E>::suits(params.geometry)) {
+    if (CellRows<E>::suits(params.operands.geometry)) {
       upsample<E, CellRows>(params, begin, end);
     } else {
       upsample<E, AnyRows>(params, begin, end);

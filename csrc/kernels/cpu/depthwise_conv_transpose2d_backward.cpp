@@ -16,13 +16,13 @@ class UpsamplingAdjoint {
  public:
   explicit UpsamplingAdjoint(const DepthwiseConvTranspose2dBackwardParams& params)
       : p_(params),
-        g_(params.call.geometry),
+        g_(params.operands.geometry),
         planes_(g_.channels_last ? 1 : g_.multiplier),
         spread_(g_, g_.channels_last ? g_.channels : 1),
         inputs_(g_, spread_, planes_),
         weights_(g_, spread_, planes_),
         bands_(g_, g_.channels_last),
-        gradients_(params.gradients, params.call.input, bands_, g_, spread_, planes_, inputs_, weights_) {}
+        gradients_(params.gradients, params.operands.input, bands_, g_, spread_, planes_, inputs_, weights_) {}
 
   // Computes the input's gradients in bands [begin, end), and these bands' parts of the gradients of weights and bias.
   void run(int64_t begin, int64_t end) {
@@ -45,7 +45,7 @@ class UpsamplingAdjoint {
   void pack(int64_t group) {
     packed_ = group;
     for (int64_t k = 0; k < planes_; ++k) {
-      weights_.pack(k, static_cast<const Raw*>(p_.call.weight), nullptr, (group * planes_ + k) * spread_.depth);
+      weights_.pack(k, static_cast<const Raw*>(p_.operands.weight), nullptr, (group * planes_ + k) * spread_.depth);
     }
   }
 
@@ -80,7 +80,7 @@ void add_parts(const SumPartsParams& p, int64_t begin, int64_t end) {
 
 void depthwise_conv_transpose2d_backward(const DepthwiseConvTranspose2dBackwardParams& params, int64_t begin,
                                          int64_t end) {
-  with_floating_element(params.call.type,
+  with_floating_element(params.operands.type,
                         [&](auto element) { UpsamplingAdjoint<decltype(element)>(params).run(begin, end); });
 }
 

@@ -26,7 +26,7 @@
   X(indices_from_codes, IndicesFromCodesParams)                                  \
   X(codes_from_indices, CodesFromIndicesParams)                                  \
   X(index_unpool, IndexUnpoolParams)                                             \
-  X(index_unpool_backward, IndexUnpoolParams)                                    \
+  X(index_unpool_backward, IndexUnpoolBackwardParams)                            \
   X(depthwise_conv_transpose2d, DepthwiseConvTranspose2dParams)                  \
   X(depthwise_argmax, DepthwiseArgmaxParams)                                     \
   X(depthwise_conv_transpose2d_backward, DepthwiseConvTranspose2dBackwardParams) \
@@ -104,6 +104,10 @@ GradientParts gradient_parts(const Upsampling& g, bool all_channels) {
   return {bands, bands};
 }
 
+Work index_work(const IndexedMaps& maps) {
+  return {maps.samples * index_channel_groups(maps), maps.pixels * (maps.channels_last ? kIndexChannels : 1)};
+}
+
 }  // namespace
 
 SEGEXT_KERNELS(SEGEXT_DISPATCH)
@@ -138,14 +142,12 @@ Work codes_from_indices_work(const CodesFromIndicesParams& params) {
   return {params.geometry.samples * index_blocks(params.geometry), kIndexBlock};
 }
 
-Work index_unpool_work(const IndexUnpoolParams& params) {
-  return {params.samples * index_channel_groups(params), params.pixels * (params.channels_last ? kIndexChannels : 1)};
-}
+Work index_unpool_work(const IndexUnpoolParams& params) { return index_work(params.maps); }
 
-Work index_unpool_backward_work(const IndexUnpoolParams& params) { return index_unpool_work(params); }
+Work index_unpool_backward_work(const IndexUnpoolBackwardParams& params) { return index_work(params.maps); }
 
 Work depthwise_conv_transpose2d_work(const DepthwiseConvTranspose2dParams& params) {
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   const int64_t planes = g.channels_last ? 1 : g.channels, depth = g.channels_last ? g.channels : 1;
   return {g.samples * planes * g.output_height, g.output_width * depth};
 }
@@ -156,7 +158,7 @@ Work depthwise_argmax_work(const DepthwiseArgmaxParams& params) {
 }
 
 Work depthwise_conv_transpose2d_backward_work(const DepthwiseConvTranspose2dBackwardParams& params) {
-  return gradient_work(params.call.geometry, params.call.geometry.channels_last);
+  return gradient_work(params.operands.geometry, params.operands.geometry.channels_last);
 }
 
 GradientParts depthwise_conv_transpose2d_backward_cpu_parts(const Upsampling& geometry) {

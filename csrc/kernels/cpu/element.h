@@ -145,4 +145,17 @@ SEGEXT_INLINE void with_floating_element(ElementType type, F&& f) {
   }
 }
 
+// Calls f with an integer as wide as a floating-point element, for kernels that only move values.
+template <class F>
+SEGEXT_INLINE void with_bits(ElementType type, F&& f) {
+  switch (element_size(type)) {
+    case 2:
+      return f(int16_t{});
+    case 4:
+      return f(int32_t{});
+    default:
+      return f(int64_t{});
+  }
+}
+
 }  // namespace segext::SEGEXT_CPU_CAPABILITY

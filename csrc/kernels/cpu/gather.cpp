@@ -335,14 +335,7 @@ class Gather {
 }  // namespace
 
 void gather(const GatherParams& params, int64_t begin, int64_t end) {
-  switch (element_size(params.type)) {
-    case 2:
-      return Gather<int16_t>(params).run(begin, end);
-    case 4:
-      return Gather<int32_t>(params).run(begin, end);
-    default:
-      return Gather<int64_t>(params).run(begin, end);
-  }
+  with_bits(params.type, [&](auto zero) { Gather<decltype(zero)>(params).run(begin, end); });
 }
 
 }  // namespace segext::SEGEXT_CPU_CAPABILITY

@@ -21,7 +21,7 @@ struct GradientBands {
 
   // A group is all channels or, without `all_channels`, the output channels of one input channel.
   SEGEXT_INLINE GradientBands(const Upsampling& g, bool all_channels)
-      : groups(all_channels ? 1 : g.channels / g.multiplier),
+      : groups(all_channels ? 1 : input_channels(g)),
         elements(smaller(g.stride_h, g.output_height) * g.output_width * (g.channels / groups)) {
     rows = clamp(kElements / larger(elements, 1), 1, g.height);
     count = ceil_div(g.height, rows);

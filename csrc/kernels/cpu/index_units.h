@@ -15,8 +15,8 @@ SEGEXT_INLINE int64_t index_blocks(const PoolGeometry& g) { return ceil_div(pool
 // float32, so that units share few cache lines.
 inline constexpr int64_t kIndexChannels = 16;
 
-SEGEXT_INLINE int64_t index_channel_groups(const IndexUnpoolParams& p) {
-  return p.channels_last ? ceil_div(p.channels, kIndexChannels) : p.channels;
+SEGEXT_INLINE int64_t index_channel_groups(const IndexedMaps& maps) {
+  return maps.channels_last ? ceil_div(maps.channels, kIndexChannels) : maps.channels;
 }
 
 }  // namespace segext

@@ -12,6 +12,7 @@
 
 #include "../indices.h"
 #include "buffer.h"
+#include "element.h"
 #include "index_units.h"
 #include "rows.h"
 
@@ -33,17 +34,17 @@ struct Lanes {
 // Calls f with each Plane of units [begin, end); or with all lanes of a sample that are among them, since whole pixels
 // take less time than parts of pixels.
 template <class F>
-void for_each_part(const IndexUnpoolParams& p, int64_t begin, int64_t end, F&& f) {
-  if (!p.channels_last) {
-    for (int64_t unit = begin; unit < end; ++unit) f(Plane{unit * p.pooled_pixels, unit * p.pixels});
+void for_each_part(const IndexedMaps& maps, int64_t begin, int64_t end, F&& f) {
+  if (!maps.channels_last) {
+    for (int64_t unit = begin; unit < end; ++unit) f(Plane{unit * maps.pooled_pixels, unit * maps.pixels});
     return;
   }
-  const int64_t groups = index_channel_groups(p);
+  const int64_t groups = index_channel_groups(maps);
   for (int64_t unit = begin; unit < end;) {
     const int64_t sample = unit / groups, group = unit % groups, together = smaller(groups - group, end - unit);
-    const int64_t first = group * kIndexChannels, last = smaller(first + together * kIndexChannels, p.channels);
-    const int64_t channels = sample * p.channels;
-    f(Lanes{last - first, p.channels, channels * p.pooled_pixels + first, channels * p.pixels + first});
+    const int64_t first = group * kIndexChannels, last = smaller(first + together * kIndexChannels, maps.channels);
+    const int64_t channels = sample * maps.channels;
+    f(Lanes{last - first, maps.channels, channels * maps.pooled_pixels + first, channels * maps.pixels + first});
     unit += together;
   }
 }
@@ -73,10 +74,10 @@ SEGEXT_INLINE void for_each_run(const Part& part, int64_t begin, int64_t end, F&
 
 template <class T, class Part>
 void unpool(const IndexUnpoolParams& p, const Part& part) {
-  const int64_t* const indices = p.indices + part.pooled_offset;
+  const int64_t* const indices = p.maps.indices + part.pooled_offset;
   const T* const values = static_cast<const T*>(p.values) + part.pooled_offset;
   T* const map = static_cast<T*>(p.map) + part.full_offset;
-  const int64_t pixels = p.pixels, pooled_pixels = p.pooled_pixels, step = block_pixels(part);
+  const int64_t pixels = p.maps.pixels, pooled_pixels = p.maps.pooled_pixels, step = block_pixels(part);
   int64_t cleared = 0;  // pixels, from the first on
   const auto clear_up_to = [&](int64_t end) {
     if (end <= cleared) return;
@@ -112,16 +113,16 @@ void prefetch_backwards(const T* first, int64_t count) {
 // Takes elements from last to first: of several that name a pixel, the first to come gets the gradient. `buffer` is for
 // one bit for each element of the part's full map, in a plane one byte: whether its gradient is taken.
 template <class T, class Part>
-void fetch_gradients(const IndexUnpoolParams& p, const Part& part, Buffer<uint8_t>& buffer) {
-  const int64_t* const indices = p.indices + part.pooled_offset;
+void fetch_gradients(const IndexUnpoolBackwardParams& p, const Part& part, Buffer<uint8_t>& buffer) {
+  const int64_t* const indices = p.maps.indices + part.pooled_offset;
   const T* const grad_map = static_cast<const T*>(p.grad_map) + part.full_offset;
   T* const grad_values = static_cast<T*>(p.grad_values) + part.pooled_offset;
-  const int64_t pixels = p.pixels, step = block_pixels(part), bytes = ceil_div(part.count, 8);
+  const int64_t pixels = p.maps.pixels, step = block_pixels(part), bytes = ceil_div(part.count, 8);
   // If the map has more cache lines than elements are fetched from it, most lines are not needed.
-  const bool prefetches = pixels * static_cast<int64_t>(sizeof(T)) <= 64 * p.pooled_pixels;
+  const bool prefetches = pixels * static_cast<int64_t>(sizeof(T)) <= 64 * p.maps.pooled_pixels;
   uint8_t* const taken = buffer.reserve(pixels * bytes);
   int64_t cleared = pixels;  // of `taken`, the pixels from here on
-  for (int64_t end = p.pooled_pixels; end > 0; end -= step) {
+  for (int64_t end = p.maps.pooled_pixels; end > 0; end -= step) {
     const int64_t begin = larger(end - step, 0);
     int64_t needed = pixels;
     for_each_run(part, begin, end, [&](int64_t first, int64_t count) SEGEXT_LAMBDA_INLINE {
@@ -158,31 +159,19 @@ void fetch_gradients(const IndexUnpoolParams& p, const Part& part, Buffer<uint8_
   }
 }
 
-// Calls f with an integer as wide as the element, since unpooling only moves values.
-template <class F>
-void with_width(ElementType type, F&& f) {
-  switch (element_size(type)) {
-    case 2:
-      return f(int16_t{});
-    case 4:
-      return f(int32_t{});
-    default:
-      return f(int64_t{});
-  }
-}
-
 }  // namespace
 
 void index_unpool(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
-  with_width(params.type, [&](auto zero) {
-    for_each_part(params, begin, end, [&](const auto& part) { unpool<decltype(zero)>(params, part); });
+  with_bits(params.maps.type, [&](auto zero) {
+    for_each_part(params.maps, begin, end, [&](const auto& part) { unpool<decltype(zero)>(params, part); });
   });
 }
 
-void index_unpool_backward(const IndexUnpoolParams& params, int64_t begin, int64_t end) {
+void index_unpool_backward(const IndexUnpoolBackwardParams& params, int64_t begin, int64_t end) {
   Buffer<uint8_t> buffer;
-  with_width(params.type, [&](auto zero) {
-    for_each_part(params, begin, end, [&](const auto& part) { fetch_gradients<decltype(zero)>(params, part, buffer); });
+  with_bits(params.maps.type, [&](auto zero) {
+    for_each_part(params.maps, begin, end,
+                  [&](const auto& part) { fetch_gradients<decltype(zero)>(params, part, buffer); });
   });
 }
 

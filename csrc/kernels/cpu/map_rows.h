@@ -16,9 +16,9 @@ class MapRows {
  public:
   // A pixel has `depth` elements.
   MapRows(const DepthwiseConvTranspose2dParams& params, int64_t depth, int64_t plane)
-      : elements_(params.geometry.output_width * depth),
+      : elements_(params.operands.geometry.output_width * depth),
         addend_elements_(params.addend.width * depth),
-        out_(static_cast<Raw*>(params.output) + plane * params.geometry.output_height * elements_) {
+        out_(static_cast<Raw*>(params.output) + plane * params.operands.geometry.output_height * elements_) {
     const Addend& a = params.addend;
     if (a.data == nullptr) return;
     addend_ = static_cast<const Raw*>(a.data) + (plane * a.height + a.origin_h) * addend_elements_ + a.origin_w * depth;

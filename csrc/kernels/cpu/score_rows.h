@@ -12,14 +12,14 @@ class ScoreRows {
   using Sum = SumOf<E>;
 
  public:
-  explicit ScoreRows(const DepthwiseConvTranspose2dParams& params)
-      : p_(params),
-        g_(params.geometry),
+  explicit ScoreRows(const UpsamplingOperands& operands)
+      : operands_(operands),
+        g_(operands.geometry),
         spread_(g_, 1),
         rows_(g_, spread_, g_.channels),
         weights_(g_, spread_, g_.channels) {
     for (int64_t c = 0; c < g_.channels; ++c) {
-      weights_.pack(c, static_cast<const Raw*>(p_.weight), static_cast<const Raw*>(p_.bias), c);
+      weights_.pack(c, static_cast<const Raw*>(operands_.weight), static_cast<const Raw*>(operands_.bias), c);
     }
   }
 
@@ -29,9 +29,9 @@ class ScoreRows {
 
   // Prepares output row y of a sample.
   void seek(int64_t sample, int64_t y) {
-    const int64_t inputs = g_.channels / g_.multiplier, pixels = g_.height * g_.width;
+    const int64_t inputs = input_channels(g_), pixels = g_.height * g_.width;
     const int64_t plane_step = g_.channels_last ? 1 : pixels, step = g_.channels_last ? inputs : 1;
-    const Raw* input = static_cast<const Raw*>(p_.input) + sample * inputs * pixels;
+    const Raw* input = static_cast<const Raw*>(operands_.input) + sample * inputs * pixels;
     per_channel_ = 0;
     for_each_input_row(g_, y, [&](int64_t, int64_t) { per_channel_ += static_cast<int>(spread_.taps_w); });
     terms_ = buffer_.reserve(per_channel_ * g_.channels);
@@ -65,7 +65,7 @@ class ScoreRows {
   }
 
  private:
-  const DepthwiseConvTranspose2dParams& p_;
+  const UpsamplingOperands& operands_;
   const Upsampling& g_;
   const Spread spread_;
   SpreadRows<E> rows_;

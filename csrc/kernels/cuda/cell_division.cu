@@ -1,5 +1,6 @@
 // Chooses how upsampling by cells divides its work: what fits in shared memory, what keeps threads busy, and what lets
-// all blocks end at about the same time.
+// all blocks end at about the same time. The costs that weigh divisions against each other are rough estimates, chosen
+// by benchmarks on an H200.
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -57,18 +58,18 @@ struct SliceRow {
   const int64_t period_runs, periods;  // of weights; the last period may be a part of one
   const int64_t piece;                 // elements of input that are copied at once
 
-  SliceRow(const DepthwiseConvTranspose2dParams& params, const CellTypes& types)
+  SliceRow(const UpsamplingOperands& operands, const CellTypes& types)
       : lanes(types.lanes),
         element_bytes(types.element_bytes),
         step_weight_bytes(CellDivision::kWeights * types.lanes * types.weight_bytes),
-        stride(params.geometry.stride_w),
-        slice(slice_of(params.geometry, lanes)),
-        input_slice(params.geometry.channels_last ? slice / params.geometry.multiplier : 1),
-        is_contiguous(!params.geometry.channels_last || slice == params.geometry.channels),
-        runs(params.geometry.output_width * slice / lanes),
+        stride(operands.geometry.stride_w),
+        slice(slice_of(operands.geometry, lanes)),
+        input_slice(operands.geometry.channels_last ? slice / operands.geometry.multiplier : 1),
+        is_contiguous(!operands.geometry.channels_last || slice == operands.geometry.channels),
+        runs(operands.geometry.output_width * slice / lanes),
         period_runs(std::min(std::lcm(stride * slice, lanes) / lanes, runs)),
         periods(ceil_divide(runs, period_runs)),
-        piece(piece_bytes(params) / element_bytes) {}
+        piece(piece_bytes(operands) / element_bytes) {}
 
   // The elements of a copied row of input, for a tile of so many periods with so many runs of each.
   int64_t pitch(int64_t tile_periods, int64_t chunk_runs) const {
@@ -84,12 +85,12 @@ struct SliceRow {
 
  private:
   // As many as fit: pieces are aligned, and the row, or each of its pixels, consists of whole ones.
-  int64_t piece_bytes(const DepthwiseConvTranspose2dParams& params) const {
-    const Upsampling& g = params.geometry;
-    const int64_t whole = is_contiguous ? g.width * input_slice : std::gcd(input_slice, g.channels / g.multiplier);
+  int64_t piece_bytes(const UpsamplingOperands& operands) const {
+    const Upsampling& g = operands.geometry;
+    const int64_t whole = is_contiguous ? g.width * input_slice : std::gcd(input_slice, input_channels(g));
     int64_t most = element_bytes;
     for (const int64_t bytes : {int64_t{4}, kCopyAlignment}) {
-      const bool fits = whole * element_bytes % bytes == 0 && is_aligned(params.input, bytes);
+      const bool fits = whole * element_bytes % bytes == 0 && is_aligned(operands.input, bytes);
       if (fits && bytes > element_bytes) most = bytes;
     }
     return most;
@@ -100,6 +101,9 @@ struct SliceRow {
 struct RowDivision {
   int64_t phases, chunks, chunk_runs, tiles, tile_periods;
   int64_t groups;  // of threads
+
+  int64_t tile_runs() const { return tile_periods * chunk_runs; }
+  int64_t threads() const { return round_up(groups * tile_runs(), Launch::kWarpThreads); }
 };
 
 int64_t column_quads(const Upsampling& g, int64_t phases) {
@@ -154,9 +158,9 @@ std::optional<RowDivision> divide_row(const Upsampling& g, const SliceRow& row) 
   return best;
 }
 
-// Chooses the quads of a strip, and the waves; leaves d->blocks 0 if int32_t cannot number blocks or strips. Many waves
-// let multiprocessors that are done sooner take more blocks; every block begins with staging its weights.
-void divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivision& division, int64_t most_blocks,
+// Chooses the quads of a strip, and the waves. Returns false if int32_t cannot number blocks or strips. Many waves let
+// multiprocessors that are done sooner take more blocks; every block begins with staging its weights.
+bool divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivision& division, int64_t most_blocks,
                          CellDivision* d) {
   // What a block takes to stage its weights, and to begin a round, in the time of a thread's steps; and the share of
   // the time for which multiprocessors idle at the end of one wave, because blocks do not end together. More waves
@@ -171,7 +175,7 @@ void divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivi
     const int64_t bytes =
         weight_bytes + division.groups * row.input_bytes(division.tile_periods, division.chunk_runs, quads);
     if (bytes > Launch::kMaxSharedBytes) break;
-    const int64_t places = device.resident_blocks(most_blocks * Launch::kBlockThreads / d->threads, bytes);
+    const int64_t places = device.resident_blocks(most_blocks * Launch::kBlockThreads / division.threads(), bytes);
     const int64_t column_strips = ceil_divide(all_quads, quads), strips = g.samples * division.tiles * column_strips;
     const int64_t parts = std::clamp(places / weights, int64_t{1}, ceil_divide(strips, division.groups));
     if (strips > kMostNumber || weights > kMostNumber / parts) continue;
@@ -197,10 +201,11 @@ void divide_among_blocks(const Upsampling& g, const SliceRow& row, const RowDivi
   }
   d->by_weights = Divisor<int32_t>(weights);
   d->column_quads = static_cast<int32_t>(all_quads);
+  return least < std::numeric_limits<double>::infinity();
 }
 
 void divide_copies(const Upsampling& g, const SliceRow& row, const RowDivision& division, CellDivision* d) {
-  const int64_t piece = row.piece, tile_runs = division.tile_periods * division.chunk_runs;
+  const int64_t piece = row.piece, tile_runs = division.tile_runs();
   const int64_t position = row.is_contiguous ? piece : row.input_slice;
   d->pitch = static_cast<int32_t>(row.pitch(division.tile_periods, division.chunk_runs));
   d->row_pieces = static_cast<int32_t>(d->pitch / piece);
@@ -209,7 +214,7 @@ void divide_copies(const Upsampling& g, const SliceRow& row, const RowDivision& 
   d->step_pieces = static_cast<int32_t>(tile_runs % d->row_pieces);
   d->positions = static_cast<int32_t>(row.is_contiguous ? g.width * row.input_slice / piece : g.width);
   d->position_elements = static_cast<int32_t>(position);
-  d->position_step = static_cast<int32_t>(row.is_contiguous ? piece : g.channels / g.multiplier);
+  d->position_step = static_cast<int32_t>(row.is_contiguous ? piece : input_channels(g));
   d->positions_before = static_cast<int32_t>(ceil_divide(row.input_slice, position));
   d->by_row_pieces = Divisor<int32_t>(d->row_pieces);
   d->by_position_pieces = Divisor<int32_t>(position / piece);
@@ -232,16 +237,16 @@ void divide_staging(const SliceRow& row, const RowDivision& division, CellDivisi
 
 }  // namespace
 
-std::optional<CellDivision> divide_strips(const DepthwiseConvTranspose2dParams& params, const CellTypes& types) {
-  const Upsampling& g = params.geometry;
+std::optional<CellDivision> divide_strips(const UpsamplingOperands& operands, const CellTypes& types) {
+  const Upsampling& g = operands.geometry;
   // A column of input beyond the last one, which only the output reaches, has a number too.
   if ((g.origin_w + g.output_width) * g.channels >= kMostNumber) return std::nullopt;
-  const SliceRow row(params, types);
+  const SliceRow row(operands, types);
   const auto division = divide_row(g, row);
   if (!division) return std::nullopt;
-  const int64_t tile_runs = division->tile_periods * division->chunk_runs;
+  const int64_t tile_runs = division->tile_runs();
   CellDivision d{};
-  d.threads = static_cast<int32_t>(round_up(division->groups * tile_runs, Launch::kWarpThreads));
+  d.threads = static_cast<int32_t>(division->threads());
   d.by_phase_groups = Divisor<int32_t>(ceil_divide(g.stride_h, division->phases));
   d.by_chunks = Divisor<int32_t>(division->chunks);
   d.phases = static_cast<int32_t>(division->phases);
@@ -258,8 +263,7 @@ std::optional<CellDivision> divide_strips(const DepthwiseConvTranspose2dParams& 
   d.chunk_runs = static_cast<int32_t>(division->chunk_runs);
   d.tile_periods = static_cast<int32_t>(division->tile_periods);
   d.whole_warps = division->groups == 1 || tile_runs % Launch::kWarpThreads == 0;
-  divide_among_blocks(g, row, *division, types.most_blocks, &d);
-  if (d.blocks == 0) return std::nullopt;
+  if (!divide_among_blocks(g, row, *division, types.most_blocks, &d)) return std::nullopt;
   divide_copies(g, row, *division, &d);
   divide_staging(row, *division, &d);
   return d;

@@ -89,6 +89,6 @@ struct CellTypes {
 };
 
 // Nothing if shared memory has no room for the weights and the input of a strip, or if int32_t cannot number them.
-std::optional<CellDivision> divide_strips(const DepthwiseConvTranspose2dParams& params, const CellTypes& types);
+std::optional<CellDivision> divide_strips(const UpsamplingOperands& operands, const CellTypes& types);
 
 }  // namespace segext

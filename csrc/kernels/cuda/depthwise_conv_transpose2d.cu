@@ -17,25 +17,25 @@ using Params = DepthwiseConvTranspose2dParams;
 constexpr int64_t kFewestCells = 4, kMostCells = 64, kSetUpCells = 16;
 
 AddendSteps addend_steps(const Params& params) {
-  const int64_t row = params.addend.width * depth_of(params.geometry);
+  const int64_t row = params.addend.width * depth_of(params.operands.geometry);
   return {row, row * params.addend.height};
 }
 
 template <typename T>
 UpsamplingArrays<T> arrays_of(const Params& params) {
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   const Addend& addend = params.addend;
   const auto* added = static_cast<const T*>(addend.data);
   if (added != nullptr) added += (addend.origin_h * addend.width + addend.origin_w) * depth_of(g);
-  return {static_cast<const T*>(params.input), static_cast<const T*>(params.weight), static_cast<const T*>(params.bias),
-          added, static_cast<T*>(params.output)};
+  return {static_cast<const T*>(params.operands.input), static_cast<const T*>(params.operands.weight),
+          static_cast<const T*>(params.operands.bias), added, static_cast<T*>(params.output)};
 }
 
 // Whether the rows of the output (in lanes_fit) or of the addend (in lanes_fit_addend) consist of whole, aligned runs
 // of `lanes` elements.
 template <typename T>
 bool lanes_fit(const Params& params, int lanes) {
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   return g.output_width * depth_of(g) % lanes == 0 && is_aligned(params.output, lanes * sizeof(T));
 }
 
@@ -57,11 +57,12 @@ int64_t cells_per_thread(const Upsampling& g, int64_t runs, int64_t step, int64_
 template <typename T, int kLanes, bool kAdds>
 std::optional<CudaStatus> launch_cells(const Params& params, CudaStream stream) {
   const CellTypes types{kLanes, sizeof(T), sizeof(WideOf<T>), kMinCellBlocks<T, kLanes, kAdds>};
-  const auto division = divide_strips(params, types);
+  const auto division = divide_strips(params.operands, types);
   if (!division) return std::nullopt;
   return launch_grid(depthwise_conv_transpose2d_cells_kernel<T, kLanes, kAdds>, division->blocks, division->threads,
-                     division->shared_bytes, stream, arrays_of<T>(params), UpsamplingShape<int32_t>(params.geometry),
-                     *division, addend_steps(params), lanes_fit_addend<T>(params, kLanes));
+                     division->shared_bytes, stream, arrays_of<T>(params),
+                     UpsamplingShape<int32_t>(params.operands.geometry), *division, addend_steps(params),
+                     lanes_fit_addend<T>(params, kLanes));
 }
 
 // With as many lanes as the output allows, or fewer if only then the input of a strip fits in shared memory. Addends
@@ -92,7 +93,7 @@ std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream strea
   using Plan = DoubledPlan<T, kLanes, kChannelsLast, kAdds>;
   constexpr int64_t kStep = 4;  // a thread goes through whole groups of two or four cells
   static_assert(kStep % Plan::kTogether == 0 && kFewestCells % kStep == 0, "whole groups");
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   const int64_t planes = g.samples * (kChannelsLast ? 1 : g.channels);
   const int64_t runs = g.output_width * depth_of(g) / kLanes;
   const int64_t places = DeviceLimits::current().resident_blocks(Plan::kBlocks, 0);
@@ -115,7 +116,7 @@ std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream strea
 template <typename T>
 std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream stream) {
   if constexpr (kHasVectorKernels<T>) {
-    const Upsampling& g = params.geometry;
+    const Upsampling& g = params.operands.geometry;
     if (!is_doubling(g)) return std::nullopt;
     if (g.channels_last) {
       return lanes_fit<T>(params, 2) ? launch_doubling<T, 2, true>(params, stream)
@@ -132,14 +133,14 @@ std::optional<CudaStatus> launch_doubling(const Params& params, CudaStream strea
 // copies, and its threads hold their weights in registers, which is better with addends and on small maps.
 bool prefers_strips(const Params& params) {
   constexpr int64_t kLargeMap = 1 << 22;
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   if (!is_doubling(g)) return true;
   return g.channels_last && params.addend.data == nullptr && g.samples * output_elements(g) >= kLargeMap;
 }
 
 template <typename T, typename Index, bool kStaged>
 CudaStatus launch_elements(const Params& params, CudaStream stream, int64_t shared_bytes) {
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   return launch_with_shared_memory(depthwise_conv_transpose2d_kernel<T, Index, kStaged>,
                                    warp_run_threads(g.samples, output_elements(g)), shared_bytes, stream,
                                    arrays_of<T>(params), UpsamplingShape<Index>(g),
@@ -149,7 +150,7 @@ CudaStatus launch_elements(const Params& params, CudaStream stream, int64_t shar
 
 template <typename T>
 CudaStatus launch_type(const Params& params, CudaStream stream) {
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   if (!fits_int32(g, params.addend)) return launch_elements<T, int64_t, false>(params, stream, 0);
   if (spans_two_strides(g)) {
     const bool strips_first = prefers_strips(params);
@@ -169,9 +170,10 @@ CudaStatus launch_type(const Params& params, CudaStream stream) {
 }  // namespace
 
 CudaStatus depthwise_conv_transpose2d_cuda(const Params& params, CudaStream stream) {
-  const Upsampling& g = params.geometry;
+  const Upsampling& g = params.operands.geometry;
   if (g.samples * output_elements(g) == 0) return cudaSuccess;
-  return for_float(params.type, [&](auto type) { return launch_type<typename decltype(type)::Type>(params, stream); });
+  return for_float(params.operands.type,
+                   [&](auto type) { return launch_type<typename decltype(type)::Type>(params, stream); });
 }
 
 }  // namespace segext

@@ -65,19 +65,20 @@ std::optional<GatherLaunch> divide_gathers(const Upsampling& g) {
   const int64_t part_threads = Launch::kBlockThreads / parts, runs = ceil_divide(g.width * channels, part_threads);
   const int64_t blocks = g.samples * chunks * segments * runs, sums = staging.elements();
   if (blocks > std::numeric_limits<int32_t>::max()) return std::nullopt;
-  const InputGathers gathers{staging,
-                             static_cast<int32_t>(phases),
-                             static_cast<int32_t>(channels),
-                             static_cast<int32_t>(rows),
-                             static_cast<int32_t>(half),
-                             static_cast<int32_t>(parts),
-                             static_cast<int32_t>(ceil_divide(half, parts)),
-                             static_cast<int32_t>(sums),
-                             Divisor<int32_t>(part_threads),
-                             Divisor<int32_t>(channels),
-                             Divisor<int32_t>(runs),
-                             Divisor<int32_t>(segments),
-                             Divisor<int32_t>(chunks)};
+  InputGathers gathers{};
+  gathers.staging = staging;
+  gathers.phases = static_cast<int32_t>(phases);
+  gathers.channels = static_cast<int32_t>(channels);
+  gathers.rows = static_cast<int32_t>(rows);
+  gathers.half = static_cast<int32_t>(half);
+  gathers.parts = static_cast<int32_t>(parts);
+  gathers.part_taps = static_cast<int32_t>(ceil_divide(half, parts));
+  gathers.sums = static_cast<int32_t>(sums);
+  gathers.by_part_threads = Divisor<int32_t>(part_threads);
+  gathers.by_channels = Divisor<int32_t>(channels);
+  gathers.by_runs = Divisor<int32_t>(runs);
+  gathers.by_segments = Divisor<int32_t>(segments);
+  gathers.by_chunks = Divisor<int32_t>(chunks);
   return GatherLaunch{gathers, blocks * Launch::kBlockThreads, (sums + (parts > 1 ? kSums : 0)) * kWideBytes};
 }
 
@@ -107,28 +108,36 @@ std::optional<WalkLaunch> divide_walks(const Upsampling& g) {
   const int64_t walks = ceil_divide(all_rows, rows) * segments, unit_blocks = blocks_for(walks * range_places);
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / Launch::kBlockThreads;
   if (all_rows > kMost || units * unit_blocks > kMost) return std::nullopt;
-  const PartWalks division{Divisor<int32_t>(ranges),           Divisor<int32_t>(range_places),
-                           Divisor<int32_t>(segments),         Divisor<int32_t>(cell_rows),
-                           static_cast<int32_t>(range_places), static_cast<int32_t>(places),
-                           static_cast<int32_t>(walks),        static_cast<int32_t>(first_cell(g)),
-                           static_cast<int32_t>(rows),         static_cast<int32_t>(all_rows),
-                           static_cast<int32_t>(first_column), static_cast<int32_t>(ceil_divide(columns, segments)),
-                           static_cast<int32_t>(end_column)};
-  return WalkLaunch{division, units, unit_blocks};
+  PartWalks parts{};
+  parts.by_ranges = Divisor<int32_t>(ranges);
+  parts.by_range_places = Divisor<int32_t>(range_places);
+  parts.by_segments = Divisor<int32_t>(segments);
+  parts.by_cell_rows = Divisor<int32_t>(cell_rows);
+  parts.range_places = static_cast<int32_t>(range_places);
+  parts.places = static_cast<int32_t>(places);
+  parts.walks = static_cast<int32_t>(walks);
+  parts.first_row = static_cast<int32_t>(first_cell(g));
+  parts.rows = static_cast<int32_t>(rows);
+  parts.all_rows = static_cast<int32_t>(all_rows);
+  parts.first_column = static_cast<int32_t>(first_column);
+  parts.columns = static_cast<int32_t>(ceil_divide(columns, segments));
+  parts.end_column = static_cast<int32_t>(end_column);
+  return WalkLaunch{parts, units, unit_blocks};
 }
 
 // Computes those gradients in `out` that these kernels can handle, and sets their pointers to null. The others stay in
 // `out`.
 template <typename T>
-CudaStatus launch_channels_last(const DepthwiseConvTranspose2dParams& call, const T* grad_output,
-                                UpsamplingGradients* out, CudaStream stream) {
+CudaStatus launch_channels_last(const UpsamplingOperands& operands, const T* grad_output, UpsamplingGradients* out,
+                                CudaStream stream) {
   using Wide = WideOf<T>;
-  const Upsampling& g = call.geometry;
+  const Upsampling& g = operands.geometry;
   CudaStatus status = cudaSuccess;
   if (const auto division = divide_gathers<T>(g); division && out->input != nullptr) {
-    status = launch_with_shared_memory(depthwise_input_gradient_channels_last_kernel<T>, division->threads,
-                                       division->shared_bytes, stream, static_cast<const T*>(call.weight), grad_output,
-                                       static_cast<T*>(out->input), UpsamplingShape<int32_t>(g), division->gathers);
+    status =
+        launch_with_shared_memory(depthwise_input_gradient_channels_last_kernel<T>, division->threads,
+                                  division->shared_bytes, stream, static_cast<const T*>(operands.weight), grad_output,
+                                  static_cast<T*>(out->input), UpsamplingShape<int32_t>(g), division->gathers);
     out->input = nullptr;
   }
   const auto division = divide_walks(g);
@@ -140,7 +149,7 @@ CudaStatus launch_channels_last(const DepthwiseConvTranspose2dParams& call, cons
   out->weight = out->bias = nullptr;
   return launch_with_shared_memory(
       depthwise_weight_gradient_channels_last_kernel<T>, division->units * blocks * Launch::kBlockThreads, shared_bytes,
-      stream, static_cast<const T*>(call.input), grad_output, parts, UpsamplingShape<int32_t>(g), division->walks);
+      stream, static_cast<const T*>(operands.input), grad_output, parts, UpsamplingShape<int32_t>(g), division->walks);
 }
 
 // ---- By two, in NCHW ------------------------------------------------------------------------------------------------
@@ -164,16 +173,17 @@ std::optional<ColumnSegments> divide_columns(const Upsampling& g) {
 
 // Computes the input's gradient if it is wanted and this kernel can, and then sets its pointer to null in `out`.
 template <typename T>
-CudaStatus launch_input_x2(const DepthwiseConvTranspose2dParams& call, const T* grad_output, UpsamplingGradients* out,
+CudaStatus launch_input_x2(const UpsamplingOperands& operands, const T* grad_output, UpsamplingGradients* out,
                            CudaStream stream) {
   if (out->input == nullptr) return cudaSuccess;
-  const Upsampling& g = call.geometry;
+  const Upsampling& g = operands.geometry;
   const auto segments = divide_columns<WideOf<T>>(g);
   if (!segments) return cudaSuccess;
   auto* grad_input = static_cast<T*>(out->input);
   out->input = nullptr;
-  return launch(depthwise_input_gradient_x2_kernel<T>, segments->threads, stream, static_cast<const T*>(call.weight),
-                grad_output, grad_input, UpsamplingShape<int32_t>(g), *segments);
+  return launch(depthwise_input_gradient_x2_kernel<T>, segments->threads, stream,
+                static_cast<const T*>(operands.weight), grad_output, grad_input, UpsamplingShape<int32_t>(g),
+                *segments);
 }
 
 }  // namespace
@@ -185,13 +195,13 @@ GradientParts depthwise_conv_transpose2d_backward_cuda_parts(const Upsampling& g
 
 CudaStatus depthwise_conv_transpose2d_backward_cuda(const DepthwiseConvTranspose2dBackwardParams& params,
                                                     CudaStream stream) {
-  return for_float(params.call.type, [&](auto type) {
+  return for_float(params.operands.type, [&](auto type) {
     using T = typename decltype(type)::Type;
     const StoredGradients<T> gradients{static_cast<const T*>(params.grad_output)};
     UpsamplingGradients out = params.gradients;
-    CudaStatus status = launch_channels_last(params.call, gradients.data, &out, stream);
-    if (status == cudaSuccess) status = launch_input_x2(params.call, gradients.data, &out, stream);
-    return status == cudaSuccess ? launch_gradients<T>(params.call, out, gradients, stream) : status;
+    CudaStatus status = launch_channels_last(params.operands, gradients.data, &out, stream);
+    if (status == cudaSuccess) status = launch_input_x2(params.operands, gradients.data, &out, stream);
+    return status == cudaSuccess ? launch_gradients<T>(params.operands, out, gradients, stream) : status;
   });
 }
 

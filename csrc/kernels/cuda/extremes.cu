@@ -4,8 +4,8 @@
 namespace segext {
 
 CudaStatus extremes_cuda(const ExtremesParams& params, CudaStream stream) {
-  return launch(extremes_kernel<kExtremesPart>, extremes_parts(params.count) * Launch::kBlockThreads, stream,
-                params.values, params.count, params.ignored, params.parts);
+  return launch(extremes_kernel, extremes_parts(params.count) * Launch::kBlockThreads, stream, params.values,
+                params.count, params.ignored, params.parts);
 }
 
 }  // namespace segext

@@ -6,13 +6,11 @@
 
 namespace segext {
 
-// `kPart` is the number of values of a part.
-template <int64_t kPart>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
     extremes_kernel(const int64_t* __restrict__ values, int64_t count, int64_t ignored, int64_t* __restrict__ parts) {
-  constexpr int64_t kEach = kPart / Launch::kBlockThreads;
-  static_assert(kEach * Launch::kBlockThreads == kPart, "threads share a part evenly");
-  const int64_t first = blockIdx.x * kPart + threadIdx.x;
+  constexpr int64_t kEach = kExtremesPart / Launch::kBlockThreads;
+  static_assert(kEach * Launch::kBlockThreads == kExtremesPart, "threads share a part evenly");
+  const int64_t first = blockIdx.x * kExtremesPart + threadIdx.x;
   int64_t low = 0, high = 0;
 #pragma unroll 8  // keeps eight loads in flight
   for (int64_t k = 0; k < kEach; ++k) {

@@ -18,25 +18,22 @@ CudaStatus for_pooled_elements(const PoolGeometry& g, const Function& function) 
   });
 }
 
-int64_t pooled_elements(const IndexUnpoolParams& params) {
-  return params.samples * params.channels * params.pooled_pixels;
-}
+int64_t pooled_elements(const IndexedMaps& maps) { return maps.samples * maps.channels * maps.pooled_pixels; }
 
-int64_t map_elements(const IndexUnpoolParams& params) { return params.samples * params.channels * params.pixels; }
+int64_t full_elements(const IndexedMaps& maps) { return maps.samples * maps.channels * maps.pixels; }
 
-IndexUnpoolShape shape_of(const IndexUnpoolParams& params, int64_t elements) {
-  return {PlaneOrder(params.channels, params.pixels, params.channels_last),
-          PlaneOrder(params.channels, params.pooled_pixels, params.channels_last), Divisor<int64_t>(params.channels),
-          elements};
+IndexUnpoolShape shape_of(const IndexedMaps& maps, int64_t elements) {
+  return {PlaneOrder(maps.channels, maps.pixels, maps.channels_last),
+          PlaneOrder(maps.channels, maps.pooled_pixels, maps.channels_last), Divisor<int64_t>(maps.channels), elements};
 }
 
 // Fills `winners`: for each pixel, the number (from 1 on) of the last pooled element of its plane that names it, or 0.
-CudaStatus find_winners(const IndexUnpoolParams& params, CudaStream stream) {
-  const auto bytes = static_cast<size_t>(map_elements(params)) * sizeof(uint32_t);
-  const CudaStatus status = cleared(cudaMemsetAsync(params.winners, 0, bytes, stream));
+CudaStatus find_winners(const IndexedMaps& maps, uint32_t* winners, CudaStream stream) {
+  const auto bytes = static_cast<size_t>(full_elements(maps)) * sizeof(uint32_t);
+  const CudaStatus status = cleared(cudaMemsetAsync(winners, 0, bytes, stream));
   if (status != cudaSuccess) return status;
-  return launch(index_unpool_bid_kernel<uint32_t>, pooled_elements(params), stream, params.indices, params.winners,
-                shape_of(params, pooled_elements(params)));
+  return launch(index_unpool_bid_kernel, pooled_elements(maps), stream, maps.indices, winners,
+                shape_of(maps, pooled_elements(maps)));
 }
 
 }  // namespace
@@ -65,26 +62,28 @@ CudaStatus repack_codes_cuda(const RepackCodesParams& params, CudaStream stream)
 }
 
 CudaStatus index_unpool_cuda(const IndexUnpoolParams& params, CudaStream stream) {
-  const int64_t elements = map_elements(params);
+  const IndexedMaps& maps = params.maps;
+  const int64_t elements = full_elements(maps);
   if (elements == 0) return cudaSuccess;
-  const CudaStatus status = find_winners(params, stream);
+  const CudaStatus status = find_winners(maps, params.winners, stream);
   if (status != cudaSuccess) return status;
-  return for_float_bits(params.type, [&](auto type) {
+  return for_float_bits(maps.type, [&](auto type) {
     using Bits = typename decltype(type)::Type;
     return launch(index_unpool_kernel<Bits>, elements, stream, static_cast<const Bits*>(params.values), params.winners,
-                  static_cast<Bits*>(params.map), shape_of(params, elements));
+                  static_cast<Bits*>(params.map), shape_of(maps, elements));
   });
 }
 
-CudaStatus index_unpool_backward_cuda(const IndexUnpoolParams& params, CudaStream stream) {
-  const int64_t elements = pooled_elements(params);
+CudaStatus index_unpool_backward_cuda(const IndexUnpoolBackwardParams& params, CudaStream stream) {
+  const IndexedMaps& maps = params.maps;
+  const int64_t elements = pooled_elements(maps);
   if (elements == 0) return cudaSuccess;
-  const CudaStatus status = find_winners(params, stream);
+  const CudaStatus status = find_winners(maps, params.winners, stream);
   if (status != cudaSuccess) return status;
-  return for_float_bits(params.type, [&](auto type) {
+  return for_float_bits(maps.type, [&](auto type) {
     using Bits = typename decltype(type)::Type;
     return launch(index_unpool_backward_kernel<Bits>, elements, stream, static_cast<const Bits*>(params.grad_map),
-                  params.indices, params.winners, static_cast<Bits*>(params.grad_values), shape_of(params, elements));
+                  maps.indices, params.winners, static_cast<Bits*>(params.grad_values), shape_of(maps, elements));
   });
 }
 

@@ -121,14 +121,14 @@ struct IndexUnpoolShape {
 __device__ __forceinline__ uint32_t bid_of(const PlaneOrder::Place& at) { return static_cast<uint32_t>(at.pixel + 1); }
 
 // Each pooled element bids for its pixel. All of `winners` is zero at the start.
-template <typename Bid>
 __global__ void __launch_bounds__(Launch::kBlockThreads, Launch::kMinBlocks)
-    index_unpool_bid_kernel(const int64_t* __restrict__ indices, Bid* __restrict__ winners, IndexUnpoolShape shape) {
+    index_unpool_bid_kernel(const int64_t* __restrict__ indices, uint32_t* __restrict__ winners,
+                            IndexUnpoolShape shape) {
   const int64_t element = thread_number();
   if (element >= shape.elements) return;
   const PlaneOrder::Place at = shape.pooled.place(element);
   const int64_t named = shape.named_element(at, indices[element]);
-  if (named >= 0) atomicMax(winners + named, Bid{bid_of(at)});
+  if (named >= 0) atomicMax(winners + named, bid_of(at));
 }
 
 // Each pixel of the full map takes the value of the element that won it, or zero.

@@ -17,10 +17,10 @@ struct ScoreOperands {
   const T* __restrict__ weight;
   const T* __restrict__ bias;  // or null
 
-  explicit ScoreOperands(const DepthwiseConvTranspose2dParams& params)
-      : input(static_cast<const T*>(params.input)),
-        weight(static_cast<const T*>(params.weight)),
-        bias(static_cast<const T*>(params.bias)) {}
+  explicit ScoreOperands(const UpsamplingOperands& operands)
+      : input(static_cast<const T*>(operands.input)),
+        weight(static_cast<const T*>(operands.weight)),
+        bias(static_cast<const T*>(operands.bias)) {}
 
   template <typename Index>
   __device__ __forceinline__ WideOf<T> bias_of(Index channel) const {

@@ -38,7 +38,7 @@ struct UpsamplingShape {
   explicit UpsamplingShape(const Upsampling& g)
       : rows(g.output_height, g.height, g.kernel_h, g.stride_h, g.origin_h, g.dilation_h),
         columns(g.output_width, g.width, g.kernel_w, g.stride_w, g.origin_w, g.dilation_w),
-        input(g.channels / g.multiplier, g.height, g.width, g.channels_last),
+        input(input_channels(g), g.height, g.width, g.channels_last),
         output(g.channels, g.output_height, g.output_width, g.channels_last),
         by_channels(g.channels),
         by_multiplier(g.multiplier),
@@ -46,7 +46,7 @@ struct UpsamplingShape {
         multiplier(static_cast<Index>(g.multiplier)) {}
 };
 
-inline int64_t input_elements(const Upsampling& g) { return g.channels / g.multiplier * g.height * g.width; }
+inline int64_t input_elements(const Upsampling& g) { return input_channels(g) * g.height * g.width; }
 
 inline int64_t output_elements(const Upsampling& g) { return g.channels * g.output_height * g.output_width; }
 
@@ -111,6 +111,7 @@ struct Staging {
   int32_t rows, kernel_w, pitch;
   Divisor<int32_t> by_kernel_w;
 
+  Staging() = default;
   Staging(int64_t rows, int64_t kernel_w, int64_t channels)
       : rows(static_cast<int32_t>(rows)),
         kernel_w(static_cast<int32_t>(kernel_w)),

@@ -20,7 +20,7 @@ inline constexpr int64_t kTileBytes = 16 * 1024;
 // tiles.
 inline int64_t tile_rows(const Upsampling& g) {
   constexpr int64_t kFewest = 4, kMost = 16, kEnoughTiles = 1024;
-  return std::clamp(g.samples * (g.channels / g.multiplier) * g.height / kEnoughTiles, kFewest, kMost);
+  return std::clamp(g.samples * input_channels(g) * g.height / kEnoughTiles, kFewest, kMost);
 }
 
 // The tiles, and the launch parameters for one block per tile.
@@ -45,13 +45,19 @@ std::optional<TileLaunch> divide_tiles(const Upsampling& g) {
   const int64_t shared_bytes =
       g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(PixelWeights<Wide>)) + cells * cell_bytes;
   const int64_t segments = ceil_divide(g.height, rows);
-  const int64_t inputs = g.channels / g.multiplier, blocks = g.samples * inputs * segments * strips;
+  const int64_t inputs = input_channels(g), blocks = g.samples * inputs * segments * strips;
   if (shared_bytes > Launch::kMaxSharedBytes || blocks > std::numeric_limits<int32_t>::max()) return std::nullopt;
-  const bool whole_taps = g.kernel_h == 2 * g.stride_h && g.dilation_h == 1;
-  const GradientTiles tiles{static_cast<int32_t>(rows),   static_cast<int32_t>(cells), static_cast<int32_t>(group),
-                            static_cast<int32_t>(groups), static_cast<int32_t>(pitch), whole_taps,
-                            Divisor<int32_t>(strips),     Divisor<int32_t>(segments),  Divisor<int32_t>(inputs),
-                            Divisor<int32_t>(columns)};
+  GradientTiles tiles{};
+  tiles.rows = static_cast<int32_t>(rows);
+  tiles.cells = static_cast<int32_t>(cells);
+  tiles.group = static_cast<int32_t>(group);
+  tiles.groups = static_cast<int32_t>(groups);
+  tiles.pitch = static_cast<int32_t>(pitch);
+  tiles.whole_taps = g.kernel_h == 2 * g.stride_h && g.dilation_h == 1;
+  tiles.by_strips = Divisor<int32_t>(strips);
+  tiles.by_segments = Divisor<int32_t>(segments);
+  tiles.by_inputs = Divisor<int32_t>(inputs);
+  tiles.by_columns = Divisor<int32_t>(columns);
   return TileLaunch{tiles, blocks * Launch::kBlockThreads, shared_bytes};
 }
 
@@ -89,11 +95,11 @@ inline GradientParts count_parts(const Upsampling& g) {
 }
 
 template <typename T, typename Source>
-CudaStatus launch_input(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
-                        const Source& gradients, CudaStream stream) {
-  const Upsampling& g = call.geometry;
+CudaStatus launch_input(const UpsamplingOperands& data, const UpsamplingGradients& out, const Source& gradients,
+                        CudaStream stream) {
+  const Upsampling& g = data.geometry;
   T* grad_input = static_cast<T*>(out.input);
-  const ScoreOperands<T> operands(call);
+  const ScoreOperands<T> operands(data);
   if (const auto division = divide_tiles<T>(g)) {
     return launch_with_shared_memory(depthwise_input_gradient_cells_kernel<T, Source>, division->threads,
                                      division->shared_bytes, stream, operands, gradients, grad_input,
@@ -108,13 +114,13 @@ CudaStatus launch_input(const DepthwiseConvTranspose2dParams& call, const Upsamp
 }
 
 template <typename T, typename Source>
-CudaStatus launch_parts(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
-                        const Source& gradients, CudaStream stream) {
+CudaStatus launch_parts(const UpsamplingOperands& data, const UpsamplingGradients& out, const Source& gradients,
+                        CudaStream stream) {
   using Wide = WideOf<T>;
-  const Upsampling& g = call.geometry;
+  const Upsampling& g = data.geometry;
   Wide* weight = static_cast<Wide*>(out.weight);
   Wide* bias = static_cast<Wide*>(out.bias);
-  const ScoreOperands<T> operands(call);
+  const ScoreOperands<T> operands(data);
   if (const auto division = divide_parts(g)) {
     const int64_t blocks = unit_blocks(g, *division), shared_bytes = kPhases * 4 * Launch::kBlockThreads * sizeof(Wide);
     const PartArrays<Wide> parts{weight, bias, Divisor<int32_t>(blocks), static_cast<int32_t>(blocks),
@@ -141,12 +147,12 @@ CudaStatus launch_parts(const DepthwiseConvTranspose2dParams& call, const Upsamp
 
 // Computes every gradient that is wanted, i.e. not null in `out`.
 template <typename T, typename Source>
-CudaStatus launch_gradients(const DepthwiseConvTranspose2dParams& call, const UpsamplingGradients& out,
-                            const Source& gradients, CudaStream stream) {
+CudaStatus launch_gradients(const UpsamplingOperands& data, const UpsamplingGradients& out, const Source& gradients,
+                            CudaStream stream) {
   CudaStatus status = cudaSuccess;
-  if (out.input != nullptr) status = launch_input<T>(call, out, gradients, stream);
+  if (out.input != nullptr) status = launch_input<T>(data, out, gradients, stream);
   const bool has_parts = out.weight != nullptr || out.bias != nullptr;
-  return status == cudaSuccess && has_parts ? launch_parts<T>(call, out, gradients, stream) : status;
+  return status == cudaSuccess && has_parts ? launch_parts<T>(data, out, gradients, stream) : status;
 }
 
 }  // namespace segext
