@@ -344,4 +344,11 @@ def targets(verdicts: Sequence[Verdict]) -> str:
         where = f"worst: {v.where}" if v.where and v.count > 1 else ""
         rows.append(["met" if v.met else f"MISSED{few}", v.what, v.target, v.measured, where])
     met = sum(v.met for v in verdicts)
-    return table(f"Targets: {met} of {len(verdicts)} met", ["", "what", "target", "measured", ""], rows, left=2)
+    return table(
+        f"Targets: {met} of {len(verdicts)} met",
+        ["", "what", "target", "measured", ""],
+        rows,
+        "Aims set before the kernels were written, from prototypes on one machine. Ratios depend on the machine and",
+        "its load: a miss says how far this machine is from an aim, not that something is broken.",
+        left=2,
+    )

@@ -1,4 +1,4 @@
-"""What segext is meant to reach on a GPU, and whether a run reached it."""
+"""What segext is meant to reach on a GPU, and whether a run reached it: aims, as in ``benchmarks/targets.py``."""
 
 from __future__ import annotations
 
