@@ -4,8 +4,8 @@ CPU kernels are compiled once per instruction set; CUDA kernels whenever a usabl
 or a CUDA build of torch. The resolved settings are printed.
 
 Environment: SEGEXT_CUDA=1 demands the CUDA part, 0 leaves it out; TORCH_CUDA_ARCH_LIST names architectures as for torch
-("8.0 9.0+PTX"); SEGEXT_WERROR=1 makes warnings errors; CUDA_HOME, CXX (also for nvcc), CXXFLAGS, NVCCFLAGS and MAX_JOBS
-as usual.
+("8.0 9.0+PTX"); SEGEXT_WERROR=1 makes warnings errors; CUDA_HOME or else CUDA_PATH, CXX (also for nvcc), CXXFLAGS,
+NVCCFLAGS and MAX_JOBS as usual.
 """
 
 import os
