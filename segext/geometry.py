@@ -1,4 +1,7 @@
-"""Sizes derived from a pool's window, and bits of its codes; the C++ counterpart is ``csrc/kernels/switches.h``."""
+"""Sizes derived from a pool's window, and bits of its codes.
+
+The C++ counterparts are in ``csrc/kernels/switches.h`` and, of ``pooled_extent``, in ``csrc/ops/pooling.cpp``.
+"""
 
 from __future__ import annotations
 
