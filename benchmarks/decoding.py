@@ -19,6 +19,8 @@ from .throughput import DTYPES
 # The first layers of DeconvNet's decoder stages: channels, and the size they unpool to.
 STAGES = ((64, 224), (128, 112), (256, 56), (512, 28))
 UNPOOLING, UNPOOLING_TRAINS, PREPACKED = (f"unpool, 3x3 deconv{more}" for more in ("", ", fwd+bwd", ", prepacked"))
+# The same with stock's float32 products not in TF32, on a GPU.
+STRICT = f"{UNPOOLING}, no TF32"
 
 # (channels, outputs, kernel, stride, padding, size, batch): FCN's dense upscore kernels, U-Net's upsampling, DCGAN's,
 # and a plain convolution.
@@ -29,6 +31,11 @@ DENSE = (
     (128, 64, 4, 2, 1, 32, 4),
     (64, 64, 3, 1, 1, 112, 1),
 )
+
+
+def dense_op(kernel: int, stride: int) -> str:
+    """The name of a transposed convolution whose channels mix."""
+    return f"deconv {kernel}x{kernel}/{stride}"
 
 
 def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool) -> list[Case]:
@@ -104,7 +111,7 @@ def _is_last(x: Tensor) -> int:
 def _dense(channels: int, outputs: int, kernel: int, stride: int, padding: int, size: int, batch: int, dtype) -> Case:
     weight = _normal(channels, outputs, kernel, kernel, dtype=dtype, seed=1) / (channels * kernel) ** 0.5
     return Case(
-        f"deconv {kernel}x{kernel}/{stride}",
+        dense_op(kernel, stride),
         f"{channels} to {outputs}@{size}x{size}" + (f", batch {batch}" if batch > 1 else ""),
         _normal(batch, channels, size, size, dtype=dtype),
         lambda x: own.conv_transpose2d(x, weight, None, stride, padding),

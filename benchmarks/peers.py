@@ -23,6 +23,7 @@ import segext.functional as own
 
 from . import command, contest
 from .contest import Case, Row
+from .decoding import dense_op
 from .errors import Unusable
 from .harness import CheckFailed
 from .networks import DECONVNET, Pool
@@ -177,7 +178,7 @@ def _deconvolution(channels: int, outputs: int, kernel: int, stride: int, paddin
     weight = torch.randn(channels, outputs // groups, kernel, kernel, generator=generator) / (channels * kernel) ** 0.5
     window = None, stride, padding, 0, groups
     return Case(
-        f"deconv {kernel}x{kernel}/{stride}" + " by channel" * (groups > 1),
+        dense_op(kernel, stride) + " by channel" * (groups > 1),
         f"{channels} to {outputs}@{side}x{side}",
         x,
         lambda x: own.conv_transpose2d(x, weight, *window),

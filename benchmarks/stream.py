@@ -16,6 +16,7 @@ from torch import Tensor
 
 import segext.functional as own
 
+from . import decoding
 from .contest import check_near
 from .harness import Summary, ratio
 from .progress import Progress
@@ -75,7 +76,7 @@ def operations() -> list[Op]:
             lambda x: stock.conv_transpose2d(x, filters, *arguments).argmax(1),
         ),
         Op(
-            "deconv 4x4/2",
+            decoding.dense_op(4, 2),
             21,
             lambda x: own.conv_transpose2d(x, classes, None, 2, 1),
             lambda x: stock.conv_transpose2d(x, classes, None, 2, 1),

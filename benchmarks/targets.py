@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import decoding
+from . import decoding, upsampling
 from .calls import SMALL, TINY
 from .results import Results
 
@@ -47,27 +47,27 @@ ODD_SLACK = 1.5
 CALL = {False: 12.0, True: 25.0}
 # Speedup over the best stock variant in either format, by op, map (None: any) and type (None: any).
 BEST = (
-    ("upsample x8, crop, argmax", None, "float32", 4.0),
-    *((f"upsample x{scale}, crop, loss, backward", None, "float32", 2.0) for scale in (2, 8, 32)),
-    ("fc6-deconv 7x7", None, "float32", 9.0),
-    *((f"bilinear x{scale}", None, "bfloat16", 40.0) for scale in (2, 8, 32)),
+    (upsampling.ARGMAX, None, "float32", 4.0),
+    *((op, None, "float32", 2.0) for op in upsampling.LOSS.values()),
+    (upsampling.FULLY_CONNECTED, None, "float32", 9.0),
+    *((op, None, "bfloat16", 40.0) for op in upsampling.UPSAMPLING.values()),
     (decoding.UNPOOLING, "64@224x224", "float32", 2.0),
     *((decoding.UNPOOLING, f"{c}@{s}x{s}", "float32", 2.5) for c, s in decoding.STAGES[1:]),
     (decoding.PREPACKED, None, "float32", 2.5),
     (decoding.UNPOOLING_TRAINS, None, "float32", 1.8),
-    ("deconv 3x3/1", None, "float32", 0.97),
+    (decoding.dense_op(3, 1), None, "float32", 0.97),
 )
 # Speedup over stock in the same format: transposed convolution whose channels mix.
 DENSE = (("NCHW", 2.0), ("channels_last", 1.0))
-DENSE_OPS = ("deconv 16x16/8", "deconv 4x4/2", "deconv 2x2/2")
+DENSE_OPS = tuple(decoding.dense_op(kernel, stride) for kernel, stride in ((16, 8), (4, 2), (2, 2)))
 # Most time of bilinear upsampling, as a multiple of writing the result.
 WRITES = 1.3
 # Most time of the first call of a new size, as a multiple of the second call.
 NEW_SIZE = 1.1
 # Least ratio of the leanest stock variant's peak memory to the call's, for fusions that store no scores.
 LESS = (
-    ("upsample x8, crop, argmax", 50.0),
-    *((f"upsample x{scale}, crop, loss, backward", 20.0) for scale in (2, 8, 32)),
+    (upsampling.ARGMAX, 50.0),
+    *((op, 20.0) for op in upsampling.LOSS.values()),
 )
 # Bytes of DeconvNet's switches at 224x224: as int64 indices, and packed.
 SWITCHES = ("DeconvNet 224x224", 12_242_944, 382_592)

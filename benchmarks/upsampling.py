@@ -21,6 +21,14 @@ from .throughput import DTYPES
 
 CLASSES = 21
 
+# The names of the ops; those that upsample by several factors, by the factor.
+SCALES = (2, 8, 32)
+UPSAMPLING = {scale: f"bilinear x{scale}" for scale in SCALES}
+UPSAMPLING_TRAINS = {scale: f"{op}, fwd+bwd" for scale, op in UPSAMPLING.items()}
+LOSS = {scale: f"upsample x{scale}, crop, loss, backward" for scale in SCALES}
+ADD, ARGMAX = "upsample x2, crop, add", "upsample x8, crop, argmax"
+FULLY_CONNECTED = "fc6-deconv 7x7"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -44,7 +52,7 @@ def cases(dtypes: Sequence[str] = DTYPES, *, quick: bool, setting: Setting = Set
 
 
 def _cases(dtype: torch.dtype, quick: bool, setting: Setting) -> Iterator[Case]:
-    for scale, size in zip((2, 8, 32), setting.sizes, strict=True):
+    for scale, size in zip(SCALES, setting.sizes, strict=True):
         yield _upsampling(scale, size, dtype, setting)
         if dtype is torch.float32:
             yield _trained(scale, size, dtype, setting)
@@ -88,7 +96,7 @@ def _dense(filters: Tensor) -> Tensor:
 def _upsampling(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> Case:
     filters, arguments = _filters(scale, dtype, setting), (None, scale, scale // 2, 0, CLASSES)
     return Case(
-        f"bilinear x{scale}",
+        UPSAMPLING[scale],
         f"{CLASSES}@{size}x{size}",
         _scores(size, dtype, setting),
         lambda x: own.conv_transpose2d(x, filters, *arguments),
@@ -114,7 +122,7 @@ def _trained(scale: int, size: int, dtype: torch.dtype, setting: Setting) -> Cas
 
     return replace(
         case,
-        op=f"{case.op}, fwd+bwd",
+        op=UPSAMPLING_TRAINS[scale],
         segext=gradients(own.conv_transpose2d),
         stock={"stock": gradients(stock.conv_transpose2d)},
         kernels=lambda x: segext.explain(own.conv_transpose2d, x, filters, *arguments),
@@ -134,7 +142,7 @@ def _skip(dtype: torch.dtype, setting: Setting) -> Case:
         return addend_like(x)[..., 5 : 5 + size, 5 : 5 + size]
 
     return Case(
-        "upsample x2, crop, add",
+        ADD,
         f"{CLASSES}@{setting.skip}x{setting.skip}",
         _scores(setting.skip, dtype, setting),
         lambda x: own.conv_transpose2d_add(x, filters, addend_like(x), stride=2, groups=CLASSES, addend_crop=(5, 5)),
@@ -154,7 +162,7 @@ def labels(dtype: torch.dtype, setting: Setting = Setting()) -> Case:
         return scores[..., 31 : 31 + size, 31 : 31 + size].argmax(1)
 
     return Case(
-        "upsample x8, crop, argmax",
+        ARGMAX,
         f"{CLASSES}@{setting.labels}x{setting.labels}",
         _scores(setting.labels, dtype, setting),
         lambda x: own.conv_transpose2d_argmax(
@@ -200,7 +208,7 @@ def _loss(scale: int, size: int, crop: int, dtype: torch.dtype, setting: Setting
         )
 
     return Case(
-        f"upsample x{scale}, crop, loss, backward",
+        LOSS[scale],
         f"{CLASSES}@{size}x{size}",
         _scores(size, dtype, setting),
         gradient(fused),
@@ -227,7 +235,7 @@ def _fully_connected(setting: Setting) -> Case:
         torch.randn(shape, generator=generator).to(setting.device) for shape in ((1, 4096, 1, 1), (4096, 512, 7, 7))
     )
     return Case(
-        "fc6-deconv 7x7",
+        FULLY_CONNECTED,
         "4096 to 512@1x1",
         x,
         lambda x: own.conv_transpose2d(x, weight),

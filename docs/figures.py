@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
+from benchmarks import decoding, upsampling
 from benchmarks.tables import times
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,13 +44,13 @@ NAMES = {
     "unpool backward": "unpool, backward",
     "pool backward out=": "max-pool, backward, `out=`",
     "unpool out=": "unpool, `out=`",
-    "unpool, 3x3 deconv": "unpool, 3×3 transposed convolution",
-    "unpool, 3x3 deconv, fwd+bwd": "unpool, 3×3 transposed convolution, with backward",
-    **{f"bilinear x{k}": f"upsampling ×{k}" for k in (2, 8, 32)},
-    "upsample x2, crop, add": "upsampling ×2, crop, sum",
-    **{f"bilinear x{k}, fwd+bwd": f"upsampling ×{k}, with backward" for k in (2, 8, 32)},
-    "upsample x8, crop, argmax": "upsampling ×8, crop, label map",
-    "upsample x8, crop, loss, backward": "upsampling ×8, crop, loss, with backward",
+    decoding.UNPOOLING: "unpool, 3×3 transposed convolution",
+    decoding.UNPOOLING_TRAINS: "unpool, 3×3 transposed convolution, with backward",
+    **{op: f"upsampling ×{scale}" for scale, op in upsampling.UPSAMPLING.items()},
+    upsampling.ADD: "upsampling ×2, crop, sum",
+    **{op: f"upsampling ×{scale}, with backward" for scale, op in upsampling.UPSAMPLING_TRAINS.items()},
+    upsampling.ARGMAX: "upsampling ×8, crop, label map",
+    upsampling.LOSS[8]: "upsampling ×8, crop, loss, with backward",
 }
 
 
@@ -150,12 +151,12 @@ def gains() -> str:
     keyed = key_rows("float32")
     rows = [("4 × 64@224x224", NAMES[op], keyed[op]) for op in ("pool", "relu+pool", "pool backward", "unpool")]
     for op in (
-        "unpool, 3x3 deconv",
-        "unpool, 3x3 deconv, fwd+bwd",
-        "upsample x8, crop, argmax",
-        "upsample x8, crop, loss, backward",
-        "bilinear x2",
-        "bilinear x8, fwd+bwd",
+        decoding.UNPOOLING,
+        decoding.UNPOOLING_TRAINS,
+        upsampling.ARGMAX,
+        upsampling.LOSS[8],
+        upsampling.UPSAMPLING[2],
+        upsampling.UPSAMPLING_TRAINS[8],
     ):
         formats = contest(op)
         rows.append((formats["NCHW"]["map"], NAMES[op], formats))
@@ -200,7 +201,7 @@ def types() -> str:
 
 def processors() -> str:
     keyed = ("pool", "relu+pool", "pool backward", "unpool", "unpool backward")
-    others = ("unpool, 3x3 deconv", "upsample x8, crop, argmax", "upsample x8, crop, loss, backward", "bilinear x8")
+    others = (decoding.UNPOOLING, upsampling.ARGMAX, upsampling.LOSS[8], upsampling.UPSAMPLING[8])
     rows = []
     for dtype in ("float32", "bfloat16"):
         for op in keyed + others:
@@ -239,10 +240,10 @@ def calls(folder: str = OPS) -> str:
 
 
 def prepacked() -> str:
-    once = contest("unpool, 3x3 deconv, prepacked")
+    once = contest(decoding.PREPACKED)
     map = once["NCHW"]["map"]
-    rows = [r for r in contests() if (r["op"], r["dtype"], r["map"]) == ("unpool, 3x3 deconv", "float32", map)]
-    each = by_format(rows)["unpool, 3x3 deconv"]
+    rows = [r for r in contests() if (r["op"], r["dtype"], r["map"]) == (decoding.UNPOOLING, "float32", map)]
+    each = by_format(rows)[decoding.UNPOOLING]
     ratios = [[form, *(factor(way[form]["to_best"]["median"]) for way in (each, once))] for form in FORMATS]
     return table([map, "packed in every call", "packed once"], ratios)
 
@@ -275,7 +276,7 @@ def stock_wins(folder: str = OPS) -> str:
 
 def upsampling_memory() -> str:
     rows = []
-    for op in ("upsample x8, crop, argmax", "upsample x8, crop, loss, backward"):
+    for op in (upsampling.ARGMAX, upsampling.LOSS[8]):
         for form, row in contest(op).items():
             peaks = row["peaks"]
             stock = min(value for way, value in peaks.items() if not way.startswith("segext"))
@@ -333,14 +334,12 @@ def networks() -> str:
 
 # On the GPU, at batch 16 except for the pools.
 GPU_CONTESTS = (
-    "bilinear x2",
-    "bilinear x8",
-    "bilinear x32",
-    "upsample x2, crop, add",
-    "upsample x8, crop, argmax",
-    "upsample x8, crop, loss, backward",
-    "unpool, 3x3 deconv",
-    "unpool, 3x3 deconv, no TF32",
+    *upsampling.UPSAMPLING.values(),
+    upsampling.ADD,
+    upsampling.ARGMAX,
+    upsampling.LOSS[8],
+    decoding.UNPOOLING,
+    decoding.STRICT,
 )
 
 
@@ -388,10 +387,10 @@ def gpu_highlights() -> str:
         "pool",
         "pool backward",
         "unpool",
-        "bilinear x8",
-        "upsample x8, crop, argmax",
-        "upsample x8, crop, loss, backward",
-        "unpool, 3x3 deconv",
+        upsampling.UPSAMPLING[8],
+        upsampling.ARGMAX,
+        upsampling.LOSS[8],
+        decoding.UNPOOLING,
     ):
         row = [NAMES[op], firsts[op, "float32"][0]]
         for dtype in dtypes:
@@ -405,7 +404,7 @@ def gpu_highlights() -> str:
 def gpu_bandwidth() -> str:
     rows = []
     for op, map, dtype, formats in gpu_rows():
-        if all(row["to_copy"] for row in formats.values()) and not op.startswith("unpool, 3x3"):
+        if all(row["to_copy"] for row in formats.values()) and not op.startswith(decoding.UNPOOLING):
             shares = (f"{100 / formats[form]['to_copy']['median']:.0f} %" for form in FORMATS)
             microseconds = (f"{formats[form]['times'][f'segext {form}']['median'] / 1e3:,.0f}" for form in FORMATS)
             rows.append([NAMES.get(op, op), map, dtype, *shares, *microseconds])
@@ -416,9 +415,9 @@ def gpu_bandwidth() -> str:
 def gpu_decoding() -> str:
     rows = []
     for op, map, dtype, formats in gpu_rows():
-        if op.startswith("unpool, 3x3"):
+        if op.startswith(decoding.UNPOOLING):
             ratios = (marked(formats[form]["to_best"]["median"]) for form in FORMATS)
-            rows.append([map, dtype + ", no TF32" * op.endswith("TF32"), *ratios, formats["NCHW"]["best"]])
+            rows.append([map, dtype + ", no TF32" * (op == decoding.STRICT), *ratios, formats["NCHW"]["best"]])
     head = ["map", "type", "NCHW", "channels_last", "best stock"]
     return table(head, rows, left=2)
 
@@ -507,9 +506,9 @@ def shares() -> Iterator[tuple[str, float, str]]:
     for what, formats in (
         ("Time of a 2×2 max-pool", keyed["pool"]),
         ("Time of unpooling", keyed["unpool"]),
-        ("Time of unpooling with a 3×3 transposed convolution", contest("unpool, 3x3 deconv")),
-        ("Time from coarse scores to label map, ×8", contest("upsample x8, crop, argmax")),
-        ("Time from coarse scores to loss gradient, ×8", contest("upsample x8, crop, loss, backward")),
+        ("Time of unpooling with a 3×3 transposed convolution", contest(decoding.UNPOOLING)),
+        ("Time from coarse scores to label map, ×8", contest(upsampling.ARGMAX)),
+        ("Time from coarse scores to loss gradient, ×8", contest(upsampling.LOSS[8])),
     ):
         yield what, 1 / worst(formats), f"{factor(worst(formats))} as fast"
 

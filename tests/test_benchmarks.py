@@ -293,16 +293,16 @@ def test_quick_run(tmp_path, capsys):
     assert content["targets"]
     upsampled = content["upsampling"]
     assert {row["op"] for row in upsampled} >= {
-        "bilinear x8",
-        "upsample x2, crop, add",
-        "upsample x8, crop, argmax",
-        "upsample x8, crop, loss, backward",
+        upsampling.UPSAMPLING[8],
+        upsampling.ADD,
+        upsampling.ARGMAX,
+        upsampling.LOSS[8],
     }
     for row in upsampled:
         if "loss" in row["op"]:
             assert 0 < row["peaks"][f"segext {row['format']}"] < row["peaks"]["stock NCHW"] / 20
     decoded = {row["op"]: row for row in content["decoding"]}
-    assert set(decoded) == {decoding.UNPOOLING, decoding.UNPOOLING_TRAINS, "deconv 16x16/8"}
+    assert set(decoded) == {decoding.UNPOOLING, decoding.UNPOOLING_TRAINS, decoding.dense_op(16, 8)}
     assert {(row["axis"], row["value"]) for row in content["scaling"]} == {
         *(("image", side) for side in (32, 36, 64, 68)),
         *(("batch", batch) for batch in (1, 2)),
@@ -387,7 +387,7 @@ def test_verdicts_of_fusions():
     """Speed against the fastest stock variant, and memory against the leanest."""
     three = Summary(3.0, 3.0, 3.0, 5)
     peaks = {"segext NCHW": 10, "stock NCHW": 300, "stock channels_last": 190, "segext channels_last": 1}
-    op = "upsample x8, crop, loss, backward"
+    op = upsampling.LOSS[8]
     ways = {"times": {}, "to_stock": three, "to_best": three, "best": "stock NCHW", "to_write": None, "to_copy": None}
     row = contest.Row(op, "map", "float32", "NCHW", 1, **ways, kernels="segext", peaks=peaks)
     found = {verdict.what: verdict for verdict in targets.verdicts(Results({}, upsampling=[row]))}

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from benchmarks import calls, contest, limits, memory, page, scaling, targets, throughput
+from benchmarks import calls, contest, decoding, limits, memory, page, scaling, targets, throughput, upsampling
 from benchmarks.__main__ import PARTS, arguments, given, main
 from benchmarks.footprint import RECOMPUTING, SEGEXT, STOCK
 from benchmarks.footprint import Row as Footprint
@@ -66,8 +66,8 @@ def some():
         pooled("unpool", "NCHW", 4.0, 0.5),
         pooled("unpool", "channels_last", 4.0, 2.0),
     ]
-    found.upsampling = [contested("upsample x8, crop, argmax", 6.0, 8_000_000)]
-    found.decoding = [contested("deconv 2x2/2", 0.8, 90_000_000)]
+    found.upsampling = [contested(upsampling.ARGMAX, 6.0, 8_000_000)]
+    found.decoding = [contested(decoding.dense_op(2, 2), 0.8, 90_000_000)]
     shapes = {calls.SMALL: (20e3, 30e3), calls.TINY: (9e3, 2e3)}
     found.calls = [
         calls.Row("pool", shape, trains, False, *map(summary, (own, stock, own - stock, stock / own)))
@@ -89,7 +89,7 @@ def some():
     found.limits = [limits.Row(limits.MEMORY, summary(12.5), 14.0), limits.Row("float32", summary(150.0), 160.0)]
     found.scaling = [
         scaling.Row(axis, value, contested(op, 2.0))
-        for op in ("ReLU, pool, unpool, backward", "upsample x8, crop, argmax")
+        for op in ("ReLU, pool, unpool, backward", upsampling.ARGMAX)
         for axis, values in ((scaling.IMAGE, (32, 64)), (scaling.BATCH, (1, 2)))
         for value in values
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import contest, decoding, throughput
+from benchmarks import contest, decoding, throughput, upsampling
 from benchmarks.gpu import __main__ as driver
 from benchmarks.gpu import cases, clocks, parts, profiling, sanitizing, targets, testing, timing
 from benchmarks.gpu.parts import Job, Outcome, Part
@@ -287,7 +287,7 @@ def test_all_parts_rehearsed(tmp_path, capsys, monkeypatch):
         assert {"stock NCHW", "stock channels_last", "copy"} <= row["times"].keys()
     assert {row["way"] for row in bench["details"]["calls"]} == {"eager"}
     assert {row["op"] for row in bench["details"]["upsampling"]} >= {*targets.UPSAMPLED, *targets.FUSED}
-    assert {row["op"] for row in bench["details"]["decoding"]} == {decoding.UNPOOLING, targets.STRICT}
+    assert {row["op"] for row in bench["details"]["decoding"]} == {decoding.UNPOOLING, decoding.STRICT}
     assert bench["details"]["targets"]
     pytest.importorskip("matplotlib")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
@@ -491,11 +491,11 @@ def upsampled(op, dtype, to_copy, to_best):
 
 def test_targets_of_upsampling_on_the_gpu():
     rows = [
-        upsampled("bilinear x2", "float32", 1.2, 9.0),
-        upsampled("bilinear x2", "bfloat16", 1.3, 9.0),
-        upsampled("upsample x8, crop, argmax", "float32", 9.0, 5.5),
-        upsampled("upsample x8, crop, loss, backward", "float32", 9.0, 4.5),
-        upsampled("fc6-deconv 7x7", "float32", 9.0, 0.1),
+        upsampled(upsampling.UPSAMPLING[2], "float32", 1.2, 9.0),
+        upsampled(upsampling.UPSAMPLING[2], "bfloat16", 1.3, 9.0),
+        upsampled(upsampling.ARGMAX, "float32", 9.0, 5.5),
+        upsampled(upsampling.LOSS[8], "float32", 9.0, 4.5),
+        upsampled(upsampling.FULLY_CONNECTED, "float32", 9.0, 0.1),
     ]
     assert targets.gigabytes_per_second(rows[0]) == 2000
     found = {verdict.what: (verdict.met, verdict.measured) for verdict in targets.verdicts([], rows)}
@@ -514,12 +514,12 @@ def test_targets_of_decoding_on_the_gpu():
             (decoding.UNPOOLING, "bfloat16", 128, 1.0),
             (decoding.UNPOOLING, "bfloat16", 512, 1.0),
             (decoding.UNPOOLING, "float32", 64, 0.5),
-            (targets.STRICT, "float32", 64, 1.4),
-            (targets.STRICT, "float32", 512, 1.6),
+            (decoding.STRICT, "float32", 64, 1.4),
+            (decoding.STRICT, "float32", 512, 1.6),
         )
     ]
     found = {verdict.what: (verdict.met, verdict.measured) for verdict in targets.verdicts([], (), rows)}
-    unpooling, strict = f"{decoding.UNPOOLING}, bfloat16", f"{targets.STRICT}, float32"
+    unpooling, strict = f"{decoding.UNPOOLING}, bfloat16", f"{decoding.STRICT}, float32"
     assert found == {
         f"{unpooling}, 64 channels, vs best stock": (True, "1.50x"),
         f"{unpooling}, 128 channels, vs best stock": (False, "1.00x"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import contest, decoding, throughput
+from .. import contest, decoding, throughput, upsampling
 from ..targets import Verdict, judge
 
 # Percent of the bandwidth of a device copy of the same bytes, on maps much larger than the L2.
@@ -20,17 +20,16 @@ STOCK = (
 # The same for upsampling. Its label map and loss move too few bytes for this measure and are compared with the best
 # stock variant instead.
 UPSAMPLING_PERCENT = 80.0
-UPSAMPLED = ("bilinear x2", "bilinear x8", "bilinear x32", "upsample x2, crop, add")
-FUSED = ("upsample x8, crop, argmax", "upsample x8, crop, loss, backward")
+UPSAMPLED = (*upsampling.UPSAMPLING.values(), upsampling.ADD)
+FUSED = (upsampling.ARGMAX, upsampling.LOSS[8])
 TO_BEST = 5.0
 # Speedup of fused unpooling and convolution at batch 16 over the best stock variant, by type and channels. From 256
 # channels on, half types are unpooled into a map.
-STRICT = f"{decoding.UNPOOLING}, no TF32"
 DECODED = (
     (decoding.UNPOOLING, "bfloat16", (64,), 1.4),
     (decoding.UNPOOLING, "bfloat16", (128,), 1.1),
     (decoding.UNPOOLING, "bfloat16", (256, 512), 1.0),
-    (STRICT, "float32", (64, 128, 256, 512), 1.5),
+    (decoding.STRICT, "float32", (64, 128, 256, 512), 1.5),
 )
 
 

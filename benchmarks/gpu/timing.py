@@ -112,7 +112,7 @@ def decoding_rows(
         for dtype in NETWORK_DTYPES
         for channels, size in stages
     ]
-    strict = [replace(case, op=targets.STRICT) for case in cases if case.input.dtype is torch.float32]
+    strict = [replace(case, op=decoding.STRICT) for case in cases if case.input.dtype is torch.float32]
     share = seconds / (len(cases) + len(strict))
     yield from contest.run(cases, share * len(cases), progress, clock)
     with torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .. import footprint
+from .. import footprint, upsampling
 from ..footprint import RECOMPUTING, SEGEXT, STOCK
 from ..results import Results
 from ..tables import percent, times
@@ -59,7 +59,7 @@ def gains(results: Results) -> list[Gain]:
                 f"{plain(min(to_best))} to {plain(max(to_best))}.",
             )
         )
-    labelled = [row for row in results.upsampling if row.op == "upsample x8, crop, argmax" and row.dtype == "float32"]
+    labelled = [row for row in results.upsampling if row.op == upsampling.ARGMAX and row.dtype == "float32"]
     if labelled:
         row = min(labelled, key=lambda row: row.to_best.median)
         found.append(
