@@ -28,6 +28,13 @@ _MANY_PIXELS = 1024  # of a NCHW map, from which on it is faster for any number 
 _FEW_PIXELS = 400  # below which stock may be done before segext's kernels have begun
 _MOST_DIRECT_ELEMENTS = 20480  # of the input, from which on stock's transposed convolution uses oneDNN
 _FEW_CHANNELS = 64  # of both input and output
+_STOCK_MULTIPLE = 16  # of channels, for which stock's kernels are made
+# Strides from which on segext is faster and below which stock is. Like all bounds on what is faster, they come from
+# interleaved timings of both; these, on an EPYC with AVX-512 and its bfloat16 dot products.
+_NARROW_STRIDE = 32  # in float32, with so few outputs that they do not fill a tile
+_CHANNELS_LAST_STRIDE = 8  # of few channels in channels_last
+_DOTS_STRIDE = 16  # of few channels in bfloat16
+_DOTS_LARGE_STRIDE, _DOTS_LARGE_PIXELS = 8, 3600  # likewise, of large maps: class scores of 60x60 and more
 _LEAST_KEPT = 1 / 8  # of a kernel: with less left by padding, a product cuts the kernel rather than its result
 _MULTIPLIES_BFLOAT16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
 _DOTS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
@@ -186,8 +193,8 @@ class Dense(Call):
             return False
         pixels = input.shape[-2] * input.shape[-1]
         fills_tiles = outputs > _TILE_OUTPUTS // 2
-        # Class scores, for example: stock's kernels are made for multiples of 16.
-        few = max(channels, outputs) < _FEW_CHANNELS and outputs % 16 != 0
+        # Class scores, for example.
+        few = max(channels, outputs) < _FEW_CHANNELS and outputs % _STOCK_MULTIPLE != 0
         if has_fast_products(dtype):
             return few and max(stride) >= _LARGE_STRIDE
         if dtype is torch.bfloat16 and _DOTS_BFLOAT16:
@@ -195,14 +202,14 @@ class Dense(Call):
                 return False
             if tuple(weight.shape[-2:]) == stride and channels <= _FEW_CHANNELS:
                 return fills_tiles  # pixels of input share no pixel of output
-            # Of large results. Class scores of 60x60 and more are such at a stride of 8 already.
-            return few and (max(stride) >= 16 or (fills_tiles and max(stride) >= 8 and _always(pixels >= 3600)))
+            large = fills_tiles and max(stride) >= _DOTS_LARGE_STRIDE and _always(pixels >= _DOTS_LARGE_PIXELS)
+            return few and (max(stride) >= _DOTS_STRIDE or large)
         if not fills_tiles:
-            return dtype is torch.float32 and max(stride) >= 32
+            return dtype is torch.float32 and max(stride) >= _NARROW_STRIDE
         if dtype is torch.float64:
             return channels <= _FEW_CHANNELS and _always(pixels >= _FEW_PIXELS)
         if prefers_channels_last(input):
-            return few and max(stride) >= 8
+            return few and max(stride) >= _CHANNELS_LAST_STRIDE
         return (few and not _stock_is_direct(input, weight, dtype)) or _always(pixels >= _MANY_PIXELS)
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
