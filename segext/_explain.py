@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from . import ops
-from .arguments import pair_or_none
 from .conv_arguments import compute_dtype
 from .conv_routes import Call, Depthwise, fastest_call, supported_call
 from .conv_transpose2d import (
@@ -112,9 +111,9 @@ def _tell_unpool_conv2d(call: dict[str, Any]) -> str:
 def _tell_unpooling(call: dict[str, Any], name: str, convolution: str, transposed: bool) -> str:
     check_switches(name, call["switches"])
     input, weight = call["input"], call["weight"]
-    arguments = (call[n] for n in ("switches", "weight", "bias", "stride", "padding", "dilation"))
-    fits = call["groups"] == 1 and pair_or_none(call.get("output_padding", 0)) == (0, 0)
-    fits = fits and kernel_padding(input, *arguments, transposed) is not None
+    names = ("input", "switches", "weight", "bias", "stride", "padding", "groups", "dilation")
+    arguments = {name: call[name] for name in names} | {"output_padding": call.get("output_padding", 0)}
+    fits = kernel_padding(**arguments, transposed=transposed) is not None
     if not fits or not beats_stock(input, weight):
         return f"segext's unpooling, then {convolution}: {_why_composed(input, fits)}"
     if multiplies_what_counts(input):

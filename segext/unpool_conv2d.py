@@ -68,11 +68,10 @@ def unpool_conv_transpose2d(
             made from a weight of another size or type, or made for :func:`unpool_conv2d`.
     """
     arguments = stride, padding, output_padding, groups, dilation
-    plain = groups == 1 and pair_or_none(output_padding) == (0, 0)
-    known = kernel_padding(input, switches, weight, bias, stride, padding, dilation, True) if plain else None
+    known = kernel_padding(input, switches, weight, bias, *arguments, transposed=True)
     if known is not None and beats_stock(input, weight):
-        return _run(input, switches, weight, packed_weight, bias, known, True, output_size)
-    convolution = _convolution(weight, stride, padding, dilation, True, output_padding, groups)
+        return _run(input, switches, weight, packed_weight, bias, output_size, padding=known, transposed=True)
+    convolution = _convolution(weight, *arguments, transposed=True)
 
     def convolve(unpooled: Tensor, weight, bias) -> Tensor:
         return conv_transpose2d(unpooled, weight, bias, *arguments)
@@ -100,14 +99,14 @@ def unpool_conv2d(
     kernel width), the arguments are those of :func:`torch.nn.functional.conv2d`, and ``packed_weight`` is the result of
     :func:`prepack_unpool_conv2d`.
     """
-    arguments = stride, padding, dilation, groups
-    known = kernel_padding(input, switches, weight, bias, stride, padding, dilation, False) if groups == 1 else None
+    arguments = stride, padding, 0, groups, dilation
+    known = kernel_padding(input, switches, weight, bias, *arguments, transposed=False)
     if known is not None and beats_stock(input, weight):
-        return _run(input, switches, weight, packed_weight, bias, known, False, output_size)
-    convolution = _convolution(weight, stride, padding, dilation, False, 0, groups)
+        return _run(input, switches, weight, packed_weight, bias, output_size, padding=known, transposed=False)
+    convolution = _convolution(weight, *arguments, transposed=False)
 
     def convolve(unpooled: Tensor, weight, bias) -> Tensor:
-        return F.conv2d(unpooled, weight, bias, *arguments)
+        return F.conv2d(unpooled, weight, bias, stride, padding, dilation, groups)
 
     return _compose("unpool_conv2d", input, switches, weight, bias, output_size, convolve, convolution)
 
@@ -140,8 +139,12 @@ def reads_packed(weight: Tensor, kernel_size, stride, padding, dilation, groups:
     return weight.device.type in _PACKS and weight.dtype in ops.FLOATS and not has_fast_products(weight.dtype)
 
 
-def kernel_padding(input, switches, weight, bias, stride, padding, dilation, transposed) -> tuple[int, int] | None:
+def kernel_padding(
+    input, switches, weight, bias, stride, padding, output_padding, groups, dilation, *, transposed: bool
+) -> tuple[int, int] | None:
     """The padding, if the kernels support the call and all its arguments are valid."""
+    if groups != 1 or pair_or_none(output_padding) != (0, 0):
+        return None
     if not isinstance(switches, Switches) or switches.window != ops.UNPOOLED_WINDOW:
         return None
     if not fit_together(input, weight, bias, ops.DEVICES):
@@ -204,7 +207,7 @@ def multiplies_tiles(device: torch.device) -> bool:
     return not there or torch.cuda.get_device_properties(device).major >= 8
 
 
-def _run(input, switches, weight, packed_weight, bias, padding, transposed, output_size) -> Tensor:
+def _run(input, switches, weight, packed_weight, bias, output_size, *, padding, transposed: bool) -> Tensor:
     dtype = compute_dtype(input)
     packed_weight = packed_weight if weight.dtype is dtype else None  # autocast rounds the weight
     weight, bias = cast(dtype, weight, bias)
@@ -252,7 +255,7 @@ class _InSequence(torch.autograd.Function):
         return grad_input, None, grad_weight, grad_bias, None, None, None
 
 
-def _convolution(weight, stride, padding, dilation, transposed, output_padding, groups) -> tuple | None:
+def _convolution(weight, stride, padding, output_padding, groups, dilation, *, transposed: bool) -> tuple | None:
     """A convolution's arguments in the form of ``torch.ops.aten.convolution``.
 
     None if they have no such form, if they are invalid and stock should raise the error, and for transposed
@@ -294,8 +297,8 @@ def _compose(name, input, switches, weight, bias, output_size, convolve: Callabl
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (input, weight, bias))
     # Without a gradient there is nothing to keep, and compilers decide for themselves what to keep.
-    plain = convolution is None or transformed or not trains or forward_ad._current_level >= 0
-    if not isinstance(input, Tensor) or ops.device_type(input) not in ops.DEVICES or plain or input.is_inference():
+    saves = convolution is not None and not transformed and trains and forward_ad._current_level < 0
+    if not isinstance(input, Tensor) or ops.device_type(input) not in ops.DEVICES or not saves or input.is_inference():
         if isinstance(input, Tensor):
             (input,) = cast(compute_dtype(input), input)
         return convolve(max_unpool2d(input, switches, output_size=output_size), weight, bias)
