@@ -141,13 +141,14 @@ def _skip(dtype: torch.dtype, setting: Setting) -> Case:
     def part_like(x: Tensor) -> Tensor:
         return addend_like(x)[..., 5 : 5 + size, 5 : 5 + size]
 
+    options = {"stride": 2, "groups": CLASSES, "addend_crop": (5, 5)}
     return Case(
         ADD,
         f"{CLASSES}@{setting.skip}x{setting.skip}",
         _scores(setting.skip, dtype, setting),
-        lambda x: own.conv_transpose2d_add(x, filters, addend_like(x), stride=2, groups=CLASSES, addend_crop=(5, 5)),
+        lambda x: own.conv_transpose2d_add(x, filters, addend_like(x), **options),
         {"stock": lambda x: stock.conv_transpose2d(x, filters, None, 2, groups=CLASSES) + part_like(x)},
-        lambda x: "segext: fused",
+        lambda x: segext.explain(own.conv_transpose2d_add, x, filters, addend_like(x), **options),
         part_like(addend).nbytes,
     )
 
@@ -161,18 +162,17 @@ def labels(dtype: torch.dtype, setting: Setting = Setting()) -> Case:
     def label_map(scores: Tensor) -> Tensor:
         return scores[..., 31 : 31 + size, 31 : 31 + size].argmax(1)
 
+    options = {"stride": 8, "groups": CLASSES, "crop": (31, 31), "output_size": (size, size)}
     return Case(
         ARGMAX,
         f"{CLASSES}@{setting.labels}x{setting.labels}",
         _scores(setting.labels, dtype, setting),
-        lambda x: own.conv_transpose2d_argmax(
-            x, filters, stride=8, groups=CLASSES, crop=(31, 31), output_size=(size, size)
-        ),
+        lambda x: own.conv_transpose2d_argmax(x, filters, **options),
         {
             "stock": lambda x: label_map(stock.conv_transpose2d(x, filters, None, 8, groups=CLASSES)),
             "stock dense": lambda x: label_map(stock.conv_transpose2d(x, dense, None, 8)),
         },
-        lambda x: "segext: fused",
+        lambda x: segext.explain(own.conv_transpose2d_argmax, x, filters, **options),
         operations=setting.batch * CLASSES * size**2 * 2 * 4,  # each pixel is computed from four scores
     )
 
@@ -202,10 +202,10 @@ def _loss(scale: int, size: int, crop: int, dtype: torch.dtype, setting: Setting
 
         return gradient(loss)
 
+    options = {"stride": scale, "groups": CLASSES, "crop": (crop, crop), "ignore_index": 255, "reduction": "sum"}
+
     def fused(x: Tensor) -> Tensor:
-        return own.conv_transpose2d_cross_entropy(
-            x, filters, target, None, scale, groups=CLASSES, crop=(crop, crop), ignore_index=255, reduction="sum"
-        )
+        return own.conv_transpose2d_cross_entropy(x, filters, target, **options)
 
     return Case(
         LOSS[scale],
@@ -213,7 +213,7 @@ def _loss(scale: int, size: int, crop: int, dtype: torch.dtype, setting: Setting
         _scores(size, dtype, setting),
         gradient(fused),
         {"stock": by_stock(filters, CLASSES), "stock dense": by_stock(dense, 1)},
-        lambda x: "segext: fused",
+        lambda x: segext.explain(own.conv_transpose2d_cross_entropy, x, filters, target, **options),
         trains=True,
     )
 

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+import segext
 from benchmarks import (
     calls,
     contest,
@@ -381,6 +382,15 @@ def test_switches_alone(tmp_path, capsys):
     assert main(["switches", "--quick", "--output", str(tmp_path)]) == 0
     assert "12,242,944" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text())["throughput"] == []
+
+
+@pytest.mark.parametrize("module", [upsampling, decoding], ids=["upsampling", "decoding"])
+def test_reports_ask_whose_kernels_run(module, monkeypatch):
+    cases = module.cases(("float32",), quick=True)
+    assert cases
+    monkeypatch.setattr(segext, "explain", lambda function, *_, **__: function.__name__)
+    for case in cases:
+        assert case.kernels(case.input).startswith(("conv_transpose2d", "unpool_conv_transpose2d")), case.op
 
 
 def test_verdicts_of_fusions():
