@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import ops
 from .arguments import IntPair, checked_pair
 from .conv_routes import Call, Depthwise, fastest_call, supported_call
 from .criterion import Criterion
 from .overriding import overridable
-
-_MOST_LABELS = 256  # labels that fit in uint8
 
 
 @overridable
@@ -179,7 +178,7 @@ def conv_transpose2d_argmax(
             result = conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
             size = _checked_size(result.shape[-2:], crop, output_size)
             scores, labels = _part(result, crop, size).max(-3)
-            labels = labels.to(torch.uint8) if result.shape[-3] <= _MOST_LABELS else labels
+            labels = labels.to(torch.uint8) if result.shape[-3] <= ops.MOST_LABELS else labels
     return (labels, scores) if return_scores else labels
 
 
@@ -250,7 +249,7 @@ def fuses_sum(call: Call | None, input: Tensor, weight: Tensor, addend: Tensor) 
 
 def fuses_argmax(call: Call | None, weight: Tensor) -> bool:
     """Whether the label map is made without stored scores."""
-    return isinstance(call, Depthwise) and weight.shape[0] * weight.shape[1] <= _MOST_LABELS
+    return isinstance(call, Depthwise) and weight.shape[0] * weight.shape[1] <= ops.MOST_LABELS
 
 
 def fuses_cross_entropy(call: Call | None, criterion: Criterion, input: Tensor, weight: Tensor, target: Tensor) -> bool:

@@ -14,7 +14,7 @@ from .arguments import IntPair, plain_int, prefers_channels_last, spatial_size, 
 from .overriding import overridable
 from .switches import Switches
 
-_POOLABLE = ops.FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
+_POOLABLE = ops.FLOATS | ops.INTEGERS
 
 
 @overload

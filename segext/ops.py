@@ -22,14 +22,25 @@ _ops = torch.ops.segext
 # The types that ops on gradients and sums accept.
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
-# The window that unpool_conv2d undoes: kernel size, stride, padding and dilation of the pool.
+# The types that pooling accepts besides.
+INTEGERS = frozenset((torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64))
+
+# Most classes of label maps, which are uint8.
+MOST_LABELS = 256
+
+# The window that unpool_conv2d undoes: kernel size, stride, padding and dilation of the pool. The same as
+# the Window in csrc/ops/unpool_conv2d.cpp.
 UNPOOLED_WINDOW = ((2, 2), (2, 2), (0, 0), (1, 1))
 
-# The output channels of unpool_conv2d's packed weights are padded to a multiple of this.
+# The output channels of unpool_conv2d's packed weights are padded to a multiple of this. The same as kPanel in
+# csrc/kernels/panels.h.
 WEIGHT_PANEL = 16
 
-# Number of values that one pair of extremes covers.
+# Number of values that one pair of extremes covers. The same as kExtremesPart in csrc/kernels/extremes.h.
 EXTREMES_PART = 8192
+
+# Most of a stride, of a padding and of (kernel - 1) * dilation. The same as kMaxReach in csrc/kernels/reach.h.
+MOST_REACH = 32768
 
 # The ops that return a pooled map and its codes.
 POOLS = (_ops.max_pool2d.default, _ops.relu_max_pool2d.default)
