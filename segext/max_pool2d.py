@@ -146,9 +146,9 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     if torch.compiler.is_compiling():
         kernel_size, stride, padding, dilation = map(_constants, (kernel_size, stride, padding, dilation))
     try:
-        output, codes = op(
-            input, kernel_size, () if stride is None else stride, padding, dilation, ceil_mode, channels_last
-        )
+        # Not (), which the op takes for the same: AOTInductor's packages replace an empty list by None.
+        strides = kernel_size if stride is None else stride
+        output, codes = op(input, kernel_size, strides, padding, dilation, ceil_mode, channels_last)
     except RuntimeError:
         window = _plain_window(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
         if input.layout is not torch.strided:

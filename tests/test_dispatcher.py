@@ -256,6 +256,14 @@ def test_export_with_a_window_of_the_input_s_size(strict, device):
     assert switches == eager_switches
 
 
+def test_an_exported_pool_has_a_stride(device):
+    """In AOTInductor's packages, an empty list of ints is None, which the op refuses."""
+    program = torch.export.export(Encoder(), (tie_free((2, 3, 8, 9), torch.float32).to(device),))
+    (pool,) = program.graph.find_nodes(op="call_function", target=ops.max_pool2d.default)
+    _input, kernel_size, stride, *_ = pool.args
+    assert list(stride) == list(kernel_size) == [2, 2]
+
+
 def test_export_of_encoder_and_decoder(device):
     """Switches are the result of one program and the argument of another."""
     x = tie_free((2, 3, 8, 9), torch.float32).to(device)
