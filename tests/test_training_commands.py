@@ -314,7 +314,9 @@ def test_incomplete_pascal_voc(spoil, message, tmp_path, capsys):
 
 TRAIN = {
     "no model": ([], "--model is missing"),
-    "an argument it does not have": (["--model", "fcn8s", "--argument", "depth=3"], "--model fcn8s: .*depth"),
+    "an argument it does not have": (["--model", "fcn8s", "--argument", "depth=3"], "--model fcn8s .*depth=3: .*depth"),
+    "an argument of another type": (["--model", "fcn8s", "--argument", "dropout=much"], "--argument dropout=much: "),
+    "layers too wide": (["--model", "fcn8s", "--width", "1e300"], r"--width 1e\+300: "),
     "classes as an argument": (["--model", "fcn8s", "--argument", "num_classes=5"], "num_classes: .* --classes"),
     "a width as an argument": (["--model", "fcn8s", "--argument", "width=0.125"], "width: .* --width"),
     "layers as an argument": (["--model", "fcn8s", "--argument", "layers=torch"], "layers: .* --layers"),
@@ -347,6 +349,7 @@ TRAIN = {
         ["--model", "fcn8s", "--steps", "3", "--epochs", "100"],
         "--epochs 100 has no effect beside --steps 3",
     ),
+    "crops too large": (["--model", "fcn8s", "--crop", "9999999999", "99"], "--crop .* larger than memory allows"),
     "an image too small": (["--model", "deconvnet", "--width", "0.01"], "images of 48x64: .* from 193x193 on"),
     "too few for batch norm": (
         ["--model", "deconvnet", "--width", "0.01", "--batch", "1", "--crop", "224", "224"],
@@ -369,7 +372,7 @@ def test_training_that_cannot_start(case, tmp_path, capsys):
     assert main(["train", str(data), "--out", str(out), *options]) == 2
     assert re.search(message, one_line(capsys))
     assert not (out / "best.pt").exists()
-    started = case in ("an image too small", "too few for batch norm")  # found by the first step
+    started = case in ("crops too large", "an image too small", "too few for batch norm")  # found by the first step
     assert out.exists() == out.parent.exists() == started
 
 
@@ -523,6 +526,15 @@ def test_logging_on_a_full_disk(tmp_path):
     with files_of_at_most(10), pytest.raises(UserError, match=r"cannot write the logs in .*: File too large"):
         log.flush()
     log.close()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"step\none\n", b"epoch,step\n" + b"0" * 200_000, b"epoch\n1\n"])
+def test_a_damaged_log_is_named_and_kept(content, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"log\.csv is damaged: move it away"):
+        Log(tmp_path, 3, tensorboard=False)
+    assert path.read_bytes() == content
 
 
 def test_evaluating_and_predicting_on_a_full_disk(tmp_path, capsys):

@@ -43,7 +43,10 @@ class Segmentation(Dataset):
         except UserError as error:
             return error
         if draw is not None:
-            image, label = self._augmentation(image, label, generator(self._seed, Purpose.AUGMENTATION, draw))
+            try:
+                image, label = self._augmentation(image, label, generator(self._seed, Purpose.AUGMENTATION, draw))
+            except (MemoryError, OverflowError):
+                return UserError(f"--crop and --scale make {pair.image} larger than memory allows")
         return as_tensor(image), as_tensor(label)
 
 

@@ -22,8 +22,10 @@ def initial_model(settings: Settings) -> tuple[nn.Module, str]:
     seed_torch(settings.seed, Purpose.MODEL)
     try:
         model = MODELS[settings.model](**settings.arguments, layers=settings.layers)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--model {settings.model}: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's has the lines of a stack below its text
+        given = "".join(f" --argument {name}={value}" for name, value in settings.argument.items())
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--model {settings.model} --width {settings.width}{given}: {reason}") from error
     if settings.weights is None:
         return model, "initial weights: random"
     path = checkpoint.find(Path(settings.weights))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from .errors import UserError
 from .metrics import Scores
 from .writing import replacing, writing
 
@@ -63,8 +64,15 @@ class Log:
 
 
 def _rows(path: Path, step: int) -> list[dict[str, str]]:
-    """The rows of a log up to ``step``, without a row that was cut short when its process died."""
+    """The rows of a log up to ``step``, without a row that was cut short when its process died.
+
+    Raises:
+        UserError: for a file that is no such log.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+    try:
+        with path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: move it away, and the run goes on without its rows") from error
