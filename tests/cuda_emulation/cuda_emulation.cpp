@@ -251,7 +251,7 @@ bool complete_exchanges(unsigned first, unsigned end) {
     for (unsigned j = first; j < end; ++j) {
       const Fiber& other = fibers[j];
       if (other.state != State::kInExchange || other.mask != mask || (mask >> (j - first) & 1) == 0) continue;
-      if (std::strcmp(other.operation, fibers[i].operation) != 0) {
+      if (other.operation != fibers[i].operation && std::strcmp(other.operation, fibers[i].operation) != 0) {
         fail("lanes of one mask are in different operations", other);
       }
       arrived |= 1u << (j - first);

@@ -305,23 +305,26 @@ inline void index_unpool_backward(const IndexUnpoolBackwardParams& p, void* grad
   });
 }
 
+// Calls f(input row, kernel row) for each input row whose kernel reaches output row `at`, counted from the origin; or
+// likewise for columns.
+template <class F>
+void for_each_reaching(int64_t at, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, F&& f) {
+  const int64_t first = at - (kernel - 1) * dilation, begin = first > 0 ? (first + stride - 1) / stride : 0;
+  for (int64_t h = begin; h < size && h * stride <= at; ++h) {
+    const int64_t distance = at - h * stride;
+    if (distance % dilation == 0) f(h, distance / dilation);
+  }
+}
+
 // Calls f(element of the input, element of the weight) for each product that goes into channel c at an output pixel.
 template <class F>
 void for_each_product(const Upsampling& g, int64_t n, int64_t c, int64_t y, int64_t x, F&& f) {
-  const auto tap = [](int64_t distance, int64_t dilation, int64_t kernel) {
-    const bool exists = distance >= 0 && distance % dilation == 0 && distance / dilation < kernel;
-    return exists ? distance / dilation : int64_t{-1};
-  };
-  for (int64_t h = 0; h < g.height; ++h) {
-    const int64_t i = tap(y + g.origin_h - h * g.stride_h, g.dilation_h, g.kernel_h);
-    if (i < 0) continue;
-    for (int64_t w = 0; w < g.width; ++w) {
-      const int64_t j = tap(x + g.origin_w - w * g.stride_w, g.dilation_w, g.kernel_w);
-      if (j < 0) continue;
+  for_each_reaching(y + g.origin_h, g.height, g.kernel_h, g.stride_h, g.dilation_h, [&](int64_t h, int64_t i) {
+    for_each_reaching(x + g.origin_w, g.width, g.kernel_w, g.stride_w, g.dilation_w, [&](int64_t w, int64_t j) {
       f(element(g.channels_last, input_channels(g), g.height, g.width, n, c / g.multiplier, h, w),
         (c * g.kernel_h + i) * g.kernel_w + j);
-    }
-  }
+    });
+  });
 }
 
 // The value of channel c at an output pixel, without the addend.
