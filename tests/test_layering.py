@@ -44,6 +44,7 @@ LAYERS = (
     "value_checks",
     "flops",
     "fakes",
+    "fake_checks",
     "batching",
     "ops",
     "derivatives",
