@@ -19,27 +19,10 @@ def plain_int(value) -> int:
     return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
 
 
-def plain_pair(name: str, value) -> tuple[int, int]:
-    """An argument of one or two int-like values as a pair of plain ints.
-
-    Raises:
-        TypeError: for anything but ints.
-        ValueError: for a number of them other than one or two.
-    """
+def pair_or_none(value: IntPair) -> tuple[int, int] | None:
+    """One or two ints as a pair; None for anything else. The path that calls with plain ints take."""
     if type(value) is int:
         return value, value
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return value
-    if isinstance(value, str) or not (hasattr(type(value), "__index__") or isinstance(value, Sequence)):
-        raise TypeError(f"{name} must be an int or a tuple of two ints, but got {value!r}")
-    values = value if isinstance(value, Sequence) else (value,)
-    if len(values) not in (1, 2):
-        raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
-    return plain_int(values[0]), plain_int(values[-1])
-
-
-def pair_or_none(value: IntPair) -> tuple[int, int] | None:
-    """A pair of ints, or None for what stock is to refuse."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
         return value
     if isinstance(value, int):
@@ -49,6 +32,21 @@ def pair_or_none(value: IntPair) -> tuple[int, int] | None:
     return None
 
 
+def plain_pair(name: str, value) -> tuple[int, int]:
+    """An argument of one or two int-like values as a pair of plain ints.
+
+    Raises:
+        TypeError: for anything but ints.
+        ValueError: for a number of them other than one or two.
+    """
+    if isinstance(value, str) or not (hasattr(type(value), "__index__") or isinstance(value, Sequence)):
+        raise TypeError(f"{name} must be an int or a tuple of two ints, but got {value!r}")
+    values = value if isinstance(value, Sequence) else (value,)
+    if len(values) not in (1, 2):
+        raise ValueError(f"{name} must either be a single int, or a tuple of two ints, but got {value!r}")
+    return plain_int(values[0]), plain_int(values[-1])
+
+
 def checked_pair(name: str, value: IntPair) -> tuple[int, int]:
     """An argument that stock functions do not have, as a pair; symbolic sizes stay symbolic.
 
@@ -56,8 +54,9 @@ def checked_pair(name: str, value: IntPair) -> tuple[int, int]:
         TypeError: for anything but ints.
         ValueError: for a number of ints other than one or two.
     """
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return value
+    pair = pair_or_none(value)
+    if pair is not None and (isinstance(value, int) or len(value) == 2):
+        return pair
     values = value if isinstance(value, Sequence) else (value, value)
     expected = "should be an int or a tuple of two ints"
     try:
@@ -76,12 +75,15 @@ def _traced_int(value) -> int:
 
 def window_of(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
     """The four arguments of a pool's window as pairs of plain ints; an omitted stride is the kernel size."""
-    kernel_size = plain_pair("kernel_size", kernel_size)
-    # A tuple is named although it is a sequence: to ask the abstract class takes longer.
-    is_sequence = type(stride) is not int and isinstance(stride, (tuple, Sequence))
-    left_out = stride is None or (is_sequence and len(stride) == 0)
-    stride = kernel_size if left_out else plain_pair("stride", stride)
-    return kernel_size, stride, plain_pair("padding", padding), plain_pair("dilation", dilation)
+    kernel_size = pair_or_none(kernel_size) or plain_pair("kernel_size", kernel_size)
+    if stride is None:
+        stride = kernel_size
+    elif (pair := pair_or_none(stride)) is not None:
+        stride = pair
+    else:
+        stride = kernel_size if isinstance(stride, Sequence) and len(stride) == 0 else plain_pair("stride", stride)
+    padding = pair_or_none(padding) or plain_pair("padding", padding)
+    return kernel_size, stride, padding, pair_or_none(dilation) or plain_pair("dilation", dilation)
 
 
 def prefers_channels_last(x: Tensor) -> bool:

@@ -11,7 +11,9 @@ from . import ops
 from .arguments import pair_or_none
 
 
-def plain_window(input, weight, bias, stride, padding, output_padding, dilation) -> tuple[tuple[int, int], ...] | None:
+def window_or_none(
+    input, weight, bias, stride, padding, output_padding, dilation
+) -> tuple[tuple[int, int], ...] | None:
     """Stride, padding, output_padding and dilation as pairs; None if stock should run the call or raise the error."""
     if not fit_together(input, weight, bias, ops.DEVICES) or input.dim() not in (3, 4) or weight.dim() != 4:
         return None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import ops
 from .arguments import pair_or_none, prefers_channels_last
-from .conv_arguments import autocasts, cast, compute_dtype, plain_window, transposed_size
+from .conv_arguments import autocasts, cast, compute_dtype, transposed_size, window_or_none
 from .criterion import Criterion
 from .value_checks import can_check
 
@@ -261,7 +261,7 @@ def supported_call(input, weight, bias, stride, padding, output_padding, groups,
 
 def _checked_call(kind, input, weight, bias, stride, padding, output_padding, groups, dilation) -> Call | None:
     """The call for kernels of this kind, or of another where these do not fit."""
-    window = plain_window(input, weight, bias, stride, padding, output_padding, dilation)
+    window = window_or_none(input, weight, bias, stride, padding, output_padding, dilation)
     if window is None:
         return None
     stride, padding, output_padding, dilation = window

@@ -141,7 +141,7 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     if type(ceil_mode) is not bool:
         raise TypeError(f"{op.__name__}(): argument 'ceil_mode' must be bool, not {type(ceil_mode).__name__}")
     if kernel_size is True or stride is True or padding is True or dilation is True:  # the dispatcher takes it for 1
-        _plain_window(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+        _plain_arguments(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
     channels_last = prefers_channels_last(input)
     if torch.compiler.is_compiling():
         kernel_size, stride, padding, dilation = map(_constants, (kernel_size, stride, padding, dilation))
@@ -150,10 +150,12 @@ def _pool(op, input, kernel_size, stride, padding, dilation, ceil_mode, return_i
         strides = kernel_size if stride is None else stride
         output, codes = op(input, kernel_size, strides, padding, dilation, ceil_mode, channels_last)
     except RuntimeError:
-        window = _plain_window(op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+        window = _plain_arguments(
+            op.__name__, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
+        )
         if input.layout is not torch.strided:
             return _stock_pool(op, input, *window, ceil_mode, return_indices)
-        if all(map(_is_plain, (kernel_size, stride, padding, dilation))):
+        if all(map(_has_plain_ints, (kernel_size, stride, padding, dilation))):
             raise
         return _pool(op, input, *window, ceil_mode, return_indices)
     if not return_indices:
@@ -173,12 +175,12 @@ def _constants(value):
     return operator.index(value) if isinstance(value, (int, torch.SymInt)) else value
 
 
-def _is_plain(value) -> bool:
+def _has_plain_ints(value) -> bool:
     values = value if isinstance(value, (tuple, list)) else (value,)
     return all(v is None or isinstance(v, (int, torch.SymInt)) for v in values)
 
 
-def _plain_window(op: str, **arguments) -> tuple:
+def _plain_arguments(op: str, **arguments) -> tuple:
     """The arguments with plain ints in place of int-like values. Raises the TypeError that the dispatcher reports as a
     RuntimeError, naming the argument."""
 

@@ -15,6 +15,7 @@ from torch.utils import checkpoint
 
 from .. import functional
 from .. import nn as layers
+from ..arguments import pair_or_none
 from . import source, swaps
 from .trace import IN_PLACE
 
@@ -97,8 +98,8 @@ def window(arguments: dict[str, object]) -> tuple | None:
     """(kernel, stride, padding) as pairs and the dilation; None if the graph does not determine them."""
     kernel = arguments.get("kernel_size")
     values = (kernel, arguments.get("stride") or kernel, arguments.get("padding", 0), arguments.get("dilation", 1))
-    pairs = tuple(tuple(v) * (1 if len(v) == 2 else 2) if isinstance(v, tuple | list) else (v, v) for v in values)
-    return (pairs[:3], pairs[3]) if all(isinstance(v, int) for pair in pairs for v in pair) else None
+    *pairs, dilation = map(pair_or_none, values)
+    return None if None in (*pairs, dilation) else (tuple(pairs), dilation)
 
 
 def overlaps(window: tuple | None) -> bool:
