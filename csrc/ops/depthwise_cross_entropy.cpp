@@ -11,7 +11,7 @@ namespace segext::ops {
 namespace {
 
 // A checked call, with dense tensors. `pixels` is the target or, in the backward op, the labels that stand for it.
-struct CheckedCall {
+struct CheckedLoss {
   Upsampling geometry;
   DenseOperands operands;
   Tensor pixels;
@@ -33,7 +33,7 @@ void check_tensor(const char* op, const char* name, const Tensor& tensor, Scalar
                torch::headeronly::toString(tensor.scalar_type()), " of ", text(sizes_of(tensor)));
 }
 
-CheckedCall checked_call(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+CheckedLoss checked_loss(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                          const char* name, const Tensor& pixels, const std::optional<Tensor>& class_weight,
                          const Ints& stride, const Ints& origin, const Ints& dilation, double label_smoothing,
                          bool channels_last) {
@@ -46,7 +46,7 @@ CheckedCall checked_call(const char* op, const Tensor& input, const Tensor& weig
     check_tensor(op, "class_weight", *class_weight, sum_type(input), {geometry.channels}, input);
   }
   SEGEXT_CHECK(label_smoothing <= 1, op, ": label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
-  CheckedCall call{geometry, DenseOperands(input, weight, bias, channels_last), dense(pixels, false), std::nullopt,
+  CheckedLoss call{geometry, DenseOperands(input, weight, bias, channels_last), dense(pixels, false), std::nullopt,
                    label_smoothing};
   if (class_weight.has_value()) call.class_weight = dense(*class_weight, false);
   return call;
@@ -84,7 +84,7 @@ struct LossTensors {
         keeps(keeps) {}
 
   // `rows` is for the CPU, `totals` for CUDA.
-  DepthwiseCrossEntropyParams params(const char* op, const CheckedCall& call, int64_t ignore_index, LossRow* rows,
+  DepthwiseCrossEntropyParams params(const char* op, const CheckedLoss& call, int64_t ignore_index, LossRow* rows,
                                      const LossTotals& totals) const {
     return {
         .scores = call.scores(op),
@@ -106,7 +106,7 @@ struct LossTensors {
 };
 
 // Adds up the rows on the host, where an invalid target is an error.
-void run_on_cpu(const char* op, const CheckedCall& call, int64_t ignore_index, LossTensors* out) {
+void run_on_cpu(const char* op, const CheckedLoss& call, int64_t ignore_index, LossTensors* out) {
   const Upsampling& g = call.geometry;
   std::vector<LossRow> rows(g.samples * g.output_height);
   const DepthwiseCrossEntropyParams params = out->params(op, call, ignore_index, rows.data(), {});
@@ -122,7 +122,7 @@ void run_on_cpu(const char* op, const CheckedCall& call, int64_t ignore_index, L
 }
 
 // Does not wait for the device, so an invalid target cannot be reported: it counts as ignored.
-void run_on_cuda(const char* op, const CheckedCall& call, int64_t ignore_index, LossTensors* out) {
+void run_on_cuda(const char* op, const CheckedLoss& call, int64_t ignore_index, LossTensors* out) {
   const int64_t blocks = cuda_parts(call.geometry, floating_element_type(op, call.operands.input));
   const Tensor parts = empty(call.operands.input, {blocks, 2}, ScalarType::Double);
   const LossTotals totals{out->reduce ? out->loss.mutable_data_ptr() : nullptr, out->weight.mutable_data_ptr(),
@@ -138,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entr
   constexpr const char* op = "depthwise_conv_transpose2d_cross_entropy";
   SEGEXT_CHECK(target.scalar_type() == ScalarType::Long, op, ": target should be int64, but is ",
                torch::headeronly::toString(target.scalar_type()));
-  const CheckedCall call = checked_call(op, input, weight, bias, "target", target, class_weight, stride, origin,
+  const CheckedLoss call = checked_loss(op, input, weight, bias, "target", target, class_weight, stride, origin,
                                         dilation, label_smoothing, channels_last);
   LossTensors losses(input, target, call.geometry.channels, reduce, return_normalizers);
   if (target.numel() == 0) {
@@ -157,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
     const Ints origin, const Ints dilation, double label_smoothing, bool channels_last, bool needs_input,
     bool needs_weight, bool needs_bias) {
   constexpr const char* op = "depthwise_conv_transpose2d_cross_entropy_backward";
-  const CheckedCall call = checked_call(op, input, weight, bias, "labels", labels, class_weight, stride, origin,
+  const CheckedLoss call = checked_loss(op, input, weight, bias, "labels", labels, class_weight, stride, origin,
                                         dilation, label_smoothing, channels_last);
   const Upsampling& g = call.geometry;
   check_tensor(op, "labels", labels, label_type(g.channels), sizes_of(labels), input);

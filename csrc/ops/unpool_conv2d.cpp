@@ -106,13 +106,13 @@ struct Weight3x3 {
 };
 
 // The checks that forward and backward share, and the tensors in the form that their kernels read.
-struct CheckedCall {
+struct CheckedUnpoolConv {
   Weight3x3 kernel;
   Tensor input, codes;
   UnpoolConv geometry;
 
-  CheckedCall(const char* op, const Tensor& input, const Tensor& codes, const Tensor& weight, const Ints& unpooled_size,
-              const Ints& padding, bool transposed, bool channels_last)
+  CheckedUnpoolConv(const char* op, const Tensor& input, const Tensor& codes, const Tensor& weight,
+                    const Ints& unpooled_size, const Ints& padding, bool transposed, bool channels_last)
       : kernel(op, weight, transposed), input(dense(input, channels_last)) {
     SEGEXT_CHECK(input.dim() == 4, op, ": expected a 4D input, but got ", text(sizes_of(input)));
     check_map(op, "input", input);
@@ -148,7 +148,7 @@ Tensor unpool_conv2d(const Tensor& input, const Tensor& codes, const Tensor& wei
                      const std::optional<Tensor> packed_weight, const std::optional<Tensor> bias,
                      const Ints unpooled_size, const Ints padding, bool transposed, bool channels_last) {
   constexpr const char* op = "unpool_conv2d";
-  const CheckedCall call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
+  const CheckedUnpoolConv call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   check_bias(op, bias, input, call.geometry.outputs);
   if (packed_weight.has_value()) call.kernel.check_packed(op, *packed_weight);
   std::optional<Tensor> added;
@@ -184,7 +184,7 @@ std::tuple<Tensor, Tensor> unpool_conv2d_backward(const Tensor& grad_output, con
                                                   bool transposed, bool channels_last, bool needs_input,
                                                   bool needs_weight) {
   constexpr const char* op = "unpool_conv2d_backward";
-  const CheckedCall call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
+  const CheckedUnpoolConv call(op, input, codes, weight, unpooled_size, padding, transposed, channels_last);
   check_like(op, "grad_output", grad_output, "input", input);
   SEGEXT_CHECK(sizes_of(grad_output) == call.output_sizes(), op, ": grad_output of shape ", text(sizes_of(grad_output)),
                " should have shape ", text(call.output_sizes()));
