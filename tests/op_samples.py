@@ -292,3 +292,11 @@ def unpool_conv2d_backward(of):
 @sample
 def unpool_conv2d_pack(of):
     return of.mixing.detach(), True
+
+
+def operands(op, layout, device="cpu"):
+    """Small arguments of an op that require no gradients, and the tensors among them: place, name and value."""
+    given = ARGUMENTS[op](small_samples(layout, device=device))
+    arguments = [value.detach() if isinstance(value, torch.Tensor) else value for value in given]
+    named = enumerate(zip(ops.overload(op)._schema.arguments, arguments, strict=True))
+    return arguments, [(k, of.name, value) for k, (of, value) in named if isinstance(value, torch.Tensor)]

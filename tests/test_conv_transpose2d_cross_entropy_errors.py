@@ -243,6 +243,7 @@ def test_what_else_stock_takes(target, options):
         ({"target": torch.zeros(2, 6, 7, dtype=torch.int32)}, "target should be"),
         ({"target": torch.zeros(6, 7, dtype=torch.int64)}, "target"),
         ({"target": torch.zeros(3, 6, 7, dtype=torch.int64)}, "target"),
+        ({"target": torch.zeros(2, 1, 6, 7, dtype=torch.int64)}, "target"),
         ({"class_weight": torch.ones(5).double()}, "class_weight should be"),
         ({"class_weight": torch.ones(4)}, "class_weight should be"),
         ({"weight": torch.ones(4, 1, 4, 4)}, "weight"),

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from op_samples import ARGUMENTS, WITHOUT_CUDA_KERNELS, small_samples
-from samples import FLOATS, FORMATS, assert_same, name, normal, tie_free
+from op_samples import ARGUMENTS, WITHOUT_CUDA_KERNELS, operands, small_samples
+from samples import FLOATS, FORMATS, assert_same, contiguous, name, normal, tie_free
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
@@ -54,6 +54,47 @@ def test_fake_strides_are_real_strides(op, dtype, device):
         for one, other in zip(real, fake, strict=True):
             if one is not None:
                 assert (other.shape, other.dtype, other.stride()) == (one.shape, one.dtype, one.stride())
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_operands_of_any_strides(op, layout, device):
+    """Only what is written to, and what an op has packed, must be dense."""
+    if device.type == "cuda" and op in WITHOUT_CUDA_KERNELS:
+        return  # test_opcheck sees them refuse
+    call = getattr(ops, op)
+    arguments, tensors = operands(op, layout, device)
+    expected = pytree.tree_leaves(call(*arguments))
+    for place, of, value in tensors:
+        arguments[place] = torch.stack((value, value), -1)[..., 0]
+        if of in ("out", "packed_weight"):
+            with pytest.raises(RuntimeError, match=of):
+                call(*arguments)
+        else:
+            for actual, same in zip(pytree.tree_leaves(call(*arguments)), expected, strict=True):
+                assert same is None or assert_same(actual, same) is None
+        arguments[place] = value
+
+
+OTHER_TYPES = {torch.float32: torch.float64, torch.int64: torch.int32, torch.uint8: torch.int8}
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_operands_that_do_not_belong_together(op):
+    """Kernels would read past them, or what lies on another device. The dispatcher would choose the fake kernel."""
+    arguments, tensors = operands(op, contiguous)
+    for number, (place, of, value) in enumerate(tensors if len(tensors) > 1 else ()):
+        elsewhere = ((value.to("meta"), "same device, but got"),)
+        unlike = (
+            (value.to(OTHER_TYPES[value.dtype]), of),
+            (value[None], of),
+            (value[1:], f"{of}|codes"),  # of another batch than the codes, of a map that comes before them
+        )
+        for change, message in elsewhere + unlike if number else elsewhere:  # others have to be like the first one
+            arguments[place] = change
+            with pytest.raises(RuntimeError, match=message):
+                getattr(ops, op).default._op_dk(torch._C.DispatchKey.CPU, *arguments)
+        arguments[place] = value
 
 
 class Pools(torch.nn.Module):

@@ -6,7 +6,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.nn.functional as stock
-from samples import normal
+from op_samples import ARGUMENTS, operands
+from samples import contiguous, normal
 
 import segext.functional as own
 from segext import Switches, ops
@@ -57,6 +58,8 @@ POOL_WINDOWS = {
     "kernel str": ({"kernel_size": "2"}, ("kernel_size", "'2'")),
     "kernel of floats": ({"kernel_size": (2.0, 2.0)}, ("kernel_size", "2.0")),
     "kernel > map": ({"kernel_size": 9}, ("too small", "3x5x6")),
+    "kernel > rows": ({"kernel_size": (9, 1)}, ("too small", "3x0x6")),
+    "kernel > columns": ({"kernel_size": (1, 9)}, ("too small", "3x5x0")),
     "kernel 2^40": ({"kernel_size": 2**40}, ()),
     "ceil_mode str": ({"kernel_size": 2, "ceil_mode": "yes"}, ("ceil_mode", "str")),
     "ceil_mode int": ({"kernel_size": 2, "ceil_mode": 1}, ("ceil_mode", "int")),
@@ -69,6 +72,7 @@ POOL_WINDOWS = {
     "stride -1": ({"kernel_size": 2, "stride": -1}, ("stride", "-1")),
     "stride of 3": ({"kernel_size": 2, "stride": (1, 2, 3)}, ("stride",)),
     "padding 2 of 2": ({"kernel_size": 2, "padding": 2}, ("pad", "2")),
+    "padding (2, 0) of 3": ({"kernel_size": 3, "padding": (2, 0)}, ("pad", "2", "3")),
     "padding (0, 2) of 3": ({"kernel_size": 3, "padding": (0, 2)}, ("pad", "2", "3")),
     "padding 2 of dilated 3": ({"kernel_size": 3, "padding": 2, "dilation": 2}, ("pad", "2", "3")),
     "padding -1": ({"kernel_size": 2, "padding": -1}, ("pad", "-1")),
@@ -76,7 +80,7 @@ POOL_WINDOWS = {
     "dilation 0": ({"kernel_size": 2, "dilation": 0}, ("dilation", "0")),
     "dilation -1": ({"kernel_size": 2, "dilation": -1}, ("dilation", "-1")),
     "dilation of 3": ({"kernel_size": 2, "dilation": (1, 1, 1)}, ("dilation",)),
-    "dilation > map": ({"kernel_size": 2, "dilation": 7}, ("too small", "3x5x6")),
+    "dilation > map": ({"kernel_size": 2, "dilation": 7}, ("too small", "3x5x6", "3x-1x0")),
     "dilation 2^62": ({"kernel_size": 2, "dilation": 2**62}, ()),
     "no kernel": ({}, ("kernel_size",)),
     "unknown keyword": ({"kernel_size": 2, "colour": 1}, ("colour",)),
@@ -286,42 +290,79 @@ def test_codes_that_do_not_fit(change):
             call()
 
 
+# What no argument of this name may be, whichever op takes it.
+OUT_OF_RANGE = {
+    "kernel_size": ((2, 0), (-1, 2), (2**31, 1), (2**16, 2**15), (2, 2, 2)),
+    "stride": ((2, 0), (-1, 2), (2**31, 1), (1, 1, 1)),
+    "padding": ((-1, 0), (0, -1), (2**31, 0), (0, 2**31), (1, 1, 1)),
+    "dilation": ((1, 0), (-1, 1), (2**31, 1), (1, 1, 1)),
+    "size": ((2, 3), (2, 5, 4, -5), (2, 5, 4, 5, 1)),
+    "input_size": ((7, -1), (-1, 9), (7,), (7, 9, 1)),
+    "output_size": ((7, -1), (-1, 9), (7,), (7, 9, 1)),
+    "unpooled_size": ((7, -1), (-1, 9), (7,), (7, 9, 1)),
+    "origin": ((-1, 0), (0, -1), (0, 2**31), (0,)),
+    "addend_origin": ((-1, 0), (0, -1), (2**31, 0), (0, 0, 0)),
+    "label_smoothing": (1.5,),
+}
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_ops_refuse_numbers_out_of_range(op):
+    """Functions never pass them."""
+    call, (arguments, _) = ops.overload(op), operands(op, contiguous)
+    for place, argument in enumerate(call._schema.arguments):
+        for value in OUT_OF_RANGE.get(argument.name, ()):
+            with pytest.raises(RuntimeError, match=rf"^{op}: {argument.name} (should|must|is out)"):
+                call(*arguments[:place], value, *arguments[place + 1 :])
+
+
+@pytest.mark.parametrize("op", [op for op in ARGUMENTS if op != "extremes"])
+def test_ops_refuse_maps_without_elements(op):
+    """Unless the batch is empty, or the map is the gradient of what an op may be asked to leave out."""
+    call, (arguments, tensors) = ops.overload(op), operands(op, contiguous)
+    for place, of, value in tensors:
+        for dim in (1, 2, 3)[: 0 if value.dim() != 4 else 1 if of == "grad_output" else 3]:
+            with pytest.raises(RuntimeError, match=rf"^{op}: .*\b{of}\b"):
+                call(*arguments[:place], value.narrow(dim, 0, 0), *arguments[place + 1 :])
+
+
 def test_ops_refuse_what_functions_never_pass():
-    """Windows, sizes and companions that do not fit, handed to the ops directly."""
+    """Sizes and companions that do not fit, handed to the ops directly."""
     _, switches = own.max_pool2d(normal((2, 3, 4, 6)), 2, return_indices=True)
     codes, values, full, ops = switches.codes, normal((2, 3, 2, 3)), normal((2, 3, 4, 6)), torch.ops.segext
-    two, one, zero, vast = (2, 2), (1, 1), (0, 0), (2**63 - 2, 2**63 - 2)
-    weight, whole = normal((3, 1, 2, 2)), (two, zero, one, False, True, True, True)
-    for call in (
-        lambda: ops.max_unpool2d(values, codes, (-4, 6), two, two, zero, one, False),
-        lambda: ops.max_unpool2d(values, codes, (4, 6), zero, two, zero, one, False),
-        lambda: ops.max_unpool2d(values, codes, (4, 6), two, zero, zero, one, False),
-        lambda: ops.max_unpool2d(values, codes, (4, 6), two, two, (-1, 0), one, False),
-        lambda: ops.max_unpool2d(values, codes, (4, 6), two, two, zero, zero, False),
-        lambda: ops.max_unpool2d(values, codes, (4, 6, 1), two, two, zero, one, False),
-        lambda: ops.max_unpool2d_backward(full, codes, (-2, 3), two, two, zero, one, False),
-        lambda: ops.max_pool2d_backward(values, codes, values[:1], (4, 6), two, two, zero, one, False),
-        lambda: ops.max_pool2d_backward(values, codes, values.double(), (4, 6), two, two, zero, one, False),
-        lambda: ops.max_unpool2d(values[0], codes[0], (4, 6), two, two, zero, one, True),
-        lambda: ops.max_unpool2d_out(values, codes, (4, 6), two, two, zero, one, False, out=full[:1]),
-        lambda: ops.max_unpool2d_out(values, codes, (4, 6), two, two, zero, one, False, out=full.double()),
-        lambda: ops.max_unpool2d_indices(values, codes, (4, 6), False),
-        lambda: ops.depthwise_conv_transpose2d_backward(full[:1], values, weight, *whole),
-        lambda: ops.depthwise_conv_transpose2d_backward(full[:, :2], values, weight, *whole),
-        lambda: ops.depthwise_conv_transpose2d_backward(full[0], values, weight, *whole),
-        lambda: ops.depthwise_conv_transpose2d_backward(full.double(), values, weight, *whole),
-        lambda: ops.depthwise_conv_transpose2d_backward(full, values, weight[:2], *whole),
-        lambda: ops.depthwise_conv_transpose2d_backward(full, values, weight, zero, *whole[1:]),
-        lambda: ops.depthwise_conv_transpose2d(values, weight, None, None, (4, 6), vast, zero, one, zero, False),
-        lambda: ops.depthwise_conv_transpose2d(values, weight, None, None, (4, 6), two, vast, one, zero, False),
-        lambda: ops.depthwise_conv_transpose2d(values, weight, None, None, (4, 6), two, zero, vast, zero, False),
-        lambda: ops.depthwise_conv_transpose2d(values, weight, None, full, (4, 6), two, zero, one, vast, False),
-        lambda: ops.depthwise_conv_transpose2d_argmax(values, weight, None, (4, 6), two, zero, vast, False, False),
-        lambda: ops.dense_conv_transpose2d(values, weight, None, (4, 6), two, zero, vast, False),
-        lambda: ops.dense_conv_transpose2d(values, weight, None, (4, 6), vast, zero, one, False),
-        lambda: ops.dense_conv_transpose2d(values, weight, None, (4, 6), two, vast, one, False),
+    two, one, zero, vast, weight = (2, 2), (1, 1), (0, 0), (2**62, 2**62), normal((3, 1, 2, 2))
+    window, whole = (two, two, zero, one), (two, zero, one, False, True, True, True)
+    classes = (normal((1, 257, 1, 1)), normal((257, 1, 1, 1)), None)
+
+    def add(origin):
+        return ops.depthwise_conv_transpose2d(values, weight, None, full, (4, 6), two, zero, one, origin, False)
+
+    def enlarge(input_size, weight_size):
+        x, kernel = ones(1, 1, 1, 1).expand(input_size), ones(1, 1, 1, 1).expand(weight_size)
+        return ops.depthwise_conv_transpose2d(x, kernel, None, None, one, one, zero, one, zero, False)
+
+    for message, call in (
+        ("no dimension above 2147483647", lambda: enlarge((1, 1, 2**31, 1), (1, 1, 1, 1))),
+        ("no dimension above 2147483647", lambda: enlarge((1, 1, 1, 1), (1, 2**31, 1, 1))),
+        ("a map of [2, 3, 2, 3] by [4611", lambda: ops.switches_to_indices(codes, values.shape, vast, *window, False)),
+        (
+            "a batch, but got a map of shape [3, 2,",
+            lambda: ops.max_unpool2d(values[0], codes[0], (4, 6), *window, True),
+        ),
+        (
+            "input_size should be [2, 3]",
+            lambda: ops.max_unpool2d_indices_backward(full, switches.indices(), two, False),
+        ),
+        ("of size [1, 3, 4, 6]", lambda: ops.depthwise_conv_transpose2d_backward(full[:1], values, weight, *whole)),
+        ("of size [2, 2, 4, 6]", lambda: ops.depthwise_conv_transpose2d_backward(full[:, :2], values, weight, *whole)),
+        ("should be 4D", lambda: ops.depthwise_conv_transpose2d_backward(full[:, :, 0], values, weight, *whole)),
+        ("does not hold [2, 3, 4, 6] from [1, 0] on", lambda: add((1, 0))),
+        ("does not hold [2, 3, 4, 6] from [0, 1] on", lambda: add((0, 1))),
+        ("257", lambda: ops.depthwise_conv_transpose2d_argmax(*classes, one, one, zero, one, False, False)),
+        ("from 1", lambda: ops.dense_conv_transpose2d(values, weight, None, (4, 0), two, zero, one, False)),
+        ("from 1", lambda: ops.dense_conv_transpose2d(values, weight, None, (0, 6), two, zero, one, False)),
     ):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=re.escape(message)):
             call()
 
 
@@ -473,6 +514,9 @@ def test_messages_open_with_the_op():
         own.max_pool2d(ones(1, 4, 4), 2, 0)
     with pytest.raises(RuntimeError, match=r"^max_unpool2d: codes should be uint8, but got Long$"):
         torch.ops.segext.max_unpool2d(ones(1, 2, 2), ones(1).long(), (4, 4), 2, 2, 0, 1, False)
+    expected = "codes of a pooled map of 4x5x2x3 and a 2x7 window should have shape [4, 15], but got [1]"
+    with pytest.raises(RuntimeError, match=f"^max_unpool2d: {re.escape(expected)}$"):
+        torch.ops.segext.max_unpool2d(ones(4, 5, 2, 3), ones(1).byte(), (4, 21), (2, 7), (2, 7), 0, 1, False)
     with pytest.raises(RuntimeError, match=r"^max_unpool2d: channels_last needs a batch, but got a map of"):
         torch.ops.segext.max_unpool2d(ones(1, 2, 2), ones(1).byte(), (4, 4), 2, 2, 0, 1, True)
 
@@ -632,6 +676,8 @@ def test_dilation_that_overflows_an_offset():
         with pytest.raises(RuntimeError):
             own.max_pool2d(ones(1, 1, 5, 5), *pool)
     assert own.max_pool2d(ones(1, 1, 5, 5), 2, 2**31 - 1).shape == (1, 1, 1, 1)
+    code = torch.tensor([[1, 2, 3, 4]], dtype=torch.uint8)
+    assert torch.equal(torch.ops.segext.switches_repack(code, (1, 1, 1, 1), (2**31 - 1, 1), True), code)
 
 
 @pytest.mark.parametrize("name", ["kernel_size", "stride", "padding"])

@@ -791,12 +791,14 @@ def arguments_of_the_op():
             "packed_weight of size",
         ),
         ("bias", lambda _: normal((5,)), "bias"),
-        ("unpooled_size", lambda _: (0, 0), "too small"),
+        ("unpooled_size", lambda _: (0, 8), "too small"),
+        ("unpooled_size", lambda _: (8, 0), "too small"),
         ("padding", lambda _: (3, 1), "padding"),
+        ("padding", lambda _: (1, 3), "padding"),
     ],
     ids=[
         *("a sample as input", "codes", "size of weight", "type of weight", "packed_weight", "type of packed_weight"),
-        *("bias", "unpooled_size", "padding"),
+        *("bias", "no row", "no column", "padding of rows", "padding of columns"),
     ],
 )
 def test_the_op_turns_away_what_does_not_fit(argument, wrong, message):
