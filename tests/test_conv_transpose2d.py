@@ -424,6 +424,22 @@ def test_gradients_of_any_window_and_crop(data):
     check_gradients(grad, x, weight, stride, crop, dilation, TOLERANCES[dtype], layout)
 
 
+@pytest.mark.parametrize("size", [(0, 7), (7, 0)])
+def test_gradients_of_no_output(size, deterministic):
+    """Zeros: what is left unwritten is NaN here."""
+    operands, rest = (normal((2, 3, 4, 5)), normal((3, 2, 4, 4))), ((2, 2), (0, 0), (1, 1))
+    gradients = ops.depthwise_conv_transpose2d_backward(
+        normal((2, 6, *size)), *operands, *rest, False, True, True, True
+    )
+    kept = normal((2, *size, 2)), torch.zeros(2, *size, dtype=torch.uint8)
+    of_loss = ops.depthwise_conv_transpose2d_cross_entropy_backward(
+        normal((2, *size)), *operands, None, None, *kept, *rest, 0.0, False, True, True, True
+    )
+    for gradient, shape in zip((*gradients, *of_loss), ((2, 3, 4, 5), (3, 2, 4, 4), (6,)) * 2, strict=True):
+        assert gradient.shape == shape
+        assert not gradient.any()
+
+
 def test_gradients_do_not_depend_on_threads():
     x, weight, bias = (t.requires_grad_() for t in inputs(21, 1, (40, 41), (16,), torch.float32))
     for layout in FORMATS:

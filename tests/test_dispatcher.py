@@ -87,7 +87,7 @@ def test_operands_that_do_not_belong_together(op):
         elsewhere = ((value.to("meta"), "same device, but got"),)
         unlike = (
             (value.to(OTHER_TYPES[value.dtype]), of),
-            (value[None], of),
+            (value[..., None], of),
             (value[1:], f"{of}|codes"),  # of another batch than the codes, of a map that comes before them
         )
         for change, message in elsewhere + unlike if number else elsewhere:  # others have to be like the first one

@@ -72,8 +72,8 @@ POOL_WINDOWS = {
     "stride -1": ({"kernel_size": 2, "stride": -1}, ("stride", "-1")),
     "stride of 3": ({"kernel_size": 2, "stride": (1, 2, 3)}, ("stride",)),
     "padding 2 of 2": ({"kernel_size": 2, "padding": 2}, ("pad", "2")),
-    "padding (2, 0) of 3": ({"kernel_size": 3, "padding": (2, 0)}, ("pad", "2", "3")),
-    "padding (0, 2) of 3": ({"kernel_size": 3, "padding": (0, 2)}, ("pad", "2", "3")),
+    "padding (2, 0) of (3, 5)": ({"kernel_size": (3, 5), "padding": (2, 0)}, ("pad", "2", "3")),
+    "padding (0, 2) of (5, 3)": ({"kernel_size": (5, 3), "padding": (0, 2)}, ("pad", "2", "3")),
     "padding 2 of dilated 3": ({"kernel_size": 3, "padding": 2, "dilation": 2}, ("pad", "2", "3")),
     "padding -1": ({"kernel_size": 2, "padding": -1}, ("pad", "-1")),
     "padding of 3": ({"kernel_size": 2, "padding": (0, 0, 0)}, ("padding",)),
@@ -321,7 +321,8 @@ def test_ops_refuse_maps_without_elements(op):
     """Unless the batch is empty, or the map is the gradient of what an op may be asked to leave out."""
     call, (arguments, tensors) = ops.overload(op), operands(op, contiguous)
     for place, of, value in tensors:
-        for dim in (1, 2, 3)[: 0 if value.dim() != 4 else 1 if of == "grad_output" else 3]:
+        dims = {"weight": (0, 1, 2, 3), "grad_output": (1,)}.get(of, (1, 2, 3))
+        for dim in dims if value.dim() == 4 else ():
             with pytest.raises(RuntimeError, match=rf"^{op}: .*\b{of}\b"):
                 call(*arguments[:place], value.narrow(dim, 0, 0), *arguments[place + 1 :])
 
@@ -624,15 +625,16 @@ FAR = 2**31 - 1
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dilation": (1, FAR)}, "weight is of size [1, 1, 3, 3] and dilation [1, 2147483647]"),
-        ({"dilation": (2**14 + 1, 1)}, "(kernel size - 1) * dilation should be at most 32768"),
-        ({"stride": (FAR, 1)}, "stride should be two values from 1 to 32768, but got [2147483647, 1]"),
-        ({"padding": (0, FAR)}, "padding should be two values from 0 to 32768, but got [0, 2147483647]"),
+        ({"dilation": (1, 10923)}, "weight is of size [1, 1, 4, 4] and dilation [1, 10923]"),
+        ({"dilation": (10923, 1)}, "(kernel size - 1) * dilation should be at most 32768"),
+        ({"dilation": (1, FAR)}, "weight is of size [1, 1, 4, 4] and dilation [1, 2147483647]"),
+        ({"stride": (32769, 1)}, "stride should be two values from 1 to 32768, but got [32769, 1]"),
+        ({"padding": (0, 32769)}, "padding should be two values from 0 to 32768, but got [0, 32769]"),
     ],
 )
 def test_kernels_that_reach_too_far(change, message):
     """The ops refuse them; functions leave them to stock."""
-    x, weight, one, zero = ones(1, 1, 1, 1), ones(1, 1, 3, 3), (1, 1), (0, 0)
+    x, weight, one, zero = ones(1, 1, 1, 1), ones(1, 1, 4, 4), (1, 1), (0, 0)
     stride, padding, dilation = ({"stride": one, "padding": zero, "dilation": one} | change).values()
     registered = torch.ops.segext
     with pytest.raises(RuntimeError, match=re.escape(message)):
