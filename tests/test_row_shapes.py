@@ -126,7 +126,7 @@ def test_windows_whose_switches_are_followed(pool, shape, layout, dtype, device)
 
 @pytest.mark.parametrize("dtype", TYPES, ids=name)
 @pytest.mark.parametrize("layout", FORMATS, ids=name)
-@pytest.mark.parametrize("shape", [(3, 5, 71, 1), (4, 6, 1), (2, 1, 9, 1)], ids=name)
+@pytest.mark.parametrize("shape", [(3, 5, 71, 1), (4, 6, 1), (2, 1, 9, 1), (2, 3, 9, 2)], ids=name)
 @pytest.mark.parametrize(
     "pool",
     [
@@ -135,10 +135,12 @@ def test_windows_whose_switches_are_followed(pool, shape, layout, dtype, device)
         Pool((3, 1), (2, 5), (1, 0), (2, 7)),
         Pool((5, 1), 1, (2, 0)),
         Pool((2, 3), 1, 1),
+        Pool((3, 2), 2, 1),
     ],
     ids=name,
 )
 def test_maps_of_one_column(pool, shape, layout, dtype, device):
+    """Of one or of two, of which a pool may leave one."""
     check_all(shape, pool, layout, dtype, device)
 
 
