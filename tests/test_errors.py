@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as stock
 from op_samples import ARGUMENTS, operands
 from samples import contiguous, normal
+from torch._subclasses import FakeTensorMode
 
 import segext.functional as own
 from segext import Switches, ops
@@ -106,6 +107,15 @@ def test_pool_refuses_input(case, function, return_indices):
 def test_pool_refuses_window(case, function, return_indices):
     window, names = POOL_WINDOWS[case]
     refuses(pool_and(function, ones(2, 3, 5, 6), return_indices=return_indices, **window), names)
+
+
+@pytest.mark.parametrize("case", POOL_WINDOWS)
+def test_compilers_refuse_the_same_windows(case):
+    window, _ = POOL_WINDOWS[case]
+    with pytest.raises(Exception) as real:  # noqa: PT011 - its type is what is asked for
+        own.max_pool2d(ones(2, 3, 5, 6), **window)
+    with FakeTensorMode(), pytest.raises(real.type):
+        own.max_pool2d(ones(2, 3, 5, 6), **window)
 
 
 def values_and_indices():

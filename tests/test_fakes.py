@@ -1,9 +1,11 @@
-"""The fake kernels raise what the real ones raise for shapes, types and options that do not fit, in the same words."""
+"""Fake kernels have the sizes of the real ones, and raise what these raise for what does not fit, in the same words."""
 
 import pytest
 import torch
 from op_samples import ARGUMENTS, small_samples
-from samples import contiguous
+from samples import POOLS, Pool, contiguous, name
+
+import segext.functional as own
 
 ops = torch.ops.segext
 
@@ -23,7 +25,7 @@ def shape(*sizes, dtype=torch.float32):
     return torch.zeros(sizes, dtype=dtype)
 
 
-POOLS = (
+POOL_MISFITS = (
     *WINDOWS,
     {"kernel_size": (9, 9), "padding": (0, 0)},
     {"input": shape(7, 9)},
@@ -108,8 +110,8 @@ UNPOOLED = (
     {"codes": shape(2, 15)},
 )
 MISFITS = {
-    "max_pool2d": POOLS,
-    "relu_max_pool2d": POOLS,
+    "max_pool2d": POOL_MISFITS,
+    "relu_max_pool2d": POOL_MISFITS,
     "max_pool2d_backward": (
         *selections("grad_output", "input_size", (2, 5, 4, 5), relu_output=None),
         *RELU_OUTPUTS,
@@ -251,3 +253,20 @@ def test_fakes_refuse_what_the_real_ops_refuse(name):
         for python, cpp in TYPES.items():
             told = told.replace(python, cpp)
         assert error_of(op, arguments).endswith(told), misfit
+
+
+@pytest.mark.parametrize("pool", [*POOLS, Pool(1, 3, ceil_mode=True), Pool(2, 2, 1, ceil_mode=True)], ids=name)
+def test_fake_pools_have_the_sizes_of_real_ones(pool):
+    """The last two with windows that ceil_mode would begin behind the map."""
+    for size in ((5, 6), (7, 9), (12, 13), (8, 11)):
+        x = torch.zeros(1, 1, *size)
+        assert own.max_pool2d(x.to("meta"), *pool).shape == own.max_pool2d(x, *pool).shape
+
+
+@pytest.mark.parametrize("padding", [(0, 1), (2, 0)])
+@pytest.mark.parametrize("convolve", [own.unpool_conv2d, own.unpool_conv_transpose2d])
+def test_fake_unpooling_and_convolution_has_the_real_size(convolve, padding):
+    values, switches = own.max_pool2d(torch.zeros(1, 4, 7, 9), 2, return_indices=True)
+    weight = torch.zeros(4, 4, 3, 3)
+    fake = convolve(values.to("meta"), switches.to("meta"), weight.to("meta"), padding=padding)
+    assert fake.shape == convolve(values, switches, weight, padding=padding).shape
