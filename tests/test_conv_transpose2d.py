@@ -268,17 +268,33 @@ def test_opinfo(sample):
         {"input": normal((5, 5))},
         {"input": normal((2, 5, 0, 4))},
         {"input": normal((2, 5, 4, 4)).bool()},
+        {"input": [[1.0]]},
+        {"weight": [[1.0]]},
+        {"bias": [1.0] * 5},
+        {"bias": normal((5,), torch.float64)},
+        {"padding": (9, 0)},
+        {"padding": (0, 9)},
+        {"output_padding": (0, 2)},
+        {"dilation": (1, 0)},
+        {"dilation": (1, 1, 1)},
     ],
     ids=str,
 )
-def test_errors_are_stock_s(change):
-    call = {"input": normal((2, 5, 4, 4)), "weight": normal((5, 1, 3, 3)), "groups": 5} | change
+@pytest.mark.parametrize("stride", [1, 2])  # of which segext's kernels take the second
+def test_errors_are_stock_s(stride, change):
+    call = {"input": normal((2, 5, 4, 4)), "weight": normal((5, 1, 3, 3)), "stride": stride, "groups": 5} | change
     with pytest.raises(Exception) as by_stock:  # noqa: PT011 - its type is what is asked for
         stock.conv_transpose2d(**call)
     with pytest.raises(by_stock.type) as by_own:
         own.conv_transpose2d(**call)
     by_place = r" \(position \d+\)"  # stock says it where arguments were given by place
     assert re.sub(by_place, "", str(by_own.value)) == re.sub(by_place, "", str(by_stock.value))
+
+
+def test_output_padding_around_the_product_of_one_pixel():
+    x, weight = normal((2, 40, 1, 1)), normal((40, 6, 3, 3))
+    expected = stock.conv_transpose2d(x, weight, stride=2, output_padding=1)
+    torch.testing.assert_close(own.conv_transpose2d(x, weight, stride=2, output_padding=1), expected)
 
 
 @pytest.mark.parametrize("stride", [257, (1, 10**9), 10**9])

@@ -69,6 +69,14 @@ def test_kernels(channels, outputs, size, window, layout, dtype):
         assert actual.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize("shape", [(3, 9, 13), (0, 3, 9, 13)])
+def test_no_batch(shape):
+    x, weight = normal(shape), normal((3, 17, 4, 4))
+    assert explain(own.conv_transpose2d, x, weight, stride=2).startswith("segext")
+    expected = stock.conv_transpose2d(x, weight, stride=2)
+    torch.testing.assert_close(own.conv_transpose2d(x, weight, stride=2), expected)
+
+
 @given(st.data())
 def test_any_window(data):
     def pair(least, most):

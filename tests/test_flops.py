@@ -23,14 +23,15 @@ def count(function, *tensors):
 
 @pytest.mark.parametrize("trained", [(), (0,), (1,), (0, 1)], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_unpooling_and_convolution(transposed, trained):
+@pytest.mark.parametrize("padding", [0, 1])
+def test_unpooling_and_convolution(padding, transposed, trained):
     values, switches = own.max_pool2d(normal((2, 6, 9, 13)), 2, return_indices=True)
     weight = normal((6, 5, 3, 3) if transposed else (5, 6, 3, 3), seed=1)
     fused = own.unpool_conv_transpose2d if transposed else own.unpool_conv2d
     convolve = stock.conv_transpose2d if transposed else stock.conv2d
     tensors = [x.requires_grad_(k in trained) for k, x in enumerate((values, weight))]
-    expected = count(lambda x, w: convolve(own.max_unpool2d(x, switches), w, padding=1), *tensors)
-    assert count(lambda x, w: fused(x, switches, w, padding=1), *tensors) == expected
+    expected = count(lambda x, w: convolve(own.max_unpool2d(x, switches), w, padding=padding), *tensors)
+    assert count(lambda x, w: fused(x, switches, w, padding=padding), *tensors) == expected
 
 
 @pytest.mark.parametrize("trained", [(), (0,), (1,), (0, 1)], ids=str)

@@ -1,5 +1,7 @@
 """Max-pooling with switches: values, indices, codes, strides and derivatives agree with stock and the reference."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as stock
@@ -223,6 +225,15 @@ def test_threads_change_nothing():
 
     for one, several in zip(run(1), run(5), strict=True):
         assert_same(several, one)
+
+
+def test_strides_of_any_strides():
+    """Overlapping and expanded maps too: the rule by which stock tells channels_last from NCHW."""
+    memory = torch.zeros(50)
+    for shape in product((1, 2), repeat=4):
+        for strides in product((0, 1, 2, 6), repeat=4):
+            x = memory.as_strided(shape, strides)
+            assert own.max_pool2d(x, 1).stride() == stock.max_pool2d(x, 1).stride(), (shape, strides)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as stock
@@ -105,6 +106,14 @@ def test_repr(device):
     picture = repr(own.max_pool2d(EXAMPLE.to(device), 2, return_indices=True)[1]).splitlines()[-4:]
     assert [row.replace(" ", "") for row in picture] == [".#..", "...#", "#...", "..#."]
     assert len(repr(own.max_pool2d(torch.zeros(1, 2, 99, 99), 2, return_indices=True)[1]).splitlines()) == 1
+    assert "padding" not in text
+    assert "dilation" not in text
+    assert "device" not in text or device.type != "cpu"
+    unbatched = own.max_pool2d(torch.zeros(1, 3, 4, device=device), 2, 3, 1, 2, return_indices=True)[1]
+    head, *rows = repr(unbatched).splitlines()
+    assert "stride=(3, 3), padding=(1, 1), dilation=(2, 2), 2 bits each, 1 byte" in head
+    assert len(rows) == 3
+    assert repr(unbatched.to("meta")).endswith(", device='meta')")
 
 
 def test_indices_are_stock_s(layout, device):
@@ -121,6 +130,17 @@ def test_from_indices(pool, layout, device):
     again = Switches.from_indices(switches.indices(), (12, 13), *pool[:4])
     assert fields(again) == fields(switches)
     assert_same(own.max_unpool2d(values, again), own.max_unpool2d(values, switches), strides=True)
+
+
+def test_what_stands_for_pairs(device):
+    """Lists, and ints of other libraries."""
+    x = EXAMPLE.to(device)
+    _, switches = own.max_pool2d(x, [2, 3], [1, 2], return_indices=True)
+    assert switches.window == ((2, 3), (1, 2), (0, 0), (1, 1))
+    values, switches = own.max_pool2d(x, 2, return_indices=True)
+    again = Switches.from_indices(switches.indices(), (4, 4), np.int64(2), [np.int64(2), 2])
+    assert fields(again) == fields(switches)
+    assert_same(own.max_unpool2d(values, switches.indices(), np.int64(2)), own.max_unpool2d(values, switches))
 
 
 def test_from_indices_of_stock(layout, device):
@@ -161,6 +181,11 @@ def test_to_memory_format(switches):
     assert torch.equal(repacked.indices(), switches.indices())
     assert fields(repacked.to_memory_format(same)) == fields(switches)
     assert fields(switches.to_memory_format(same)) == fields(switches)
+
+
+def test_there_are_two_memory_formats(switches):
+    with pytest.raises(ValueError, match=r"memory_format should be .* but got torch\.preserve_format"):
+        switches.to_memory_format(torch.preserve_format)
 
 
 def test_repacking_keeps_any_code(layout, device):
@@ -210,6 +235,7 @@ def test_stock_s_unpool_takes_switches(switches, layout, device):
     on_cpu = device.type == "cpu"  # on CUDA, stock's unpooling is always NCHW
     assert_same(stock.max_unpool2d(values, switches, 2), expected, strides=on_cpu)
     assert_same(torch.nn.MaxUnpool2d(2)(values, switches), expected, strides=on_cpu)
+    assert torch.equal(torch.flatten(input=switches), switches.indices().flatten())
     assert torch.equal(torch.gather(x.flatten(-2), -1, torch.flatten(switches, -2)), values.flatten(-2))
 
 
@@ -244,6 +270,11 @@ def test_copies(trip, switches):
     assert fields(nested["level"][0]) == fields(switches)
     if trip is copy.deepcopy:
         assert trip(switches).codes.data_ptr() != switches.codes.data_ptr()
+
+
+def test_they_equal_nothing_else(switches):
+    assert switches == switches[:]
+    assert switches != fields(switches)
 
 
 def test_files_name_the_public_class(switches):
@@ -291,6 +322,15 @@ def test_from_indices_refuses(change, error, message, device):
     _, indices = stock.max_pool2d(normal((1, 2, 6, 8)), 2, return_indices=True)
     with pytest.raises(error, match=message):
         Switches.from_indices(change(indices).to(device), (6, 8), 2)
+
+
+def test_from_indices_refuses_other_types():
+    _, indices = stock.max_pool2d(normal((1, 2, 6, 8)), 2, return_indices=True)
+    with pytest.raises(TypeError, match="indices should be a Tensor, but got list"):
+        Switches.from_indices(indices.tolist(), (6, 8), 2)
+    for size in (6, (6,)):
+        with pytest.raises(TypeError, match=r"input_size should be \(height, width\), but got .*6"):
+            Switches.from_indices(indices, size, 2)
 
 
 @pytest.mark.parametrize(
@@ -343,6 +383,8 @@ def test_only_the_batch_is_indexed():
     for samples in ((slice(None), slice(3)), (slice(None), torch.arange(2)), (0, 0), None):
         with pytest.raises(TypeError, match="batch"):
             switches[samples]
+    with pytest.raises(TypeError, match="have no batch"):
+        switches[0][0]
 
 
 def test_codes_have_one_dtype():
