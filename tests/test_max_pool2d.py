@@ -39,6 +39,15 @@ def test_window(pool, layout, dtype, device):
     check_pool(hard_values((2, 5, 13, 19), dtype), pool, layout, device)
 
 
+@pytest.mark.parametrize("layout", FORMATS, ids=name)
+@pytest.mark.parametrize("shape", [(2, 5, 13, 18), (2, 5, 14, 19), (2, 5, 15, 20)], ids=name)
+def test_windows_that_would_start_in_the_far_padding(shape, layout, device):
+    """With ceil_mode one that starts in its first pixel is left out, along either axis; one pixel before, it is not."""
+    x = hard_values(shape, torch.float32)
+    check_pool(x, Pool(2, (7, 5), 1, ceil_mode=True), layout, device)
+    check_pool(x, Pool(2, (7, 5), ceil_mode=True), layout, device)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=name)
 @pytest.mark.parametrize("pool", POOLS, ids=name)
