@@ -60,7 +60,8 @@ def max_pool2d(
 ) -> Tensor | tuple[Tensor, Switches]:
     """Max-pooling that keeps only packed switches for the backward pass, not its input.
 
-    Values, gradients, memory format and errors are those of :func:`torch.nn.functional.max_pool2d`.
+    Values, gradients, memory format and errors are those of :func:`torch.nn.functional.max_pool2d`, but half types sum
+    the gradients of windows that overlap in float32.
 
     Args:
         input: (N, C, H, W) or (C, H, W); floats or integers.

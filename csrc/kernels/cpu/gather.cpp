@@ -335,7 +335,7 @@ class Gather {
 }  // namespace
 
 void gather(const GatherParams& params, int64_t begin, int64_t end) {
-  with_bits(params.type, [&](auto zero) { Gather<decltype(zero)>(params).run(begin, end); });
+  with_bits(params.type, [&](auto zero) SEGEXT_LAMBDA_INLINE { Gather<decltype(zero)>(params).run(begin, end); });
 }
 
 }  // namespace segext::SEGEXT_CPU_CAPABILITY
