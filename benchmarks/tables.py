@@ -348,7 +348,7 @@ def targets(verdicts: Sequence[Verdict]) -> str:
         f"Targets: {met} of {len(verdicts)} met",
         ["", "what", "target", "measured", ""],
         rows,
-        "Aims set before the kernels were written, from prototypes on one machine. Ratios depend on the machine and",
-        "its load: a miss says how far this machine is from an aim, not that something is broken.",
+        "Aims set before the kernels were written. Ratios depend on the machine and its load: a miss says how far this",
+        "machine is from an aim, not that something is broken.",
         left=2,
     )

@@ -1,8 +1,7 @@
 """What segext is meant to reach, in one table, and whether a run reached it.
 
-The targets are aims that were set before the kernels were written, from prototypes on one machine. Ratios to stock
-depend on the machine and on its load: a missed target says how far this machine is from an aim, not that something is
-broken.
+The targets are aims that were set before the kernels were written. Ratios to stock depend on the machine and on its
+load: a missed target says how far this machine is from an aim, not that something is broken.
 """
 
 from __future__ import annotations

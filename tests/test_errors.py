@@ -546,6 +546,28 @@ def test_only_floating_types_move_by_switches(name, batch):
             getattr(ops, op)(source, codes, *relu_output, size, *window)
 
 
+@pytest.mark.parametrize("height", [0, 4])
+def test_only_floating_types_are_upsampled(height):
+    """Also where there is no output."""
+    x, weight = torch.ones(1, 3, 2, 3, dtype=torch.int32), torch.ones(3, 1, 2, 2, dtype=torch.int32)
+    window, size, pixels = ((2, 2), (0, 0), (1, 1)), (height, 6), (1, height, 6)
+    target, labels = torch.zeros(pixels, dtype=torch.int64), torch.zeros(pixels, dtype=torch.uint8)
+    kept, needs = (torch.ones(*pixels, 2), labels), (False, True, True, True)
+    name = "depthwise_conv_transpose2d"
+    for op, arguments in (
+        (name, (x, weight, None, None, size, *window, (0, 0), False)),
+        (f"{name}_argmax", (x, weight, None, size, *window, False, False)),
+        (f"{name}_backward", (torch.ones(1, 3, height, 6, dtype=torch.int32), x, weight, *window, *needs)),
+        (f"{name}_cross_entropy", (x, weight, None, target, None, *window, -100, 0.0, False, True, True)),
+        (
+            f"{name}_cross_entropy_backward",
+            (torch.ones(()), x, weight, None, None, *kept, *window, 0.0, *needs),
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=f"^\"{op}\" not implemented for 'Int'$"):
+            getattr(torch.ops.segext, op)(*arguments)
+
+
 def test_sizes_whose_product_wraps_around():
     """A file may say anything of its codes: their number must fit all the same."""
     height = (2**64 + 8) // 3

@@ -30,14 +30,14 @@ Tensor depthwise_conv_transpose2d(const Tensor& input, const Tensor& weight, con
   constexpr const char* op = "depthwise_conv_transpose2d";
   const Upsampling geometry =
       make_upsampling(op, input, weight, bias, output_size, stride, origin, dilation, channels_last);
-  const DenseOperands operands(input, weight, bias, channels_last);
+  const DenseOperands operands(op, input, weight, bias, channels_last);
   const Ints sizes{geometry.samples, geometry.channels, geometry.output_height, geometry.output_width};
   std::optional<Tensor> added;
   if (addend.has_value()) added = dense(*addend, channels_last);
   const Addend part = added.has_value() ? make_addend(op, *added, input, sizes, addend_origin) : Addend{};
   Tensor output = empty(input, sizes, input.scalar_type(), channels_last);
   if (output.numel() > 0) {
-    const DepthwiseConvTranspose2dParams params{operands.data(op, geometry), part, output.mutable_data_ptr()};
+    const DepthwiseConvTranspose2dParams params{operands.data(geometry), part, output.mutable_data_ptr()};
     run(output, SEGEXT_KERNEL(DepthwiseConvTranspose2dParams, depthwise_conv_transpose2d), params);
   }
   return output;
@@ -51,12 +51,12 @@ std::tuple<Tensor, Tensor> depthwise_conv_transpose2d_argmax(const Tensor& input
   const Upsampling geometry =
       make_upsampling(op, input, weight, bias, output_size, stride, origin, dilation, channels_last);
   SEGEXT_CHECK(geometry.channels <= 256, op, ": labels are uint8, but there are ", geometry.channels, " classes");
-  const DenseOperands operands(input, weight, bias, channels_last);
+  const DenseOperands operands(op, input, weight, bias, channels_last);
   const Ints sizes{geometry.samples, geometry.output_height, geometry.output_width};
   Tensor labels = empty(input, sizes, ScalarType::Byte);
   Tensor scores = empty(input, return_scores ? sizes : Ints{0}, input.scalar_type());
   if (labels.numel() > 0) {
-    const DepthwiseArgmaxParams params{operands.data(op, geometry), static_cast<uint8_t*>(labels.mutable_data_ptr()),
+    const DepthwiseArgmaxParams params{operands.data(geometry), static_cast<uint8_t*>(labels.mutable_data_ptr()),
                                        return_scores ? scores.mutable_data_ptr() : nullptr};
     run(labels, SEGEXT_KERNEL(DepthwiseArgmaxParams, depthwise_argmax), params);
   }
@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Ten
                text(sizes_of(grad_output)), " does not fit input of size ", text(sizes_of(input)),
                " and weight of size ", text(sizes_of(weight)));
   const Tensor grad = dense(grad_output, channels_last);
-  const DenseOperands operands(input, weight, std::nullopt, channels_last);
+  const DenseOperands operands(op, input, weight, std::nullopt, channels_last);
   const Tensor grad_input =
       empty(input, needs_input ? sizes_of(input) : Ints{0}, input.scalar_type(), needs_input && channels_last);
   const bool any = grad_output.numel() > 0;
@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_backward(const Ten
   } else if (needs_input || needs_weight || needs_bias) {
     const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
                                         biases.data()};
-    const DepthwiseConvTranspose2dBackwardParams params{grad.const_data_ptr(), operands.data(op, g), gradients};
+    const DepthwiseConvTranspose2dBackwardParams params{grad.const_data_ptr(), operands.data(g), gradients};
     run(grad, SEGEXT_KERNEL(DepthwiseConvTranspose2dBackwardParams, depthwise_conv_transpose2d_backward), params);
   }
   return {grad_input, weights.total(op), biases.total(op)};

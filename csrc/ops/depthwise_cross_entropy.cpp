@@ -18,7 +18,7 @@ struct CheckedLoss {
   std::optional<Tensor> class_weight;
   double label_smoothing;
 
-  UpsamplingOperands scores(const char* op) const { return operands.data(op, geometry); }
+  UpsamplingOperands scores() const { return operands.data(geometry); }
   CrossEntropy criterion() const {
     return {class_weight.has_value() ? class_weight->const_data_ptr() : nullptr, label_smoothing};
   }
@@ -46,7 +46,7 @@ CheckedLoss checked_loss(const char* op, const Tensor& input, const Tensor& weig
     check_tensor(op, "class_weight", *class_weight, sum_type(input), {geometry.channels}, input);
   }
   SEGEXT_CHECK(label_smoothing <= 1, op, ": label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
-  CheckedLoss call{geometry, DenseOperands(input, weight, bias, channels_last), dense(pixels, false), std::nullopt,
+  CheckedLoss call{geometry, DenseOperands(op, input, weight, bias, channels_last), dense(pixels, false), std::nullopt,
                    label_smoothing};
   if (class_weight.has_value()) call.class_weight = dense(*class_weight, false);
   return call;
@@ -84,10 +84,10 @@ struct LossTensors {
         keeps(keeps) {}
 
   // `rows` is for the CPU, `totals` for CUDA.
-  DepthwiseCrossEntropyParams params(const char* op, const CheckedLoss& call, int64_t ignore_index, LossRow* rows,
+  DepthwiseCrossEntropyParams params(const CheckedLoss& call, int64_t ignore_index, LossRow* rows,
                                      const LossTotals& totals) const {
     return {
-        .scores = call.scores(op),
+        .scores = call.scores(),
         .criterion = call.criterion(),
         .target = static_cast<const int64_t*>(call.pixels.const_data_ptr()),
         .ignored = ignore_index,
@@ -106,10 +106,10 @@ struct LossTensors {
 };
 
 // Adds up the rows on the host, where an invalid target is an error.
-void run_on_cpu(const char* op, const CheckedLoss& call, int64_t ignore_index, LossTensors* out) {
+void run_on_cpu(const CheckedLoss& call, int64_t ignore_index, LossTensors* out) {
   const Upsampling& g = call.geometry;
   std::vector<LossRow> rows(g.samples * g.output_height);
-  const DepthwiseCrossEntropyParams params = out->params(op, call, ignore_index, rows.data(), {});
+  const DepthwiseCrossEntropyParams params = out->params(call, ignore_index, rows.data(), {});
   run(call.pixels, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy), params);
   double loss = 0, weight = 0;
   for (size_t r = 0; r < rows.size(); ++r) {
@@ -122,13 +122,13 @@ void run_on_cpu(const char* op, const CheckedLoss& call, int64_t ignore_index, L
 }
 
 // Does not wait for the device, so an invalid target cannot be reported: it counts as ignored.
-void run_on_cuda(const char* op, const CheckedLoss& call, int64_t ignore_index, LossTensors* out) {
-  const int64_t blocks = cuda_parts(call.geometry, floating_element_type(op, call.operands.input));
+void run_on_cuda(const CheckedLoss& call, int64_t ignore_index, LossTensors* out) {
+  const int64_t blocks = cuda_parts(call.geometry, call.operands.type);
   const Tensor parts = empty(call.operands.input, {blocks, 2}, ScalarType::Double);
   const LossTotals totals{out->reduce ? out->loss.mutable_data_ptr() : nullptr, out->weight.mutable_data_ptr(),
                           static_cast<double*>(parts.mutable_data_ptr())};
   run(call.pixels, SEGEXT_KERNEL(DepthwiseCrossEntropyParams, depthwise_cross_entropy),
-      out->params(op, call, ignore_index, nullptr, totals));
+      out->params(call, ignore_index, nullptr, totals));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy(
@@ -144,9 +144,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entr
   if (target.numel() == 0) {
     losses.fill(0, 0);
   } else if (target.is_cpu()) {
-    run_on_cpu(op, call, ignore_index, &losses);
+    run_on_cpu(call, ignore_index, &losses);
   } else {
-    run_on_cuda(op, call, ignore_index, &losses);
+    run_on_cuda(call, ignore_index, &losses);
   }
   return {losses.loss, losses.weight, losses.normalizers, losses.labels};
 }
@@ -184,7 +184,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_transpose2d_cross_entropy_back
     const UpsamplingGradients gradients{needs_input ? grad_input.mutable_data_ptr() : nullptr, weights.data(),
                                         biases.data()};
     const DepthwiseCrossEntropyBackwardParams params{
-        .scores = call.scores(op),
+        .scores = call.scores(),
         .criterion = call.criterion(),
         .normalizers = pairs.const_data_ptr(),
         .labels = call.pixels.const_data_ptr(),

@@ -69,19 +69,19 @@ Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& we
   };
 }
 
-DenseOperands::DenseOperands(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                             bool channels_last)
-    : input(dense(input, channels_last)), weight(dense(weight, false)) {
+DenseOperands::DenseOperands(const char* op, const Tensor& input, const Tensor& weight,
+                             const std::optional<Tensor>& bias, bool channels_last)
+    : input(dense(input, channels_last)), weight(dense(weight, false)), type(floating_element_type(op, input)) {
   if (bias.has_value()) this->bias = dense(*bias, false);
 }
 
-UpsamplingOperands DenseOperands::data(const char* op, const Upsampling& geometry) const {
+UpsamplingOperands DenseOperands::data(const Upsampling& geometry) const {
   return {
       .input = input.const_data_ptr(),
       .weight = weight.const_data_ptr(),
       .bias = bias.has_value() ? bias->const_data_ptr() : nullptr,
       .geometry = geometry,
-      .type = floating_element_type(op, input),
+      .type = type,
   };
 }
 

@@ -29,14 +29,17 @@ Upsampling make_upsampling(const char* op, const Tensor& input, const Tensor& we
                            const Ints& output_size, const Ints& stride, const Ints& origin, const Ints& dilation,
                            bool channels_last);
 
-// The tensors of a call in dense form. They own the memory that UpsamplingOperands point to.
+// The tensors of a call in dense form, of a type that is checked here. They own the memory that UpsamplingOperands
+// point to.
 struct DenseOperands {
   Tensor input, weight;
   std::optional<Tensor> bias;
+  ElementType type;
 
-  DenseOperands(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last);
+  DenseOperands(const char* op, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                bool channels_last);
 
-  UpsamplingOperands data(const char* op, const Upsampling& geometry) const;
+  UpsamplingOperands data(const Upsampling& geometry) const;
 };
 
 // The type that sums of elements of `tensor` are taken in.
